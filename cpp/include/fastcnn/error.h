@@ -1,0 +1,45 @@
+// What it is: the exceptions of the library and how messages are built.
+// ValueError = std::invalid_argument, IndexError = std::out_of_range, TypeError and MemoryError below; the Python
+// module raises the exception of the same name. Nothing in the library aborts the process on bad input.
+#pragma once
+#include <new>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#define FASTCNN_API __attribute__((visibility("default")))
+
+namespace fastcnn {
+
+using ValueError = std::invalid_argument;
+using IndexError = std::out_of_range;
+
+class FASTCNN_API TypeError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+class FASTCNN_API MemoryError : public std::bad_alloc {
+ public:
+  explicit MemoryError(std::string message) : message_(std::move(message)) {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
+
+template <class... A>
+std::string concat(const A&... parts) {
+  std::ostringstream s;
+  (s << ... << parts);
+  return s.str();
+}
+
+// check<ValueError>(ok, "conv2d: expected …, got ", shape)
+template <class E = ValueError, class... A>
+void check(bool ok, const A&... parts) {
+  if (!ok) [[unlikely]]
+    throw E(concat(parts...));
+}
+
+}  // namespace fastcnn

@@ -1,0 +1,55 @@
+// What it is: compile: a function on tensors is traced once per input signature, planned, and replayed without
+// allocation, look-up or Python. What it is not: a new language; fn is ordinary code with ops, backward(),
+// optimizers. What must change per step lives in tensors (inputs, parameters, statistics, learning rates), never
+// in constants. Gradients do not flow out of a compiled function: differentiate inside it.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fastcnn/tensor.h"
+
+namespace fastcnn {
+
+struct PlanInfo {
+  int64_t arena_bytes = 0;          // one block for all temporaries and workspaces, from their lifetimes
+  int64_t tensor_bytes = 0;         // the sum of all temporaries: what it would take without reuse
+  int64_t output_bytes = 0;         // allocated anew for each run
+  int traced_nodes = 0, steps = 0;  // before and after simplify and fuse
+};
+
+struct CacheInfo {
+  int64_t hits = 0, misses = 0, evictions = 0, plans = 0, bytes = 0, budget = 0;
+};
+
+class FASTCNN_API Compiled {
+ public:
+  using Fn = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
+  // Plans are kept for the most recent input signatures as long as their arenas fit the budget.
+  explicit Compiled(Fn fn = {}, int64_t budget_bytes = int64_t(8) << 30);
+  ~Compiled();
+  Compiled(Compiled&&) noexcept;
+  Compiled& operator=(Compiled&&) noexcept;
+
+  std::vector<Tensor> operator()(const std::vector<Tensor>& inputs);
+  // The same with a key for everything that is not a tensor; `fn` is traced if no plan fits. plan_id names the
+  // plan.
+  std::vector<Tensor> call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
+                           int64_t* plan_id = nullptr);
+  PlanInfo info() const;         // of the plan that ran last
+  std::string describe() const;  // its steps: op, shapes, implementation, bytes
+  CacheInfo cache_info() const;
+  void reset();  // forgets all plans
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Does host work that each replay of a compiled step needs again: now, or, while tracing, before every replay.
+FASTCNN_API void on_each_run(std::function<void()> work);
+FASTCNN_API bool is_tracing();
+
+}  // namespace fastcnn

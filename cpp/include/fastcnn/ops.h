@@ -1,0 +1,254 @@
+// What it is: every op of the library as a function on tensors, with gradients. One name from Python to kernel.
+// Shapes are logical: images (N,C,H,W), conv weights (O,I/groups,kH,kW). Bad input throws ValueError, TypeError or
+// IndexError naming the op, what it expected and what it got. Results are new tensors unless a name ends in _.
+#pragma once
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fastcnn/tensor.h"
+
+namespace fastcnn {
+
+// ---- creation -------------------------------------------------------------------------------------------------
+FASTCNN_API Tensor full(const Dims& shape, double value, DType dtype = DType::float32, Device device = {});
+FASTCNN_API Tensor zeros(const Dims& shape, DType dtype = DType::float32, Device device = {});
+FASTCNN_API Tensor ones(const Dims& shape, DType dtype = DType::float32, Device device = {});
+FASTCNN_API Tensor arange(double start, double end, double step = 1, DType dtype = DType::int64,
+                          Device device = {});
+FASTCNN_API Tensor rand(const Dims& shape, DType dtype = DType::float32, Device device = {});   // uniform [0, 1)
+FASTCNN_API Tensor randn(const Dims& shape, DType dtype = DType::float32, Device device = {});  // standard normal
+FASTCNN_API Tensor randint(int64_t low, int64_t high, const Dims& shape, DType dtype = DType::int64,
+                           Device device = {});
+FASTCNN_API void manual_seed(uint64_t seed);
+FASTCNN_API Tensor random_state(Device device = {});  // int64 (2): seed, counter; the state itself, not a copy
+
+// ---- elementwise (elementwise.cpp)
+// ------------------------------------------------------------------------------ Operands broadcast as in NumPy;
+// mixed dtypes promote as in PyTorch (promote.h).
+FASTCNN_API Tensor add(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor sub(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor mul(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor div(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor pow(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor maximum(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor minimum(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor remainder(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor floor_divide(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor eq(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor ne(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor lt(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor le(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor gt(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor ge(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor logical_and(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor logical_or(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor logical_xor(const Tensor& a, const Tensor& b);
+FASTCNN_API Tensor logical_not(const Tensor& x);
+FASTCNN_API Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);
+
+FASTCNN_API Tensor affine(const Tensor& x, double alpha, double beta);  // alpha*x + beta
+FASTCNN_API Tensor neg(const Tensor& x);
+FASTCNN_API Tensor pow_scalar(const Tensor& x, double exponent);
+FASTCNN_API Tensor rpow_scalar(double base, const Tensor& x);
+FASTCNN_API Tensor rdiv_scalar(double numerator, const Tensor& x);
+FASTCNN_API Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high);
+FASTCNN_API Tensor abs(const Tensor& x);
+FASTCNN_API Tensor exp(const Tensor& x);
+FASTCNN_API Tensor expm1(const Tensor& x);
+FASTCNN_API Tensor log(const Tensor& x);
+FASTCNN_API Tensor log1p(const Tensor& x);
+FASTCNN_API Tensor log2(const Tensor& x);
+FASTCNN_API Tensor sqrt(const Tensor& x);
+FASTCNN_API Tensor rsqrt(const Tensor& x);
+FASTCNN_API Tensor square(const Tensor& x);
+FASTCNN_API Tensor reciprocal(const Tensor& x);
+FASTCNN_API Tensor sign(const Tensor& x);
+FASTCNN_API Tensor floor(const Tensor& x);
+FASTCNN_API Tensor ceil(const Tensor& x);
+FASTCNN_API Tensor round(const Tensor& x);
+FASTCNN_API Tensor sin(const Tensor& x);
+FASTCNN_API Tensor cos(const Tensor& x);
+FASTCNN_API Tensor erf(const Tensor& x);
+FASTCNN_API Tensor isnan(const Tensor& x);
+FASTCNN_API Tensor isinf(const Tensor& x);
+FASTCNN_API Tensor isfinite(const Tensor& x);
+
+FASTCNN_API Tensor cast(const Tensor& x, DType dtype);  // x itself when it has that dtype
+FASTCNN_API Tensor clone(const Tensor& x);              // new memory, canonical layout
+FASTCNN_API Tensor contiguous(const Tensor& x);         // x itself when it is dense and canonical
+FASTCNN_API Tensor to_device(const Tensor& x, Device device);
+FASTCNN_API void copy_(const Tensor& dst, const Tensor& src);  // casts and broadcasts
+FASTCNN_API void fill_(const Tensor& dst, double value);
+FASTCNN_API void add_(const Tensor& dst, const Tensor& src);
+FASTCNN_API void sub_(const Tensor& dst, const Tensor& src);
+FASTCNN_API void mul_(const Tensor& dst, const Tensor& src);
+FASTCNN_API void affine_(const Tensor& dst, double alpha, double beta);
+
+// ---- reductions (reduce.cpp); no dims: over all
+// ------------------------------------------------------------------
+FASTCNN_API Tensor sum(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor mean(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor prod(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor amax(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor amin(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor any(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor all(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+FASTCNN_API Tensor var(const Tensor& x, const std::vector<int>& dims = {}, double correction = 1,
+                       bool keepdim = false);
+FASTCNN_API Tensor argmax(const Tensor& x, std::optional<int> dim = {}, bool keepdim = false);
+FASTCNN_API Tensor argmin(const Tensor& x, std::optional<int> dim = {}, bool keepdim = false);
+FASTCNN_API Tensor norm(const Tensor& x, double p = 2, const std::vector<int>& dims = {}, bool keepdim = false);
+
+// ---- shape (shape.cpp): views where possible
+// ---------------------------------------------------------------------
+FASTCNN_API Tensor reshape(const Tensor& x, const Dims& shape);  // one size may be -1
+FASTCNN_API Tensor flatten(const Tensor& x, int start_dim = 0, int end_dim = -1);
+FASTCNN_API Tensor squeeze(const Tensor& x, std::optional<int> dim = {});
+FASTCNN_API Tensor unsqueeze(const Tensor& x, int dim);
+FASTCNN_API Tensor permute(const Tensor& x, const std::vector<int>& dims);
+FASTCNN_API Tensor transpose(const Tensor& x, int dim0, int dim1);
+FASTCNN_API Tensor expand(const Tensor& x, const Dims& shape);  // -1 keeps a size
+FASTCNN_API Tensor sum_to(const Tensor& x, const Dims& shape);  // undoes a broadcast
+FASTCNN_API Tensor narrow(const Tensor& x, int dim, int64_t start, int64_t length);
+FASTCNN_API Tensor slice(const Tensor& x, int dim, int64_t start, int64_t end,
+                         int64_t step = 1);  // step may be < 0
+FASTCNN_API Tensor select(const Tensor& x, int dim, int64_t index);
+FASTCNN_API Tensor flip(const Tensor& x, const std::vector<int>& dims);
+FASTCNN_API Tensor cat(const std::vector<Tensor>& xs, int dim = 0);
+FASTCNN_API Tensor stack(const std::vector<Tensor>& xs, int dim = 0);
+FASTCNN_API std::vector<Tensor> split(const Tensor& x, int64_t size, int dim = 0);
+FASTCNN_API std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim);
+FASTCNN_API Tensor index_select(const Tensor& x, int dim, const Tensor& index);
+FASTCNN_API Tensor gather(const Tensor& x, int dim, const Tensor& index);
+FASTCNN_API Tensor masked_fill(const Tensor& x, const Tensor& mask, double value);
+FASTCNN_API Tensor one_hot(const Tensor& ids, int64_t num_classes, DType dtype = DType::float32);
+// before/after per dim from the last dim backwards, as torch: {left, right, top, bottom, …}; modes: constant,
+// reflect, replicate, circular
+FASTCNN_API Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, const std::string& mode = "constant",
+                       double value = 0);
+
+// ---- convolution and linear (conv2d.cpp, linear.cpp)
+// --------------------------------------------------------------
+struct Conv2dOptions {
+  std::pair<int64_t, int64_t> stride{1, 1}, dilation{1, 1};
+  int64_t pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+  std::string padding;  // "" (use the numbers), "same" (any stride: output = ceil(in/stride)), "valid"
+  int64_t groups = 1;
+  std::string padding_mode = "zeros";                // zeros, reflect, replicate, circular
+  std::pair<int64_t, int64_t> output_padding{0, 0};  // conv_transpose2d
+};
+FASTCNN_API Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Conv2dOptions& o = {});
+// x (N,I,H,W), w (I,O/groups,kH,kW)
+FASTCNN_API Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tensor& bias = {},
+                                    const Conv2dOptions& o = {});
+FASTCNN_API Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {});  // x (…,I), w (O,I)
+FASTCNN_API Tensor matmul(const Tensor& a, const Tensor& b);  // 1-D, 2-D and batched with broadcasting, as NumPy
+
+// ---- pooling (pool2d.cpp)
+// -----------------------------------------------------------------------------------------
+struct Pool2dOptions {
+  std::pair<int64_t, int64_t> kernel{2, 2}, stride{0, 0}, padding{0, 0}, dilation{1, 1};  // stride 0: = kernel
+  bool ceil_mode = false, count_include_pad = true;
+};
+FASTCNN_API Tensor max_pool2d(const Tensor& x, const Pool2dOptions& o);
+FASTCNN_API std::pair<Tensor, Tensor> max_pool2d_with_indices(const Tensor& x, const Pool2dOptions& o);  // int64
+FASTCNN_API Tensor avg_pool2d(const Tensor& x, const Pool2dOptions& o);
+FASTCNN_API Tensor lp_pool2d(const Tensor& x, double p, const Pool2dOptions& o);
+FASTCNN_API Tensor adaptive_avg_pool2d(const Tensor& x, std::pair<int64_t, int64_t> size);
+FASTCNN_API Tensor adaptive_max_pool2d(const Tensor& x, std::pair<int64_t, int64_t> size);
+FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool2d_with_indices(const Tensor& x,
+                                                                       std::pair<int64_t, int64_t> size);
+FASTCNN_API Tensor global_avg_pool2d(const Tensor& x);  // (N,C,1,1)
+
+// ---- normalisation (norm.cpp)
+// ------------------------------------------------------------------------------------- Training uses batch
+// statistics and, where given, updates the running ones in place; gamma, beta may be empty.
+FASTCNN_API Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& running_var,
+                              const Tensor& gamma, const Tensor& beta, bool training, double momentum = 0.1,
+                              double eps = 1e-5, const Tensor& num_batches_tracked = {});
+FASTCNN_API Tensor layer_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& gamma = {},
+                              const Tensor& beta = {}, double eps = 1e-5);
+FASTCNN_API Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& gamma = {}, const Tensor& beta = {},
+                              double eps = 1e-5);
+FASTCNN_API Tensor instance_norm(const Tensor& x, const Tensor& gamma = {}, const Tensor& beta = {},
+                                 double eps = 1e-5);
+FASTCNN_API Tensor local_response_norm(const Tensor& x, int64_t size, double alpha = 1e-4, double beta = 0.75,
+                                       double k = 1);
+
+// ---- activations (activation.cpp)
+// ---------------------------------------------------------------------------------
+FASTCNN_API Tensor activation(const Tensor& x, const ActParams& act);
+FASTCNN_API Tensor relu(const Tensor& x);
+FASTCNN_API Tensor relu6(const Tensor& x);
+FASTCNN_API Tensor leaky_relu(const Tensor& x, double negative_slope = 0.01);
+FASTCNN_API Tensor prelu(const Tensor& x, const Tensor& weight);  // weight (1) or (C)
+FASTCNN_API Tensor elu(const Tensor& x, double alpha = 1);
+FASTCNN_API Tensor selu(const Tensor& x);
+FASTCNN_API Tensor celu(const Tensor& x, double alpha = 1);
+FASTCNN_API Tensor gelu(const Tensor& x, const std::string& approximate = "none");  // or "tanh"
+FASTCNN_API Tensor silu(const Tensor& x);
+FASTCNN_API Tensor mish(const Tensor& x);
+FASTCNN_API Tensor hardswish(const Tensor& x);
+FASTCNN_API Tensor hardsigmoid(const Tensor& x);
+FASTCNN_API Tensor hardtanh(const Tensor& x, double low = -1, double high = 1);
+FASTCNN_API Tensor sigmoid(const Tensor& x);
+FASTCNN_API Tensor tanh(const Tensor& x);
+FASTCNN_API Tensor softplus(const Tensor& x, double beta = 1, double threshold = 20);
+FASTCNN_API Tensor softsign(const Tensor& x);
+FASTCNN_API Tensor softmax(const Tensor& x, int dim);
+FASTCNN_API Tensor log_softmax(const Tensor& x, int dim);
+
+// ---- dropout (dropout.cpp)
+// ----------------------------------------------------------------------------------------
+FASTCNN_API Tensor dropout(const Tensor& x, double p = 0.5, bool training = true);
+FASTCNN_API Tensor dropout2d(const Tensor& x, double p = 0.5, bool training = true);  // whole channels
+FASTCNN_API Tensor drop_path(const Tensor& x, double p = 0.0, bool training = true);  // whole samples
+
+// ---- resampling (resample.cpp)
+// ------------------------------------------------------------------------------------ Either size or scale; modes
+// nearest, nearest-exact, bilinear, bicubic.
+FASTCNN_API Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> size,
+                               std::optional<std::pair<double, double>> scale, const std::string& mode = "nearest",
+                               bool align_corners = false, bool antialias = false);
+FASTCNN_API Tensor pixel_shuffle(const Tensor& x, int64_t factor);
+FASTCNN_API Tensor pixel_unshuffle(const Tensor& x, int64_t factor);
+
+// ---- losses (loss.cpp); reduction: none, mean, sum
+// ---------------------------------------------------------------- target: class ids (N[,H,W]) int64, or
+// probabilities of the shape of logits (N,C[,H,W])
+FASTCNN_API Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight = {},
+                                 int64_t ignore_index = -100, const std::string& reduction = "mean",
+                                 double label_smoothing = 0);
+FASTCNN_API Tensor nll_loss(const Tensor& log_probs, const Tensor& target, const Tensor& weight = {},
+                            int64_t ignore_index = -100, const std::string& reduction = "mean");
+FASTCNN_API Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target,
+                                                    const Tensor& weight = {}, const Tensor& pos_weight = {},
+                                                    const std::string& reduction = "mean");
+FASTCNN_API Tensor mse_loss(const Tensor& x, const Tensor& target, const std::string& reduction = "mean");
+FASTCNN_API Tensor l1_loss(const Tensor& x, const Tensor& target, const std::string& reduction = "mean");
+FASTCNN_API Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, double beta = 1,
+                                  const std::string& reduction = "mean");
+FASTCNN_API Tensor huber_loss(const Tensor& x, const Tensor& target, double delta = 1,
+                              const std::string& reduction = "mean");
+FASTCNN_API Tensor kl_div(const Tensor& log_probs, const Tensor& target, const std::string& reduction = "mean",
+                          bool log_target = false);  // also batchmean
+
+// ---- operators
+// ----------------------------------------------------------------------------------------------------
+inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
+inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
+inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
+inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
+inline Tensor operator+(const Tensor& a, double b) { return affine(a, 1, b); }
+inline Tensor operator-(const Tensor& a, double b) { return affine(a, 1, -b); }
+inline Tensor operator*(const Tensor& a, double b) { return affine(a, b, 0); }
+inline Tensor operator/(const Tensor& a, double b) { return affine(a, 1 / b, 0); }
+inline Tensor operator+(double a, const Tensor& b) { return affine(b, 1, a); }
+inline Tensor operator-(double a, const Tensor& b) { return affine(b, -1, a); }
+inline Tensor operator*(double a, const Tensor& b) { return affine(b, a, 0); }
+inline Tensor operator/(double a, const Tensor& b) { return rdiv_scalar(a, b); }
+inline Tensor operator-(const Tensor& a) { return neg(a); }
+
+}  // namespace fastcnn

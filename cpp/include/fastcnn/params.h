@@ -1,0 +1,271 @@
+// What it is: the sizes and options of each op as plain structs, and the output-size formulas, each in one place.
+// What it is not: no tensor, no allocation; kernels, ops, tests and benches share these structs.
+// Conventions: images are logical (N,C,H,W), in memory N,H,W,C; conv weights are logical (O,I/groups,kH,kW), in
+// memory O,kH,kW,I/groups. Every struct is trivially copyable and starts zeroed, so equal params are equal bytes.
+#pragma once
+#include <stdint.h>
+
+// Kernels are compiled once per ISA: what they share with baseline code must never become a merged symbol.
+#define FASTCNN_INLINE inline __attribute__((always_inline))
+
+namespace fastcnn {
+
+constexpr int kMaxDims = 8;
+
+// Output length of one spatial axis of a convolution or pooling window; may be <= 0, the op then refuses.
+FASTCNN_INLINE int64_t conv_out_size(int64_t in, int64_t pad_begin, int64_t pad_end, int64_t kernel,
+                                     int64_t stride, int64_t dilation) {
+  int64_t span = in + pad_begin + pad_end - dilation * (kernel - 1) - 1;
+  return span < 0 ? 0 : span / stride + 1;
+}
+
+// Activations that can stand alone or in an epilogue. `alpha` and `beta` are their parameters where they have any:
+// leaky_relu(alpha=slope) elu(alpha) hardtanh(alpha=min, beta=max) softplus(alpha=beta, beta=threshold).
+enum class Act : int32_t {
+  none,
+  relu,
+  relu6,
+  leaky_relu,
+  elu,
+  selu,
+  celu,
+  gelu,
+  gelu_tanh,
+  silu,
+  mish,
+  hardswish,
+  hardsigmoid,
+  hardtanh,
+  sigmoid,
+  tanh,
+  softplus,
+  softsign,
+  count
+};
+
+struct ActParams {
+  Act act = Act::none;
+  int32_t pad_ = 0;
+  double alpha = 0, beta = 0;
+};
+
+// conv2d and its two backward passes; x (N,C,H,W), w (O,C/groups,kH,kW), y (N,O,oH,oW).
+// conv_transpose2d is conv2d_bwd_data of the same struct: its input is y, its output is x.
+struct Conv2dParams {
+  int64_t N = 0, C = 0, H = 0, W = 0;
+  int64_t O = 0, kH = 0, kW = 0, oH = 0, oW = 0;
+  int64_t sH = 1, sW = 1, pT = 0, pB = 0, pL = 0, pR = 0, dH = 1, dW = 1, groups = 1;
+  int64_t has_bias = 0;      // conv2d: bias (O) is input 2; conv2d_bwd_weights: second output is the bias gradient
+  int64_t has_residual = 0;  // conv2d: a tensor of y's shape, the last input, is added before the activation
+  ActParams act;             // conv2d epilogue: y = act(conv + bias + residual)
+};
+
+// matmul family: C[b] (M,N) = op(A[b]) (M,K) * op(B[b]) (K,N); transposes come as strides of the operands.
+struct MatmulParams {
+  int64_t batch = 1, M = 0, N = 0, K = 0;
+  int64_t trans_a = 0, trans_b = 0;  // 1: the operand is stored (K,M) resp. (N,K), row-major
+  int64_t a_batched = 1, b_batched = 1;
+  int64_t has_bias = 0;  // bias (N) is input 2
+  ActParams act;
+};
+
+// max_pool2d, avg_pool2d and their backward passes.
+struct Pool2dParams {
+  int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0;
+  int64_t kH = 1, kW = 1, sH = 1, sW = 1, pT = 0, pB = 0, pL = 0, pR = 0, dH = 1, dW = 1;
+  int64_t count_include_pad = 1;
+  int64_t adaptive = 0;  // windows are [floor(i*H/oH), ceil((i+1)*H/oH)), kernel and stride are ignored
+};
+
+// batch_norm over (N, spatial) per channel. x is seen as (rows, C) with C innermost.
+struct BatchNormParams {
+  int64_t rows = 0, C = 0;
+  double eps = 1e-5;
+  int64_t has_residual =
+      0;  // forward: y = act(norm(x) + residual); backward: second output is the residual gradient
+  ActParams act;
+};
+
+// layer_norm: x seen as (outer, inner), normalised over inner. group_norm, instance_norm: x is (N, HW, C) in
+// memory, normalised over HW and the C/groups channels of a group.
+struct NormParams {
+  int64_t outer = 0, inner = 0;              // layer_norm
+  int64_t N = 0, HW = 0, C = 0, groups = 1;  // group_norm, instance_norm
+  int64_t affine = 0;
+  double eps = 1e-5;
+};
+
+// Running statistics of batch_norm, updated in place: running = (1-momentum)*running + momentum*batch. momentum <
+// 0: cumulative average with 1/num_batches_tracked.
+struct BnUpdateParams {
+  int64_t rows = 0, C = 0;
+  double eps = 1e-5, momentum = 0.1;
+};
+
+// softmax family: x seen as (outer, dim, inner) by strides of the dense tensor.
+struct SoftmaxParams {
+  int64_t outer = 0, dim = 0, inner = 0;
+};
+
+enum class Reduction : int32_t { none, mean, sum };
+
+// cross_entropy on class ids: logits are seen as (rows, C) with C innermost in memory, targets as (rows).
+struct CrossEntropyParams {
+  int64_t rows = 0, C = 0, ignore_index = -100, has_weight = 0;
+  double label_smoothing = 0;
+  Reduction reduction = Reduction::mean;
+  int32_t pad_ = 0;
+};
+
+// Elementwise with one input. `alpha`, `beta` are scalars of the op.
+enum class Unary : int32_t {
+  copy,    // also the cast between dtypes and the copy between layouts
+  affine,  // alpha*x + beta: every +,-,* with a Python scalar, and negation
+  rdiv,    // alpha / x
+  pow,     // x ** alpha
+  rpow,    // alpha ** x
+  clamp,   // min(max(x, alpha), beta), NaN stays NaN
+  abs,
+  exp,
+  expm1,
+  log,
+  log1p,
+  log2,
+  sqrt,
+  rsqrt,
+  square,
+  reciprocal,
+  sign,
+  floor,
+  ceil,
+  round,
+  sin,
+  cos,
+  erf,
+  logical_not,
+  isnan,
+  isinf,
+  isfinite,
+  clamp_mask,  // 1 where alpha <= x <= beta, else 0
+  count
+};
+struct UnaryParams {
+  Unary op = Unary::copy;
+  int32_t pad_ = 0;
+  double alpha = 0, beta = 0;
+};
+
+// Elementwise with two inputs of one dtype; operands are broadcast by strides of 0. Comparisons give bool.
+enum class Binary : int32_t {
+  add,
+  sub,
+  mul,
+  div,
+  pow,
+  maximum,
+  minimum,
+  mod,
+  floor_div,
+  eq,
+  ne,
+  lt,
+  le,
+  gt,
+  ge,
+  logical_and,
+  logical_or,
+  logical_xor,
+  count
+};
+struct BinaryParams {
+  Binary op = Binary::add;
+  int32_t pad_ = 0;
+};
+
+// Reduction of the dims whose bit is set in `dims` (logical dim numbers of input 0). The output operand has the
+// same ndim with those dims 1 (keepdim form); ops reshape it. argmax/argmin give int64 positions along the one
+// reduced dim.
+enum class Reduce : int32_t { sum, mean, prod, max, min, argmax, argmin, any, all, sum_squares, count };
+struct ReduceParams {
+  Reduce op = Reduce::sum;
+  uint32_t dims = 0;
+};
+
+// A strided window into a dense canonical tensor: out is zero except out.data[offset + strides . i] (+)= in[i].
+struct ScatterParams {
+  int64_t offset = 0;
+  int64_t strides[kMaxDims] = {};  // of the window, in elements of the output's memory
+  int64_t accumulate = 0;          // windows may overlap (expand): add instead of store
+};
+
+// index_select: out[..., i, ...] = x[..., index[i], ...] along dim. index_add is its backward: adds into zeros.
+// gather: out[i,j..] = x with coordinate `dim` replaced by index[i,j..]; scatter_add is its backward.
+struct IndexParams {
+  int64_t dim = 0;
+  int64_t size = 0;  // extent of x along dim
+};
+
+struct CatParams {
+  int64_t dim = 0;
+};
+
+enum class PadMode : int32_t { constant, reflect, replicate, circular };
+struct PadParams {
+  int64_t before[kMaxDims] = {};  // per logical dim; negative values crop (constant mode only)
+  int64_t after[kMaxDims] = {};
+  double value = 0;
+  PadMode mode = PadMode::constant;
+  int32_t pad_ = 0;
+};
+
+enum class Interp : int32_t { nearest, bilinear, bicubic, nearest_exact };
+struct InterpolateParams {  // x (N,C,H,W) to y (N,C,oH,oW)
+  int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0;
+  int64_t align_corners = 0, antialias = 0;
+  double scale_h = 0, scale_w = 0;  // > 0: the scale factor the caller gave; 0: from the sizes
+  Interp mode = Interp::nearest;
+  int32_t pad_ = 0;
+};
+
+// dropout: element i of the dense tensor belongs to decision f(i): `inner` = 1 one per element; dropout2d: one per
+// (n, c); drop_path: one per n. Decision ids count logically: for dropout the memory index, else n*C+c or n.
+enum class DropKind : int32_t { element, channel, sample };
+struct DropoutParams {
+  double p = 0.5;
+  int64_t delta = 0;  // how many random ops of this step ran before: added to the counter of the generator state
+  DropKind kind = DropKind::element;
+  int32_t pad_ = 0;
+  int64_t N = 0, C = 0, HW = 0;  // of the dense tensor for channel and sample
+};
+
+enum class Random : int32_t { uniform, normal, integers, permutation };
+struct RandomParams {
+  Random op = Random::uniform;
+  int32_t pad_ = 0;
+  double low = 0, high = 1;  // uniform [low, high); normal: mean, standard deviation; integers [low, high)
+  int64_t delta = 0;
+};
+struct RngAdvanceParams {
+  int64_t count = 1;
+};
+
+struct FillParams {
+  double value = 0;
+  int64_t arange = 0;  // 1: value + step*i
+  double step = 0;
+};
+
+// Fused optimizers, all in place. The last input is `hyper` (float32[8], rewritten by the host before each step):
+// 0 lr, 1 weight_decay, 2 momentum | beta1 | alpha, 3 beta2 (rmsprop: momentum), 4 eps, 5 1-beta1^t, 6 1-beta2^t,
+// 7 dampening | 1-beta2 | 1-alpha (0: derived from the float32 beta2 or alpha, which costs 1e-5 of it)
+struct SgdParams {
+  int64_t has_momentum = 0, nesterov = 0, maximize = 0, first_step = 0;
+};
+struct AdamParams {
+  int64_t decoupled = 0, amsgrad = 0, maximize = 0;  // decoupled: AdamW (Loshchilov & Hutter 2019)
+};
+struct RmspropParams {
+  int64_t has_momentum = 0, centered = 0, maximize = 0;
+};
+
+}  // namespace fastcnn

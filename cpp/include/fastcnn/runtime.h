@@ -1,0 +1,40 @@
+// What it is: the switches of the process: threads, ISA, memory, version.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fastcnn/tensor.h"
+
+namespace fastcnn {
+
+FASTCNN_API const char* version();
+FASTCNN_API std::string show_config();  // version, compiler, ISA in use, threads, CUDA build and devices
+
+FASTCNN_API int get_num_threads();
+FASTCNN_API void set_num_threads(int n);
+
+FASTCNN_API std::string isa();  // in use: ref, portable, avx2, avx512, avx512bf16
+FASTCNN_API std::vector<std::string> available_isas();
+FASTCNN_API void set_isa(const std::string& name);  // lowers (or raises) the ISA of kernels chosen from now on
+FASTCNN_API void record_kernel_choices(bool on);    // for tests: which implementation each op took
+FASTCNN_API std::vector<std::string> take_kernel_choices();
+
+struct MemoryInfo {
+  int64_t in_use = 0, cached = 0, peak = 0, budget = 0;  // bytes
+};
+FASTCNN_API MemoryInfo memory_info();
+FASTCNN_API void reset_peak_memory();
+FASTCNN_API void release_cached_memory();
+FASTCNN_API void set_memory_budget(int64_t bytes);  // most bytes that the caching allocator keeps for reuse
+
+FASTCNN_API int cuda_device_count();
+FASTCNN_API const char* cuda_build();
+
+// Tensors over read-only memory refuse in-place ops.
+FASTCNN_API bool is_readonly(const Tensor& t);
+FASTCNN_API void set_readonly(const Tensor& t);
+FASTCNN_API const void* identity(const Tensor& t);  // equal for handles of one tensor
+FASTCNN_API void bump_version(const Tensor& t);     // memory was changed behind autograd's back
+
+}  // namespace fastcnn
