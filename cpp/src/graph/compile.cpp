@@ -1,0 +1,134 @@
+// What it is: Compiled: the cache of plans by key and input signature, least recently used first out.
+#include <cstdlib>
+#include <list>
+
+#include "fastcnn/graph.h"
+#include "graph/plan.h"
+#include "graph/tape.h"
+
+namespace fastcnn {
+namespace {
+
+bool eager_forced() {
+  static const bool on = [] {
+    const char* v = std::getenv("FASTCNN_EAGER");
+    return v && *v && *v != '0';
+  }();
+  return on;
+}
+
+std::string signature(const std::string& key, const std::vector<Tensor>& inputs) {
+  std::string s = key;
+  auto add = [&](int64_t v) { s.append(reinterpret_cast<const char*>(&v), sizeof v); };
+  for (const Tensor& t : inputs) {
+    add(static_cast<int64_t>(t.dtype()) * 64 + t.ndim());
+    for (int64_t d : t.shape()) add(d);
+    for (int64_t d : t.strides()) add(d);
+    add(t.requires_grad());
+  }
+  add(grad_enabled());
+  return s;
+}
+
+struct Entry {
+  std::string signature;
+  int64_t id;
+  std::unique_ptr<Plan> plan;
+};
+
+}  // namespace
+
+struct Compiled::Impl {
+  Fn fn;
+  std::list<Entry> plans;  // most recent first
+  CacheInfo cache;
+  int64_t next_id = 1;
+  bool running = false;
+
+  std::unique_ptr<Plan> trace(const std::vector<Tensor>& inputs, const Fn& f) {
+    Trace t;
+    std::vector<Tensor> symbols;
+    for (const Tensor& in : inputs) {
+      Tensor s = t.new_symbol(in.shape(), in.strides(), in.dtype(), in.device(), Buffer::Kind::input);
+      t.graph.inputs.push_back(t.value_of(s));
+      if (in.requires_grad()) s.set_requires_grad();
+      symbols.push_back(std::move(s));
+    }
+    std::vector<Tensor> out;
+    try {
+      TraceScope scope(&t);
+      out = f(symbols);
+      for (const Tensor& o : out) check(o.defined(), "compile: the function returned an empty tensor");
+    } catch (...) {
+      t.restore_leaf_grads();
+      throw;
+    }
+    t.restore_leaf_grads();
+    return std::make_unique<Plan>(t, out);
+  }
+
+  void evict() {
+    while (plans.size() > 1 && cache.bytes > cache.budget) {
+      cache.bytes -= plans.back().plan->bytes();
+      plans.pop_back();
+      ++cache.evictions;
+      --cache.plans;
+    }
+  }
+};
+
+Compiled::Compiled(Fn fn, int64_t budget_bytes) : impl_(std::make_unique<Impl>()) {
+  impl_->fn = std::move(fn);
+  impl_->cache.budget = budget_bytes;
+}
+Compiled::~Compiled() = default;
+Compiled::Compiled(Compiled&&) noexcept = default;
+Compiled& Compiled::operator=(Compiled&&) noexcept = default;
+
+std::vector<Tensor> Compiled::operator()(const std::vector<Tensor>& inputs) {
+  check(static_cast<bool>(impl_->fn), "compile: this Compiled was made without a function");
+  return call({}, inputs, impl_->fn);
+}
+
+std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
+                                   int64_t* plan_id) {
+  Impl& m = *impl_;
+  if (plan_id) *plan_id = 0;
+  // Inside another trace the ops simply join it; eager mode runs the function as it is.
+  if (eager_forced() || is_tracing()) return fn(inputs);
+  check(!m.running, "compile: a compiled function was called while it runs (in a hook, or from another thread)");
+  struct Guard {
+    bool& flag;
+    explicit Guard(bool& f) : flag(f) { flag = true; }
+    ~Guard() { flag = false; }
+  } guard(m.running);
+  for (const Tensor& t : inputs) check(t.defined(), "compile: an input is an empty tensor");
+  std::string sig = signature(key, inputs);
+  for (auto it = m.plans.begin(); it != m.plans.end(); ++it) {
+    if (it->signature != sig || !it->plan->valid()) continue;
+    if (it != m.plans.begin()) m.plans.splice(m.plans.begin(), m.plans, it);
+    ++m.cache.hits;
+    if (plan_id) *plan_id = m.plans.front().id;
+    return m.plans.front().plan->run(inputs);
+  }
+  ++m.cache.misses;
+  std::unique_ptr<Plan> plan = m.trace(inputs, fn);
+  m.cache.bytes += plan->bytes();
+  ++m.cache.plans;
+  m.plans.push_front({std::move(sig), m.next_id++, std::move(plan)});
+  m.evict();
+  if (plan_id) *plan_id = m.plans.front().id;
+  return m.plans.front().plan->run(inputs);
+}
+
+PlanInfo Compiled::info() const { return impl_->plans.empty() ? PlanInfo{} : impl_->plans.front().plan->info(); }
+std::string Compiled::describe() const {
+  return impl_->plans.empty() ? "no plan yet\n" : impl_->plans.front().plan->describe();
+}
+CacheInfo Compiled::cache_info() const { return impl_->cache; }
+void Compiled::reset() {
+  impl_->plans.clear();
+  impl_->cache.bytes = impl_->cache.plans = 0;
+}
+
+}  // namespace fastcnn

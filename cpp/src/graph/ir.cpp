@@ -1,0 +1,37 @@
+// See ir.h.
+#include "graph/ir.h"
+
+#include <algorithm>
+
+namespace fastcnn {
+
+const char* op_name(OpKind kind) {
+  static const char* const names[] = {
+#define FASTCNN_OP_NAME(kind, params) #kind,
+      FASTCNN_OPS(FASTCNN_OP_NAME)
+#undef FASTCNN_OP_NAME
+  };
+  return kind < OpKind::count ? names[static_cast<int>(kind)] : "?";
+}
+
+bool covers_buffer(const Graph& g, const Value& v) {
+  return v.offset == 0 &&
+         v.shape.numel() * static_cast<int64_t>(dtype_size(v.dtype)) == g.buffers[v.buffer].bytes &&
+         v.strides == canonical_strides(v.shape);
+}
+
+Uses::Uses(const Graph& g) : readers(g.buffers.size()), writers(g.buffers.size()) {
+  auto note = [](std::vector<int>& list, int node) {
+    if (list.empty() || list.back() != node) list.push_back(node);
+  };
+  for (int n = 0; n < static_cast<int>(g.nodes.size()); ++n) {
+    for (const Value& v : g.nodes[n].in)
+      if (v.defined()) note(readers[v.buffer], n);
+    for (const Value& v : g.nodes[n].out)
+      if (v.defined()) note(writers[v.buffer], n);
+  }
+  int end = static_cast<int>(g.nodes.size());
+  for (const Value& v : g.outputs) note(readers[v.buffer], end);
+}
+
+}  // namespace fastcnn

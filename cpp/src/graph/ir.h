@@ -1,0 +1,60 @@
+// What it is: the graph that a trace records and passes rewrite: buffers, views of them (Value), nodes in order.
+// What it is not: executable (plan.h) or differentiable (the tape recorded gradients as more nodes already).
+// Nodes run in list order. A node may write a buffer that others read (in-place ops): passes keep those in order.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/tensor_impl.h"
+#include "graph/op_kinds.h"
+#include "graph/params_blob.h"
+
+namespace fastcnn {
+
+const char* op_name(OpKind kind);
+
+struct Buffer {
+  enum class Kind { temporary, input, external };
+  Kind kind = Kind::temporary;
+  int64_t bytes = 0;
+  Storage storage;  // external: parameters, states, constants; kept alive by the graph
+};
+
+struct Value {
+  int buffer = -1;
+  int64_t offset = 0;  // elements
+  DType dtype = DType::float32;
+  Dims shape, strides;
+
+  bool defined() const { return buffer >= 0; }
+  friend bool operator==(const Value&, const Value&) = default;
+};
+
+struct Node {
+  OpKind kind{};
+  Params params;
+  std::vector<Value> in, out;
+};
+
+struct Graph {
+  std::vector<Buffer> buffers;
+  std::vector<Node> nodes;
+  std::vector<Value> inputs, outputs;
+};
+
+// Does the value cover its whole buffer densely?
+bool covers_buffer(const Graph& g, const Value& v);
+
+// Who touches which buffer, by node index; rebuilt by passes after a change.
+struct Uses {
+  std::vector<std::vector<int>> readers, writers;
+  explicit Uses(const Graph& g);
+  bool single_writer(int buffer) const { return writers[buffer].size() == 1; }
+};
+
+// Passes, in the order in which compile runs them; each is one file in passes/.
+void simplify(Graph& g);  // common subexpressions, dead nodes
+void fuse(Graph& g);      // conv+bias+activation, batch_norm+residual+activation, and their backward twins
+void schedule(Graph& g);  // optimizer steps where their gradients are born
+
+}  // namespace fastcnn

@@ -1,0 +1,219 @@
+// See plan.h.
+#include "graph/plan.h"
+
+#include <cstring>
+
+#include "graph/select.h"
+
+namespace fastcnn {
+namespace {
+
+Operand operand_shape(const Value& v) {
+  Operand o;
+  o.dtype = v.dtype;
+  o.ndim = v.shape.size();
+  for (int i = 0; i < o.ndim; ++i) {
+    o.shape[i] = v.shape[i];
+    o.strides[i] = v.strides[i];
+  }
+  return o;
+}
+
+int64_t byte_offset(const Value& v) { return v.offset * static_cast<int64_t>(dtype_size(v.dtype)); }
+
+}  // namespace
+
+Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
+  // What the traced code left in leaf gradients becomes outputs too.
+  for (const Tensor& t : outputs) trace.graph.outputs.push_back(trace.value_of(t));
+  for (Trace::LeafGrad& l : trace.leaf_grads) {
+    LeafState s;
+    s.leaf = l.leaf;
+    s.read = l.read;
+    s.had_grad = l.before.defined();
+    if (s.had_grad) s.grad_storage = l.before.impl()->storage;
+    if (!l.after.defined()) {
+      s.after = l.before.defined() ? LeafState::After::none : LeafState::After::unchanged;
+      // A gradient set to None in the trace must be None after every run.
+      if (!l.before.defined() && !l.read) s.after = LeafState::After::none;
+    } else if (l.after.is_symbolic()) {
+      s.after = LeafState::After::output;
+      s.value = trace.value_of(l.after);
+      trace.graph.outputs.push_back(s.value);
+    } else if (!l.before.defined() || l.after.impl() != l.before.impl()) {
+      s.after = LeafState::After::external;
+      s.external = l.after;
+    }
+    leaves_.push_back(std::move(s));
+  }
+  if (trace.random_ops > 0) {
+    Node n;
+    n.kind = OpKind::rng_advance;
+    n.params = RngAdvanceParams{trace.random_ops};
+    Value state = trace.value_of(trace.random_state);
+    n.in = {state};
+    n.out = {state};
+    trace.graph.nodes.push_back(std::move(n));
+  }
+  before_run_ = std::move(trace.before_run);
+  graph_ = std::move(trace.graph);
+  info_.traced_nodes = static_cast<int>(graph_.nodes.size());
+  simplify(graph_);
+  fuse(graph_);
+  simplify(graph_);
+  schedule(graph_);
+  info_.steps = static_cast<int>(graph_.nodes.size());
+
+  // Choose implementations on shapes alone.
+  size_t count = 0;
+  for (const Node& n : graph_.nodes) count += n.in.size() + n.out.size();
+  operands_.reserve(count);
+  Backend& backend = backend_of(device_);
+  std::vector<int64_t> workspace;
+  for (const Node& n : graph_.nodes) {
+    size_t first = operands_.size();
+    for (const Value& v : n.in) operands_.push_back(operand_shape(v));
+    for (const Value& v : n.out) operands_.push_back(operand_shape(v));
+    Step s;
+    s.params = n.params;
+    s.call = {n.kind,
+              nullptr,
+              {operands_.data() + first, n.in.size()},
+              {operands_.data() + first + n.in.size(), n.out.size()},
+              nullptr};
+    s.call.params = n.params.data();
+    const Implementation& impl = select_implementation(backend, s.call);
+    s.run = impl.run;
+    s.implementation = impl.name;
+    workspace.push_back(impl.workspace ? impl.workspace(s.call) : 0);
+    steps_.push_back(std::move(s));
+  }
+  for (Step& s : steps_) s.call.params = s.params.data();
+
+  Layout layout = lay_memory(graph_, workspace);
+  info_.arena_bytes = layout.arena_bytes;
+  info_.tensor_bytes = layout.tensor_bytes;
+  if (layout.arena_bytes > 0) arena_ = allocate_storage(static_cast<size_t>(layout.arena_bytes), device_);
+
+  fresh_index_.assign(graph_.buffers.size(), -1);
+  for (const Value& v : graph_.outputs)
+    if (graph_.buffers[v.buffer].kind == Buffer::Kind::temporary && fresh_index_[v.buffer] < 0) {
+      fresh_index_[v.buffer] = static_cast<int>(fresh_buffers_.size());
+      fresh_buffers_.push_back(v.buffer);
+      info_.output_bytes += graph_.buffers[v.buffer].bytes;
+    }
+  fresh_patches_.resize(fresh_buffers_.size());
+  std::vector<int> input_of(graph_.buffers.size(), -1);
+  for (size_t i = 0; i < graph_.inputs.size(); ++i) input_of[graph_.inputs[i].buffer] = static_cast<int>(i);
+  input_patches_.resize(graph_.inputs.size());
+
+  auto* base = arena_ ? static_cast<char*>(arena_->data) : nullptr;
+  std::vector<char> written(graph_.buffers.size(), 0);
+  int64_t at = 0;
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    const Node& n = graph_.nodes[i];
+    auto bind = [&](const Value& v) {
+      const Buffer& b = graph_.buffers[v.buffer];
+      Operand& o = operands_[at];
+      if (b.kind == Buffer::Kind::external)
+        o.data = static_cast<char*>(b.storage->data) + byte_offset(v);
+      else if (b.kind == Buffer::Kind::input)
+        input_patches_[input_of[v.buffer]].push_back({at, byte_offset(v)});
+      else if (fresh_index_[v.buffer] >= 0)
+        fresh_patches_[fresh_index_[v.buffer]].push_back({at, byte_offset(v)});
+      else
+        o.data = base + layout.offset[v.buffer] + byte_offset(v);
+      ++at;
+    };
+    for (const Value& v : n.in) bind(v);
+    for (const Value& v : n.out) {
+      bind(v);
+      if (graph_.buffers[v.buffer].kind == Buffer::Kind::external && !written[v.buffer]) {
+        written[v.buffer] = 1;
+        written_.push_back(graph_.buffers[v.buffer].storage);
+      }
+    }
+    if (layout.workspace[i] >= 0) steps_[i].call.workspace = base + layout.workspace[i];
+  }
+}
+
+bool Plan::valid() const {
+  for (const LeafState& s : leaves_) {
+    if (!s.read) continue;
+    auto leaf = s.leaf.lock();
+    if (!leaf || leaf->grad.defined() != s.had_grad) return false;
+    if (s.had_grad && leaf->grad.impl()->storage != s.grad_storage.lock()) return false;
+  }
+  return true;
+}
+
+Tensor Plan::output_tensor(const Value& v, const std::vector<Storage>& fresh,
+                           const std::vector<Tensor>& inputs) const {
+  const Buffer& b = graph_.buffers[v.buffer];
+  Storage s = b.storage;
+  int64_t offset = v.offset;
+  if (b.kind == Buffer::Kind::temporary) s = fresh[fresh_index_[v.buffer]];
+  if (b.kind == Buffer::Kind::input)
+    for (size_t i = 0; i < graph_.inputs.size(); ++i)
+      if (graph_.inputs[i].buffer == v.buffer) {
+        s = inputs[i].impl()->storage;
+        offset += inputs[i].offset();
+      }
+  return make_tensor(s, v.shape, v.strides, offset, v.dtype);
+}
+
+std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
+  for (auto& work : before_run_) work();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    char* data = static_cast<char*>(inputs[i].data());
+    for (const Patch& p : input_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
+  }
+  std::vector<Storage> fresh;
+  fresh.reserve(fresh_buffers_.size());
+  for (size_t i = 0; i < fresh_buffers_.size(); ++i) {
+    fresh.push_back(allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
+    char* data = static_cast<char*>(fresh[i]->data);
+    for (const Patch& p : fresh_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
+  }
+  for (const Step& s : steps_) s.run(s.call);
+  for (const Storage& s : written_) ++s->version;
+  for (LeafState& s : leaves_) {
+    auto leaf = s.leaf.lock();
+    if (!leaf || s.after == LeafState::After::unchanged) continue;
+    if (s.after == LeafState::After::none)
+      leaf->grad = {};
+    else if (s.after == LeafState::After::external)
+      leaf->grad = s.external;
+    else
+      leaf->grad = output_tensor(s.value, fresh, inputs);
+  }
+  std::vector<Tensor> out;
+  size_t returned = graph_.outputs.size();
+  for (const LeafState& s : leaves_) returned -= s.after == LeafState::After::output;
+  for (size_t i = 0; i < returned; ++i) out.push_back(output_tensor(graph_.outputs[i], fresh, inputs));
+  return out;
+}
+
+std::string Plan::describe() const {
+  std::ostringstream s;
+  s << "plan: " << info_.steps << " steps (" << info_.traced_nodes << " nodes traced), arena " << info_.arena_bytes
+    << " bytes of " << info_.tensor_bytes << " bytes of temporaries\n";
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Node& n = graph_.nodes[i];
+    s << i << ' ' << op_name(n.kind) << " [" << steps_[i].implementation << ']';
+    int64_t bytes = 0;
+    auto list = [&](const std::vector<Value>& values) {
+      for (const Value& v : values) {
+        s << ' ' << v.shape;
+        bytes += v.shape.numel() * static_cast<int64_t>(dtype_size(v.dtype));
+      }
+    };
+    list(n.in);
+    s << " ->";
+    list(n.out);
+    s << ' ' << bytes << " B\n";
+  }
+  return s.str();
+}
+
+}  // namespace fastcnn

@@ -1,0 +1,72 @@
+// What it is: a graph made executable: implementations chosen, temporaries laid into one arena by their lifetimes,
+// every call bound to addresses. What it is not: a cache (compile.cpp) or a tracer (trace.h).
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "fastcnn/graph.h"
+#include "graph/ir.h"
+#include "graph/trace.h"
+
+namespace fastcnn {
+
+// Offsets of buffers in the arena; -1 for buffers that are not temporaries.
+struct Layout {
+  std::vector<int64_t> offset;     // by buffer
+  std::vector<int64_t> workspace;  // by node
+  int64_t arena_bytes = 0, tensor_bytes = 0;
+};
+Layout lay_memory(const Graph& g, const std::vector<int64_t>& workspace_bytes);
+
+class Plan {
+ public:
+  // Takes over a finished trace. `outputs` are what the traced function returned.
+  Plan(Trace& trace, const std::vector<Tensor>& outputs);
+
+  bool valid() const;  // are the leaf gradients in the state the trace saw?
+  std::vector<Tensor> run(const std::vector<Tensor>& inputs);
+
+  const PlanInfo& info() const { return info_; }
+  std::string describe() const;
+  int64_t bytes() const { return info_.arena_bytes; }
+
+ private:
+  struct Step {
+    void (*run)(const Call&);
+    Call call;
+    const char* implementation;
+    Params params;
+  };
+  struct Patch {  // an operand whose memory changes from run to run
+    int64_t operand;
+    int64_t byte_offset;
+  };
+  struct LeafState {
+    std::weak_ptr<TensorImpl> leaf;
+    bool read = false, had_grad = false;
+    std::weak_ptr<StorageImpl> grad_storage;
+    enum class After { unchanged, none, output, external } after = After::unchanged;
+    Value value;  // of the gradient, when After::output
+    Tensor external;
+  };
+
+  Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
+
+  Graph graph_;
+  Device device_;
+  std::vector<Step> steps_;
+  std::vector<Operand> operands_;
+  std::vector<std::vector<Patch>> input_patches_;  // by input
+  std::vector<int> fresh_buffers_;                 // returned temporaries: new memory for each run
+  std::vector<int> fresh_index_;                   // by buffer
+  std::vector<std::vector<Patch>> fresh_patches_;  // by position in fresh_buffers_
+  std::vector<LeafState> leaves_;
+  std::vector<std::function<void()>> before_run_;
+  std::vector<Storage> written_;  // externals whose version moves with each run
+  Storage arena_;
+  PlanInfo info_;
+};
+
+}  // namespace fastcnn

@@ -1,0 +1,84 @@
+// See select.h.
+#include "graph/select.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "fastcnn/runtime.h"
+#include "graph/ir.h"
+
+namespace fastcnn {
+namespace {
+
+std::mutex mutex;
+std::atomic<bool> recording{false};
+std::vector<std::string> choices;
+std::set<std::string> printed;
+
+bool verbose() {
+  static const bool on = [] {
+    const char* v = std::getenv("FASTCNN_VERBOSE");
+    return v && *v && *v != '0';
+  }();
+  return on;
+}
+
+std::string describe(const Call& call) {
+  std::string s = op_name(call.kind);
+  for (const auto& side : {call.in, call.out}) {
+    s += &side == &call.out ? " ->" : "";
+    for (const Operand& o : side) {
+      s.append(" ").append(dtype_name(o.dtype)).append("(");
+      for (int i = 0; i < o.ndim; ++i) s.append(i ? "," : "").append(std::to_string(o.shape[i]));
+      s.append(")");
+    }
+  }
+  return s;
+}
+
+void note(const Call& call, const Implementation& chosen, const std::string& declined) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (recording) choices.push_back(std::string(op_name(call.kind)) + ":" + chosen.name);
+  if (!verbose()) return;
+  std::string line = describe(call) + ": " + chosen.name + declined;
+  if (printed.insert(line).second) std::fprintf(stderr, "fastcnn: %s\n", line.c_str());
+}
+
+}  // namespace
+
+Backend& backend_of(Device device) {
+  if (device.type == DeviceType::cpu) return cpu_backend();
+  Backend* b = cuda_backend();
+  check(b != nullptr, "device: expected a CUDA device, but this build has ", cuda_build());
+  return *b;
+}
+
+const Implementation& select_implementation(Backend& backend, const Call& call) {
+  const bool noting = recording.load(std::memory_order_relaxed) || verbose();
+  std::string declined;
+  for (const Implementation& i : backend.implementations(call.kind)) {
+    const char* why = i.declines ? i.declines(call) : nullptr;
+    if (!why) {
+      if (noting) note(call, i, declined);
+      return i;
+    }
+    if (noting) declined += std::string(" (") + i.name + " declines: " + why + ")";
+  }
+  throw TypeError(concat(op_name(call.kind), ": no implementation on ", backend.name(), declined));
+}
+
+void record_choices(bool on) {
+  std::lock_guard<std::mutex> lock(mutex);
+  recording = on;
+  choices.clear();
+}
+std::vector<std::string> take_choices() {
+  std::lock_guard<std::mutex> lock(mutex);
+  return std::exchange(choices, {});
+}
+
+}  // namespace fastcnn

@@ -1,0 +1,20 @@
+// What it is: the choice of an implementation: the first of the backend's list that does not decline.
+// FASTCNN_VERBOSE=1 prints each choice once per distinct call with the reasons of those that declined.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/tensor_impl.h"
+
+namespace fastcnn {
+
+Backend& backend_of(Device device);
+Operand operand_of(const Tensor& t);
+const Implementation& select_implementation(Backend& backend, const Call& call);
+
+// Names of the implementations chosen since the last call, for tests that prove which kernel ran.
+void record_choices(bool on);
+std::vector<std::string> take_choices();
+
+}  // namespace fastcnn

@@ -1,0 +1,53 @@
+// What it is: the recording of one call of a function as a Graph: symbolic tensors, external storages, the state
+// of leaf gradients before and after. What it is not: planning or caching (plan.h, compile.h).
+#pragma once
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "graph/ir.h"
+
+namespace fastcnn {
+
+class Trace {
+ public:
+  const uint64_t id = next_id();
+  Graph graph;
+  int64_t random_ops = 0;  // so far in this trace: the delta of the next one
+  Tensor random_state;     // generator state in use; advanced once at the end
+
+  // What the traced code did to the gradient of a leaf that lives outside.
+  struct LeafGrad {
+    std::shared_ptr<TensorImpl> leaf;
+    Tensor before;      // restored when the trace ends
+    bool read = false;  // its old value (or absence) mattered: replays are only valid in the same state
+    Tensor after;
+  };
+  std::vector<LeafGrad> leaf_grads;
+  std::vector<std::function<void()>> before_run;  // host work of each replay: learning rates, step counts
+
+  Tensor new_symbol(const Dims& shape, const Dims& strides, DType dtype, Device device, Buffer::Kind kind);
+  Value value_of(const Tensor& t);
+  void record(OpKind kind, const Params& params, const std::vector<Tensor>& in, const std::vector<Tensor>& out);
+  LeafGrad& leaf_grad(const std::shared_ptr<TensorImpl>& leaf);  // remembered at first touch
+  void restore_leaf_grads() noexcept;                            // puts `before` back, keeps `after`
+
+ private:
+  static uint64_t next_id();
+  std::unordered_map<StorageImpl*, int> externals_;
+  std::unordered_map<TensorImpl*, size_t> leaf_index_;
+};
+
+Trace* current_trace();
+
+class TraceScope {
+ public:
+  explicit TraceScope(Trace* t);
+  ~TraceScope();
+  TraceScope(const TraceScope&) = delete;
+
+ private:
+  Trace* saved_;
+};
+
+}  // namespace fastcnn
