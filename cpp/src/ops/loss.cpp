@@ -1,0 +1,257 @@
+// What it is: losses. cross_entropy on class ids is one fused kernel; the others are composed of ops.
+// 16-bit inputs are taken to float32 first: losses and their sums need it.
+#include <cmath>
+
+#include "fastcnn/ops.h"
+#include "graph/emit.h"
+
+namespace fastcnn {
+namespace {
+
+Reduction parse_reduction(const char* op, const std::string& r) {
+  if (r == "none") return Reduction::none;
+  if (r == "mean") return Reduction::mean;
+  if (r == "sum") return Reduction::sum;
+  throw ValueError(std::string(op) + ": expected reduction none, mean or sum, got '" + r + "'");
+}
+
+Tensor reduced(const Tensor& loss, Reduction r) {
+  return r == Reduction::none ? loss : r == Reduction::mean ? mean(loss) : sum(loss);
+}
+
+Tensor wide(const char* op, const Tensor& x) {
+  check<TypeError>(is_floating(x.dtype()), op, ": expected a floating input, got ", x.dtype(), " of shape ",
+                   x.shape());
+  return dtype_size(x.dtype()) == 2 ? cast(x, DType::float32) : x;
+}
+
+// The target beside x: of x's shape (or one number), of x's dtype.
+Tensor paired(const char* op, const Tensor& x, const Tensor& target) {
+  check(target.shape() == x.shape() || target.ndim() == 0, op, ": expected a target of shape ", x.shape(),
+        ", got ", target.shape());
+  return cast(target, x.dtype());
+}
+
+// (N, C, …) as rows of classes; a view of channels-last and of 2-D logits.
+Tensor as_rows(const Tensor& x) {
+  if (x.ndim() == 1) return unsqueeze(x, 0);
+  if (x.ndim() == 2) return contiguous(x);
+  std::vector<int> last{0};
+  for (int d = 2; d < x.ndim(); ++d) last.push_back(d);
+  last.push_back(1);
+  return contiguous(reshape(permute(contiguous(x), last), {-1, x.shape()[1]}));
+}
+
+struct ClassLoss {
+  Tensor rows, target, weight;  // (rows, C), int64 (rows), (C) or undefined
+  Dims shape;                   // of the unreduced loss
+  int64_t classes = 0;
+};
+
+ClassLoss class_loss(const char* op, const Tensor& x, const Tensor& target, const Tensor& weight) {
+  ClassLoss c;
+  check(x.ndim() >= 1, op, ": expected input of shape (N, C, …) or (C), got ()");
+  c.shape = x.shape();
+  c.shape.erase(x.ndim() == 1 ? 0 : 1);
+  c.classes = x.shape()[x.ndim() == 1 ? 0 : 1];
+  check(c.classes > 0, op, ": expected at least one class, got input of shape ", x.shape());
+  check<TypeError>(!is_floating(target.dtype()) && target.dtype() != DType::bool_, op,
+                   ": expected int64 class ids as target, got ", target.dtype());
+  check(target.shape() == c.shape, op, ": expected class ids of shape ", c.shape, " for input of shape ",
+        x.shape(), ", got ", target.shape());
+  c.rows = as_rows(wide(op, x));
+  // Row-major, also of rank 4: as the rows of the input.
+  c.target = contiguous(reshape(cast(target.detach(), DType::int64), {target.numel()}));
+  if (weight.defined()) {
+    check(weight.shape() == Dims{c.classes}, op, ": expected a weight of shape ", Dims{c.classes}, ", got ",
+          weight.shape());
+    c.weight = contiguous(cast(weight.detach(), c.rows.dtype()));
+  }
+  return c;
+}
+
+DType statistics_type(DType t) { return t == DType::float64 ? t : DType::float32; }
+
+// ---- cross_entropy on class ids ----
+
+// dlogits = a * (P*S - T) per row: P the softmax, T the weighted target distribution (0 where ignored), S its sum,
+// a = dloss, over the sum of weights for the mean.
+std::vector<Tensor> vjp_cross_entropy_bwd(TapeNode& n, const std::vector<Tensor>& g) {
+  const CrossEntropyParams& p = n.as<CrossEntropyParams>();
+  Tensor dloss = n.input(0), x = n.input(1), target = n.input(2), total = n.input(4);
+  DType t = x.dtype();
+  Device device = x.device();
+  Tensor valid = ne(target, full({}, static_cast<double>(p.ignore_index), DType::int64, device));
+  Tensor ids = where(valid, target, zeros({}, DType::int64, device));
+  Tensor T = affine(cast(eq(unsqueeze(ids, 1), arange(0, static_cast<double>(p.C), 1, DType::int64, device)), t),
+                    1 - p.label_smoothing, p.label_smoothing / static_cast<double>(p.C));
+  if (p.has_weight) T = mul(T, n.input(5));
+  T = mul(T, unsqueeze(cast(valid, t), 1));
+  Tensor S = sum(T, {1}, true), P = softmax(x, 1);
+  auto scaled = [&](const Tensor& v) { return p.reduction == Reduction::mean ? div(v, cast(total, t)) : v; };
+  std::vector<Tensor> r(n.inputs.size());
+  if (n.needs(0)) {
+    Tensor d = sum(mul(g[0], sub(mul(P, S), T)),
+                   p.reduction == Reduction::none ? std::vector<int>{1} : std::vector<int>{});
+    r[0] = scaled(d);
+  }
+  if (n.needs(1)) {
+    Tensor a = scaled(p.reduction == Reduction::none ? unsqueeze(dloss, 1) : dloss);
+    Tensor centred = sub(g[0], sum(mul(g[0], P), {1}, true));
+    r[1] = mul(mul(a, S), mul(P, centred));
+  }
+  return r;
+}
+const Rule cross_entropy_bwd_rule{"cross_entropy", vjp_cross_entropy_bwd, 0b111111};
+
+std::vector<Tensor> vjp_cross_entropy(TapeNode& n, const std::vector<Tensor>& g) {
+  std::vector<Tensor> in{contiguous(g[0]), n.input(0), n.input(1), n.output(1).detach(), n.output(2).detach()};
+  if (n.as<CrossEntropyParams>().has_weight) in.push_back(n.input(2));
+  std::vector<Tensor> r(n.inputs.size());
+  r[0] = emit1(cross_entropy_bwd_rule, OpKind::cross_entropy_bwd, n.params, in,
+               {n.inputs[0].shape, n.inputs[0].dtype});
+  return r;
+}
+const Rule cross_entropy_rule{"cross_entropy", vjp_cross_entropy, 0b111, 0b110};
+
+Tensor cross_entropy_of_ids(const Tensor& logits, const Tensor& target, const Tensor& weight, int64_t ignore_index,
+                            Reduction reduction, double label_smoothing) {
+  ClassLoss c = class_loss("cross_entropy", logits, target, weight);
+  CrossEntropyParams p;
+  p.rows = c.rows.shape()[0];
+  p.C = c.classes;
+  p.ignore_index = ignore_index;
+  p.has_weight = c.weight.defined();
+  p.label_smoothing = label_smoothing;
+  p.reduction = reduction;
+  std::vector<Tensor> in{c.rows, c.target};
+  if (p.has_weight) in.push_back(c.weight);
+  DType t = c.rows.dtype(), stat = statistics_type(t);
+  Dims shape = reduction == Reduction::none ? Dims{p.rows} : Dims{};
+  Tensor loss =
+      emit(cross_entropy_rule, OpKind::cross_entropy, p, in, {{shape, t}, {{p.rows}, stat}, {{}, stat}})[0];
+  return reduction == Reduction::none ? reshape(loss, c.shape) : loss;
+}
+
+Tensor cross_entropy_of_probabilities(const Tensor& logits, const Tensor& target, const Tensor& weight,
+                                      Reduction reduction, double label_smoothing) {
+  Tensor x = wide("cross_entropy", logits), t = cast(target, x.dtype());
+  int dim = x.ndim() == 1 ? 0 : 1;
+  int64_t C = x.shape()[dim];
+  if (label_smoothing > 0) t = affine(t, 1 - label_smoothing, label_smoothing / static_cast<double>(C));
+  Tensor terms = mul(log_softmax(x, dim), t);
+  if (weight.defined()) {
+    check(weight.shape() == Dims{C}, "cross_entropy: expected a weight of shape ", Dims{C}, ", got ",
+          weight.shape());
+    Dims shape(x.ndim(), 1);
+    shape[dim] = C;
+    terms = mul(terms, reshape(cast(weight, x.dtype()), shape));
+  }
+  if (reduction == Reduction::none) return neg(sum(terms, {dim}));
+  double rows = static_cast<double>(x.numel()) / static_cast<double>(C);
+  return affine(sum(terms), reduction == Reduction::mean ? -1 / rows : -1, 0);
+}
+
+}  // namespace
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight, int64_t ignore_index,
+                     const std::string& reduction, double label_smoothing) {
+  Reduction r = parse_reduction("cross_entropy", reduction);
+  check(label_smoothing >= 0 && label_smoothing <= 1, "cross_entropy: expected label_smoothing in [0, 1], got ",
+        label_smoothing);
+  if (is_floating(target.dtype())) {
+    check(target.shape() == logits.shape() && logits.ndim() >= 1,
+          "cross_entropy: expected probabilities of the shape of "
+          "logits ",
+          logits.shape(), " (or int64 class ids), got ", target.dtype(), " of shape ", target.shape());
+    return cross_entropy_of_probabilities(logits, target, weight, r, label_smoothing);
+  }
+  return cross_entropy_of_ids(logits, target, weight, ignore_index, r, label_smoothing);
+}
+
+Tensor nll_loss(const Tensor& log_probs, const Tensor& target, const Tensor& weight, int64_t ignore_index,
+                const std::string& reduction) {
+  Reduction r = parse_reduction("nll_loss", reduction);
+  ClassLoss c = class_loss("nll_loss", log_probs, target, weight);
+  Device device = c.rows.device();
+  if (!c.target.is_symbolic() && device.type == DeviceType::cpu) {  // gather counts negative ids from the end
+    const int64_t* id = c.target.data<int64_t>();
+    for (int64_t i = 0; i < c.target.numel(); ++i)
+      check<IndexError>((id[i] >= 0 && id[i] < c.classes) || id[i] == ignore_index,
+                        "nll_loss: expected class ids in [0, ", c.classes, ") or ignore_index=", ignore_index,
+                        ", got ", id[i]);
+  }
+  Tensor zero = zeros({}, c.rows.dtype(), device);
+  Tensor valid = ne(c.target, full({}, static_cast<double>(ignore_index), DType::int64, device));
+  Tensor ids = where(valid, c.target, zeros({}, DType::int64, device));
+  Tensor w =
+      c.weight.defined() ? index_select(c.weight, 0, ids) : ones({c.rows.shape()[0]}, c.rows.dtype(), device);
+  w = where(valid, w, zero);
+  Tensor picked = where(valid, squeeze(gather(c.rows, 1, unsqueeze(ids, 1)), 1), zero);
+  Tensor loss = neg(mul(picked, w));
+  if (r == Reduction::none) return reshape(loss, c.shape);
+  return r == Reduction::sum ? sum(loss) : div(sum(loss), sum(w));
+}
+
+Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& target, const Tensor& weight,
+                                        const Tensor& pos_weight, const std::string& reduction) {
+  const char* op = "binary_cross_entropy_with_logits";
+  Reduction r = parse_reduction(op, reduction);
+  Tensor x = wide(op, logits);
+  check(target.shape() == x.shape(), op, ": expected a target of shape ", x.shape(), ", got ", target.shape());
+  Tensor t = cast(target, x.dtype());
+  // -log(sigmoid(x)); the threshold lies where the branches agree to the last bit of float64.
+  Tensor cost = softplus(neg(x), 1, 40);
+  if (pos_weight.defined()) cost = mul(cost, affine(mul(affine(cast(pos_weight, x.dtype()), 1, -1), t), 1, 1));
+  Tensor loss = add(mul(affine(t, -1, 1), x), cost);
+  if (weight.defined()) loss = mul(loss, cast(weight, x.dtype()));
+  check(loss.shape() == x.shape(), op, ": weights do not broadcast to the input's shape ", x.shape());
+  return reduced(loss, r);
+}
+
+Tensor mse_loss(const Tensor& input, const Tensor& target, const std::string& reduction) {
+  Reduction r = parse_reduction("mse_loss", reduction);
+  Tensor x = wide("mse_loss", input);
+  return reduced(square(sub(x, paired("mse_loss", x, target))), r);
+}
+
+Tensor l1_loss(const Tensor& input, const Tensor& target, const std::string& reduction) {
+  Reduction r = parse_reduction("l1_loss", reduction);
+  Tensor x = wide("l1_loss", input);
+  return reduced(abs(sub(x, paired("l1_loss", x, target))), r);
+}
+
+Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, double beta, const std::string& reduction) {
+  Reduction r = parse_reduction("smooth_l1_loss", reduction);
+  check(beta >= 0, "smooth_l1_loss: expected beta >= 0, got ", beta);
+  Tensor x = wide("smooth_l1_loss", input), d = abs(sub(x, paired("smooth_l1_loss", x, target)));
+  if (beta == 0) return reduced(d, r);
+  Tensor m = clamp(d, std::nullopt, beta);  // m (d - m/2) / beta is d^2 / 2 beta below beta and d - beta/2 above
+  return reduced(affine(mul(m, sub(d, affine(m, 0.5, 0))), 1 / beta, 0), r);
+}
+
+Tensor huber_loss(const Tensor& input, const Tensor& target, double delta, const std::string& reduction) {
+  Reduction r = parse_reduction("huber_loss", reduction);
+  check(delta > 0, "huber_loss: expected delta > 0, got ", delta);
+  Tensor x = wide("huber_loss", input), d = abs(sub(x, paired("huber_loss", x, target)));
+  Tensor m = clamp(d, std::nullopt, delta);
+  return reduced(mul(m, sub(d, affine(m, 0.5, 0))), r);
+}
+
+Tensor kl_div(const Tensor& log_probs, const Tensor& target, const std::string& reduction, bool log_target) {
+  bool per_batch = reduction == "batchmean";
+  Reduction r = per_batch ? Reduction::sum : parse_reduction("kl_div", reduction);
+  Tensor x = wide("kl_div", log_probs), t = paired("kl_div", x, target), loss;
+  if (log_target) {
+    loss = mul(exp(t), sub(t, x));
+  } else {  // t log t is 0 at 0
+    Tensor zero = zeros({}, x.dtype(), x.device()), none = eq(t, zero);
+    Tensor entropy = mul(t, log(where(none, ones({}, x.dtype(), x.device()), t)));
+    loss = sub(entropy, mul(t, x));
+  }
+  loss = reduced(loss, r);
+  check(!per_batch || x.ndim() > 0, "kl_div: batchmean needs a batch dim, got input of shape ()");
+  return per_batch ? affine(loss, 1.0 / static_cast<double>(x.shape()[0]), 0) : loss;
+}
+
+}  // namespace fastcnn

@@ -1,0 +1,49 @@
+// What it is: the checks and conversions of operands that network ops share.
+// What it is not: shape rules of any one op.
+#pragma once
+#include <utility>
+
+#include "fastcnn/autocast.h"
+#include "fastcnn/ops.h"
+
+namespace fastcnn {
+
+constexpr int64_t kMaxOption = int64_t(1)
+                               << 30;  // strides, paddings and dilations: sizes built on them stay in int64
+
+inline void check_floating(const char* op, const char* name, const Tensor& t) {
+  check(t.defined(), op, ": expected a tensor as ", name, ", got an empty handle");
+  check<TypeError>(is_floating(t.dtype()), op, ": expected ", name, " of a floating dtype, got ", t.dtype(),
+                   " (shape ", t.shape(), ")");
+}
+
+inline void check_like(const char* op, const char* name, const Tensor& t, const Tensor& x,
+                       const char* x_name = "x") {
+  check<TypeError>(t.dtype() == x.dtype(), op, ": expected ", name, " of dtype ", x.dtype(), " like ", x_name,
+                   ", got ", t.dtype());
+}
+
+inline void check_vector(const char* op, const char* name, const Tensor& t, int64_t size, const Tensor& x) {
+  check(t.ndim() == 1 && t.shape()[0] == size, op, ": expected ", name, " of shape ", Dims{size},
+        " for x of shape ", x.shape(), ", got ", t.shape());
+}
+
+using Pair = std::pair<int64_t, int64_t>;
+
+inline void check_pair(const char* op, const char* name, Pair v, int64_t low) {
+  check(v.first >= low && v.second >= low && v.first <= kMaxOption && v.second <= kMaxOption, op, ": expected ",
+        name, " >= ", low, ", got ", Dims{v.first, v.second});
+}
+
+// Under autocast operands take its dtype; float64 stays.
+inline void apply_autocast(Tensor& t) {
+  if (auto to = autocast_dtype();
+      to && t.defined() &&
+      (t.dtype() == DType::float32 || t.dtype() == DType::bfloat16 || t.dtype() == DType::float16))
+    t = cast(t, *to);
+}
+
+// Statistics and parameters of norms: float32 beside narrower activations.
+inline DType statistics_dtype(DType x) { return x == DType::float64 ? x : DType::float32; }
+
+}  // namespace fastcnn

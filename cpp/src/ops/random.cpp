@@ -1,0 +1,101 @@
+// What it is: generator states (one per device: seed, counter) and random tensors. The rules of the numbers stand
+// in core/philox.h: a number depends on seed, counter and place only.
+#include "ops/random.h"
+
+#include <cmath>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
+#include "fastcnn/ops.h"
+#include "graph/emit.h"
+#include "graph/select.h"
+#include "graph/trace.h"
+
+namespace fastcnn {
+namespace {
+
+struct States {
+  std::mutex mutex;
+  int64_t seed = 0;  // of devices that come into use later
+  std::vector<std::pair<Device, Tensor>> list;
+};
+States& states() {
+  static auto* s = new States;  // never destroyed: backends may be gone by then
+  return *s;
+}
+
+void write_state(const Tensor& state, int64_t seed) {
+  int64_t values[2] = {seed, 0};
+  backend_of(state.device()).copy(state.data(), values, sizeof values);
+}
+
+Tensor draw(const Rule& rule, const RandomParams& params, const Dims& shape, DType dtype, Device device) {
+  checked_numel(rule.name, shape, dtype);
+  Tensor state = random_state(device);
+  RandomParams p = params;
+  p.delta = take_random_delta(state);
+  Tensor out = emit1(rule, OpKind::random, p, {state}, {shape, dtype});
+  finish_random(state);
+  return out;
+}
+
+void check_floating(const char* op, DType dtype) {
+  check<TypeError>(is_floating(dtype), op, ": expected a floating dtype, got ", dtype);
+}
+
+}  // namespace
+
+int64_t take_random_delta(const Tensor& state) {
+  Trace* trace = current_trace();
+  if (!trace) return 0;
+  trace->random_state = state;
+  return trace->random_ops++;
+}
+
+void finish_random(const Tensor& state) {
+  if (!current_trace()) emit_into(OpKind::rng_advance, RngAdvanceParams{1}, {state}, {state});
+}
+
+void manual_seed(uint64_t seed) {
+  check(current_trace() == nullptr, "manual_seed: expected to be called outside of a compiled function");
+  States& s = states();
+  std::lock_guard<std::mutex> lock(s.mutex);
+  s.seed = static_cast<int64_t>(seed);
+  for (auto& [device, state] : s.list) write_state(state, s.seed);
+}
+
+Tensor random_state(Device device) {
+  States& s = states();
+  std::lock_guard<std::mutex> lock(s.mutex);
+  for (auto& [d, state] : s.list)
+    if (d == device) return state;
+  Tensor state = empty({2}, DType::int64, device);
+  write_state(state, s.seed);
+  s.list.emplace_back(device, state);
+  return state;
+}
+
+Tensor rand(const Dims& shape, DType dtype, Device device) {
+  static const Rule rule{"rand"};
+  check_floating("rand", dtype);
+  return draw(rule, RandomParams{Random::uniform, 0, 0, 1}, shape, dtype, device);
+}
+
+Tensor randn(const Dims& shape, DType dtype, Device device) {
+  static const Rule rule{"randn"};
+  check_floating("randn", dtype);
+  return draw(rule, RandomParams{Random::normal, 0, 0, 1}, shape, dtype, device);
+}
+
+Tensor randint(int64_t low, int64_t high, const Dims& shape, DType dtype, Device device) {
+  static const Rule rule{"randint"};
+  check(low < high, "randint: expected low < high, got low=", low, " high=", high);
+  constexpr int64_t exact = int64_t{1} << 53;  // the params hold them as double
+  check(low >= -exact && high <= exact, "randint: expected bounds within +-2^53, got low=", low, " high=", high);
+  return draw(rule, RandomParams{Random::integers, 0, static_cast<double>(low), static_cast<double>(high)}, shape,
+              dtype, device);
+}
+
+}  // namespace fastcnn
