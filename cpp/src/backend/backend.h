@@ -1,0 +1,70 @@
+// What it is: the only door between the graph and a device: memory, the ordered implementations of each op,
+// launch. What it is not: it knows no gradient rule and no tensor; operands are raw pointers with shapes and
+// strides.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fastcnn/dtype.h"
+#include "fastcnn/params.h"
+
+namespace fastcnn {
+
+enum class OpKind : uint16_t;
+
+// One tensor as a kernel sees it. `data` is null while an implementation is being chosen.
+struct Operand {
+  void* data = nullptr;
+  DType dtype = DType::float32;
+  int32_t ndim = 0;
+  int64_t shape[kMaxDims] = {};
+  int64_t strides[kMaxDims] = {};  // in elements
+
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int i = 0; i < ndim; ++i) n *= shape[i];
+    return n;
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+struct Call {
+  OpKind kind{};
+  const void* params = nullptr;
+  std::span<const Operand> in, out;
+  void* workspace = nullptr;  // 64-byte aligned, as many bytes as workspace() asked for
+  template <class P>
+  const P& as() const {
+    return *static_cast<const P*>(params);
+  }
+};
+
+// One way to run an op. Lists are ordered best first and end in the naive reference, which never declines.
+struct Implementation {
+  const char* name;
+  const char* (*declines)(const Call&);  // why not, or nullptr when it accepts; may be nullptr itself: accepts all
+  int64_t (*workspace)(const Call&);     // bytes; nullptr: none
+  void (*run)(const Call&);
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;
+  virtual std::span<const Implementation> implementations(OpKind kind) const = 0;
+  virtual void* allocate(size_t bytes) = 0;  // 64-byte aligned; throws std::bad_alloc-derived fastcnn::MemoryError
+  virtual void deallocate(void* p, size_t bytes) noexcept = 0;
+  virtual void copy(void* dst, const void* src, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+};
+
+Backend& cpu_backend();
+Backend* cuda_backend();  // nullptr: built without CUDA, or no device
+
+}  // namespace fastcnn

@@ -1,0 +1,22 @@
+// What it is: the reasons shared by implementation lists: what an optimised entry asks of its operands.
+#pragma once
+#include "backend/cpu/isa.h"
+#include "backend/backend.h"
+
+namespace fastcnn::cpu {
+
+// Declines unless kernels may run and every floating operand is float32.
+inline const char* not_simd_float32(const Call& c) {
+  if (!kernels()) return "isa is ref";
+  for (auto list : {c.in, c.out})
+    for (const Operand& o : list)
+      if (is_floating(o.dtype) && o.dtype != DType::float32) return "dtype is not float32";
+  return nullptr;
+}
+
+// Non-temporal stores pay where the result leaves the cache anyway, and need an aligned start.
+inline bool streams(const void* p, int64_t bytes) {
+  return bytes >= (int64_t{24} << 20) && reinterpret_cast<uintptr_t>(p) % 64 == 0;
+}
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,195 @@
+// What it is: the implementations of conv2d, conv2d_bwd_data and conv2d_bwd_weights on the CPU: when each one
+// declines, its workspace, and how its work goes to threads. What it is not: arithmetic (kernels/, ref/).
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/gemm_plan.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/lists.h"
+#include "backend/cpu/ref/ref.h"
+#include "backend/cpu/threads.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+// ---- dense forward ----
+
+const char* dense_declines(const Call& c) {
+  if (const char* why = declines_common(c)) return why;
+  if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
+  GemmTask t = forward_task(c.as<Conv2dParams>());
+  return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
+}
+
+int64_t dense_workspace(const Call& c) {
+  GemmTask t = forward_task(c.as<Conv2dParams>());
+  return packed_floats(t, lanes()) * 4;
+}
+
+void dense_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const KernelTable& k = *kernels();
+  GemmTask t = forward_task(p);
+  plan_gemm(t, k.vector_floats, num_threads());
+  PackTask w;
+  w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C, w.nc = t.nc;
+  w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
+  w.src_b = t.O * w.s_o, t.w_b = w.dst_b = packed_floats(t, k.vector_floats) / t.B;
+  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
+  if (p.N == 0) return;
+  run_pack(w, k);
+  t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
+  t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
+  run_gemm(t, k);
+}
+
+// ---- dense backward to data ----
+const char* dense_bwd_data_declines(const Call& c) {
+  if (const char* why = declines_common(c)) return why;
+  bool fits = true;
+  for_each_residue(c.as<Conv2dParams>(), lanes(),
+                   [&](GemmTask& t, PackTask&, int64_t, int64_t) { fits = fits && plan_gemm(t, lanes(), 1); });
+  return fits ? nullptr : "window too large";
+}
+
+int64_t dense_bwd_data_workspace(const Call& c) {
+  int64_t floats = 0;
+  for_each_residue(c.as<Conv2dParams>(), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
+    floats += aligned(packed_floats(t, lanes()));
+  });
+  return floats * 4;
+}
+
+void dense_bwd_data_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.N == 0) return;
+  const KernelTable& k = *kernels();
+  float* packed = static_cast<float*>(c.workspace);
+  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
+    plan_gemm(t, k.vector_floats, num_threads());
+    w.nc = t.nc;
+    w.src = c.in[1].as<float>() + src, t.w = w.dst = packed;
+    packed += aligned(packed_floats(t, k.vector_floats));
+    if (t.kH * t.kW > 0) run_pack(w, k);
+    t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
+    t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+    run_gemm(t, k);
+  });
+}
+
+// ---- dense backward to weights ----
+
+// Strips and chunks depend on the shape alone, so that the order of sums does too; only `groups` knows the
+// threads.
+bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
+  constexpr int64_t kTarget = 160, kPartialFloats = 256 * 1024, kMostChunks = 16;
+  const int64_t O16 = ceil_div(t.O, 16) * 16;
+  t.o_inner = t.C < lanes / 2 && t.O >= t.C;
+  t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
+  auto floats = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * ((owb - 1) * t.sW + (t.kW - 1) * t.dW + 1) *
+               ceil_div(t.C, t.nc) +
+           (t.o_inner ? nb * ohb * owb * O16 : 0);
+  };
+  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    return nb * ohb * owb <= kTarget && floats(nb, ohb, owb) <= kScratchFloats;
+  };
+  auto even = [](int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); };
+  const int64_t least = std::clamp<int64_t>(t.oW, 1, 14);
+  while (t.nc < t.C && floats(1, 1, least) > kScratchFloats) t.nc = std::min(t.C, t.nc * 2);
+  if (floats(1, 1, 1) > kScratchFloats) return false;
+  t.nb = t.ohb = 1;
+  t.owb = std::clamp<int64_t>(t.oW, 1, kTarget);
+  while (!fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
+  t.owb = even(t.oW, t.owb);
+  if (t.owb >= t.oW) {
+    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
+    t.ohb = even(t.oH, t.ohb);
+    if (t.ohb >= t.oH)
+      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
+    t.nb = even(t.N, t.nb);
+  }
+  t.merge = t.nc == 1 && t.dW == 1 && t.kW > 1;
+  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
+  const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
+  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
+  const int64_t wanted = threads == 1 ? 1 : 4 * threads,
+                tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
+  while (t.chunks * t.B * t.nc * t.groups < wanted && t.groups < tiles) ++t.groups;
+  return true;
+}
+
+const char* dense_bwd_weights_declines(const Call& c) {
+  if (const char* why = declines_common(c)) return why;
+  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
+}
+
+bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; }
+
+int64_t dense_bwd_weights_workspace(const Call& c) {
+  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  plan_weights(t, lanes(), 1);
+  if (!partial_sums(t)) return 0;
+  return 4 * (aligned(t.chunks * t.B * t.w_b) + aligned(t.chunks * t.B * t.O));
+}
+
+void dense_bwd_weights_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const KernelTable& k = *kernels();
+  WeightsGradTask t = weights_task(p);
+  plan_weights(t, k.vector_floats, num_threads());
+  float* dw = c.out[0].as<float>();
+  float* dbias = c.out.size() > 1 ? c.out[1].as<float>() : nullptr;
+  const int64_t total = t.B * t.w_b, biases = t.B * t.O;
+  if (p.N * p.oH * p.oW == 0) {
+    std::memset(dw, 0, static_cast<size_t>(total) * 4);
+    if (dbias) std::memset(dbias, 0, static_cast<size_t>(biases) * 4);
+    return;
+  }
+  t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = dw, t.dbias = dbias;
+  if (partial_sums(t)) {
+    t.dw = static_cast<float*>(c.workspace);
+    if (dbias) t.dbias = t.dw + aligned(t.chunks * total);
+  }
+  const int64_t items = t.chunks * t.B * t.nc * t.groups;
+  parallel_for(items, 1, [&](int64_t b, int64_t e, int) { k.conv2d_weights_grad(t, b, e); });
+  if (!partial_sums(t)) return;
+  float* sum = t.o_inner ? t.dw : dw;
+  if (t.chunks > 1 || sum != t.dw)
+    parallel_for(total, 16 * 1024,
+                 [&](int64_t b, int64_t e, int) { k.sum_arrays(t.dw, total, t.chunks, sum, b, e); });
+  if (t.o_inner)
+    for (int64_t g = 0; g < t.B; ++g)
+      parallel_for(t.O, 64, [&](int64_t b, int64_t e, int) {
+        k.transpose_matrix(sum + g * t.w_b, t.O, t.w_b / t.O, dw + g * t.w_b, b, e);
+      });
+  if (dbias) k.sum_arrays(t.dbias, biases, t.chunks, dbias, 0, biases);
+}
+
+constexpr Implementation kForward[] = {
+    {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
+    {"dense", dense_declines, dense_workspace, dense_run},
+    {"ref", nullptr, nullptr, ref::conv2d},
+};
+constexpr Implementation kBwdData[] = {
+    {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+    {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+    {"ref", nullptr, nullptr, ref::conv2d_bwd_data},
+};
+constexpr Implementation kBwdWeights[] = {
+    {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
+    {"dense", dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
+    {"ref", nullptr, nullptr, ref::conv2d_bwd_weights},
+};
+
+}  // namespace
+
+List conv2d_list() { return kForward; }
+List conv2d_bwd_data_list() { return kBwdData; }
+List conv2d_bwd_weights_list() { return kBwdWeights; }
+
+}  // namespace fastcnn::cpu

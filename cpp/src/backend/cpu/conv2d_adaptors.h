@@ -1,0 +1,16 @@
+// What it is: the adaptors that conv2d.cpp lists but other files define.
+#pragma once
+#include "backend/backend.h"
+
+namespace fastcnn::cpu {
+
+#define FASTCNN_ADAPTOR(name)               \
+  const char* name##_declines(const Call&); \
+  int64_t name##_workspace(const Call&);    \
+  void name##_run(const Call&);
+FASTCNN_ADAPTOR(depthwise)
+FASTCNN_ADAPTOR(depthwise_bwd_data)
+FASTCNN_ADAPTOR(depthwise_bwd_weights)
+#undef FASTCNN_ADAPTOR
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,109 @@
+// What it is: convolution params as the tasks of the kernels, for the dense and the depthwise adaptors.
+// What it is not: plans (gemm_plan.cpp, conv2d.cpp) or pointers.
+#pragma once
+#include <algorithm>
+#include <numeric>
+
+#include "backend/cpu/gemm_plan.h"
+#include "backend/cpu/isa.h"
+
+namespace fastcnn::cpu {
+
+constexpr int64_t kAlign = 16;  // floats; every part of a workspace starts on a cache line
+inline int64_t aligned(int64_t floats) { return ceil_div(floats, kAlign) * kAlign; }
+
+inline int lanes() { return kernels()->vector_floats; }
+
+inline const char* declines_common(const Call& c) {
+  if (!kernels()) return "isa is ref";
+  for (const Operand& o : c.in)
+    if (o.dtype != DType::float32) return "dtype is not float32";
+  return nullptr;
+}
+
+inline bool fused_act(const Conv2dParams& p) {
+  return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
+}
+
+inline GemmTask forward_task(const Conv2dParams& p) {
+  GemmTask t;
+  t.B = p.groups, t.x_b = t.C = p.C / p.groups, t.y_b = t.bias_b = t.O = p.O / p.groups;
+  t.kH = p.kH, t.kW = p.kW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW, t.pT = p.pT, t.pL = p.pL;
+  t.x_w = p.C, t.y_w = p.O;
+  if (p.kH * p.kW == 1 && p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
+    t.N = t.H = t.oH = 1;  // all pixels are one row
+    t.W = t.oW = p.N * p.H * p.W;
+  } else {
+    t.N = p.N, t.H = p.H, t.W = p.W, t.oH = p.oH, t.oW = p.oW;
+  }
+  t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
+  t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
+  t.act = p.act.act;
+  return t;
+}
+
+inline WeightsGradTask weights_task(const Conv2dParams& p) {
+  WeightsGradTask t;
+  t.B = p.groups, t.x_b = t.C = p.C / p.groups, t.y_b = t.O = p.O / p.groups, t.w_b = t.O * t.C * p.kH * p.kW;
+  t.kH = p.kH, t.kW = p.kW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW, t.pT = p.pT, t.pL = p.pL;
+  t.x_w = p.C, t.y_w = p.O;
+  if (p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
+    t.N = t.H = t.oH = 1;
+    t.W = t.oW = p.N * p.H * p.W;
+  } else {
+    t.N = p.N, t.H = p.H, t.W = p.W, t.oH = p.oH, t.oW = p.oW;
+  }
+  t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
+  t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
+  return t;
+}
+
+// dx rows of one residue modulo the stride see every step-th tap: each pair of residues is a stride-1
+// convolution of dy with those taps, mirrored.
+
+struct Residue {
+  int64_t count = 0, first = 0, step = 1;  // taps: first, first + step, …
+  int64_t pad = 0, dilation = 1;           // of the mirrored convolution
+  int64_t out = 0;                         // how many rows of dx
+};
+
+inline Residue residue(int64_t r, int64_t size, int64_t k, int64_t s, int64_t d, int64_t pad) {
+  Residue q;
+  const int64_t g = std::gcd(s, d);
+  q.step = s / g, q.dilation = d / g;
+  q.out = r < size ? ceil_div(size - r, s) : 0;
+  for (int64_t i = k - 1; i >= 0; --i)
+    if ((r + pad - i * d) % s == 0) q.first = i, ++q.count;
+  const int64_t last = q.first + (q.count - 1) * q.step;
+  q.pad = q.count ? -((r + pad - last * d) / s) : 0;
+  return q;
+}
+
+template <class F>
+void for_each_residue(const Conv2dParams& p, int lanes, F&& f) {  // f(task, pack, floats of packed weights)
+  const int64_t Cg = p.C / p.groups, Og = p.O / p.groups;
+  for (int64_t rh = 0; rh < std::min(p.sH, p.H); ++rh)
+    for (int64_t rw = 0; rw < std::min(p.sW, p.W); ++rw) {
+      const Residue h = residue(rh, p.H, p.kH, p.sH, p.dH, p.pT), w = residue(rw, p.W, p.kW, p.sW, p.dW, p.pL);
+      GemmTask t;
+      PackTask q;
+      t.B = q.B = p.groups, t.x_b = t.C = q.C = Og, t.y_b = t.bias_b = t.O = q.O = Cg;
+      t.N = p.N, t.H = p.oH, t.W = p.oW, t.x_w = p.O, t.x_h = p.oW * p.O, t.x_n = p.oH * t.x_h;
+      t.oH = h.out, t.oW = w.out, t.y_w = p.sW * p.C, t.y_h = p.sH * p.W * p.C, t.y_n = p.H * p.W * p.C;
+      t.kH = q.kH = h.count, t.kW = q.kW = w.count, t.dH = h.dilation, t.dW = w.dilation, t.pT = h.pad,
+      t.pL = w.pad;
+      if (t.kH == 1) t.dH = 1;
+      if (t.kW == 1) t.dW = 1;
+      if (p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
+        t.N = t.H = t.oH = 1;
+        t.W = t.oW = p.N * p.H * p.W;
+      }
+      q.s_o = 1, q.s_kw = -w.step * Cg, q.s_kh = -h.step * p.kW * Cg, q.s_c = p.kH * p.kW * Cg;
+      q.src_b = Og * q.s_c, q.dst_b = t.w_b = packed_floats(t, lanes) / t.B;
+      // Offsets until the pointers are known: the last tap of each axis comes first.
+      const int64_t src = ((h.first + (h.count - 1) * h.step) * p.kW + w.first + (w.count - 1) * w.step) * Cg;
+      f(t, q, src, (rh * p.W + rw) * p.C);
+    }
+}
+
+}  // namespace fastcnn::cpu

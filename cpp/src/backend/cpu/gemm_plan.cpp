@@ -1,0 +1,90 @@
+// What it is: the blocking rules of gemm_windows. See gemm_plan.h.
+#include "backend/cpu/gemm_plan.h"
+
+#include <algorithm>
+
+#include "backend/cpu/threads.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weights stays in a third of L2
+constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
+
+int64_t even(int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); }
+
+struct Strip {
+  const GemmTask& t;
+  int64_t cn;
+  int64_t floats(int64_t nb, int64_t ohb, int64_t owb) const {
+    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * ((owb - 1) * t.sW + (t.kW - 1) * t.dW + 1) * cn;
+  }
+};
+
+int64_t strips(const GemmTask& t) { return ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb); }
+
+}  // namespace
+
+bool plan_gemm(GemmTask& t, int lanes, int threads) {
+  const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
+  const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
+  const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
+  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1);
+  t.merge = t.pack && t.dW == 1 && t.kW > 1;
+  int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
+  if (t.pack) {
+    const int64_t px = Strip{t, 1}.floats(1, 1, std::min<int64_t>(std::max<int64_t>(t.oW, 1), 14));
+    most_c = std::min(most_c, kScratchFloats / px);
+    if (most_c < 1) return false;
+  }
+  t.nc = std::max<int64_t>(1, ceil_div(t.C, most_c));
+  const Strip s{t, std::max<int64_t>(1, ceil_div(t.C, t.nc))};
+  // Unpacked rows are read in place: keep a strip of them in half of L2.
+  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(128 * 1024 / s.cn, 28, 2 * kStripTarget);
+  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
+  };
+  t.nb = t.ohb = 1;
+  t.owb = std::min<int64_t>(std::max<int64_t>(t.oW, 1), target);
+  while (t.owb > 1 && !fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
+  t.owb = even(t.oW, t.owb);
+  if (t.owb >= t.oW) {
+    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
+    t.ohb = even(t.oH, t.ohb);
+    if (t.ohb >= t.oH)
+      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
+    t.nb = even(t.N, t.nb);
+  }
+  // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
+  // threads.
+  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
+  t.groups = t.O * taps * t.C > t.N * t.H * t.W * t.C ? blocks : 1;
+  auto items = [&] { return t.B * t.groups * strips(t); };
+  while (items() < wanted && t.groups < blocks) ++t.groups;
+  while (items() < wanted && t.nb > 1) t.nb = ceil_div(t.nb, 2);
+  while (items() < wanted && t.ohb > 1 && t.ohb * t.owb > 28) t.ohb = ceil_div(t.ohb, 2);
+  while (items() < wanted && t.owb > 28) t.owb = ceil_div(t.owb, 2);
+  return true;
+}
+
+int64_t packed_floats(const GemmTask& t, int lanes) {
+  return t.B * t.kH * t.kW * t.C * ceil_div(t.O, lanes) * lanes;
+}
+
+void run_pack(const PackTask& t, const KernelTable& k) {
+  const int64_t vectors = ceil_div(t.O, k.vector_floats);
+  const int64_t items = t.B * (t.s_o == 1 ? t.C : vectors);
+  const int64_t floats = t.B * t.kH * t.kW * t.C * vectors * k.vector_floats;
+  parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(floats, 1)),
+               [&](int64_t b, int64_t e, int) { k.pack_weights(t, b, e); });
+}
+
+void run_gemm(const GemmTask& t, const KernelTable& k) {
+  if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
+  const int64_t items = t.B * t.groups * strips(t);
+  const int64_t work = t.N * t.oH * t.oW * t.O * std::max<int64_t>(t.kH * t.kW * t.C, 1) * t.B / items;
+  parallel_for(items, ceil_div(128 * 1024, std::max<int64_t>(work, 1)),
+               [&](int64_t b, int64_t e, int) { k.gemm_windows(t, b, e); });
+}
+
+}  // namespace fastcnn::cpu

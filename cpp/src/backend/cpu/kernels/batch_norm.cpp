@@ -1,0 +1,325 @@
+// What it is: the passes of batch and group normalisation over channels-last memory: moments, apply, backward
+// sums, backward apply. Work items are chunks (image * chunks + chunk). Moments are taken around a shift close to
+// the mean and merged in double (Chan, Golub & LeVeque 1983), so a large mean costs no accuracy.
+#include "backend/cpu/kernels/act.h"
+#include "backend/cpu/kernels/kernels.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+constexpr int kBlock = kVectorRegs == 32 ? 8 : 4;  // vectors of one register block of sums
+constexpr int64_t kShiftRows = 8;
+
+struct Chunk {
+  int64_t offset, values, vrows, rem;  // of the first value; vrows full virtual rows and `rem` values more
+};
+FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
+  int64_t image = item / s.chunks, first = item % s.chunks * s.chunk_rows;
+  int64_t rows = s.rows - first < s.chunk_rows ? s.rows - first : s.chunk_rows;
+  int64_t values = rows * s.C;
+  return Chunk{(image * s.rows + first) * s.C, values, values / s.period, values % s.period};
+}
+
+// Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
+template <int NV>
+FASTCNN_OP void moments_block(const float* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1,
+                              float* s2) {
+  vf k[NV], a[NV], q[NV];
+  for (int v = 0; v < NV; ++v) k[v] = a[v] = q[v] = zero();
+  int64_t few = vrows < kShiftRows ? vrows : kShiftRows;
+  for (int64_t r = 0; r < few; ++r)
+    for (int v = 0; v < NV; ++v) {
+      const float* p = x + r * stride + v * kLanes;
+      k[v] = add(k[v], n == kLanes ? load(p) : loadn(p, n));
+    }
+  vf inv = set1(1.0f / static_cast<float>(few));
+  for (int v = 0; v < NV; ++v) k[v] = mul(k[v], inv);
+  for (int64_t r = 0; r < vrows; ++r)
+    for (int v = 0; v < NV; ++v) {
+      const float* p = x + r * stride + v * kLanes;
+      vf d = sub(n == kLanes ? load(p) : loadn(p, n), k[v]);
+      a[v] = add(a[v], d);
+      q[v] = fma(d, d, q[v]);
+    }
+  for (int v = 0; v < NV; ++v) {
+    store(shift + v * kLanes, k[v]);
+    store(s1 + v * kLanes, a[v]);
+    store(s2 + v * kLanes, q[v]);
+  }
+}
+
+// Calls f.template operator()<NV>(j, n) over [0, width) in register blocks; the arrays have room for whole
+// vectors.
+template <class F>
+FASTCNN_OP void for_blocks(int64_t width, F f) {
+  int64_t j = 0;
+  for (; j + kBlock * kLanes <= width; j += kBlock * kLanes) f.template operator()<kBlock>(j, kLanes);
+  for (; j + 2 * kLanes <= width; j += 2 * kLanes) f.template operator()<2>(j, kLanes);
+  for (; j < width; j += kLanes)
+    f.template operator()<1>(j, static_cast<int>(width - j < kLanes ? width - j : kLanes));
+}
+
+// Mean and squared deviations of C channels from the sums of `fold` virtual channels each.
+void merge_folds(const NormShape& s, const Chunk& c, int64_t width, const float* shift, const float* s1,
+                 const float* s2, double* mean, double* dev) {
+  int64_t channels = s.fold > 1 ? s.C : width;
+  double total = static_cast<double>(c.values / s.C);
+  if (s.fold == 1) {
+    double inv = 1 / total;
+    for (int64_t ch = 0; ch < channels; ++ch) {
+      double d = s1[ch] * inv;
+      mean[ch] = shift[ch] + d;
+      dev[ch] = s2[ch] - s1[ch] * d;
+    }
+    return;
+  }
+  for (int64_t ch = 0; ch < channels; ++ch) mean[ch] = dev[ch] = 0;
+  for (int64_t t = 0; t < s.fold; ++t) {
+    double n = static_cast<double>(c.vrows + (t * s.C < c.rem));
+    if (n == 0) break;
+    for (int64_t ch = 0; ch < channels; ++ch) mean[ch] += (n * shift[t * s.C + ch] + s1[t * s.C + ch]) / total;
+  }
+  for (int64_t t = 0; t < s.fold; ++t) {
+    double n = static_cast<double>(c.vrows + (t * s.C < c.rem));
+    if (n == 0) break;
+    for (int64_t ch = 0; ch < channels; ++ch) {
+      int64_t j = t * s.C + ch;
+      double d = shift[j] - mean[ch];  // sum of (x - mean)^2 from sums around the shift
+      dev[ch] += s2[j] + d * (2 * s1[j] + n * d);
+    }
+  }
+}
+
+// Visits a chunk four virtual rows at a time, so that per-channel parameters are loaded once for four rows:
+// op.template run<R>(offset from the chunk's start, channel j, lanes n).
+template <class Op>
+FASTCNN_OP void sweep(const Chunk& c, int64_t period, const Op& op) {
+  int64_t v = 0;
+  for (; v + 4 <= c.vrows; v += 4) {
+    int64_t j = 0;
+    for (; j + kLanes <= period; j += kLanes) op.template run<4>(v * period + j, j, kLanes);
+    if (j < period) op.template run<4>(v * period + j, j, static_cast<int>(period - j));
+  }
+  for (; v < c.vrows; ++v) {
+    int64_t j = 0;
+    for (; j + kLanes <= period; j += kLanes) op.template run<1>(v * period + j, j, kLanes);
+    if (j < period) op.template run<1>(v * period + j, j, static_cast<int>(period - j));
+  }
+  for (int64_t j = 0; j < c.rem; j += kLanes)
+    op.template run<1>(v * period + j, j, static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes));
+}
+
+FASTCNN_OP vf get(const float* p, int n) { return n == kLanes ? load(p) : loadn(p, n); }
+FASTCNN_OP void put(float* p, vf v, int n, bool nt) {
+  if (n < kLanes)
+    storen(p, v, n);
+  else if (nt)
+    stream(p, v);
+  else
+    store(p, v);
+}
+
+template <Act A, bool Res>
+struct Apply {
+  const float *x, *res, *mean, *scale, *shift;
+  float* y;
+  int64_t period;
+  float alpha;
+  bool nt;
+  template <int R>
+  FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
+    vf m = get(mean + j, n), a = get(scale + j, n), b = get(shift + j, n);
+    for (int r = 0; r < R; ++r, off += period) {
+      vf z = fma(sub(get(x + off, n), m), a, b);
+      if (Res) z = add(z, get(res + off, n));
+      put(y + off, act_fwd<A>(z, alpha, 0), n, nt);
+    }
+  }
+};
+
+template <Act A>
+struct BwdApply {
+  const float *dy, *x, *y, *mean, *a, *b, *c;
+  float* dx;
+  int64_t period;
+  float alpha;
+  bool nt;
+  template <int R>
+  FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
+    vf m = get(mean + j, n), va = get(a + j, n), vb = get(b + j, n), vc = get(c + j, n);
+    for (int r = 0; r < R; ++r, off += period) {
+      vf dz = get(dy + off, n);
+      if (A != Act::none) dz = act_grad<A>(dz, get(y + off, n), alpha, 0);
+      put(dx + off, fma(va, dz, fma(vb, sub(get(x + off, n), m), vc)), n, nt);
+    }
+  }
+};
+
+template <int NV, Act A, bool Dz>
+FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
+                               const float* mean, int n, float* s1, float* s2, bool more) {
+  vf m[NV], a[NV], q[NV];
+  const float alpha = static_cast<float>(p.act.alpha);
+  for (int v = 0; v < NV; ++v) {
+    m[v] = get(mean + v * kLanes, n);
+    a[v] = more ? load(s1 + v * kLanes) : zero();
+    q[v] = more ? load(s2 + v * kLanes) : zero();
+  }
+  for (int64_t r = 0; r < vrows; ++r, off += stride)
+    for (int v = 0; v < NV; ++v) {
+      int64_t i = off + v * kLanes;
+      vf dz = get(p.dy + i, n);
+      if (A != Act::none) dz = act_grad<A>(dz, get(p.y + i, n), alpha, 0);
+      if (Dz) put(p.dz + i, dz, n, false);
+      a[v] = add(a[v], dz);
+      q[v] = fma(dz, sub(get(p.x + i, n), m[v]), q[v]);
+    }
+  for (int v = 0; v < NV; ++v) {
+    store(s1 + v * kLanes, a[v]);
+    store(s2 + v * kLanes, q[v]);
+  }
+}
+
+template <Act A, bool Dz>
+FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
+  const NormShape& s = p.s;
+  alignas(64) float s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
+  for (int64_t item = begin; item < end; ++item) {
+    Chunk c = chunk_of(s, item);
+    const float* mean = p.mean + item / s.chunks * s.period;
+    double* part = p.part + item * 2 * s.C;
+    for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
+      int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
+      for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
+        bwd_sums_block<NV, A, Dz>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, n, s1 + j, s2 + j,
+                                  false);
+      });
+      for (int64_t j = 0; j < c.rem; j += kLanes)
+        bwd_sums_block<1, A, Dz>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j,
+                                 static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j, s2 + j, true);
+      int64_t channels = s.fold > 1 ? s.C : width;
+      for (int64_t ch = 0; ch < channels; ++ch) part[j0 + ch] = s1[ch], part[s.C + j0 + ch] = s2[ch];
+      for (int64_t t = 1; t < s.fold; ++t)
+        for (int64_t ch = 0; ch < s.C; ++ch) part[ch] += s1[t * s.C + ch], part[s.C + ch] += s2[t * s.C + ch];
+    }
+  }
+}
+
+// Chunks go last to first: what the previous pass touched last is still in cache.
+template <Act A, bool Res>
+FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
+  for (int64_t item = end - 1; item >= begin; --item) {
+    Chunk c = chunk_of(p.s, item);
+    int64_t t = item / p.s.chunks * p.s.period;
+    sweep(c, p.s.period,
+          Apply<A, Res>{p.x + c.offset, Res ? p.res + c.offset : nullptr, p.mean + t, p.scale + t, p.shift + t,
+                        p.y + c.offset, p.s.period, static_cast<float>(p.act.alpha), p.nt != 0});
+  }
+  if (p.nt) fence();
+}
+
+template <Act A>
+FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end) {
+  for (int64_t item = end - 1; item >= begin; --item) {
+    Chunk c = chunk_of(p.s, item);
+    int64_t t = item / p.s.chunks * p.s.period;
+    sweep(c, p.s.period,
+          BwdApply<A>{p.dy + c.offset, p.x + c.offset, A != Act::none ? p.y + c.offset : nullptr, p.mean + t,
+                      p.a + t, p.b + t, p.c + t, p.dx + c.offset, p.s.period, static_cast<float>(p.act.alpha),
+                      p.nt != 0});
+  }
+  if (p.nt) fence();
+}
+
+}  // namespace
+
+void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
+  const NormShape& s = p->s;
+  alignas(64) float shift[kMaxPeriod + 64], s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
+  for (int64_t item = begin; item < end; ++item) {
+    Chunk c = chunk_of(s, item);
+    const float* x = p->x + c.offset;
+    double* part = p->part + item * 2 * s.C;
+    for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
+      int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
+      if (c.vrows > 0) {
+        for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
+          moments_block<NV>(x + j0 + j, s.period, c.vrows, n, shift + j, s1 + j, s2 + j);
+        });
+        for (int64_t j = 0; j < c.rem; ++j) {
+          float d = x[c.vrows * s.period + j] - shift[j];
+          s1[j] += d;
+          s2[j] += d * d;
+        }
+      } else {
+        for (int64_t j = 0; j < c.rem; ++j) shift[j] = x[j], s1[j] = s2[j] = 0;
+      }
+      merge_folds(s, c, width, shift, s1, s2, part + j0, part + s.C + j0);
+    }
+  }
+}
+
+// Channels [begin, end) of one image: mean and biased variance from the chunks' moments, in chunk order.
+void norm_reduce_moments(const NormShape* s, const double* part, double* mean, double* var, int64_t begin,
+                         int64_t end) {
+  for (int64_t ch = begin; ch < end; ++ch) mean[ch] = var[ch] = 0;
+  double last = static_cast<double>(s->rows - (s->chunks - 1) * s->chunk_rows);
+  double full = static_cast<double>(s->chunk_rows), rows = static_cast<double>(s->rows);
+  for (int64_t i = 0; i < s->chunks; ++i) {
+    double n = i + 1 < s->chunks ? full : last;
+    const double* m = part + i * 2 * s->C;
+    for (int64_t ch = begin; ch < end; ++ch) mean[ch] += n * m[ch];
+  }
+  for (int64_t ch = begin; ch < end; ++ch) mean[ch] /= rows;
+  for (int64_t i = 0; i < s->chunks; ++i) {
+    double n = i + 1 < s->chunks ? full : last;
+    const double *m = part + i * 2 * s->C, *dev = m + s->C;
+    for (int64_t ch = begin; ch < end; ++ch) var[ch] += dev[ch] + n * (m[ch] - mean[ch]) * (m[ch] - mean[ch]);
+  }
+  for (int64_t ch = begin; ch < end; ++ch) var[ch] = var[ch] < 0 ? 0 : var[ch] / rows;  // NaN stays
+}
+
+void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double* s2, int64_t begin, int64_t end) {
+  for (int64_t ch = begin; ch < end; ++ch) s1[ch] = s2[ch] = 0;
+  for (int64_t i = 0; i < s->chunks; ++i) {
+    const double *a = part + i * 2 * s->C, *b = a + s->C;
+    for (int64_t ch = begin; ch < end; ++ch) s1[ch] += a[ch], s2[ch] += b[ch];
+  }
+}
+
+// The activations that fuse; adaptors never ask for others here.
+#define FASTCNN_FUSED_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu) X(silu) X(hardswish)
+
+void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) {
+  switch (p->act.act) {
+#define FASTCNN_CASE(a) \
+  case Act::a: return p->res ? apply<Act::a, true>(*p, begin, end) : apply<Act::a, false>(*p, begin, end);
+    FASTCNN_FUSED_ACTS(FASTCNN_CASE)
+#undef FASTCNN_CASE
+    default: return;
+  }
+}
+
+#define FASTCNN_MASK_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu)
+
+void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
+  switch (p->act.act) {
+#define FASTCNN_CASE(a) \
+  case Act::a: return p->dz ? bwd_sums<Act::a, true>(*p, begin, end) : bwd_sums<Act::a, false>(*p, begin, end);
+    FASTCNN_MASK_ACTS(FASTCNN_CASE)
+#undef FASTCNN_CASE
+    default: return;
+  }
+}
+
+void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
+  switch (p->act.act) {
+#define FASTCNN_CASE(a) \
+  case Act::a: return bwd_apply<Act::a>(*p, begin, end);
+    FASTCNN_MASK_ACTS(FASTCNN_CASE)
+#undef FASTCNN_CASE
+    default: return;
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

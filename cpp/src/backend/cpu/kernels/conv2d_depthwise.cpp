@@ -1,0 +1,320 @@
+// What it is: depthwise convolution (one input and one output channel per group): forward, which also serves
+// backward to data, and backward to weights. Lanes are channels. Tiles of outputs side by side read the image
+// in place; tiles at the left and right border take zeros for columns outside, tap rows outside are skipped.
+// What it is not: channel multipliers (the dense kernels take those).
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/simd.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+constexpr int kPixels = kVectorRegs == 32 ? 8 : 4;
+
+// One row of outputs or of their gradient.
+struct Row {
+  const float* x;         // column -pL of the image row of the first tap row inside
+  int64_t x_w, x_kh;      // floats between columns, between tap rows
+  int64_t C, kW, taps_h;  // taps_h: tap rows inside the image
+  int64_t sW, dW;
+  const float* w;   // first tap row inside: (taps_h, kW, C)
+  const float* dy;  // gradient: the row of dy, y_w apart
+  float* dw;        // gradient: like w
+  float* y;
+  int64_t y_w;
+  const float* residual;
+  const float* bias;
+  float low, high;
+  int stream;
+  int64_t oW, W, pL;
+};
+
+template <int T>
+FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
+  const vf bias = r.bias ? loadn(r.bias + c, n) : zero(), low = set1(r.low), high = set1(r.high);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    const int64_t at = (ow + t) * r.y_w + c;
+    vf a = add(acc[t], bias);
+    if (r.residual) a = add(a, loadn(r.residual + at, n));
+    a = vmin(high, vmax(low, a));
+    if (n < kLanes)
+      storen(r.y + at, a, n);
+    else if (r.stream)
+      stream(r.y + at, a);
+    else
+      store(r.y + at, a);
+  }
+}
+
+// Column j of a tile, or zero where it is outside the image. kCareful: at the border of the image or of the
+// channels.
+template <bool kCareful>
+FASTCNN_OP vf column(const Row& r, const float* x, int64_t first, int j, int n) {
+  if (kCareful && static_cast<uint64_t>(first + j) >= static_cast<uint64_t>(r.W)) return zero();
+  return kCareful ? loadn(x + j * r.x_w, n) : load(x + j * r.x_w);
+}
+
+template <int K, int S, int T, bool kCareful>
+FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
+  const int64_t first = ow * S - r.pL;
+  vf acc[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) acc[t] = zero();
+  const float* x = r.x + ow * S * r.x_w + c;
+  const float* w = r.w + c;
+  for (int64_t kh = 0; kh < r.taps_h; ++kh, x += r.x_kh, w += K * r.C) {
+    vf k[K], v[(T - 1) * S + K];
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) k[i] = kCareful ? loadn(w + i * r.C, n) : load(w + i * r.C);
+#pragma GCC unroll 32
+    for (int i = 0; i < (T - 1) * S + K; ++i) v[i] = column<kCareful>(r, x, first, i, n);
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i)
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) acc[t] = fma(v[t * S + i], k[i], acc[t]);
+  }
+  finish<T>(r, acc, ow, c, n);
+}
+
+template <int K, int S, int T>
+static void tile(const Row& r, int64_t ow, bool inside) {
+  int64_t c = 0;
+  if (inside && T >= 4)
+    for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, false>(r, ow, c, kLanes);
+  for (; c < r.C; c += kLanes)
+    tile_vector<K, S, T, true>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+}
+
+// Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1; f.at<T>(ow) runs one.
+template <class F>
+FASTCNN_OP void cut_row(int64_t oW, F&& f) {
+  int64_t ow = 0;
+  if (kPixels == 8) {
+    if (oW % 7 == 0) {
+      for (; ow < oW; ow += 7) f.template at<7>(ow);
+      return;
+    }
+    for (; ow + 8 <= oW; ow += 8) f.template at<8>(ow);
+  }
+  for (; ow + 4 <= oW; ow += 4) f.template at<4>(ow);
+  if (ow + 2 <= oW) f.template at<2>(ow), ow += 2;
+  if (ow < oW) f.template at<1>(ow);
+}
+
+template <int K, int S, int T>
+FASTCNN_OP bool tile_inside(const Row& r, int64_t ow) {
+  return ow * S - r.pL >= 0 && (ow + T - 1) * S - r.pL + K <= r.W;
+}
+
+// Columns of a window that are inside the image: [k0, k1).
+FASTCNN_OP void inside(const Row& r, int64_t ow, int64_t& k0, int64_t& k1) {
+  const int64_t first = ow * r.sW - r.pL;
+  k0 = first < 0 ? ceil_div(-first, r.dW) : 0;
+  k1 = first < r.W ? ceil_div(r.W - first, r.dW) : 0;
+  if (k1 > r.kW) k1 = r.kW;
+}
+
+void any_pixel(const Row& r, int64_t ow) {
+  int64_t k0, k1;
+  inside(r, ow, k0, k1);
+  for (int64_t c = 0; c < r.C; c += kLanes) {
+    const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
+    vf acc[1] = {zero()};
+    for (int64_t kh = 0; kh < r.taps_h; ++kh)
+      for (int64_t kw = k0; kw < k1; ++kw)
+        acc[0] = fma(loadn(r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c, n),
+                     loadn(r.w + (kh * r.kW + kw) * r.C + c, n), acc[0]);
+    finish<1>(r, acc, ow, c, n);
+  }
+}
+
+template <int K, int S>
+struct ForwardRow {
+  const Row& r;
+  template <int T>
+  FASTCNN_OP void at(int64_t ow) const {
+    tile<K, S, T>(r, ow, tile_inside<K, S, T>(r, ow));
+  }
+};
+template <int K, int S>
+void row(const Row& r) {
+  cut_row(r.oW, ForwardRow<K, S>{r});
+}
+void any_row(const Row& r) {
+  for (int64_t ow = 0; ow < r.oW; ++ow) any_pixel(r, ow);
+}
+
+using RowFn = void (*)(const Row&);
+RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
+  if (dW != 1 && kW > 1) return any_row;
+  if (sW == 1) switch (kW) {
+      case 1: return row<1, 1>;
+      case 2: return row<2, 1>;
+      case 3: return row<3, 1>;
+      case 5: return row<5, 1>;
+      case 7: return row<7, 1>;
+    }
+  if (sW == 2) switch (kW) {
+      case 3: return row<3, 2>;
+      case 5: return row<5, 2>;
+    }
+  return any_row;
+}
+
+// H tap rows of dw at once over T pixels; dw itself is the accumulator and stays in L1.
+template <int H, int K, int S, int T, bool kCareful>
+FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int n) {
+  const int64_t first = ow * S - r.pL;
+  vf acc[H][K], d[T];
+  float* dw = r.dw + kh * K * r.C + c;
+  const float* x = r.x + kh * r.x_kh + ow * S * r.x_w + c;
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t)
+    d[t] = kCareful ? loadn(r.dy + (ow + t) * r.y_w + c, n) : load(r.dy + (ow + t) * r.y_w + c);
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h) {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i)
+      acc[h][i] = kCareful ? loadn(dw + (h * K + i) * r.C, n) : load(dw + (h * K + i) * r.C);
+#pragma GCC unroll 32
+    for (int j = 0; j < (T - 1) * S + K; ++j) {
+      vf v = column<kCareful>(r, x + h * r.x_kh, first, j, n);
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i)
+        if (j >= i && (j - i) % S == 0 && (j - i) / S < T) acc[h][i] = fma(v, d[(j - i) / S], acc[h][i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) {
+      if (kCareful)
+        storen(dw + (h * K + i) * r.C, acc[h][i], n);
+      else
+        store(dw + (h * K + i) * r.C, acc[h][i]);
+    }
+  }
+}
+
+template <int H, int K, int S, int T>
+static void grad_tile(const Row& r, int64_t kh, int64_t ow, bool inside) {
+  int64_t c = 0;
+  if (inside && T >= 4)
+    for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, false>(r, kh, ow, c, kLanes);
+  for (; c < r.C; c += kLanes)
+    grad_vector<H, K, S, T, true>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+}
+
+template <int K, int S, int T>
+FASTCNN_OP void grad_rows(const Row& r, int64_t ow, bool inside) {
+  int64_t kh = 0;
+  if (K == 3)
+    for (; kh + 3 <= r.taps_h; kh += 3) grad_tile<3, K, S, T>(r, kh, ow, inside);
+  for (; kh < r.taps_h; ++kh) grad_tile<1, K, S, T>(r, kh, ow, inside);
+}
+
+void grad_pixel(const Row& r, int64_t ow) {
+  int64_t k0, k1;
+  inside(r, ow, k0, k1);
+  for (int64_t kh = 0; kh < r.taps_h; ++kh)
+    for (int64_t kw = k0; kw < k1; ++kw)
+      for (int64_t c = 0; c < r.C; c += kLanes) {
+        const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
+        float* dw = r.dw + (kh * r.kW + kw) * r.C + c;
+        storen(dw,
+               fma(loadn(r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c, n),
+                   loadn(r.dy + ow * r.y_w + c, n), loadn(dw, n)),
+               n);
+      }
+}
+
+template <int K, int S>
+struct GradRow {
+  const Row& r;
+  template <int T>
+  FASTCNN_OP void at(int64_t ow) const {
+    grad_rows<K, S, T>(r, ow, tile_inside<K, S, T>(r, ow));
+  }
+};
+template <int K, int S>
+void grad_row(const Row& r) {
+  cut_row(r.oW, GradRow<K, S>{r});
+}
+void any_grad_row(const Row& r) {
+  for (int64_t ow = 0; ow < r.oW; ++ow) grad_pixel(r, ow);
+}
+
+RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
+  if (dW != 1) return any_grad_row;
+  if (sW == 1) switch (kW) {
+      case 3: return grad_row<3, 1>;
+      case 5: return grad_row<5, 1>;
+    }
+  if (sW == 2) switch (kW) {
+      case 3: return grad_row<3, 2>;
+      case 5: return grad_row<5, 2>;
+    }
+  return any_grad_row;
+}
+
+// What a row of outputs (n, oh) reads; returns the first tap row inside.
+template <class Task>
+FASTCNN_OP int64_t locate(const Task& t, int64_t n, int64_t oh, Row& r) {
+  const int64_t first = oh * t.sH - t.pT;
+  const int64_t k0 = first < 0 ? ceil_div(-first, t.dH) : 0;
+  int64_t k1 = first < t.H ? ceil_div(t.H - first, t.dH) : 0;
+  if (k1 > t.kH) k1 = t.kH;
+  r.taps_h = k1 > k0 ? k1 - k0 : 0;
+  r.x = t.x + n * t.x_n + (first + k0 * t.dH) * t.x_h - t.pL * t.x_w;
+  return k0;
+}
+
+template <class Task>
+FASTCNN_OP Row start_row(const Task& t) {
+  Row r = {};
+  r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
+  r.oW = t.oW, r.W = t.W, r.pL = t.pL;
+  return r;
+}
+
+}  // namespace
+
+void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
+  const RowFn row_fn = pick_row(t.kW, t.sW, t.dW);
+  Row r = start_row(t);
+  r.bias = t.bias;
+  r.stream = t.stream;
+  r.low = t.act == Act::none ? -__builtin_inff() : 0.0f;
+  r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / t.oH, oh = item % t.oH;
+    r.w = t.w + locate(t, n, oh, r) * t.kW * t.C;
+    r.y = t.y + n * t.y_n + oh * t.y_h;
+    r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
+    row_fn(r);
+  }
+  if (t.stream) fence();
+}
+
+void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
+  const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.dW);
+  const int64_t rows = t.N * t.oH;
+  Row r = start_row(t);
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    float* dw = t.dw + chunk * t.w_b;
+    float* dbias = t.dbias ? t.dbias + chunk * t.C : nullptr;
+    for (int64_t i = 0; i < t.w_b; ++i) dw[i] = 0;
+    for (int64_t i = 0; dbias && i < t.C; ++i) dbias[i] = 0;
+    for (int64_t i = rows * chunk / t.chunks; i < rows * (chunk + 1) / t.chunks; ++i) {
+      const int64_t n = i / t.oH, oh = i % t.oH;
+      r.dw = dw + locate(t, n, oh, r) * t.kW * t.C;
+      r.dy = t.dy + n * t.y_n + oh * t.y_h;
+      row_fn(r);
+      for (int64_t c = 0; dbias && c < t.C; c += kLanes) {
+        const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
+        vf sum = loadn(dbias + c, m);
+        for (int64_t w = 0; w < t.oW; ++w) sum = add(sum, loadn(r.dy + w * t.y_w + c, m));
+        storen(dbias + c, sum, m);
+      }
+    }
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,200 @@
+// What it is: the gradient of dense convolution weights. A register tile holds P x V vectors of dw while it
+// walks the pixels of a strip: P values of one operand are broadcast, V vectors of the other are loaded. The
+// order of every sum (strips of a chunk, rows, columns, then chunks) does not depend on threads.
+#include "backend/cpu/kernels/gemm_tile.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/strip.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+// A 1x1 window passes only once over the broadcast operand: the tiles to come read the lines behind this one.
+constexpr int kAheadFloats = 32;
+
+struct Walk {
+  int64_t nn, hh, ww;
+  int64_t s_n, s_h, s_w;  // steps of the broadcast operand
+  int64_t v_n, v_h, v_w;  // steps of the vector operand
+  int64_t out;            // floats between rows of the result
+  int first, tail, once;
+};
+
+template <int P, int V, bool kAhead>
+void grad_tile(const Walk& k, const float* s, const float* v, float* out) {
+  vf acc[P][V];
+  if (k.first) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) acc[p][i] = zero();
+  } else {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i)
+        acc[p][i] = i == V - 1 && k.tail < kLanes ? loadn(out + p * k.out + i * kLanes, k.tail)
+                                                  : load(out + p * k.out + i * kLanes);
+  }
+  for (int64_t n = 0; n < k.nn; ++n)
+    for (int64_t h = 0; h < k.hh; ++h) {
+      const float* sp = s + n * k.s_n + h * k.s_h;
+      const float* vp = v + n * k.v_n + h * k.v_h;
+      for (int64_t w = 0; w < k.ww; ++w) {
+        if (kAhead) prefetch(sp + kAheadFloats);
+        vf b[V];
+#pragma GCC unroll 4
+        for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+          vf a = set1(sp[p]);
+#pragma GCC unroll 4
+          for (int i = 0; i < V; ++i) acc[p][i] = fma(a, b[i], acc[p][i]);
+        }
+        sp += k.s_w;
+        vp += k.v_w;
+      }
+    }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) {
+      if (i == V - 1 && k.tail < kLanes)
+        storen(out + p * k.out + i * kLanes, acc[p][i], k.tail);
+      else
+        store(out + p * k.out + i * kLanes, acc[p][i]);
+    }
+}
+
+using GradTileFn = void (*)(const Walk&, const float*, const float*, float*);
+#define TILES4(V, p)                                                                    \
+  &grad_tile<p, V, kAhead>, &grad_tile<p + 1, V, kAhead>, &grad_tile<p + 2, V, kAhead>, \
+      &grad_tile<p + 3, V, kAhead>
+template <bool kAhead>
+struct Tiles {
+#if defined(__AVX512F__) || defined(__aarch64__)
+  static constexpr GradTileFn at[3][16] = {
+      {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
+      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<13, 2, kAhead>, &grad_tile<14, 2, kAhead>},
+      {TILES4(3, 1), TILES4(3, 5), &grad_tile<9, 3, kAhead>}};
+#else
+  static constexpr GradTileFn at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
+                                           {TILES4(2, 1), &grad_tile<5, 2, kAhead>, &grad_tile<6, 2, kAhead>}};
+#endif
+};
+
+// A block of the result: `rows` broadcast values by `cols` floats of vectors.
+void grad_block(Walk k, const float* s, int64_t rows, const float* v, int64_t cols, float* out) {
+  const int64_t vectors = ceil_div(cols, kLanes), blocks = ceil_div(vectors, kTileV);
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
+    const int64_t left = cols - (v0 + V - 1) * kLanes;
+    k.tail = static_cast<int>(left < kLanes ? left : kLanes);
+    const int64_t tiles = ceil_div(rows, tile_pixels(static_cast<int>(V)));
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t p0 = rows * i / tiles, P = rows * (i + 1) / tiles - p0;
+      (k.once ? Tiles<true>::at : Tiles<false>::at)[V - 1][P - 1](k, s + p0, v + v0 * kLanes,
+                                                                  out + p0 * k.out + v0 * kLanes);
+    }
+  }
+}
+
+// dbias of `n` channels over the pixels of a strip.
+void add_bias_grad(const Walk& k, const float* dy, int64_t y_n, int64_t y_h, int64_t y_w, int64_t n, float* out) {
+  for (int64_t o = 0; o < n; o += kLanes) {
+    const int m = static_cast<int>(n - o < kLanes ? n - o : kLanes);
+    vf s = k.first ? zero() : loadn(out + o, m);
+    for (int64_t i = 0; i < k.nn; ++i)
+      for (int64_t h = 0; h < k.hh; ++h) {
+        const float* p = dy + i * y_n + h * y_h + o;
+        for (int64_t w = 0; w < k.ww; ++w) s = add(s, loadn(p + w * y_w, m));
+      }
+    storen(out + o, s, m);
+  }
+}
+
+}  // namespace
+
+void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
+  alignas(64) float scratch[kScratchFloats + kScratchSlack];
+  const int64_t strips_h = ceil_div(t.oH, t.ohb), strips_w = ceil_div(t.oW, t.owb);
+  const int64_t strips = ceil_div(t.N, t.nb) * strips_h * strips_w;
+  const int64_t depth = t.kH * t.kW * t.C;
+  // Vectors of dy are read in place only where no vector reaches past a pixel.
+  const bool copy_dy = t.o_inner && t.O % kLanes != 0;
+  const int64_t dy_w = copy_dy ? ceil_div(t.O, kLanes) * kLanes : t.y_w;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item % t.groups, cb = item / t.groups % t.nc, batch = item / t.groups / t.nc % t.B,
+                  chunk = item / t.groups / t.nc / t.B;
+    const int64_t o0 = t.O * group / t.groups, on = t.O * (group + 1) / t.groups - o0;
+    const int64_t c0 = t.C * cb / t.nc, cn = t.C * (cb + 1) / t.nc - c0;
+    float* dw = t.dw + (chunk * t.B + batch) * t.w_b;
+    const int64_t last = strips * (chunk + 1) / t.chunks;
+    int first = 1;
+    for (int64_t strip = strips * chunk / t.chunks; strip < last; ++strip, first = 0) {
+      const int64_t n0 = strip / (strips_h * strips_w) * t.nb, oh0 = strip / strips_w % strips_h * t.ohb,
+                    ow0 = strip % strips_w * t.owb;
+      Walk k;
+      k.once = t.kH * t.kW == 1;
+      k.nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, k.hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
+      k.ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb, k.first = first;
+      const int64_t rows = (k.hh - 1) * t.sH + (t.kH - 1) * t.dH + 1,
+                    cols = (k.ww - 1) * t.sW + (t.kW - 1) * t.dW + 1;
+      const int64_t image = rows * cols * cn;
+      for (int64_t n = 0; n < k.nn; ++n)
+        pack_strip(t, 1, t.x + batch * t.x_b + (n0 + n) * t.x_n + c0, rows, cols, oh0 * t.sH - t.pT,
+                   ow0 * t.sW - t.pL, cn, scratch + n * image);
+      const float* dy = t.dy + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
+      if (t.dbias && cb == 0)
+        add_bias_grad(k, dy + o0, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
+      int64_t dy_n = t.y_n, dy_h = t.y_h;
+      if (copy_dy) {
+        float* d = scratch + k.nn * image;
+        for (int64_t n = 0; n < k.nn; ++n)
+          for (int64_t h = 0; h < k.hh; ++h)
+            for (int64_t w = 0; w < k.ww; ++w)
+              copy_floats(d + ((n * k.hh + h) * k.ww + w) * dy_w, dy + n * t.y_n + h * t.y_h + w * t.y_w, t.O);
+        dy = d;
+        dy_h = k.ww * dy_w, dy_n = k.hh * dy_h;
+      }
+      const int64_t runs_w = t.merge ? 1 : t.kW, run = t.merge ? t.kW * cn : cn;
+      const int64_t ih0 = oh0 * t.sH - t.pT, all_rows = k.hh;
+      for (int64_t kh = 0; kh < t.kH; ++kh) {
+        // Rows [h0, h1) of the strip see this tap row inside the image; the others would add zeros.
+        int64_t h0 = 0, h1 = all_rows;
+        while (h0 < h1 && ih0 + h0 * t.sH + kh * t.dH < 0) ++h0;
+        while (h1 > h0 && ih0 + (h1 - 1) * t.sH + kh * t.dH >= t.H) --h1;
+        k.hh = h1 - h0;
+        const float* dy_kh = dy + h0 * dy_h;
+        for (int64_t kw = 0; kw < runs_w; ++kw) {
+          const float* a = scratch + (kh * t.dH + h0 * t.sH) * cols * cn + kw * t.dW * cn;
+          const int64_t at = (kh * t.kW + kw) * t.C + c0;
+          if (t.o_inner) {
+            k.s_n = image, k.s_h = t.sH * cols * cn, k.s_w = t.sW * cn;
+            k.v_n = dy_n, k.v_h = dy_h, k.v_w = dy_w, k.out = t.O;
+            grad_block(k, a, run, dy_kh + o0, on, dw + at * t.O + o0);
+          } else {
+            k.s_n = dy_n, k.s_h = dy_h, k.s_w = dy_w;
+            k.v_n = image, k.v_h = t.sH * cols * cn, k.v_w = t.sW * cn, k.out = depth;
+            grad_block(k, dy_kh + o0, on, a, run, dw + o0 * depth + at);
+          }
+        }
+      }
+    }
+  }
+}
+
+void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int n = static_cast<int>(end - i < kLanes ? end - i : kLanes);
+    vf s = loadn(in + i, n);
+    for (int64_t j = 1; j < count; ++j) s = add(s, loadn(in + j * stride + i, n));
+    storen(out + i, s, n);
+  }
+}
+
+void transpose_matrix(const float* in, int64_t in_stride, int64_t cols, float* out, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r)
+    for (int64_t j = 0; j < cols; ++j) out[r * cols + j] = in[j * in_stride + r];
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,193 @@
+// What it is: gemm_windows, the dense engine of convolutions and matmuls, and the packing of its weights.
+// What it is not: it takes the plan (strips, blocks) as given; backend/cpu/gemm_plan.h makes it.
+// Sum order of one output: channel block, kh, kw, channel; it does not depend on tiles, strips or threads.
+#include "backend/cpu/kernels/gemm_tile.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/strip.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+#define TILES4(V, p) &gemm_tile<p, V>, &gemm_tile<p + 1, V>, &gemm_tile<p + 2, V>, &gemm_tile<p + 3, V>
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr GemmTileFn kTiles[3][16] = {
+    {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
+    {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &gemm_tile<13, 2>, &gemm_tile<14, 2>},
+    {TILES4(3, 1), TILES4(3, 5), &gemm_tile<9, 3>}};
+#else
+constexpr GemmTileFn kTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
+                                      {TILES4(2, 1), &gemm_tile<5, 2>, &gemm_tile<6, 2>}};
+#endif
+
+// The vectors of O are dealt evenly to blocks of at most kTileV.
+struct OutBlocks {
+  int64_t vectors, blocks;
+  FASTCNN_OP explicit OutBlocks(int64_t O) : vectors(ceil_div(O, kLanes)), blocks(ceil_div(vectors, kTileV)) {}
+  FASTCNN_OP int64_t first(int64_t b) const { return vectors * b / blocks; }
+};
+
+// Neighbouring pixels of a strip whose windows have the same tap rows [kh0, kh1) inside the image.
+struct Segment {
+  int64_t first, pixels, kh0, kh1;
+};
+
+int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int64_t ih0, Segment* s) {
+  int64_t count = 0;
+  for (int64_t n = 0, p = 0; n < nn; ++n)
+    for (int64_t h = 0; h < hh; ++h, p += ww) {
+      int64_t kh0 = 0, kh1 = t.kH;
+      const int64_t first = ih0 + h * t.sH;
+      while (kh0 < kh1 && first + kh0 * t.dH < 0) ++kh0;
+      while (kh1 > kh0 && first + (kh1 - 1) * t.dH >= t.H) --kh1;
+      if (count && s[count - 1].kh0 == kh0 && s[count - 1].kh1 == kh1)
+        s[count - 1].pixels += ww;
+      else
+        s[count++] = {p, ww, kh0, kh1};
+    }
+  return count;
+}
+
+}  // namespace
+
+void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
+  alignas(64) float scratch[kScratchFloats + kScratchSlack];
+  int64_t a_off[kStripPixels], y_off[kStripPixels];
+  Segment segment[kStripPixels];
+  const OutBlocks blocks(t.O);
+  const int64_t strips_n = ceil_div(t.N, t.nb), strips_h = ceil_div(t.oH, t.ohb), strips_w = ceil_div(t.oW, t.owb);
+  const int64_t strips = strips_n * strips_h * strips_w;
+  const int64_t taps = t.kH * t.kW;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t strip = item % strips, group = item / strips % t.groups, batch = item / strips / t.groups;
+    const int64_t n0 = strip / (strips_h * strips_w) * t.nb, oh0 = strip / strips_w % strips_h * t.ohb,
+                  ow0 = strip % strips_w * t.owb;
+    const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
+                  ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb;
+    const int64_t rows = (hh - 1) * t.sH + (t.kH - 1) * t.dH + 1, cols = (ww - 1) * t.sW + (t.kW - 1) * t.dW + 1;
+    const int64_t ih0 = oh0 * t.sH - t.pT, iw0 = ow0 * t.sW - t.pL;
+    const float* x = t.x + batch * t.x_b + n0 * t.x_n;
+    float* y = t.y + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
+    const float* residual = t.residual ? t.residual + (y - t.y) : nullptr;
+    for (int64_t n = 0, p = 0; n < nn; ++n)
+      for (int64_t h = 0; h < hh; ++h)
+        for (int64_t w = 0; w < ww; ++w) y_off[p++] = n * t.y_n + h * t.y_h + w * t.y_w;
+    const int64_t segments = cut_segments(t, nn, hh, ww, ih0, segment);
+    const int64_t b0 = blocks.blocks * group / t.groups, b1 = blocks.blocks * (group + 1) / t.groups;
+    const int64_t padded = blocks.vectors * kLanes;
+    for (int64_t c = 0; c < t.nc; ++c) {
+      const int64_t c0 = t.C * c / t.nc, cn = t.C * (c + 1) / t.nc - c0;
+      const float* a;
+      int64_t a_n, a_h, a_w;
+      if (t.pack) {
+        for (int64_t n = 0; n < nn; ++n)
+          pack_strip(t, t.x_c, x + n * t.x_n + c0 * t.x_c, rows, cols, ih0, iw0, cn,
+                     scratch + n * rows * cols * cn);
+        a = scratch;
+        a_w = cn, a_h = cols * cn, a_n = rows * cols * cn;
+      } else {
+        a = x + c0 + ih0 * t.x_h + iw0 * t.x_w;
+        a_w = t.x_w, a_h = t.x_h, a_n = t.x_n;
+      }
+      if (c == 0 || t.pack)
+        for (int64_t n = 0, p = 0; n < nn; ++n)
+          for (int64_t h = 0; h < hh; ++h)
+            for (int64_t w = 0; w < ww; ++w) a_off[p++] = n * a_n + h * t.sH * a_h + w * t.sW * a_w;
+      TileArgs args;
+      args.s1 = t.dH * a_h;
+      if (t.merge)
+        args.n2 = 1, args.s2 = 0, args.run = t.kW * cn;
+      else
+        args.n2 = t.kW, args.s2 = t.dW * a_w, args.run = cn;
+      args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act;
+      const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
+      for (int64_t b = b0; b < b1; ++b) {
+        const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
+        args.bias = t.bias ? t.bias + batch * t.bias_b + o0 : nullptr;
+        args.residual = residual ? residual + o0 : nullptr;
+        const int64_t left = t.O - o0 - (V - 1) * kLanes;
+        args.tail = static_cast<int>(left < kLanes ? left : kLanes);
+        const float* wb = wc + taps * cn * o0;
+        for (int64_t j = 0; j < segments; ++j) {
+          const Segment& g = segment[j];
+          const int64_t tiles = ceil_div(g.pixels, tile_pixels(static_cast<int>(V)));
+          args.n1 = g.kh1 - g.kh0;
+          const float* as = a + g.kh0 * args.s1;
+          const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
+          for (int64_t i = 0; i < tiles; ++i) {
+            const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
+            kTiles[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
+          }
+        }
+      }
+    }
+  }
+}
+
+namespace {
+
+// Output channels are contiguous: whole rows of them are read once and dealt to the blocks.
+void pack_rows(const PackTask& t, int64_t begin, int64_t end) {
+  const OutBlocks blocks(t.O);
+  const int64_t taps = t.kH * t.kW, padded = blocks.vectors * kLanes;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / t.C, c = item % t.C;
+    int64_t cb = c * t.nc / t.C;
+    while (t.C * (cb + 1) / t.nc <= c) ++cb;
+    while (t.C * cb / t.nc > c) --cb;
+    const int64_t c0 = t.C * cb / t.nc, cn = t.C * (cb + 1) / t.nc - c0;
+    float* dst = t.dst + batch * t.dst_b + taps * c0 * padded;
+    for (int64_t i = 0; i < taps; ++i) {
+      const int64_t tap = t.s_kw < 0 || t.s_kh < 0 ? taps - 1 - i : i;  // in the order of memory
+      const float* s = t.src + batch * t.src_b + c * t.s_c + tap / t.kW * t.s_kh + tap % t.kW * t.s_kw;
+      for (int64_t b = 0; b < blocks.blocks; ++b) {
+        const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0;
+        float* d = dst + taps * cn * v0 * kLanes + (tap * cn + c - c0) * V * kLanes;
+        for (int64_t o = v0 * kLanes; o < (v0 + V) * kLanes; o += kLanes, d += kLanes)
+          store(d, loadn(s + o, static_cast<int>(t.O - o < kLanes ? t.O - o : kLanes)));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+// dst: [batch][channel block][output block][kh][kw][c][vectors of the block]
+void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
+  if (t.s_o == 1) return pack_rows(t, begin, end);
+  const OutBlocks blocks(t.O);
+  const int64_t taps = t.kH * t.kW, padded = blocks.vectors * kLanes;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / blocks.vectors, v = item % blocks.vectors;
+    int64_t b = 0;
+    while (blocks.first(b + 1) <= v) ++b;
+    const int64_t v0 = blocks.first(b), step = (blocks.first(b + 1) - v0) * kLanes;
+    const int64_t o0 = v * kLanes;
+    const int n = static_cast<int>(t.O - o0 < kLanes ? t.O - o0 : kLanes);
+    const float* src = t.src + batch * t.src_b + o0 * t.s_o;
+    for (int64_t c = 0; c < t.nc; ++c) {
+      const int64_t c0 = t.C * c / t.nc, cn = t.C * (c + 1) / t.nc - c0;
+      float* d = t.dst + batch * t.dst_b + taps * (c0 * padded + cn * v0 * kLanes) + (v - v0) * kLanes;
+      for (int64_t kh = 0; kh < t.kH; ++kh)
+        for (int64_t kw = 0; kw < t.kW; ++kw, d += cn * step) {
+          const float* s = src + kh * t.s_kh + kw * t.s_kw + c0 * t.s_c;
+          if (t.s_c == 1) {
+            for (int64_t i = 0; i < cn; i += kLanes) {
+              const int m = static_cast<int>(cn - i < kLanes ? cn - i : kLanes);
+              vf r[kLanes];
+#pragma GCC unroll 16
+              for (int j = 0; j < kLanes; ++j) r[j] = j < n ? loadn(s + j * t.s_o + i, m) : zero();
+              transpose(r);
+#pragma GCC unroll 16
+              for (int j = 0; j < kLanes; ++j)
+                if (j < m) store(d + (i + j) * step, r[j]);
+            }
+          } else {
+            for (int64_t i = 0; i < cn; ++i)
+              for (int j = 0; j < kLanes; ++j) d[i * step + j] = j < n ? s[j * t.s_o + i * t.s_c] : 0.0f;
+          }
+        }
+    }
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

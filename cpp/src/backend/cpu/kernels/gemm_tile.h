@@ -1,0 +1,104 @@
+// What it is: the register tile of every dense kernel: P pixels x V vectors of outputs, all of them held in
+// registers over the whole depth. What it is not: it knows nothing of padding, strips or threads; offsets
+// come from the caller.
+#pragma once
+#include "backend/cpu/kernels/kernel_args.h"
+#include "backend/cpu/kernels/simd.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+
+// Vectors and pixels of the largest tiles: accumulators + one row of weights + one broadcast fill the
+// registers.
+constexpr int kTileV = kVectorRegs == 32 ? 3 : 2;
+FASTCNN_OP constexpr int tile_pixels(int V) {
+  return kVectorRegs == 32 ? (V == 3 ? 9 : V == 2 ? 14 : 16) : (V == 2 ? 6 : 8);
+}
+
+struct TileArgs {
+  int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` floats, s1 and s2 apart
+  int first, last;              // first block of the depth: start from 0; last: bias, residual, activation
+  const float* bias;
+  const float* residual;  // offsets as for y
+  Act act;
+  int tail;  // lanes of the last vector
+};
+
+template <int P, int V>
+static void gemm_tile(const TileArgs& t, const float* a, const int64_t* a_off, const float* w, float* y,
+                      const int64_t* y_off) {
+  vf acc[P][V];
+  if (t.first) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[p][v] = zero();
+  } else {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        acc[p][v] = v == V - 1 && t.tail < kLanes ? loadn(y + y_off[p] + v * kLanes, t.tail)
+                                                  : load(y + y_off[p] + v * kLanes);
+  }
+  for (int64_t r1 = 0; r1 < t.n1; ++r1)
+    for (int64_t r2 = 0; r2 < t.n2; ++r2) {
+      const float* ar = a + r1 * t.s1 + r2 * t.s2;
+      const float* ap[P];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) ap[p] = ar + a_off[p];
+      int64_t run = t.run;
+      const int64_t w_step = V * kLanes;
+      for (int64_t k = 0; k < run; ++k) {
+        vf b[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+          vf s = set1(ap[p][k]);
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) acc[p][v] = fma(s, b[v], acc[p][v]);
+        }
+        w += w_step;
+      }
+    }
+  if (t.last) {
+    if (t.bias) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        vf b = v == V - 1 && t.tail < kLanes ? loadn(t.bias + v * kLanes, t.tail) : load(t.bias + v * kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) acc[p][v] = add(acc[p][v], b);
+      }
+    }
+    if (t.residual) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const float* q = t.residual + y_off[p] + v * kLanes;
+          acc[p][v] = add(acc[p][v], v == V - 1 && t.tail < kLanes ? loadn(q, t.tail) : load(q));
+        }
+    }
+    if (t.act != Act::none) {
+      // A bound of infinity makes relu of relu6.
+      vf high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff()), low = zero();
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[p][v] = vmin(high, vmax(low, acc[p][v]));
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      if (v == V - 1 && t.tail < kLanes)
+        storen(y + y_off[p] + v * kLanes, acc[p][v], t.tail);
+      else
+        store(y + y_off[p] + v * kLanes, acc[p][v]);
+    }
+}
+
+using GemmTileFn = void (*)(const TileArgs&, const float*, const int64_t*, const float*, float*, const int64_t*);
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,64 @@
+// What it is: plain structs shared by kernels and the code that calls them, where params.h has no fitting one.
+#pragma once
+#include <stdint.h>
+
+#include "fastcnn/dtype.h"
+#include "fastcnn/params.h"
+
+namespace fastcnn {
+
+// A batch of matrix products whose left rows are windows of an image: every convolution forward and backward to
+// data and every matmul is one or a few of these. A matmul is a 1x1 window on one row of M pixels.
+struct GemmTask {
+  int64_t B = 1, x_b = 0, w_b = 0, y_b = 0,
+          bias_b = 0;                          // batch (groups of a convolution) and its strides in floats
+  int64_t N = 0, H = 0, W = 0, C = 0;          // input pixels and depth
+  int64_t x_n = 0, x_h = 0, x_w = 0, x_c = 1;  // strides in floats
+  int64_t oH = 0, oW = 0, O = 0;               // output grid and its channels
+  int64_t y_n = 0, y_h = 0, y_w = 0;
+  int64_t kH = 1, kW = 1, sH = 1, sW = 1, dH = 1, dW = 1, pT = 0, pL = 0;
+  const float* x = nullptr;
+  const float* w = nullptr;  // packed by pack_weights
+  float* y = nullptr;
+  const float* bias = nullptr;      // (O) or null
+  const float* residual = nullptr;  // strides of y, or null
+  Act act = Act::none;              // none, relu or relu6
+  // The plan: a strip is nb images x ohb rows x owb columns of outputs; its input is copied, padded, to scratch
+  // when `pack` is set. Channels are taken in nc blocks. Output blocks are dealt to `groups` separate work items.
+  int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
+  int32_t stream = 0;           // depthwise: write y past the caches (aligned rows of whole vectors only)
+  int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
+};
+
+// Weights w(o, kh, kw, c) at src + o*s_o + kh*s_kh + kw*s_kw + c*s_c, for B batches, to the order gemm_windows
+// reads.
+struct PackTask {
+  int64_t B = 1, src_b = 0, dst_b = 0, O = 0, kH = 1, kW = 1, C = 0, nc = 1;
+  int64_t s_o = 0, s_kh = 0, s_kw = 0, s_c = 0;
+  const float* src = nullptr;
+  float* dst = nullptr;
+};
+
+// Gradient of the weights: dw(o, kh, kw, c) = sum over pixels of dy(pixel, o) * x(pixel moved by the tap, c).
+// Pixels are cut into strips as in GemmTask and strips into `chunks`, each with its own partial sum; a final pass
+// adds the chunks in order. Input channels are cut into nc blocks, output channels into `groups` ranges.
+struct WeightsGradTask {
+  int64_t B = 1, x_b = 0, y_b = 0, w_b = 0;  // groups of the convolution
+  int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;
+  int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;
+  int64_t kH = 1, kW = 1, sH = 1, sW = 1, dH = 1, dW = 1, pT = 0, pL = 0;
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  float* dw = nullptr;     // chunk i at dw + i * B * w_b: (B, O, kH, kW, C), or (B, kH, kW, C, O) when o_inner
+  float* dbias = nullptr;  // chunk i at dbias + i * B * O, or null
+  int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1, chunks = 1;
+  int32_t merge = 0;    // the columns of a window are one run of kW*C floats
+  int32_t o_inner = 0;  // vectors over output channels: for few input channels
+};
+
+constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack
+constexpr int64_t kStripPixels = 1024;
+
+FASTCNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace fastcnn

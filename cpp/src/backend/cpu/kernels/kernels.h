@@ -1,0 +1,48 @@
+// What it is: the list of optimised CPU kernels and the table that one ISA build fills with their addresses.
+// What it is not: no choice is made here (backend/cpu/*.cpp lists choose) and no thread is started here: a kernel
+// works on the range [begin, end) of its work items that the caller hands it, so any split gives the same numbers.
+// To add a kernel: one line here, one function of that name in a file of this folder, inside namespace
+// FASTCNN_ISA.
+#pragma once
+#include <stdint.h>
+
+#include "fastcnn/dtype.h"
+#include "fastcnn/params.h"
+
+#include "backend/cpu/kernels/kernel_args.h"
+
+// X(name, return type, arguments…)
+#define FASTCNN_KERNELS(X)       \
+  FASTCNN_KERNELS_CONV(X)        \
+  FASTCNN_KERNELS_GEMM(X)        \
+  FASTCNN_KERNELS_NORM(X)        \
+  FASTCNN_KERNELS_POOL(X)        \
+  FASTCNN_KERNELS_ELEMENTWISE(X) \
+  FASTCNN_KERNELS_OPTIM(X)
+
+#include "backend/cpu/kernels/list_conv.h"
+#include "backend/cpu/kernels/list_elementwise.h"
+#include "backend/cpu/kernels/list_gemm.h"
+#include "backend/cpu/kernels/list_norm.h"
+#include "backend/cpu/kernels/list_optim.h"
+#include "backend/cpu/kernels/list_pool.h"
+
+namespace fastcnn::cpu {
+
+struct KernelTable {
+  const char* isa;    // "portable", "avx2", "avx512", "avx512bf16"
+  int vector_floats;  // float lanes of one vector
+#define FASTCNN_KERNEL_FIELD(name, ret, ...) ret (*name)(__VA_ARGS__);
+  FASTCNN_KERNELS(FASTCNN_KERNEL_FIELD)
+#undef FASTCNN_KERNEL_FIELD
+};
+
+}  // namespace fastcnn::cpu
+
+#ifdef FASTCNN_ISA
+namespace fastcnn::cpu::FASTCNN_ISA {
+#define FASTCNN_KERNEL_DECL(name, ret, ...) ret name(__VA_ARGS__);
+FASTCNN_KERNELS(FASTCNN_KERNEL_DECL)
+#undef FASTCNN_KERNEL_DECL
+}  // namespace fastcnn::cpu::FASTCNN_ISA
+#endif

@@ -1,0 +1,7 @@
+// What it is: the rows of the kernel list for gemm; see kernels.h. X(name, return type, arguments…)
+#pragma once
+#define FASTCNN_KERNELS_GEMM(X)                                        \
+  /* items: B * groups * strips */                                     \
+  X(gemm_windows, void, const GemmTask& t, int64_t begin, int64_t end) \
+  /* items: B * C where s_o is 1, else B * vectors of O */             \
+  X(pack_weights, void, const PackTask& t, int64_t begin, int64_t end)

@@ -1,0 +1,9 @@
+// What it is: the rows of the kernel list for pool; see kernels.h. X(name, return type, arguments…)
+#pragma once
+#include "backend/cpu/kernels/pool_args.h"
+
+#define FASTCNN_KERNELS_POOL(X)                                      \
+  X(max_pool, void, const PoolArgs*, int64_t begin, int64_t end)     \
+  X(max_pool_bwd, void, const PoolArgs*, int64_t begin, int64_t end) \
+  X(avg_pool, void, const PoolArgs*, int64_t begin, int64_t end)     \
+  X(avg_pool_bwd, void, const PoolArgs*, int64_t begin, int64_t end)

@@ -1,0 +1,253 @@
+// What it is: the one vector type that kernels are written on, float lanes of the ISA this file is compiled for:
+// 16 (AVX-512), 8 (AVX2+FMA) or 4 (GCC vectors: SSE, NEON, anything). What it is not: no kernel names an
+// intrinsic; what an ISA does differently is done here. Partial vectors: loadn/storen touch only the first n
+// lanes; the others read as 0.
+#pragma once
+#include <stdint.h>
+
+#include "fastcnn/dtype.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 sees its own _mm512_undefined_ps as a mistake
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+
+#define FASTCNN_OP FASTCNN_INLINE
+
+#if defined(__AVX512F__)
+
+constexpr int kLanes = 16;
+constexpr int kVectorRegs = 32;
+using vf = __m512;
+FASTCNN_OP vf zero() { return _mm512_setzero_ps(); }
+FASTCNN_OP vf set1(float a) { return _mm512_set1_ps(a); }
+FASTCNN_OP vf load(const float* p) { return _mm512_loadu_ps(p); }
+FASTCNN_OP void store(float* p, vf a) { _mm512_storeu_ps(p, a); }
+FASTCNN_OP void stream(float* p, vf a) { _mm512_stream_ps(p, a); }  // p 64-byte aligned; follow with fence()
+FASTCNN_OP void fence() { _mm_sfence(); }
+FASTCNN_OP __mmask16 first_n(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+FASTCNN_OP vf loadn(const float* p, int n) { return _mm512_maskz_loadu_ps(first_n(n), p); }
+FASTCNN_OP void storen(float* p, vf a, int n) { _mm512_mask_storeu_ps(p, first_n(n), a); }
+FASTCNN_OP vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+FASTCNN_OP vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+FASTCNN_OP vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+FASTCNN_OP vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
+FASTCNN_OP vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }    // a*b+c
+FASTCNN_OP vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }  // c-a*b
+FASTCNN_OP vf vmax(vf a, vf b) {
+  return _mm512_max_ps(a, b);
+}  // NaN in a gives b: put the maybe-NaN operand second
+FASTCNN_OP vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+FASTCNN_OP vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
+FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) {  // a > b ? yes : no
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes);
+}
+FASTCNN_OP float hsum(vf a) { return _mm512_reduce_add_ps(a); }
+FASTCNN_OP float hmax(vf a) { return _mm512_reduce_max_ps(a); }
+FASTCNN_OP vf round_even(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FASTCNN_OP vf scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); }  // a * 2^n, n integral
+FASTCNN_OP vf vabs(vf a) { return _mm512_abs_ps(a); }
+FASTCNN_OP vf copy_sign(vf a, vf sign) {  // |a| with the sign of `sign`
+  __m512i s = _mm512_castps_si512(sign), m = _mm512_castps_si512(a);
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(INT32_MIN), s, m, 0xCA));
+}
+FASTCNN_OP vf select_le(vf a, vf b, vf yes, vf no) {  // a <= b ? yes : no; NaN gives no
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LE_OQ), no, yes);
+}
+FASTCNN_OP vf select_nan(vf a, vf yes, vf no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), no, yes);
+}
+FASTCNN_OP vf set1_bits(int32_t a) {
+  return _mm512_castsi512_ps(_mm512_set1_epi32(a));
+}  // int32 lanes kept in a vf
+FASTCNN_OP vf select_same_bits(vf a, vf b, vf yes, vf no) {
+  return _mm512_mask_blend_ps(_mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)), no, yes);
+}
+FASTCNN_OP vf exponent(vf a) { return _mm512_getexp_ps(a); }  // floor(log2(a)) of a positive normal a
+FASTCNN_OP vf mantissa(vf a) { return _mm512_getmant_ps(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero); }  // in [1, 2)
+FASTCNN_OP void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+#elif defined(__AVX2__)
+
+constexpr int kLanes = 8;
+constexpr int kVectorRegs = 16;
+using vf = __m256;
+FASTCNN_OP vf zero() { return _mm256_setzero_ps(); }
+FASTCNN_OP vf set1(float a) { return _mm256_set1_ps(a); }
+FASTCNN_OP vf load(const float* p) { return _mm256_loadu_ps(p); }
+FASTCNN_OP void store(float* p, vf a) { _mm256_storeu_ps(p, a); }
+FASTCNN_OP void stream(float* p, vf a) { _mm256_stream_ps(p, a); }
+FASTCNN_OP void fence() { _mm_sfence(); }
+FASTCNN_OP __m256i first_n(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTCNN_OP vf loadn(const float* p, int n) { return n >= 8 ? load(p) : _mm256_maskload_ps(p, first_n(n)); }
+FASTCNN_OP void storen(float* p, vf a, int n) {
+  if (n >= 8) return store(p, a);
+  alignas(32) float t[8];  // vmaskmov stores are microcoded on AMD
+  _mm256_store_ps(t, a);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+FASTCNN_OP vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
+FASTCNN_OP vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+FASTCNN_OP vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+FASTCNN_OP vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
+FASTCNN_OP vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCNN_OP vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+FASTCNN_OP vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+FASTCNN_OP vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
+FASTCNN_OP vf vsqrt(vf a) { return _mm256_sqrt_ps(a); }
+FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+FASTCNN_OP float hsum(vf a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+FASTCNN_OP float hmax(vf a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+FASTCNN_OP vf round_even(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FASTCNN_OP vf scale2(vf a, vf n) {
+  __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(a, _mm256_castsi256_ps(e));
+}
+FASTCNN_OP vf vabs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+FASTCNN_OP vf copy_sign(vf a, vf sign) {
+  return _mm256_or_ps(vabs(a), _mm256_and_ps(_mm256_set1_ps(-0.0f), sign));
+}
+FASTCNN_OP vf select_le(vf a, vf b, vf yes, vf no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LE_OQ));
+}
+FASTCNN_OP vf select_nan(vf a, vf yes, vf no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+FASTCNN_OP vf set1_bits(int32_t a) { return _mm256_castsi256_ps(_mm256_set1_epi32(a)); }
+FASTCNN_OP vf select_same_bits(vf a, vf b, vf yes, vf no) {
+  __m256i m = _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(m));
+}
+FASTCNN_OP vf exponent(vf a) {
+  __m256i e = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(255));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)));
+}
+FASTCNN_OP vf mantissa(vf a) {
+  __m256i m = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x007fffff));
+  return _mm256_castsi256_ps(_mm256_or_si256(m, _mm256_set1_epi32(0x3f800000)));
+}
+FASTCNN_OP void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+#else
+
+constexpr int kLanes = 4;
+#if defined(__aarch64__)
+constexpr int kVectorRegs = 32;
+#else
+constexpr int kVectorRegs = 16;
+#endif
+typedef float vf __attribute__((vector_size(16)));
+typedef float vf_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(16)));
+FASTCNN_OP vf zero() { return vf{0, 0, 0, 0}; }
+FASTCNN_OP vf set1(float a) { return vf{a, a, a, a}; }
+FASTCNN_OP vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+FASTCNN_OP void store(float* p, vf a) { *reinterpret_cast<vf_unaligned*>(p) = a; }
+FASTCNN_OP void stream(float* p, vf a) { store(p, a); }
+FASTCNN_OP void fence() {}
+FASTCNN_OP vf loadn(const float* p, int n) {
+  vf r = zero();
+  for (int i = 0; i < 4 && i < n; ++i) r[i] = p[i];
+  return r;
+}
+FASTCNN_OP void storen(float* p, vf a, int n) {
+  for (int i = 0; i < 4 && i < n; ++i) p[i] = a[i];
+}
+FASTCNN_OP vf add(vf a, vf b) { return a + b; }
+FASTCNN_OP vf sub(vf a, vf b) { return a - b; }
+FASTCNN_OP vf mul(vf a, vf b) { return a * b; }
+FASTCNN_OP vf div(vf a, vf b) { return a / b; }
+FASTCNN_OP vf fma(vf a, vf b, vf c) { return a * b + c; }
+FASTCNN_OP vf fnma(vf a, vf b, vf c) { return c - a * b; }
+FASTCNN_OP vf vmax(vf a, vf b) { return a > b ? a : b; }
+FASTCNN_OP vf vmin(vf a, vf b) { return a < b ? a : b; }
+FASTCNN_OP vf vsqrt(vf a) {
+  return vf{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+}
+FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) { return a > b ? yes : no; }
+FASTCNN_OP float hsum(vf a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+FASTCNN_OP float hmax(vf a) {
+  float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
+  return x > y ? x : y;
+}
+FASTCNN_OP vf round_even(vf a) {
+  return vf{__builtin_rintf(a[0]), __builtin_rintf(a[1]), __builtin_rintf(a[2]), __builtin_rintf(a[3])};
+}
+FASTCNN_OP vf scale2(vf a, vf n) {
+  vi e = (__builtin_convertvector(n, vi) + 127) << 23;
+  vf s;
+  __builtin_memcpy(&s, &e, 16);
+  return a * s;
+}
+FASTCNN_OP vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+FASTCNN_OP vf copy_sign(vf a, vf sign) { return (vf)(((vi)a & 0x7fffffff) | ((vi)sign & INT32_MIN)); }
+FASTCNN_OP vf select_le(vf a, vf b, vf yes, vf no) { return a <= b ? yes : no; }
+FASTCNN_OP vf select_nan(vf a, vf yes, vf no) { return a == a ? no : yes; }
+FASTCNN_OP vf set1_bits(int32_t a) { return (vf)vi{a, a, a, a}; }
+FASTCNN_OP vf select_same_bits(vf a, vf b, vf yes, vf no) { return (vi)a == (vi)b ? yes : no; }
+FASTCNN_OP vf exponent(vf a) { return __builtin_convertvector((((vi)a >> 23) & 255) - 127, vf); }
+FASTCNN_OP vf mantissa(vf a) { return (vf)(((vi)a & 0x007fffff) | 0x3f800000); }
+FASTCNN_OP void prefetch(const void* p) { __builtin_prefetch(p); }
+
+#endif
+
+// 64-bit unsigned lanes, half as many as floats; + ^ & << >> are GCC's operators.
+typedef uint64_t vu __attribute__((vector_size(kLanes * 4)));
+FASTCNN_OP vu mul_low32(vu a, vu b) {  // product of the low halves
+#if defined(__AVX512F__)
+  return (vu)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (vu)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (vu)__builtin_ia32_pmuludq128((vi)a, (vi)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+// In-register transpose of kLanes vectors: log2(kLanes) rounds of interleaving each row with the one half way
+// down.
+FASTCNN_OP void transpose(vf r[kLanes]) {
+#if defined(__AVX512F__)
+#define FASTCNN_LO 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FASTCNN_HI 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX2__)
+#define FASTCNN_LO 0, 8, 1, 9, 2, 10, 3, 11
+#define FASTCNN_HI 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define FASTCNN_LO 0, 4, 1, 5
+#define FASTCNN_HI 2, 6, 3, 7
+#endif
+  vf t[kLanes];
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes; round *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) t[i] = r[i];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes / 2; ++i) {
+      r[2 * i] = __builtin_shufflevector(t[i], t[i + kLanes / 2], FASTCNN_LO);
+      r[2 * i + 1] = __builtin_shufflevector(t[i], t[i + kLanes / 2], FASTCNN_HI);
+    }
+  }
+#undef FASTCNN_LO
+#undef FASTCNN_HI
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,64 @@
+// What it is: the implementations of matmul on the CPU. What it is not: arithmetic (kernels/gemm.cpp, ref/).
+#include "backend/cpu/gemm_plan.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/lists.h"
+#include "backend/cpu/ref/ref.h"
+#include "backend/cpu/threads.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+const char* declines_common(const Call& c) {
+  if (!kernels()) return "isa is ref";
+  for (const Operand& o : c.in)
+    if (o.dtype != DType::float32) return "dtype is not float32";
+  const Act act = c.as<MatmulParams>().act.act;
+  if (act != Act::none && act != Act::relu && act != Act::relu6) return "activation is not none, relu or relu6";
+  return nullptr;
+}
+
+GemmTask task(const MatmulParams& p) {
+  GemmTask t;
+  t.B = p.batch, t.x_b = p.a_batched ? p.M * p.K : 0, t.y_b = p.M * p.N;
+  t.N = t.H = t.oH = 1;
+  t.W = t.oW = p.M, t.C = p.K, t.O = p.N;
+  t.x_w = p.trans_a ? 1 : p.K, t.x_c = p.trans_a ? p.M : 1, t.y_w = p.N;
+  t.act = p.act.act;
+  return t;
+}
+
+int64_t one_packed(const GemmTask& t, int lanes) { return t.B == 0 ? 0 : packed_floats(t, lanes) / t.B; }
+
+int64_t workspace(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const GemmTask t = task(p);
+  return one_packed(t, kernels()->vector_floats) * (p.b_batched ? p.batch : 1) * 4;
+}
+
+void run(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const KernelTable& k = *kernels();
+  GemmTask t = task(p);
+  if (p.batch * p.M * p.N == 0) return;
+  plan_gemm(t, k.vector_floats, num_threads());
+  PackTask w;
+  w.B = p.b_batched ? p.batch : 1, w.O = p.N, w.C = p.K, w.nc = t.nc;
+  w.s_o = p.trans_b ? p.K : 1, w.s_c = p.trans_b ? 1 : p.N;
+  w.src_b = p.K * p.N, w.dst_b = one_packed(t, k.vector_floats), t.w_b = p.b_batched ? w.dst_b : 0;
+  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
+  run_pack(w, k);
+  t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
+  t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  run_gemm(t, k);
+}
+
+constexpr Implementation kList[] = {
+    {"packed", declines_common, workspace, run},
+    {"ref", nullptr, nullptr, ref::matmul},
+};
+
+}  // namespace
+
+List matmul_list() { return kList; }
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,47 @@
+// What it is: how a normalised tensor is split into chunks.
+// What it is not: any arithmetic on values.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+
+#include "backend/cpu/accept.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/threads.h"
+#include "backend/cpu/workspace.h"
+
+namespace fastcnn::cpu {
+
+inline NormShape norm_shape(int64_t images, int64_t rows, int64_t C) {
+  NormShape s{images, rows, C, 1, 0, 0, 0};
+  int64_t lanes = kernels()->vector_floats;
+  s.fold = lanes / std::gcd(C, lanes);
+  if (s.fold * C > kMaxPeriod) s.fold = 1;
+  while (s.fold * C < 4 * lanes && s.fold * C * 2 <= kMaxPeriod) s.fold *= 2;
+  s.period = s.fold * C;
+  s.chunk_rows = std::max<int64_t>(64, (16384 + C - 1) / C);
+  s.chunk_rows = (s.chunk_rows + s.fold - 1) / s.fold * s.fold;
+  s.chunks = std::max<int64_t>(1, (rows + s.chunk_rows - 1) / s.chunk_rows);
+  return s;
+}
+
+// Whether every vector of an aligned tensor of this shape starts at a vector boundary.
+inline bool norm_streams(const NormShape& s, const void* p) {
+  int64_t lanes = kernels()->vector_floats, per_image = s.rows * s.C;
+  return s.period % lanes == 0 && (s.images == 1 || per_image % lanes == 0) &&
+         streams(p, s.images * per_image * 4);
+}
+
+// Repeats the first C values of each image's table through its period.
+inline void tile(const NormShape& s, float* table) {
+  for (int64_t i = 0; i < s.images; ++i)
+    for (int64_t j = s.C; j < s.period; ++j) table[i * s.period + j] = table[i * s.period + j - s.C];
+}
+
+// Chunk items of all images on all threads: f(begin, end).
+template <class F>
+void for_chunks(const NormShape& s, F&& f) {
+  parallel_for(s.images * s.chunks, 1, [&](int64_t b, int64_t e, int) { f(b, e); });
+}
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,91 @@
+// What it is: naive SGD, Adam/AdamW and RMSprop steps, the formulas of PyTorch's torch.optim, in double.
+#include "backend/cpu/ref/convert.h"
+
+namespace fastcnn::cpu::ref {
+namespace {
+
+// 1 - decay as the host gave it in slot 7 (float32(1 - 0.999) is 80 times closer than 1 - float32(0.999)), else
+// derived.
+double complement(const float* h, int decay_slot) { return h[7] > 0 ? h[7] : 1.0 - h[decay_slot]; }
+
+}  // namespace
+
+void sgd_step(const Call& c) {
+  const auto& q = c.as<SgdParams>();
+  const float* h = c.in.back().as<float>();
+  double lr = h[0], wd = h[1], mu = h[2], damp = h[7];
+  dispatch_floating(c.in[0].dtype, "sgd_step", [&]<class T>() {
+    int64_t n = c.in[0].numel();
+    for (int64_t i = 0; i < n; ++i) {
+      double p = load(c.in[0].as<T>()[i]), g = load(c.in[1].as<T>()[i]);
+      if (q.maximize) g = -g;
+      g += wd * p;
+      if (q.has_momentum) {
+        double b = q.first_step ? g : mu * load(c.in[2].as<T>()[i]) + (1 - damp) * g;
+        c.out[1].as<T>()[i] = store<T>(b);
+        g = q.nesterov ? g + mu * b : b;
+      }
+      c.out[0].as<T>()[i] = store<T>(p - lr * g);
+    }
+  });
+}
+
+void adam_step(const Call& c) {
+  const auto& q = c.as<AdamParams>();
+  const float* h = c.in.back().as<float>();
+  double lr = h[0], wd = h[1], b1 = h[2], b2 = h[3], eps = h[4], bc1 = h[5], bc2 = h[6], c2 = complement(h, 3);
+  dispatch_floating(c.in[0].dtype, "adam_step", [&]<class T>() {
+    int64_t n = c.in[0].numel();
+    for (int64_t i = 0; i < n; ++i) {
+      double p = load(c.in[0].as<T>()[i]), g = load(c.in[1].as<T>()[i]);
+      double m = load(c.in[2].as<T>()[i]), v = load(c.in[3].as<T>()[i]);
+      if (q.maximize) g = -g;
+      if (q.decoupled)
+        p *= 1 - lr * wd;
+      else
+        g += wd * p;
+      m += (1 - b1) * (g - m);
+      v = b2 * v + c2 * g * g;
+      double second = v;
+      if (q.amsgrad) {
+        second = std::fmax(load(c.in[4].as<T>()[i]), v);
+        c.out[3].as<T>()[i] = store<T>(second);
+      }
+      c.out[1].as<T>()[i] = store<T>(m);
+      c.out[2].as<T>()[i] = store<T>(v);
+      c.out[0].as<T>()[i] = store<T>(p - lr / bc1 * m / (std::sqrt(second) / std::sqrt(bc2) + eps));
+    }
+  });
+}
+
+void rmsprop_step(const Call& c) {
+  const auto& q = c.as<RmspropParams>();
+  const float* h = c.in.back().as<float>();
+  double lr = h[0], wd = h[1], alpha = h[2], mu = h[3], eps = h[4], ca = complement(h, 2);
+  int at_mean = 3 + (q.has_momentum ? 1 : 0);
+  dispatch_floating(c.in[0].dtype, "rmsprop_step", [&]<class T>() {
+    int64_t n = c.in[0].numel();
+    for (int64_t i = 0; i < n; ++i) {
+      double p = load(c.in[0].as<T>()[i]), g = load(c.in[1].as<T>()[i]), v = load(c.in[2].as<T>()[i]);
+      if (q.maximize) g = -g;
+      g += wd * p;
+      v = alpha * v + ca * g * g;
+      c.out[1].as<T>()[i] = store<T>(v);
+      double var = v;
+      if (q.centered) {
+        double mean = load(c.in[at_mean].as<T>()[i]);
+        mean += ca * (g - mean);
+        c.out[at_mean - 1].as<T>()[i] = store<T>(mean);
+        var = std::fmax(v - mean * mean, 0.0);
+      }
+      double d = g / (std::sqrt(var) + eps);
+      if (q.has_momentum) {
+        d += mu * load(c.in[3].as<T>()[i]);
+        c.out[2].as<T>()[i] = store<T>(d);
+      }
+      c.out[0].as<T>()[i] = store<T>(p - lr * d);
+    }
+  });
+}
+
+}  // namespace fastcnn::cpu::ref

@@ -1,0 +1,11 @@
+// What it is: the absence of CUDA as a folder: "built without CUDA".
+#include "backend/backend.h"
+#include "fastcnn/runtime.h"
+
+namespace fastcnn {
+
+Backend* cuda_backend() { return nullptr; }
+const char* cuda_build() { return "none (built without CUDA)"; }
+int cuda_device_count() { return 0; }
+
+}  // namespace fastcnn

@@ -1,0 +1,47 @@
+// See fastcnn/runtime.h.
+#include "fastcnn/runtime.h"
+
+#include "backend/cpu/isa.h"
+#include "backend/cpu/threads.h"
+#include "core/allocator.h"
+#include "core/tensor_impl.h"
+#include "graph/select.h"
+
+namespace fastcnn {
+
+const char* version() { return FASTCNN_VERSION; }
+int get_num_threads() { return cpu::num_threads(); }
+void set_num_threads(int n) { cpu::set_num_threads(n); }
+std::string isa() { return cpu::isa_name(); }
+std::vector<std::string> available_isas() { return cpu::available_isas(); }
+void set_isa(const std::string& name) { cpu::set_isa(name); }
+void record_kernel_choices(bool on) { record_choices(on); }
+std::vector<std::string> take_kernel_choices() { return take_choices(); }
+
+MemoryInfo memory_info() {
+  MemoryStats s = caching_allocator().stats();
+  return {s.in_use, s.cached, s.peak, s.budget};
+}
+void reset_peak_memory() { caching_allocator().reset_peak(); }
+void release_cached_memory() { caching_allocator().release_cached(); }
+void set_memory_budget(int64_t bytes) { caching_allocator().set_budget(bytes); }
+
+bool is_readonly(const Tensor& t) { return t.impl()->storage->readonly; }
+void set_readonly(const Tensor& t) { t.impl()->storage->readonly = true; }
+const void* identity(const Tensor& t) { return t.impl().get(); }
+void bump_version(const Tensor& t) { ++t.impl()->storage->version; }
+
+std::string show_config() {
+  std::string isas;
+  for (const std::string& i : available_isas()) isas += (isas.empty() ? "" : ", ") + i;
+  return concat("fastcnn ", version(), "\n  compiler: ",
+#if defined(__clang__)
+                "clang " __clang_version__,
+#else
+                "g++ " __VERSION__,
+#endif
+                "\n  cpu kernels: ", isa(), " (available: ", isas, ")\n  threads: ", get_num_threads(),
+                " (OpenMP)\n  cuda: ", cuda_build(), ", ", cuda_device_count(), " devices\n");
+}
+
+}  // namespace fastcnn
