@@ -1,0 +1,143 @@
+// What it is: Python arguments of ops on tensors: numbers beside tensors, lists of dims, shapes given as *args.
+// What it is not: checks of values; those are the ops'.
+#pragma once
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings.h"
+#include "fastcnn/ops.h"
+
+namespace fastcnn::bindings {
+
+template <class F>
+auto without_gil(F&& f) {
+  py::gil_scoped_release release;
+  return f();
+}
+
+using Maybe = std::optional<Tensor>;
+inline Tensor or_empty(const Maybe& t) { return t ? *t : Tensor(); }
+
+struct Number {
+  double value = 0;
+  bool is_float = false;  // a float takes integer tensors to float32, an int does not
+};
+
+// Python and NumPy numbers; nothing for anything else.
+inline std::optional<Number> number_from(const py::handle& v) {
+  PyObject* p = v.ptr();
+  if (PyBool_Check(p)) return Number{p == Py_True ? 1.0 : 0.0, false};
+  if (PyFloat_Check(p)) return Number{PyFloat_AS_DOUBLE(p), true};
+  if (PyLong_Check(p)) {
+    double d = PyLong_AsDouble(p);
+    if (d == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return Number{d, false};
+  }
+  if (py::isinstance<Tensor>(v) || !PyNumber_Check(p) || py::hasattr(v, "__len__")) return std::nullopt;
+  if (py::hasattr(v, "ndim") && v.attr("ndim").cast<int>() != 0) return std::nullopt;
+  bool index = PyIndex_Check(p);
+  double d = PyFloat_AsDouble(p);
+  if (d == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  return Number{d, !index};
+}
+
+// The dtype of a number beside x, as PyTorch: the number decides only where x has a lower kind.
+inline DType number_type(const Tensor& x, const Number& n) {
+  if (is_floating(x.dtype())) return x.dtype();
+  if (n.is_float) return DType::float32;
+  return x.dtype() == DType::bool_ ? DType::int64 : x.dtype();
+}
+inline Tensor number_like(const Tensor& x, const Number& n) {
+  return full({}, n.value, number_type(x, n), x.device());
+}
+// x as an operand of a number: integers become float32 beside a float.
+inline Tensor beside(const Tensor& x, const Number& n) {
+  return n.is_float && !is_floating(x.dtype()) ? cast(x, DType::float32) : x;
+}
+
+inline Device device_from(const py::object& v) {
+  if (v.is_none()) return {};
+  if (py::isinstance<Device>(v)) return v.cast<Device>();
+  return parse_device(py::str(v).cast<std::string>());
+}
+inline DType dtype_or(const py::object& v, DType otherwise) { return v.is_none() ? otherwise : dtype_from(v); }
+
+inline bool is_sequence(const py::handle& v) {
+  return py::isinstance<py::sequence>(v) && !py::isinstance<py::str>(v) && !py::isinstance<Tensor>(v);
+}
+
+// f(2, 3), f((2, 3)) and f([2, 3]) alike.
+inline Dims shape_args(const char* op, const py::args& args) {
+  if (args.size() == 1 && is_sequence(args[0])) return dims_from(op, args[0]);
+  return dims_from(op, args);
+}
+
+// None: all dims (an empty list), an int, or a sequence of ints.
+inline std::vector<int> dim_list(const char* op, const py::object& v) {
+  std::vector<int> out;
+  if (v.is_none()) return out;
+  for (int64_t d : dims_from(op, v)) out.push_back(static_cast<int>(d));
+  return out;
+}
+
+// A tensor, or what fastcnn.tensor makes of an array or list.
+inline std::optional<Tensor> tensor_from(const py::handle& v) {
+  if (py::isinstance<Tensor>(v)) return v.cast<Tensor>();
+  if (!py::hasattr(v, "__array__") && !py::hasattr(v, "__array_interface__")) return std::nullopt;
+  return py::module_::import("fastcnn._core").attr("tensor")(v).cast<Tensor>();
+}
+
+using TensorTensor = Tensor (*)(const Tensor&, const Tensor&);
+
+// Both operands of an elementwise op as tensors; at least one must be a tensor. Nothing: not ours to compute.
+struct Operands {
+  Tensor a, b;
+};
+inline std::optional<Operands> operands_from(const py::handle& a, const py::handle& b, bool compares = false) {
+  std::optional<Tensor> x = tensor_from(a), y = tensor_from(b);
+  auto scalar = [&](const Tensor& beside_tensor, const py::handle& v) -> std::optional<Tensor> {
+    auto n = number_from(v);
+    if (!n) return std::nullopt;
+    // Comparisons must not wrap the number into a narrow type: uint8 > -1.
+    if (compares && !n->is_float && !is_floating(beside_tensor.dtype()))
+      return full({}, n->value, DType::int64, beside_tensor.device());
+    return number_like(beside_tensor, *n);
+  };
+  if (x && !y)
+    y = scalar(*x, b);
+  else if (y && !x)
+    x = scalar(*y, a);
+  if (!x || !y) return std::nullopt;
+  return Operands{*x, *y};
+}
+
+[[noreturn]] inline void bad_operands(const char* op, const py::handle& a, const py::handle& b) {
+  throw TypeError(concat(op, ": expected a tensor with a tensor or a number, got ",
+                         py::str(py::type::handle_of(a).attr("__name__")).cast<std::string>(), " and ",
+                         py::str(py::type::handle_of(b).attr("__name__")).cast<std::string>()));
+}
+
+// Arithmetic with numbers in their cheap forms, for operators and functions alike.
+py::object add_any(const py::object& a, const py::object& b);
+py::object sub_any(const py::object& a, const py::object& b);
+py::object mul_any(const py::object& a, const py::object& b);
+py::object div_any(const py::object& a, const py::object& b);
+py::object pow_any(const py::object& a, const py::object& b);
+py::object pair_any(const py::object& a, const py::object& b, TensorTensor op, bool compares = false);
+
+Tensor clamp_any(const Tensor& x, const py::object& low, const py::object& high);
+Tensor reshape_args(const Tensor& x, const py::args& shape);
+py::object split_any(const Tensor& x, const py::object& sizes, int dim);
+py::object max_any(const Tensor& x, const py::object& dim, bool keepdim,
+                   bool largest);  // value, or (values, indices)
+Tensor var_any(const Tensor& x, const py::object& dim, double correction, bool keepdim);
+Tensor matmul_any(const py::object& a, const py::object& b);
+
+void bind_indexing(TensorClass& c);  // __getitem__, __setitem__, __len__, __iter__
+
+}  // namespace fastcnn::bindings

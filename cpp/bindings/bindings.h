@@ -1,0 +1,31 @@
+// What it is: the parts of the Python module _core, and how Python arguments become C++ ones. Conversion only.
+#pragma once
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "fastcnn/tensor.h"
+
+namespace py = pybind11;
+
+namespace fastcnn::bindings {
+
+using TensorClass = py::class_<Tensor>;
+// Every op call releases the GIL while it works.
+using NoGil = py::call_guard<py::gil_scoped_release>;
+
+void bind_tensor_ops(py::module_& m, TensorClass& c);  // operators, methods and indexing of Tensor
+void bind_ops_basic(py::module_& ops);  // creation, elementwise, reductions, shape, losses, resampling
+void bind_ops_nn(py::module_& ops);     // convolution, linear, pooling, norms, activations, dropout
+void bind_optim(py::module_& m);        // fused optimizer steps
+void bind_dlpack(py::module_& m, TensorClass& c);
+void bind_compile(py::module_& m);
+
+std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v);  // 3 or (3, 5)
+DType dtype_from(const py::object& v);                // fc.float32, "float32", numpy.float32, numpy.dtype
+Dims dims_from(const char* op, const py::handle& v);  // 3 or a sequence of ints
+
+}  // namespace fastcnn::bindings

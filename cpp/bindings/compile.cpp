@@ -1,0 +1,75 @@
+// What it is: Compiled and the tracing hooks for Python; the wrapper that flattens arguments is
+// fastcnn/compile.py.
+#include <pybind11/functional.h>
+
+#include "bindings.h"
+#include "fastcnn/graph.h"
+
+namespace fastcnn::bindings {
+
+void bind_compile(py::module_& m) {
+  py::class_<Compiled>(m, "Compiled", "The plans of one function by input signature.")
+      .def(py::init([](int64_t budget) { return Compiled({}, budget); }), py::arg("budget_bytes") = int64_t(8)
+                                                                                                    << 30)
+      .def(
+          "call",
+          [](Compiled& c, const py::bytes& key, const std::vector<Tensor>& inputs, const py::function& fn) {
+            int64_t id = 0;
+            std::string k = key;
+            std::vector<Tensor> out;
+            {
+              py::gil_scoped_release nogil;
+              out = c.call(
+                  k, inputs,
+                  [&](const std::vector<Tensor>& symbols) {
+                    py::gil_scoped_acquire gil;
+                    return fn(symbols).cast<std::vector<Tensor>>();
+                  },
+                  &id);
+            }
+            return std::make_pair(std::move(out), id);
+          },
+          py::arg("key"), py::arg("inputs"), py::arg("fn"), "(outputs, plan id; 0 when it ran eagerly)")
+      .def("info",
+           [](const Compiled& c) {
+             PlanInfo i = c.info();
+             py::dict d;
+             d["arena_bytes"] = i.arena_bytes;
+             d["tensor_bytes"] = i.tensor_bytes;
+             d["output_bytes"] = i.output_bytes;
+             d["traced_nodes"] = i.traced_nodes;
+             d["steps"] = i.steps;
+             return d;
+           })
+      .def("describe", &Compiled::describe)
+      .def("cache_info",
+           [](const Compiled& c) {
+             CacheInfo i = c.cache_info();
+             py::dict d;
+             d["hits"] = i.hits;
+             d["misses"] = i.misses;
+             d["evictions"] = i.evictions;
+             d["plans"] = i.plans;
+             d["bytes"] = i.bytes;
+             d["budget"] = i.budget;
+             return d;
+           })
+      .def("reset", &Compiled::reset);
+  m.def(
+      "on_each_run",
+      [](const py::function& work) {
+        // The function may outlive this call and die on a thread without the GIL.
+        auto keep = std::shared_ptr<py::function>(new py::function(work), [](py::function* f) {
+          py::gil_scoped_acquire gil;
+          delete f;
+        });
+        on_each_run([keep] {
+          py::gil_scoped_acquire gil;
+          (*keep)();
+        });
+      },
+      py::arg("work"), "Does host work now; inside a traced function, before each replay instead.");
+  m.def("is_tracing", &is_tracing);
+}
+
+}  // namespace fastcnn::bindings

@@ -1,0 +1,180 @@
+// What it is: DLPack both ways, without copies: __dlpack__, __dlpack_device__, from_dlpack (array API 2023.12).
+#include "dlpack.h"
+
+#include "bindings.h"
+#include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
+
+namespace fastcnn::bindings {
+namespace {
+
+DLDataType dl_dtype(DType t) {
+  switch (t) {
+    case DType::float32: return {kDLFloat, 32, 1};
+    case DType::float64: return {kDLFloat, 64, 1};
+    case DType::float16: return {kDLFloat, 16, 1};
+    case DType::bfloat16: return {kDLBfloat, 16, 1};
+    case DType::int64: return {kDLInt, 64, 1};
+    case DType::int32: return {kDLInt, 32, 1};
+    case DType::int8: return {kDLInt, 8, 1};
+    case DType::uint8: return {kDLUInt, 8, 1};
+    case DType::bool_: return {kDLBool, 8, 1};
+  }
+  return {};
+}
+
+DType dtype_of(DLDataType t) {
+  if (t.lanes == 1)
+    for (int i = 0; i < kDTypeCount; ++i) {
+      DLDataType d = dl_dtype(static_cast<DType>(i));
+      if (d.code == t.code && d.bits == t.bits) return static_cast<DType>(i);
+    }
+  PyErr_Format(PyExc_BufferError, "from_dlpack: element type (code %d, %d bits, %d lanes) is not supported",
+               t.code, t.bits, t.lanes);
+  throw py::error_already_set();
+}
+
+// What an exported capsule keeps alive.
+struct Export {
+  Tensor tensor;
+  int64_t shape[kMaxDims], strides[kMaxDims];
+  DLManagedTensor plain;
+  DLManagedTensorVersioned versioned;
+
+  void fill(DLTensor& t) {
+    for (int i = 0; i < tensor.ndim(); ++i) {
+      shape[i] = tensor.shape()[i];
+      strides[i] = tensor.strides()[i];
+    }
+    t.data = tensor.data();
+    t.device = {tensor.device().type == DeviceType::cpu ? kDLCPU : kDLCUDA, tensor.device().index};
+    t.ndim = tensor.ndim();
+    t.dtype = dl_dtype(tensor.dtype());
+    t.shape = shape;
+    t.strides = strides;
+    t.byte_offset = 0;
+  }
+};
+
+[[noreturn]] void buffer_error(const char* message) {
+  PyErr_SetString(PyExc_BufferError, message);
+  throw py::error_already_set();
+}
+
+py::object to_dlpack(const Tensor& self, const py::object& stream, const py::object& max_version,
+                     const py::object& dl_device, const py::object& copy) {
+  if (self.is_symbolic()) buffer_error("__dlpack__: the tensor has no values while compile traces the function");
+  if (self.device().type == DeviceType::cpu && !stream.is_none())
+    buffer_error("__dlpack__: expected stream=None for a CPU tensor");
+  if (!dl_device.is_none() && dl_device.cast<std::pair<int, int>>().first != kDLCPU)
+    buffer_error("__dlpack__: copying to another device on export is not supported; use .to(device) first");
+  Tensor t = self.detach();
+  bool copied = !copy.is_none() && copy.cast<bool>();
+  if (copied) {
+    py::gil_scoped_release nogil;
+    t = clone(t);
+  }
+  bool versioned = !max_version.is_none() && max_version.cast<std::pair<int, int>>().first >= 1;
+  bool readonly = is_readonly(t);
+  if (readonly && !versioned)
+    buffer_error("__dlpack__: the memory is read-only and the consumer does not speak DLPack 1.0; clone() first");
+  auto e = std::make_unique<Export>();
+  e->tensor = t;
+  if (versioned) {
+    e->fill(e->versioned.dl_tensor);
+    e->versioned.version = {1, 0};
+    e->versioned.flags = (readonly ? kDLFlagReadOnly : 0) | (copied ? kDLFlagCopied : 0);
+    e->versioned.manager_ctx = e.get();
+    e->versioned.deleter = [](DLManagedTensorVersioned* m) { delete static_cast<Export*>(m->manager_ctx); };
+    return py::reinterpret_steal<py::object>(
+        PyCapsule_New(&e.release()->versioned, "dltensor_versioned", [](PyObject* c) {
+          if (!PyCapsule_IsValid(c, "dltensor_versioned")) return;  // consumed
+          auto* m = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(c, "dltensor_versioned"));
+          m->deleter(m);
+        }));
+  }
+  e->fill(e->plain.dl_tensor);
+  e->plain.manager_ctx = e.get();
+  e->plain.deleter = [](DLManagedTensor* m) { delete static_cast<Export*>(m->manager_ctx); };
+  return py::reinterpret_steal<py::object>(PyCapsule_New(&e.release()->plain, "dltensor", [](PyObject* c) {
+    if (!PyCapsule_IsValid(c, "dltensor")) return;
+    auto* m = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(c, "dltensor"));
+    m->deleter(m);
+  }));
+}
+
+Tensor import_tensor(const DLTensor& t, std::shared_ptr<void> owner, bool readonly) {
+  if (t.device.device_type != kDLCPU) buffer_error("from_dlpack: only CPU memory can be imported by this build");
+  if (t.ndim > kMaxDims) buffer_error("from_dlpack: more than 8 dimensions");
+  DType dtype = dtype_of(t.dtype);
+  Dims shape, strides;
+  for (int i = 0; i < t.ndim; ++i) shape.push_back(t.shape[i]);
+  if (t.strides) {
+    for (int i = 0; i < t.ndim; ++i) strides.push_back(t.strides[i]);
+  } else {
+    strides = Dims(t.ndim, 1);
+    for (int i = t.ndim - 2; i >= 0; --i) strides[i] = strides[i + 1] * shape[i + 1];
+  }
+  Tensor out = from_blob(static_cast<char*>(t.data) + t.byte_offset, shape, strides, dtype, std::move(owner));
+  if (readonly) set_readonly(out);
+  return out;
+}
+
+Tensor from_dlpack(const py::object& obj, const py::object& copy) {
+  if (!py::hasattr(obj, "__dlpack__"))
+    throw TypeError("from_dlpack: expected an object with __dlpack__, got " +
+                    py::str(py::type::handle_of(obj).attr("__name__")).cast<std::string>());
+  py::object capsule;
+  try {
+    capsule = obj.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+  } catch (py::error_already_set& e) {
+    if (!e.matches(PyExc_TypeError)) throw;
+    capsule = obj.attr("__dlpack__")();  // a producer older than DLPack 1.0
+  }
+  PyObject* c = capsule.ptr();
+  Tensor out;
+  if (PyCapsule_IsValid(c, "dltensor_versioned")) {
+    auto* m = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(c, "dltensor_versioned"));
+    if (m->version.major != 1) buffer_error("from_dlpack: this DLPack major version is not supported");
+    PyCapsule_SetName(c, "used_dltensor_versioned");
+    std::shared_ptr<void> owner(m, [](void* p) {
+      py::gil_scoped_acquire gil;  // the deleter may be Python's
+      auto* v = static_cast<DLManagedTensorVersioned*>(p);
+      if (v->deleter) v->deleter(v);
+    });
+    out = import_tensor(m->dl_tensor, std::move(owner), m->flags & kDLFlagReadOnly);
+  } else if (PyCapsule_IsValid(c, "dltensor")) {
+    auto* m = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(c, "dltensor"));
+    PyCapsule_SetName(c, "used_dltensor");
+    std::shared_ptr<void> owner(m, [](void* p) {
+      py::gil_scoped_acquire gil;
+      auto* v = static_cast<DLManagedTensor*>(p);
+      if (v->deleter) v->deleter(v);
+    });
+    out = import_tensor(m->dl_tensor, std::move(owner), false);
+  } else {
+    buffer_error("from_dlpack: __dlpack__ did not return an unused DLPack capsule");
+  }
+  if (!copy.is_none() && copy.cast<bool>()) {
+    py::gil_scoped_release nogil;
+    return clone(out);
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_dlpack(py::module_& m, TensorClass& c) {
+  c.def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
+        py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none(),
+        "The tensor as a DLPack capsule, without a copy (array API standard). BufferError where that is "
+        "impossible.");
+  c.def("__dlpack_device__", [](const Tensor& t) {
+    return py::make_tuple(static_cast<int>(t.device().type == DeviceType::cpu ? kDLCPU : kDLCUDA),
+                          t.device().index);
+  });
+  m.def("from_dlpack", &from_dlpack, py::arg("obj"), py::kw_only(), py::arg("copy") = py::none(),
+        "A tensor over the memory of any DLPack producer (PyTorch, NumPy, CuPy, JAX …), without a copy.");
+}
+
+}  // namespace fastcnn::bindings

@@ -1,0 +1,221 @@
+// What it is: x[...] and x[...] = v as PyTorch reads them, with negative steps: ints, slices, None, Ellipsis
+// (views), index arrays on neighbouring dims and bool masks (copies). Masks are read on the host, so not inside
+// compile.
+#include <algorithm>
+
+#include "args.h"
+#include "fastcnn/autograd.h"
+
+namespace fastcnn::bindings {
+namespace {
+
+struct Item {
+  enum class Kind { integer, slice, none, ellipsis, indices } kind;
+  int64_t index = 0;
+  py::object slice{};
+  std::vector<Tensor>
+      indices{};  // one per dim they stand for: an index tensor has one, a mask as many as its rank
+  int dims() const {
+    return kind == Kind::indices                          ? static_cast<int>(indices.size())
+           : kind == Kind::integer || kind == Kind::slice ? 1
+                                                          : 0;
+  }
+};
+
+// The positions of a mask's true elements, one int64 tensor per dim.
+std::vector<Tensor> nonzero(const Tensor& mask) {
+  check(mask.ndim() > 0, "index: expected a mask with dimensions, got shape ()");
+  Tensor flat = contiguous(reshape(mask.detach(), {mask.numel()}));
+  const bool* m = flat.data<bool>();
+  std::vector<int64_t> at;
+  for (int64_t i = 0; i < flat.numel(); ++i)
+    if (m[i]) at.push_back(i);
+  std::vector<Tensor> out(mask.ndim());
+  int64_t inner = 1;
+  for (int d = mask.ndim() - 1; d >= 0; --d) {
+    out[d] = empty({static_cast<int64_t>(at.size())}, DType::int64);
+    for (size_t k = 0; k < at.size(); ++k) out[d].data<int64_t>()[k] = at[k] / inner % mask.shape()[d];
+    inner *= mask.shape()[d];
+  }
+  return out;
+}
+
+Item item_from(const py::handle& v) {
+  if (v.is_none()) return {Item::Kind::none};
+  if (v.ptr() == Py_Ellipsis) return {Item::Kind::ellipsis};
+  if (PySlice_Check(v.ptr())) return {Item::Kind::slice, 0, py::reinterpret_borrow<py::object>(v)};
+  bool is_array = py::isinstance<Tensor>(v) || is_sequence(v) || py::hasattr(v, "__array__");
+  if (!PyBool_Check(v.ptr()) && PyIndex_Check(v.ptr()) &&
+      (!is_array || (py::hasattr(v, "ndim") && !py::isinstance<Tensor>(v) && v.attr("ndim").cast<int>() == 0))) {
+    int64_t i = PyNumber_AsSsize_t(v.ptr(), PyExc_IndexError);
+    if (i == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return {Item::Kind::integer, i};
+  }
+  if (is_array && !PyBool_Check(v.ptr())) {
+    Tensor t = py::isinstance<Tensor>(v) ? v.cast<Tensor>()
+                                         : py::module_::import("fastcnn._core").attr("tensor")(v).cast<Tensor>();
+    if (t.numel() == 0 && is_floating(t.dtype())) t = cast(t, DType::int64);  // []
+    if (t.dtype() == DType::bool_) return {Item::Kind::indices, 0, {}, nonzero(t)};
+    if (!is_floating(t.dtype())) return {Item::Kind::indices, 0, {}, {cast(t.detach(), DType::int64)}};
+    throw IndexError(concat("index: expected an integer or bool tensor, got ", t.dtype()));
+  }
+  throw TypeError("index: expected ints, slices, None, Ellipsis, integer tensors or bool masks, got " +
+                  py::repr(v).cast<std::string>());
+}
+
+std::vector<Item> items_from(const Tensor& x, const py::object& key) {
+  std::vector<Item> items;
+  if (py::isinstance<py::tuple>(key)) {
+    for (py::handle h : py::reinterpret_borrow<py::tuple>(key)) items.push_back(item_from(h));
+  } else {
+    items.push_back(item_from(key));
+  }
+  int dims = 0, ellipses = 0;
+  for (const Item& i : items) {
+    dims += i.dims();
+    ellipses += i.kind == Item::Kind::ellipsis;
+  }
+  if (ellipses > 1) throw IndexError("index: expected at most one Ellipsis");
+  if (dims > x.ndim()) throw IndexError(concat("index: ", dims, " indices are too many for shape ", x.shape()));
+  if (!ellipses) items.push_back({Item::Kind::ellipsis});
+  return items;
+}
+
+Tensor take_slice(const Tensor& x, int dim, const py::object& s) {
+  Py_ssize_t start, stop, step;
+  if (PySlice_Unpack(s.ptr(), &start, &stop, &step) != 0) throw py::error_already_set();
+  py::gil_scoped_release release;
+  return slice(x, dim, start, stop, step);
+}
+
+// Index tensors for neighbouring dims first, first + 1, …: one index into these dims made one.
+Tensor take_indices(const Tensor& x, int first, const std::vector<Tensor>& indices) {
+  py::gil_scoped_release release;
+  int k = static_cast<int>(indices.size());
+  Tensor at;
+  for (int i = 0; i < k; ++i) {
+    int64_t n = x.shape()[first + i];
+    Tensor index = indices[i];
+    if (k > 1) {  // a linear index would hide what is out of range
+      if (index.numel() > 0 && !index.is_symbolic()) {
+        double low = amin(index).item(), high = amax(index).item();
+        check<IndexError>(low >= static_cast<double>(-n) && high < static_cast<double>(n),
+                          "index: expected indices in [", -n, ", ", n, ") for dim ", first + i, " of shape ",
+                          x.shape(), ", got ", high < static_cast<double>(n) ? low : high);
+      }
+      index = where(lt(index, zeros({}, DType::int64)), affine(index, 1, static_cast<double>(n)), index);
+    }
+    at = i == 0 ? index : add(affine(at, static_cast<double>(n), 0), index);
+  }
+  Tensor y = k > 1 ? flatten(x, first, first + k - 1) : x;
+  y = index_select(y, first, reshape(at, {at.numel()}));
+  Dims shape;
+  for (int d = 0; d < first; ++d) shape.push_back(y.shape()[d]);
+  for (int64_t n : at.shape()) shape.push_back(n);
+  for (int d = first + 1; d < y.ndim(); ++d) shape.push_back(y.shape()[d]);
+  return reshape(y, shape);
+}
+
+bool has_indices(const std::vector<Item>& items) {
+  return std::any_of(items.begin(), items.end(), [](const Item& i) { return i.kind == Item::Kind::indices; });
+}
+
+Tensor get(const Tensor& x, const std::vector<Item>& items) {
+  int used = 0;
+  for (const Item& i : items) used += i.dims();
+  Tensor y = x;
+  int d = 0, first = -1;
+  std::vector<Tensor> indices;
+  bool closed =
+      false;  // as in PyTorch ints are views first, so index arrays are neighbours if only ints stand between
+  for (const Item& i : items) {
+    bool nothing = i.kind == Item::Kind::ellipsis && x.ndim() == used;
+    if (first >= 0 && i.kind != Item::Kind::indices && i.kind != Item::Kind::integer && !nothing) closed = true;
+    switch (i.kind) {
+      case Item::Kind::integer: y = select(y, d, i.index); break;
+      case Item::Kind::slice: y = take_slice(y, d++, i.slice); break;
+      case Item::Kind::none: y = unsqueeze(y, d++); break;
+      case Item::Kind::ellipsis: d += x.ndim() - used; break;
+      case Item::Kind::indices:
+        if (closed) throw IndexError("index: index tensors are supported on neighbouring dims only");
+        if (first < 0) first = d;
+        for (const Tensor& t : i.indices) indices.push_back(t);
+        d += i.dims();
+        break;
+    }
+  }
+  return first < 0 ? y : take_indices(y, first, indices);
+}
+
+Tensor value_tensor(const Tensor& x, const py::object& value) {
+  if (auto n = number_from(value)) return full({}, n->value, x.dtype(), x.device());
+  if (py::isinstance<Tensor>(value)) return value.cast<Tensor>().detach();
+  return py::module_::import("fastcnn._core").attr("tensor")(value).cast<Tensor>();
+}
+
+void set(const Tensor& self, const py::object& key, const py::object& value) {
+  check(!(is_grad_enabled() && self.requires_grad()),
+        "setitem: a tensor that requires gradients cannot be changed in place; do it under no_grad");
+  check(!(is_grad_enabled() && py::isinstance<Tensor>(value) && value.cast<Tensor>().requires_grad()),
+        "setitem: gradients do not flow through in-place ops; build the tensor with cat or where, or use no_grad");
+  NoGrad off;
+  Tensor x = self.detach(), v = value_tensor(x, value);
+  if (py::isinstance<Tensor>(key) && key.cast<Tensor>().dtype() == DType::bool_ && v.numel() == 1) {
+    Tensor mask = key.cast<Tensor>();  // without reading the mask, so also inside compile
+    check<IndexError>(mask.ndim() <= x.ndim(), "setitem: mask of shape ", mask.shape(),
+                      " does not fit x of shape ", x.shape());
+    for (int d = 0; d < mask.ndim(); ++d)
+      check<IndexError>(mask.shape()[d] == x.shape()[d], "setitem: mask of shape ", mask.shape(),
+                        " does not fit x of shape ", x.shape());
+    Dims shape = mask.shape();
+    while (shape.size() < x.ndim()) shape.push_back(1);
+    without_gil([&] { copy_(x, where(reshape(mask, shape), cast(reshape(v, {}), x.dtype()), x)); });
+    return;
+  }
+  std::vector<Item> items = items_from(x, key);
+  if (!has_indices(items)) {
+    Tensor part = get(x, items);
+    without_gil([&] {
+      if (part.numel() > 0) copy_(part, v);
+    });
+    return;
+  }
+  // Positions of a tensor that counts its elements say where each value goes.
+  Tensor places = get(reshape(arange(0, static_cast<double>(x.numel())), x.shape()), items);
+  without_gil([&] {
+    Tensor from = contiguous(reshape(expand(v, places.shape()), {v.numel() == 0 ? 0 : places.numel()}));
+    Tensor at = contiguous(reshape(places, {places.numel()}));
+    Tensor flat = reshape(clone(x), {x.numel()}), dense = cast(contiguous(from), x.dtype());
+    size_t bytes = dtype_size(x.dtype());
+    flat = contiguous(flat);
+    char* to = static_cast<char*>(flat.data());
+    for (int64_t i = 0; i < at.numel(); ++i)
+      std::copy_n(static_cast<const char*>(dense.data()) + i * bytes, bytes, to + at.data<int64_t>()[i] * bytes);
+    copy_(x, reshape(flat, x.shape()));
+  });
+}
+
+}  // namespace
+
+void bind_indexing(TensorClass& c) {
+  c.def("__getitem__",
+        [](const Tensor& x, const py::object& key) {
+          if (PyLong_CheckExact(key.ptr()))
+            return select(x, 0, key.cast<int64_t>());  // the common case, and iteration
+          return get(x, items_from(x, key));
+        })
+      .def("__setitem__", &set)
+      .def("__len__",
+           [](const Tensor& x) {
+             if (x.ndim() == 0) throw TypeError("len: a tensor of shape () has no length");
+             return x.shape()[0];
+           })
+      .def("__iter__", [](const Tensor& x) {
+        if (x.ndim() == 0) throw TypeError("iter: a tensor of shape () cannot be iterated over");
+        py::list rows;
+        for (int64_t i = 0; i < x.shape()[0]; ++i) rows.append(select(x, 0, i));
+        return py::iter(rows);
+      });
+}
+
+}  // namespace fastcnn::bindings

@@ -1,0 +1,452 @@
+// What it is: the Python module _core: dtypes, Tensor and its exchange with NumPy, grad mode, runtime switches.
+// What it is not: ops (ops_*.cpp, tensor_ops.cpp), DLPack (dlpack.cpp) or compile (compile.cpp).
+#include <pybind11/numpy.h>
+
+#include <cstring>
+
+#include "bindings.h"
+#include "fastcnn/autograd.h"
+#include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
+
+namespace fastcnn::bindings {
+
+std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v) {
+  if (py::isinstance<py::int_>(v)) {
+    int64_t i = v.cast<int64_t>();
+    return {i, i};
+  }
+  if (py::isinstance<py::sequence>(v) && !py::isinstance<py::str>(v)) {
+    auto s = py::reinterpret_borrow<py::sequence>(v);
+    if (s.size() == 2) return {s[0].cast<int64_t>(), s[1].cast<int64_t>()};
+    if (s.size() == 1) return {s[0].cast<int64_t>(), s[0].cast<int64_t>()};
+  }
+  throw TypeError(
+      concat(op, ": expected ", what, " as an int or a pair of ints, got ", py::repr(v).cast<std::string>()));
+}
+
+Dims dims_from(const char* op, const py::handle& v) {
+  Dims d;
+  if (py::isinstance<py::int_>(v)) {
+    d.push_back(v.cast<int64_t>());
+    return d;
+  }
+  if (!py::isinstance<py::sequence>(v) || py::isinstance<py::str>(v))
+    throw TypeError(concat(op, ": expected an int or a sequence of ints, got ", py::repr(v).cast<std::string>()));
+  for (py::handle h : py::reinterpret_borrow<py::sequence>(v)) {
+    if (!PyIndex_Check(h.ptr()))
+      throw TypeError(concat(op, ": expected ints, got ", py::repr(v).cast<std::string>()));
+    d.push_back(py::int_(py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()))).cast<int64_t>());
+  }
+  return d;
+}
+
+namespace {
+
+std::string name_of(const py::handle& v) {
+  return py::isinstance<py::str>(v) ? v.cast<std::string>() : py::str(v).cast<std::string>();
+}
+
+py::dtype numpy_dtype(DType t) {
+  if (t == DType::bfloat16) {
+    try {
+      return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+    } catch (py::error_already_set&) {
+      throw TypeError(
+          "numpy: NumPy has no bfloat16 of its own; install ml_dtypes, or cast with .to(fc.float32) first");
+    }
+  }
+  return py::dtype(t == DType::bool_ ? "bool" : dtype_name(t));
+}
+
+py::object to_numpy(const Tensor& t) {
+  if (t.device().type != DeviceType::cpu)
+    throw ValueError("numpy: copy the tensor to the CPU first, with .to(\"cpu\")");
+  void* data = t.data();
+  std::vector<py::ssize_t> shape(t.shape().begin(), t.shape().end()), strides;
+  for (int64_t s : t.strides()) strides.push_back(s * static_cast<py::ssize_t>(dtype_size(t.dtype())));
+  py::capsule owner(new Tensor(t.detach()), [](void* p) { delete static_cast<Tensor*>(p); });
+  py::array a(numpy_dtype(t.dtype()), shape, strides, data, owner);
+  if (is_readonly(t)) a.attr("flags").attr("writeable") = false;
+  return a;
+}
+
+DType dtype_of_array(const py::array& a) {
+  std::string name = py::str(a.dtype()).cast<std::string>();
+  for (int i = 0; i < kDTypeCount; ++i)
+    if (name == dtype_name(static_cast<DType>(i))) return static_cast<DType>(i);
+  throw TypeError(concat("tensor: NumPy dtype ", name,
+                         " is not supported; expected one of float32, bfloat16, float16, "
+                         "float64, int64, int32, uint8, int8, bool"));
+}
+
+// A tensor over the array's memory where strides allow it.
+Tensor wrap_array(const py::array& array, bool writeable_wanted) {
+  py::array a = array;
+  DType dtype = dtype_of_array(a);
+  if (a.ndim() > kMaxDims) throw ValueError(concat("tensor: expected at most 8 dimensions, got ", a.ndim()));
+  Dims shape, strides;
+  bool whole = !(a.dtype().byteorder() == '>');
+  for (int i = 0; i < a.ndim(); ++i) {
+    shape.push_back(a.shape(i));
+    whole &= a.strides(i) % static_cast<py::ssize_t>(dtype_size(dtype)) == 0;
+    strides.push_back(a.strides(i) / static_cast<py::ssize_t>(dtype_size(dtype)));
+  }
+  whole &= reinterpret_cast<uintptr_t>(a.data()) % dtype_size(dtype) == 0;
+  if (!whole)
+    return wrap_array(
+        py::array(a.attr("astype")(numpy_dtype(dtype).attr("newbyteorder")("="), py::arg("order") = "C")),
+        writeable_wanted);
+  auto* keep = new py::object(a);
+  std::shared_ptr<void> owner(keep, [](void* p) {
+    py::gil_scoped_acquire gil;
+    delete static_cast<py::object*>(p);
+  });
+  Tensor t = from_blob(const_cast<void*>(a.data()), shape, strides, dtype, std::move(owner));
+  if (!a.writeable()) set_readonly(t);
+  return t;
+}
+
+Tensor make(const py::object& data, const py::object& dtype, const py::object& device, bool requires_grad) {
+  Tensor t;
+  if (py::isinstance<Tensor>(data)) {
+    t = data.cast<Tensor>().detach();
+  } else {
+    bool is_array = py::isinstance<py::array>(data);
+    py::array a = is_array ? py::reinterpret_borrow<py::array>(data)
+                           : py::array(py::module_::import("numpy").attr("asarray")(data));
+    // Python floats are float32 here, as in PyTorch; NumPy arrays keep their dtype.
+    if (!is_array && !py::hasattr(data, "dtype") && a.dtype().kind() == 'f')
+      a = py::array(a.attr("astype")("float32"));
+    t = wrap_array(a, false);
+  }
+  DType want = dtype.is_none() ? t.dtype() : dtype_from(dtype);
+  Device dev = device.is_none() ? t.device() : parse_device(name_of(device));
+  {
+    py::gil_scoped_release nogil;
+    t = want == t.dtype() ? clone(t) : cast(t, want);
+    if (t.device() != dev) t = to_device(t, dev);
+    t = t.detach();
+  }
+  if (requires_grad) t.set_requires_grad();
+  return t;
+}
+
+py::object item(const Tensor& t) {
+  double v = t.item();
+  switch (t.dtype()) {
+    case DType::bool_: return py::bool_(v != 0);
+    case DType::int64: return py::int_(*t.data<int64_t>());
+    case DType::int32:
+    case DType::uint8:
+    case DType::int8: return py::int_(static_cast<int64_t>(v));
+    default: return py::float_(v);
+  }
+}
+
+std::string repr(const Tensor& t) {
+  std::string tail =
+      concat(", dtype=", t.dtype(), t.device().type == DeviceType::cpu ? "" : concat(", device=", t.device()),
+             t.requires_grad() ? ", requires_grad=True" : "");
+  if (t.is_symbolic()) return concat("tensor(<traced by compile>, shape=", t.shape(), tail, ")");
+  Tensor shown = t.detach();
+  if (t.dtype() == DType::bfloat16) shown = cast(shown, DType::float32);
+  py::object a = to_numpy(shown);
+  std::string body = py::module_::import("numpy")
+                         .attr("array2string")(a, py::arg("separator") = ", ", py::arg("prefix") = "tensor(")
+                         .cast<std::string>();
+  return concat("tensor(", body, tail, ")");
+}
+
+Tensor to(const Tensor& self, const py::args& args, const py::kwargs& kwargs) {
+  Tensor t = self;
+  auto one = [&](const py::handle& v) {
+    if (v.is_none()) return;
+    py::object o = py::reinterpret_borrow<py::object>(v);
+    if (py::isinstance<Tensor>(o)) {
+      t = to_device(cast(t, o.cast<Tensor>().dtype()), o.cast<Tensor>().device());
+    } else if (py::isinstance<Device>(o)) {
+      t = to_device(t, o.cast<Device>());
+    } else if (py::isinstance<py::str>(o) &&
+               (o.cast<std::string>() == "cpu" || o.cast<std::string>().rfind("cuda", 0) == 0)) {
+      t = to_device(t, parse_device(o.cast<std::string>()));
+    } else {
+      t = cast(t, dtype_from(o));
+    }
+  };
+  for (const py::handle& a : args) one(a);
+  for (const auto& [key, value] : kwargs) {
+    std::string k = py::str(key);
+    if (k != "dtype" && k != "device" && k != "copy")
+      throw TypeError("to: expected dtype, device or copy, got '" + k + "'");
+    if (k == "copy") {
+      if (value.cast<bool>() && t.impl() == self.impl()) t = clone(t);
+    } else {
+      one(value);
+    }
+  }
+  return t;
+}
+
+}  // namespace
+
+DType dtype_from(const py::object& v) {
+  if (py::isinstance<DType>(v)) return v.cast<DType>();
+  std::string name;
+  if (py::isinstance<py::str>(v))
+    name = v.cast<std::string>();
+  else if (py::hasattr(v, "__name__"))
+    name = py::str(v.attr("__name__"));  // numpy.float32, float, int
+  else
+    name = py::str(v).cast<std::string>();
+  if (auto dot = name.rfind('.'); dot != std::string::npos) name = name.substr(dot + 1);
+  if (name == "float" || name == "half" || name == "double" || name == "long" || name == "int" || name == "bool_")
+    name = name == "float"    ? "float32"
+           : name == "half"   ? "float16"
+           : name == "double" ? "float64"
+           : name == "bool_"  ? "bool"
+                              : "int64";
+  for (int i = 0; i < kDTypeCount; ++i)
+    if (name == dtype_name(static_cast<DType>(i))) return static_cast<DType>(i);
+  throw TypeError("dtype: expected float32, bfloat16, float16, float64, int64, int32, uint8, int8 or bool, got " +
+                  py::repr(v).cast<std::string>());
+}
+
+}  // namespace fastcnn::bindings
+
+using namespace fastcnn;            // NOLINT
+using namespace fastcnn::bindings;  // NOLINT
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The compiled core of fastcnn: tensors, ops with gradients, compile.";
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const TypeError& e) {
+      PyErr_SetString(PyExc_TypeError, e.what());
+    } catch (const MemoryError& e) {
+      PyErr_SetString(PyExc_MemoryError, e.what());
+    }
+  });
+
+  auto dtype = py::class_<DType>(m, "dtype", "Element type of a tensor.");
+  dtype.def(py::init([](const py::object& v) { return dtype_from(v); }))
+      .def("__repr__", [](DType t) { return std::string("fastcnn.") + dtype_name(t); })
+      .def("__str__", [](DType t) { return std::string(dtype_name(t)); })
+      .def("__hash__", [](DType t) { return static_cast<int>(t); })
+      .def("__eq__",
+           [](DType a, const py::object& o) {
+             if (py::isinstance<DType>(o)) return a == o.cast<DType>();
+             try {
+               return a == dtype_from(o);
+             } catch (const TypeError&) {
+               return false;
+             }
+           })
+      .def("__reduce__",
+           [](DType t) {
+             return py::make_tuple(py::module_::import("fastcnn._core").attr("dtype"),
+                                   py::make_tuple(dtype_name(t)));
+           })
+      .def_property_readonly("name", [](DType t) { return std::string(dtype_name(t)); })
+      .def_property_readonly("itemsize", [](DType t) { return dtype_size(t); })
+      .def_property_readonly("is_floating_point", [](DType t) { return is_floating(t); });
+  for (int i = 0; i < kDTypeCount; ++i) {
+    DType t = static_cast<DType>(i);
+    m.attr(t == DType::bool_ ? "bool" : dtype_name(t)) = py::cast(t);
+  }
+
+  py::class_<Device>(m, "device", "Where a tensor lives: 'cpu' or 'cuda:N'.")
+      .def(py::init([](const std::string& s) { return parse_device(s); }))
+      .def_property_readonly("type", [](const Device& d) { return d.type == DeviceType::cpu ? "cpu" : "cuda"; })
+      .def_readonly("index", &Device::index)
+      .def("__repr__", [](const Device& d) { return concat("device('", d, "')"); })
+      .def("__str__", [](const Device& d) { return concat(d); })
+      .def("__hash__", [](const Device& d) { return static_cast<int>(d.type) * 1024 + d.index; })
+      .def("__eq__", [](const Device& d, const py::object& o) {
+        if (py::isinstance<Device>(o)) return d == o.cast<Device>();
+        if (!py::isinstance<py::str>(o)) return false;
+        std::string s = o.cast<std::string>();
+        return s == concat(d) || (s == "cuda" && d.type == DeviceType::cuda && d.index == 0);
+      });
+
+  TensorClass c(m, "Tensor", "A strided view of memory on a device, with its place in autograd.");
+  c.def(py::init([](const Tensor& t) { return t; }), py::arg("other"), "Another handle of the same tensor.")
+      .def_property_readonly("shape",
+                             [](const Tensor& t) {
+                               py::tuple s(t.ndim());
+                               for (int i = 0; i < t.ndim(); ++i) s[i] = py::int_(t.shape()[i]);
+                               return s;
+                             })
+      .def(
+          "size",
+          [](const Tensor& t, const py::object& dim) -> py::object {
+            if (!dim.is_none()) return py::int_(t.size(dim.cast<int>()));
+            return py::cast(t).attr("shape");
+          },
+          py::arg("dim") = py::none())
+      .def(
+          "stride",
+          [](const Tensor& t) {
+            py::tuple s(t.ndim());
+            for (int i = 0; i < t.ndim(); ++i) s[i] = py::int_(t.strides()[i]);
+            return s;
+          },
+          "Strides in elements.")
+      .def_property_readonly("ndim", &Tensor::ndim)
+      .def("dim", &Tensor::ndim)
+      .def("numel", &Tensor::numel)
+      .def("element_size", [](const Tensor& t) { return dtype_size(t.dtype()); })
+      .def_property_readonly(
+          "nbytes", [](const Tensor& t) { return t.numel() * static_cast<int64_t>(dtype_size(t.dtype())); })
+      .def_property_readonly("dtype", &Tensor::dtype)
+      .def_property_readonly("device", &Tensor::device)
+      .def_property("requires_grad", &Tensor::requires_grad, [](Tensor& t, bool on) { t.set_requires_grad(on); })
+      .def(
+          "requires_grad_", [](Tensor& t, bool on) { return t.set_requires_grad(on); },
+          py::arg("requires_grad") = true)
+      .def_property_readonly("is_leaf", &Tensor::is_leaf)
+      .def_property(
+          "grad",
+          [](const Tensor& t) -> py::object {
+            Tensor g = t.grad();
+            return g.defined() ? py::cast(g) : py::none();
+          },
+          [](const Tensor& t, const py::object& g) { t.set_grad(g.is_none() ? Tensor() : g.cast<Tensor>()); })
+      .def(
+          "backward",
+          [](const Tensor& t, const py::object& g, bool retain_graph, bool create_graph) {
+            std::vector<Tensor> grads;
+            if (!g.is_none()) grads.push_back(g.cast<Tensor>());
+            py::gil_scoped_release nogil;
+            backward({t}, grads, create_graph, retain_graph);
+          },
+          py::arg("grad") = py::none(), py::arg("retain_graph") = false, py::arg("create_graph") = false,
+          "Adds the gradients of this tensor with respect to all leaves to their .grad.")
+      .def("detach", &Tensor::detach, "The same memory without history.")
+      .def(
+          "clone", [](const Tensor& t) { return clone(t); }, NoGil(),
+          "A copy in new memory; gradients flow through.")
+      .def(
+          "contiguous", [](const Tensor& t) { return contiguous(t); }, NoGil())
+      .def("is_contiguous", &Tensor::is_contiguous,
+           "Dense in canonical layout: channels-last for 4-D, else row-major.")
+      .def_property_readonly("is_symbolic", &Tensor::is_symbolic)
+      .def("data_ptr", [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data()); })
+      .def("to", &to,
+           "to('cpu' | 'cuda' | dtype | tensor, dtype=, device=, copy=): the tensor itself if nothing changes.")
+      .def("numpy", &to_numpy, "A NumPy view of the same memory.")
+      .def(
+          "__array__",
+          [](const Tensor& t, const py::object& dtype, const py::object& copy) -> py::object {
+            py::object a = to_numpy(t);
+            if (!dtype.is_none()) a = a.attr("astype")(dtype, py::arg("copy") = false);
+            if (!copy.is_none() && copy.cast<bool>()) a = a.attr("copy")();
+            return a;
+          },
+          py::arg("dtype") = py::none(), py::arg("copy") = py::none())
+      .def("item", &item, "The one element as a Python number.")
+      .def("tolist",
+           [](const Tensor& t) {
+             return to_numpy(t.dtype() == DType::bfloat16 ? cast(t.detach(), DType::float32) : t).attr("tolist")();
+           })
+      .def("__repr__", &repr)
+      .def("__hash__", [](const Tensor& t) { return reinterpret_cast<intptr_t>(identity(t)) >> 4; })
+      .def(
+          "is_same", [](const Tensor& a, const Tensor& b) { return identity(a) == identity(b); },
+          "Handles of one tensor?")
+      .def("__deepcopy__",
+           [](const Tensor& t, const py::dict&) {
+             Tensor n = clone(t.detach());
+             if (t.is_leaf() && t.requires_grad()) n.set_requires_grad();
+             return n;
+           })
+      .def("__reduce__",
+           [](const Tensor& t) {
+             return py::make_tuple(
+                 py::module_::import("fastcnn._core").attr("tensor"),
+                 py::make_tuple(to_numpy(t), t.dtype(), py::none(), t.requires_grad() && t.is_leaf()));
+           })
+      .def(
+          "_reseat", [](Tensor& t, const Tensor& other) { t = other; }, py::arg("other"),
+          "This handle becomes one of another tensor: how parameters change dtype or device in place.");
+  bind_dlpack(m, c);
+  bind_tensor_ops(m, c);
+
+  m.def("tensor", &make, py::arg("data"), py::arg("dtype") = py::none(), py::arg("device") = py::none(),
+        py::arg("requires_grad") = false,
+        "A new tensor with a copy of data: a NumPy array, number, nested list or Tensor.");
+  m.def(
+      "from_numpy", [](const py::array& a) { return wrap_array(a, false); }, py::arg("array"),
+      "A tensor over the memory of a NumPy array, without a copy where strides allow it.");
+  m.def(
+      "empty",
+      [](const py::args& shape, const py::object& dtype, const py::object& device) {
+        Dims d = shape.size() == 1 && !py::isinstance<py::int_>(shape[0]) ? dims_from("empty", shape[0])
+                                                                          : dims_from("empty", shape);
+        return empty(d, dtype.is_none() ? DType::float32 : dtype_from(dtype),
+                     device.is_none() ? Device{} : parse_device(name_of(device)));
+      },
+      py::arg("dtype") = py::none(), py::arg("device") = py::none());
+
+  m.def(
+      "grad",
+      [](const py::object& outputs, const py::object& inputs, const py::object& grad_outputs, bool create_graph,
+         bool retain_graph, bool allow_unused) {
+        auto list = [](const py::object& v) {
+          if (v.is_none()) return std::vector<Tensor>{};
+          if (py::isinstance<Tensor>(v)) return std::vector<Tensor>{v.cast<Tensor>()};
+          std::vector<Tensor> r;
+          for (py::handle h : v) r.push_back(h.is_none() ? Tensor() : h.cast<Tensor>());
+          return r;
+        };
+        std::vector<Tensor> o = list(outputs), i = list(inputs), g = list(grad_outputs), r;
+        {
+          py::gil_scoped_release nogil;
+          r = grad(o, i, g, create_graph, retain_graph, allow_unused);
+        }
+        py::tuple t(r.size());
+        for (size_t k = 0; k < r.size(); ++k) t[k] = r[k].defined() ? py::cast(r[k]) : py::none();
+        return t;
+      },
+      py::arg("outputs"), py::arg("inputs"), py::arg("grad_outputs") = py::none(), py::arg("create_graph") = false,
+      py::arg("retain_graph") = false, py::arg("allow_unused") = false,
+      "Gradients of sum(outputs * grad_outputs) with respect to inputs, as a tuple. With create_graph=True they "
+      "can be\n"
+      "differentiated again.");
+  m.def("is_grad_enabled", &is_grad_enabled);
+  m.def("set_grad_enabled", &set_grad_enabled, py::arg("on"), "Returns the mode that was.");
+
+  m.def("version", &version);
+  m.def("show_config", &show_config, "Version, compiler, ISA in use, threads, CUDA build and devices.");
+  m.def("get_num_threads", &get_num_threads);
+  m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def("isa", &isa, "CPU kernels in use: ref, portable, avx2, avx512 or avx512bf16.");
+  m.def("available_isas", &available_isas);
+  m.def("set_isa", &set_isa, py::arg("name"));
+  m.def("record_kernel_choices", &record_kernel_choices, py::arg("on"));
+  m.def("take_kernel_choices", &take_kernel_choices, "'op:implementation' of each op run since recording began.");
+  m.def(
+      "memory_info",
+      [] {
+        MemoryInfo i = memory_info();
+        py::dict d;
+        d["in_use"] = i.in_use;
+        d["cached"] = i.cached;
+        d["peak"] = i.peak;
+        d["budget"] = i.budget;
+        return d;
+      },
+      "Bytes of tensor memory on the CPU: in_use, cached for reuse, peak, budget of the cache.");
+  m.def("reset_peak_memory", &reset_peak_memory);
+  m.def("release_cached_memory", &release_cached_memory);
+  m.def("set_memory_budget", &set_memory_budget, py::arg("bytes"));
+  m.def("cuda_device_count", &cuda_device_count);
+  m.def("cuda_build", &cuda_build);
+
+  py::module_ ops = m.def_submodule("ops", "Every op as a function; names and arguments as in PyTorch.");
+  bind_ops_basic(ops);
+  bind_ops_nn(ops);
+  bind_optim(m);
+  bind_compile(m);
+}
