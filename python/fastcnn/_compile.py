@@ -1,0 +1,141 @@
+"""fc.compile: flattens arguments, keeps one tree of results per plan, checks what the trace depended on.
+
+Tracing, planning and replaying are the core's (graph.h); this is not a second executor.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+
+from . import _core
+from ._trace import Guards, hold
+
+_LEAF = object()
+
+
+def _flatten(value, tensors, memo):
+    """The structure of value with tensors taken out; what is left decides which plan is used."""
+    if isinstance(value, _core.Tensor):
+        tensors.append(value)
+        return _LEAF
+    if isinstance(value, np.ndarray):
+        tensors.append(_core.from_numpy(value))
+        return _LEAF
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return (type(value), *(_flatten(v, tensors, memo) for v in value))
+    if isinstance(value, (tuple, list)):
+        return (type(value), *(_flatten(v, tensors, memo) for v in value))
+    if isinstance(value, dict):
+        return (dict, *((k, _flatten(v, tensors, memo)) for k, v in value.items()))
+    memo.append(value)  # a constant: kept alive, compared by equality where hashable, else by identity
+    try:
+        hash(value)
+        return ("=", type(value), value)
+    except TypeError:
+        return ("is", id(value))
+
+
+def _unflatten(tree, tensors, constants):
+    if tree is _LEAF:
+        return next(tensors)
+    kind = tree[0]
+    if kind == "=" or kind == "is":
+        return next(constants)
+    if kind is dict:
+        return {k: _unflatten(v, tensors, constants) for k, v in tree[1:]}
+    items = [_unflatten(v, tensors, constants) for v in tree[1:]]
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)
+
+
+class CompiledFunction:
+    """A function whose calls are traced once per input signature, planned and replayed. See fc.compile."""
+
+    def __init__(self, fn, budget_bytes):
+        self._fn = fn
+        self._core = _core.Compiled(budget_bytes)
+        self._variants = {}  # structure -> list of (guards, key)
+        self._results = {}  # plan id -> (tree, constants)
+        self._number = itertools.count()
+        self._alive = []
+        functools.update_wrapper(self, fn, updated=())
+
+    def __call__(self, *args, **kwargs):
+        if _core.is_tracing():  # inside another compiled function: its ops join that trace
+            return self._fn(*args, **kwargs)
+        tensors, constants = [], []
+        structure = _flatten((args, kwargs), tensors, constants)
+        modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
+        variants = self._variants.setdefault((structure, modes), [])
+        key = next((key for guards, key in variants if hold(guards)), None)
+        fresh = key is None
+        if fresh:
+            key = str(next(self._number)).encode()
+        traced = {}
+
+        def trace(symbols):
+            with Guards() as seen:
+                a, k = _unflatten(structure, iter(symbols), iter(constants))
+                result = self._fn(*a, **k)
+            out, rest = [], []
+            traced["tree"] = _flatten(result, out, rest)
+            traced["constants"] = rest
+            traced["guards"] = seen.freeze()
+            traced["result"] = result
+            return out
+
+        outputs, plan = self._core.call(key, tensors, trace)
+        if traced:
+            if fresh:
+                variants.append((traced["guards"], key))
+                self._alive.append(constants)  # ids in the structure stay theirs
+            if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
+                return traced["result"]
+            self._results[plan] = (traced["tree"], traced["constants"])
+        tree, rest = self._results[plan]
+        return _unflatten(tree, iter(outputs), iter(rest))
+
+    def info(self):
+        """Of the plan that ran last: arena_bytes, tensor_bytes (without reuse), output_bytes, traced_nodes, steps."""
+        return self._core.info()
+
+    def describe(self) -> str:
+        """The steps of the plan that ran last: op, implementation, shapes, bytes."""
+        return self._core.describe()
+
+    def cache_info(self):
+        """hits, misses, evictions, plans, bytes, budget."""
+        return self._core.cache_info()
+
+    def reset(self) -> None:
+        """Forgets all plans."""
+        self._core.reset()
+        self._variants.clear()
+        self._results.clear()
+        self._alive.clear()
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self):
+        return f"<compiled {getattr(self._fn, '__qualname__', self._fn)!r}>"
+
+
+def compile(fn=None, *, budget_bytes=8 << 30):
+    """Compiles a function or Module: traced once per input signature, then replayed as one plan.
+
+    ``fn`` may do a whole training step: forward, loss, ``backward()``, ``optimizer.step()``. Tensors (and NumPy arrays)
+    anywhere in its arguments may change from call to call; other arguments are constants, and a new value makes a new
+    plan. Parameters, running statistics and learning rates are read and updated in place. Results do not carry
+    gradients: differentiate inside ``fn``. Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
+
+    budget_bytes: how much memory the plans of this function may hold; the least recently used go first.
+    ``FASTCNN_EAGER=1`` in the environment runs everything eagerly. Usable as a decorator.
+    """
+    if fn is None:
+        return functools.partial(compile, budget_bytes=budget_bytes)
+    if not callable(fn):
+        raise TypeError(f"compile: expected a function or Module, got {type(fn).__name__}")
+    return CompiledFunction(fn, budget_bytes)

@@ -1,0 +1,51 @@
+"""Writing files so that a crash leaves the old file or the new one, never half of either.
+
+Used by every part that writes a file. Not a file format and not a lock: two writers of one path race, the
+last wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def fsync_dir(path):
+    """Makes a rename inside `path` durable; a no-op where directories cannot be opened (Windows)."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except (PermissionError, IsADirectoryError):
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="wb", **open_kwargs):
+    """Opens a temporary file beside `path`; on success it is fsynced and renamed to `path`, on error removed.
+
+    Args: path: the final file; its folder is made if missing. mode: "wb" or "w". Other arguments go to
+    open().
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"atomic_write: expected mode 'wb' or 'w', got {mode!r}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.parent / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        if hasattr(os, "fchmod") and path.exists():
+            os.fchmod(fd, path.stat().st_mode & 0o777)
+        with os.fdopen(fd, mode, **open_kwargs) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(tmp)
+        raise
+    fsync_dir(path.parent)

@@ -1,0 +1,253 @@
+"""The loop over the batches of one epoch, where it stands, and the signals that may end it.
+
+Losses are read back from the device in small lots, so that the host does not wait for every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+from ._steps import split_batch
+
+_READ_EVERY = 16  # steps between readings of the losses
+
+
+class Interrupted(Exception):
+    """A signal asked to stop, and the state is whole."""
+
+
+class SignalGuard:
+    """Scope in which SIGINT and SIGTERM only set `received`; a second SIGINT raises KeyboardInterrupt at once.
+
+    Outside the main thread handlers cannot be set: then it does nothing.
+    """
+
+    def __init__(self):
+        self.received = None
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(ValueError):
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number, frame):
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def __exit__(self, *exc):
+        for number, handler in self._before.items():
+            # None: the handler was not set from Python and cannot be put back through it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def as_loader(data, batch_size, shuffle, seed, transform, num_workers):
+    """A loader as it is; a dataset in a DataLoader."""
+    from .data import DataLoader
+
+    if isinstance(data, DataLoader):
+        return data
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
+        return DataLoader(
+            data, batch_size, shuffle=shuffle, seed=seed, transform=transform, num_workers=num_workers
+        )
+    if hasattr(data, "__iter__"):
+        return data
+    raise TypeError(f"Trainer: expected a dataset or a loader, got {type(data).__name__}")
+
+
+def images_in(x):
+    """Images in a batch."""
+    return int(x.shape[0]) if x.ndim else 1
+
+
+class RunState:
+    """Where training stands: epoch, batch, and the sums of the epoch so far."""
+
+    def __init__(self, loader=None):
+        self.epoch = self.global_step = 0
+        self.in_step = False
+        self._loader = loader
+        self.images_per_epoch = None
+        dataset = getattr(loader, "dataset", None)
+        if dataset is not None and hasattr(loader, "batch_size") and hasattr(loader, "__len__"):
+            whole = len(loader) * loader.batch_size
+            self.images_per_epoch = whole if getattr(loader, "drop_last", False) else len(dataset)
+        self.saved()
+        self._reset()
+
+    def _reset(self):
+        self.batch = self.images = self.labels = 0
+        self.loss_sum = self.correct = self.seconds = self._timed_seconds = 0.0
+        self._timed_images = 0
+        self.trained = False
+        self._pending = []
+
+    def next_epoch(self):
+        """Begins the next epoch."""
+        self.epoch += 1
+        self._reset()
+
+    def saved(self):
+        """A checkpoint has been written now."""
+        self.saved_step, self.saved_time = self.global_step, time.monotonic()
+
+    def add(self, loss, correct, images, labels):
+        """Takes the results of a batch; they are read later."""
+        self._pending.append((loss, correct, images))
+        self.images += images
+        self.labels += labels
+        self._timed_images += images
+
+    def read(self, detect_nan):
+        """Reads the losses that have come in."""
+        for loss, correct, images in self._pending:
+            value = loss.item()
+            if detect_nan and not math.isfinite(value):
+                self._pending.clear()
+                raise FloatingPointError(
+                    f"the loss is {value} in epoch {self.epoch + 1}, by step {self.global_step}: try a smaller lr, "
+                    "gradient_clip_val, or look for bad samples (detect_nan=False goes on)"
+                )
+            self.loss_sum += value * images
+            if correct is not None:
+                self.correct += correct.item()
+        self._pending.clear()
+
+    def metrics(self, accuracy):
+        """Means of what has been read."""
+        seen = self.images - sum(images for *_, images in self._pending)
+        result = {"train_loss": self.loss_sum / seen if seen else math.nan}
+        if accuracy:
+            share = seen / self.images if self.images else 0
+            result["train_accuracy"] = self.correct / (self.labels * share) if seen else math.nan
+        return result
+
+    def rate(self):
+        """Images per second of training, in this process."""
+        return self._timed_images / self._timed_seconds if self._timed_seconds else math.nan
+
+    def clock(self, seconds):
+        """Adds training time."""
+        self.seconds += seconds
+        self._timed_seconds += seconds
+
+    def state_dict(self):
+        names = ("epoch", "global_step", "batch", "images", "labels", "loss_sum", "correct", "seconds", "trained")
+        state = {name: getattr(self, name) for name in names}
+        state["loader"] = self._loader.state_dict() if hasattr(self._loader, "state_dict") else None
+        state["batch_size"] = getattr(self._loader, "batch_size", None)
+        return state
+
+    def load_state_dict(self, state, loader):
+        within = state["batch"] and not state["trained"]
+        if within and state["batch_size"] != getattr(loader, "batch_size", None):
+            raise ValueError(
+                f"it is within an epoch of batches of {state['batch_size']}, the loader's have {loader.batch_size}"
+            )
+        for name in self.state_dict():
+            if name not in ("loader", "batch_size"):
+                setattr(self, name, state[name])
+        if within and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(state["loader"])
+        self.saved()
+
+
+def run_epoch(trainer, run, step, loader, signals):
+    """Trains on the batches that are left of an epoch; sets run.trained when it has seen the last.
+
+    Raises Interrupted after a signal, with the state at the border of a step.
+    """
+    accumulate = trainer.accumulate_grad_batches
+    total = len(loader) if hasattr(loader, "__len__") else None
+    skip = 0 if hasattr(loader, "load_state_dict") else run.batch
+    began = time.perf_counter()
+    try:
+        # Looking ahead would make a loader's own position wrong, so it is only done where nothing else tells the end.
+        batches = _with_last(loader) if total is None else ((batch, None) for batch in loader)
+        for _ in range(skip):
+            next(batches, None)
+        for batch, last in batches:
+            index = run.batch
+            if last is None:
+                last = index + 1 == total
+            trainer._call("on_train_batch_start", batch, index)
+            x, y = split_batch(batch, trainer.device)
+            update = (index + 1) % accumulate == 0 or last
+            run.in_step = True
+            loss, correct = step(x, y, update)
+            run.batch += 1
+            labels = y.shape[0] if y.dtype.is_floating_point else y.numel()
+            run.add(loss, correct, images_in(x), labels)
+            if update:
+                run.global_step += 1
+                trainer._step_scheduler()
+                run.in_step = False
+            if len(run._pending) >= _READ_EVERY or last:
+                run.read(trainer.detect_nan)
+            trainer._call("on_train_batch_end", {"loss": loss}, batch, index)
+            if not update or last:
+                continue
+            if signals.received:
+                run.read(trainer.detect_nan)
+                raise Interrupted
+            if trainer.should_stop:
+                run.read(trainer.detect_nan)
+                return
+            if _due(trainer, run):
+                run.read(trainer.detect_nan)
+                began = _clock(run, began)
+                trainer._save_last()
+                began = time.perf_counter()
+        if run.batch == 0:
+            raise ValueError("Trainer.fit: the training data gave no batch")
+        run.trained = True
+    finally:
+        _clock(run, began)
+    if signals.received:
+        trainer.epoch_metrics.update(run.metrics(trainer._accuracy))
+        raise Interrupted
+
+
+def _clock(run, began):
+    now = time.perf_counter()
+    run.clock(now - began)
+    return now
+
+
+def _due(trainer, run):
+    """Whether last.safetensors is to be written within the epoch."""
+    if trainer.log_dir is None:
+        return False
+    steps, seconds = trainer.checkpoint_every_n_steps, trainer.checkpoint_every_seconds
+    if steps is not None and run.global_step - run.saved_step >= steps:
+        return True
+    return seconds is not None and time.monotonic() - run.saved_time >= seconds
+
+
+def _with_last(iterable):
+    """(item, is it the last) of an iterable whose length need not be known."""
+    iterator = iter(iterable)
+    try:
+        item = next(iterator)
+    except StopIteration:
+        return
+    for following in iterator:
+        yield item, False
+        item = following
+    yield item, True
+
+
+def describe_resume(name, run, path):
+    """What to tell after an interruption."""
+    at = f"stopped by {name} in epoch {run.epoch + 1} after step {run.global_step}"
+    if path is None:
+        return f"{at}; nothing was saved (no log_dir)"
+    return f"{at}; saved {path}, go on with resume='last'"

@@ -1,0 +1,316 @@
+"""Callbacks: hooks of the training loop under Lightning's names, and the common ones.
+
+A callback reads the trainer's public attributes and calls trainer.log() or sets trainer.should_stop. What it
+keeps between epochs goes through state_dict() as JSON values and into the checkpoint. The bar is in progress.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import time
+from pathlib import Path
+
+from ._files import atomic_write
+
+
+class Callback:
+    """Base class; every hook does nothing. Hooks run at the borders of optimizer steps, in the order given."""
+
+    def on_fit_start(self, trainer):
+        """Before the first epoch, after a checkpoint was restored."""
+
+    def on_fit_end(self, trainer):
+        """After the last epoch, also when stopped early or interrupted."""
+
+    def on_train_epoch_start(self, trainer):
+        """Before the batches of an epoch."""
+
+    def on_train_batch_start(self, trainer, batch, batch_idx):
+        """Before a batch; batch is (images, targets)."""
+
+    def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
+        """After a batch; outputs["loss"] is a tensor, reading its value waits for the device."""
+
+    def on_train_epoch_end(self, trainer):
+        """After the batches of an epoch; trainer.epoch_metrics has the train_ values."""
+
+    def on_validation_start(self, trainer):
+        """Before validation, where there is any."""
+
+    def on_validation_end(self, trainer):
+        """After validation; trainer.epoch_metrics has the val_ values too."""
+
+    def on_epoch_end(self, trainer):
+        """After training, validation and the scheduler's step; before the checkpoint is written."""
+
+    def on_exception(self, trainer, exception):
+        """An error ends training."""
+
+    def state_dict(self):
+        """JSON values to keep in the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state):
+        """Takes over what state_dict gave."""
+
+
+def monitor_mode(monitor, mode="auto"):
+    """ "min" or "max" for the name of a metric; errors, losses and distances are to fall."""
+    if mode in ("min", "max"):
+        return mode
+    if mode != "auto":
+        raise ValueError(f"expected mode 'min', 'max' or 'auto', got {mode!r}")
+    return "min" if any(word in monitor for word in ("loss", "error", "mse", "mae", "fid")) else "max"
+
+
+def is_better(value, best, mode, min_delta=0.0):
+    """Whether value beats best by more than min_delta; NaN never does, anything beats None."""
+    if math.isnan(value):
+        return False
+    return best is None or (value < best - min_delta if mode == "min" else value > best + min_delta)
+
+
+def _monitored(callback, trainer, monitor):
+    row = trainer.epoch_metrics
+    if monitor not in row:
+        raise ValueError(f"{type(callback).__name__}: no metric {monitor!r}; this run has {', '.join(row)}")
+    return float(row[monitor])
+
+
+class EarlyStopping(Callback):
+    """Stops when a metric has not improved for `patience` epochs.
+
+    Args: monitor: column of the history, e.g. "val_loss". min_delta: what counts as an improvement. mode:
+    "min", "max" or "auto" (by name). check_finite: a NaN or infinite value stops at once. stopping_threshold:
+    good enough, stop. verbose: say why.
+    """
+
+    def __init__(
+        self, monitor="val_loss", min_delta=0.0, patience=3, mode="auto", check_finite=True,
+        stopping_threshold=None, verbose=True,
+    ):  # fmt: skip
+        if patience < 0:
+            raise ValueError(f"EarlyStopping: expected patience >= 0, got {patience}")
+        self.monitor, self.mode, self.min_delta = monitor, monitor_mode(monitor, mode), abs(min_delta)
+        self.patience, self.check_finite, self.stopping_threshold = patience, check_finite, stopping_threshold
+        self.verbose = verbose
+        self.best, self.wait_count, self.stopped_epoch = None, 0, None
+
+    def on_epoch_end(self, trainer):
+        """Looks at the metric of the epoch."""
+        value = _monitored(self, trainer, self.monitor)
+        threshold = self.stopping_threshold
+        if self.check_finite and not math.isfinite(value):
+            self._stop(trainer, f"{self.monitor} is {value}")
+        elif threshold is not None and is_better(value, threshold, self.mode):
+            self._stop(trainer, f"{self.monitor} {value:.4g} has passed {threshold}")
+        elif is_better(value, self.best, self.mode, self.min_delta):
+            self.best, self.wait_count = value, 0
+        else:
+            self.wait_count += 1
+            if self.wait_count >= self.patience:
+                self._stop(trainer, f"{self.monitor} did not improve on {self.best} for {self.wait_count} epochs")
+
+    def _stop(self, trainer, why):
+        trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
+        if self.verbose:
+            trainer.message(f"early stopping after epoch {trainer.current_epoch + 1}: {why}")
+
+    def state_dict(self):
+        return {"best": self.best, "wait_count": self.wait_count, "stopped_epoch": self.stopped_epoch}
+
+    def load_state_dict(self, state):
+        self.best, self.wait_count = state["best"], state["wait_count"]
+        self.stopped_epoch = state["stopped_epoch"]
+
+
+class ModelCheckpoint(Callback):
+    """Keeps the weights of the best epochs, besides the trainer's own best and last.
+
+    Args: dirpath: default the trainer's log_dir. filename: with {epoch} and any metric in braces. monitor,
+    mode: as EarlyStopping; None keeps the latest. save_top_k: how many files (-1: all). every_n_epochs.
+    Attributes: best_model_path, best_model_score, best_k_models {path: score}.
+    """
+
+    def __init__(
+        self, dirpath=None, filename=None, monitor="val_loss", mode="auto", save_top_k=1, every_n_epochs=1
+    ):
+        if save_top_k < -1 or every_n_epochs < 1:
+            raise ValueError(
+                f"ModelCheckpoint: expected save_top_k >= -1 and every_n_epochs >= 1, got {save_top_k} and "
+                f"{every_n_epochs}"
+            )
+        self.dirpath, self.monitor, self.save_top_k = dirpath, monitor, save_top_k
+        self.every_n_epochs = every_n_epochs
+        self.mode = "max" if monitor is None else monitor_mode(monitor, mode)
+        name = "epoch={epoch}" if monitor is None else "epoch={epoch}-" + monitor + "={" + monitor + ":.4f}"
+        self.filename = name if filename is None else filename.removesuffix(".safetensors")
+        self.best_k_models, self.best_model_path, self.best_model_score = {}, "", None
+
+    def on_fit_start(self, trainer):
+        """Where to write is known from here on."""
+        if self.dirpath is None and trainer.log_dir is None:
+            raise ValueError("ModelCheckpoint: expected dirpath, or a Trainer with log_dir")
+
+    def on_epoch_end(self, trainer):
+        """Saves if the epoch is among the best, then drops what is not any more."""
+        if self.save_top_k == 0 or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        epoch = trainer.current_epoch
+        score = float(epoch) if self.monitor is None else _monitored(self, trainer, self.monitor)
+        worst = None
+        if 0 < self.save_top_k <= len(self.best_k_models):
+            pick = max if self.mode == "min" else min
+            worst = pick(self.best_k_models, key=self.best_k_models.get)
+            if not is_better(score, self.best_k_models[worst], self.mode):
+                return
+        elif math.isnan(score):
+            return
+        folder = Path(trainer.log_dir if self.dirpath is None else self.dirpath)
+        try:
+            name = self.filename.format(**{**trainer.epoch_metrics, "epoch": epoch})
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"ModelCheckpoint: bad filename {self.filename!r}: {error!r}") from None
+        path = str(folder / f"{name}.safetensors")
+        trainer.save(path)
+        self.best_k_models[path] = score
+        if worst is not None and worst != path:
+            self.best_k_models.pop(worst)
+            Path(worst).unlink(missing_ok=True)
+        if is_better(score, self.best_model_score, self.mode):
+            self.best_model_path, self.best_model_score = path, score
+
+    def state_dict(self):
+        return {
+            "best_k_models": self.best_k_models, "best_model_path": self.best_model_path,
+            "best_model_score": self.best_model_score,
+        }  # fmt: skip
+
+    def load_state_dict(self, state):
+        self.best_k_models = dict(state["best_k_models"])
+        self.best_model_path, self.best_model_score = state["best_model_path"], state["best_model_score"]
+
+
+class CSVLogger(Callback):
+    """metrics.csv: one row per epoch; the file is replaced whole, so it is never half a row.
+
+    Args: path: default metrics.csv in the trainer's log_dir.
+    """
+
+    def __init__(self, path=None):
+        self.path = path
+
+    def on_epoch_end(self, trainer):
+        """Writes the history so far, this epoch included."""
+        path = self.path
+        if path is None:
+            if trainer.log_dir is None:
+                raise ValueError("CSVLogger: expected path, or a Trainer with log_dir")
+            path = Path(trainer.log_dir) / "metrics.csv"
+        rows = [*trainer.history.rows(), {"epoch": trainer.current_epoch, **trainer.epoch_metrics}]
+        columns = list(dict.fromkeys(k for row in rows for k in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+        with atomic_write(path, "w", encoding="utf-8") as file:
+            file.write(text.getvalue())
+
+
+class LearningRateMonitor(Callback):
+    """Adds the rate of each parameter group (and its momentum) to the history: lr_group0, momentum_group0 ..."""
+
+    def __init__(self, log_momentum=False):
+        self.log_momentum = log_momentum
+
+    def on_train_epoch_start(self, trainer):
+        """The rates an epoch starts with."""
+        self._rows = {}
+        for i, group in enumerate(trainer.optimizer.param_groups):
+            self._rows[f"lr_group{i}"] = float(group["lr"])
+            if self.log_momentum:
+                self._rows[f"momentum_group{i}"] = float(group.get("momentum", group.get("betas", (0.0,))[0]))
+
+    def on_train_epoch_end(self, trainer):
+        """Into the row of the epoch."""
+        for name, value in self._rows.items():
+            trainer.log(name, value)
+
+
+class Timer(Callback):
+    """Counts training time, and stops training when `duration` is over.
+
+    Args: duration: seconds, "DD:HH:MM:SS", or None. Time of runs before a resume counts.
+    """
+
+    def __init__(self, duration=None):
+        if isinstance(duration, str):
+            parts = duration.split(":")
+            if len(parts) != 4 or not all(p.isdigit() for p in parts):
+                raise ValueError(f"Timer: expected seconds or 'DD:HH:MM:SS', got {duration!r}")
+            days, hours, minutes, seconds = map(int, parts)
+            duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        if duration is not None and not duration > 0:
+            raise ValueError(f"Timer: expected a duration > 0, got {duration}")
+        self.duration, self._before, self._start = duration, 0.0, None
+
+    def time_elapsed(self):
+        """Seconds in fit() so far."""
+        return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def time_remaining(self):
+        """Seconds left, or None without a limit."""
+        return None if self.duration is None else max(0.0, self.duration - self.time_elapsed())
+
+    def on_fit_start(self, trainer):
+        self._start = time.monotonic()
+
+    def on_fit_end(self, trainer):
+        self._before, self._start = self.time_elapsed(), None
+
+    def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
+        """Stops in the middle of an epoch; the checkpoint continues there."""
+        if self.duration is not None and not trainer.should_stop and self.time_elapsed() >= self.duration:
+            trainer.should_stop = True
+            trainer.message(f"stopping: the time of {self.duration:g} s is over")
+
+    def state_dict(self):
+        return {"elapsed": self.time_elapsed()}
+
+    def load_state_dict(self, state):
+        self._before = float(state["elapsed"])
+
+
+def picture_of(history, path):
+    """Writes the curves as a picture; False where matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    from .viz import curves
+
+    curves(history, path=os.fspath(path))
+    return True
+
+
+def __getattr__(name):
+    # ProgressBar subclasses Callback in its own file.
+    if name == "ProgressBar":
+        from .progress import ProgressBar
+
+        return ProgressBar
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "EarlyStopping",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "Timer",
+    "picture_of",
+]

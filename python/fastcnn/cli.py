@@ -1,0 +1,203 @@
+"""The command fastcnn: its options, its exit codes, and errors as one line. The work is in _commands.py.
+
+Only argparse is imported here, so that --help and completion are instant.
+Exit codes: 0 done, 1 failed, 2 wrong usage (options, unknown names), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_EPILOG = """examples:
+  fastcnn train                                   a small ResNet on fashion_mini, in a minute or two
+  fastcnn train --model resnet20 --data fashion_mnist --epochs 10
+  fastcnn train --resume runs/NAME                go on where a run stopped
+  fastcnn evaluate --checkpoint runs/NAME
+  fastcnn predict --checkpoint runs/NAME a.png b.png
+  fastcnn summary --model resnet50 --input 3 224 224
+"""
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be: exit code 2."""
+
+
+def _count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an int of at least 1, got {text}")
+    return value
+
+
+def _nonnegative(text):
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return value
+
+
+def _data_options(parser, default=None):
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data", default=default, metavar="NAME",
+        help="fashion_mini, fashion_mnist, mnist, cifar10, cifar100 or imagefolder:PATH" + _default(default),
+    )  # fmt: skip
+    group.add_argument("--root", metavar="DIR", help="folder with the files of the dataset, or to download to")
+    group.add_argument("--no-download", action="store_true", help="fail if files are missing")
+    group.add_argument("--image-size", type=_count, metavar="N", help="size of imagefolder images (default: 32)")
+    group.add_argument("--limit", type=_count, metavar="N", help="use the first N images of each split only")
+
+
+def _default(value):
+    return f" (default: {value})" if value is not None else ""
+
+
+def _machine_options(parser):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    group.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: all that are allowed)")
+    group.add_argument("--no-compile", action="store_true", help="run op by op instead of compiled steps")
+
+
+def _train_parser(commands):
+    parser = commands.add_parser(
+        "train", help="train a model", description="Trains a model and writes runs/NAME/: best.safetensors, "
+        "last.safetensors, metrics.csv, curves.png, config.json. Without options: a small ResNet on fashion_mini.",
+    )  # fmt: skip
+    parser.add_argument("--model", metavar="NAME", help="a name of fastcnn.models (default: resnet8)")
+    _data_options(parser, "fashion_mini")
+    group = parser.add_argument_group("training (defaults depend on model and data)")
+    group.add_argument("--epochs", type=_count, metavar="N")
+    group.add_argument("--batch-size", type=_count, metavar="N")
+    group.add_argument("--lr", type=_nonnegative, metavar="RATE", help="learning rate, at its peak")
+    group.add_argument("--optimizer", metavar="NAME", help="sgd (default, with momentum), adam, adamw, rmsprop")
+    group.add_argument("--momentum", type=_nonnegative, metavar="M")
+    group.add_argument("--weight-decay", type=_nonnegative, metavar="W")
+    group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "none"))
+    group.add_argument("--label-smoothing", type=_nonnegative, metavar="E")
+    group.add_argument("--augment", choices=("crop-flip", "crop", "flip", "none"))
+    group.add_argument("--ema-decay", type=_nonnegative, metavar="D", help="average the weights, e.g. 0.999")
+    group.add_argument("--clip", type=_nonnegative, metavar="NORM", help="largest norm of the gradients")
+    group.add_argument("--accumulate", type=_count, metavar="N", help="batches per optimizer step")
+    group.add_argument("--patience", type=_count, metavar="N", help="stop after N epochs without improvement")
+    group.add_argument("--seed", type=int)
+    group.add_argument("--workers", type=int, metavar="N", help="threads that prepare batches")
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", default="runs", metavar="DIR", help="where runs are kept (default: runs)")
+    group.add_argument("--name", help="name of the run (default: model, data and time)")
+    group.add_argument(
+        "--resume", metavar="RUN", help="folder of a run to go on with, with its own options; 'last': the newest"
+    )
+    group.add_argument("--init", metavar="FILE", help="start from these weights (.safetensors, .pt)")
+    group.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=argparse.SUPPRESS)
+    group.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    _machine_options(parser)
+    return parser
+
+
+def _checkpoint_options(parser):
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="a .safetensors file, or the folder of a run (its best)"
+    )
+    parser.add_argument("--model", metavar="NAME", help="for files that do not say which model they are of")
+    parser.add_argument("--batch-size", type=_count, default=256, metavar="N")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def make_parser():
+    """The argparse parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="fastcnn", description="Trains and applies convolutional networks.", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--cmake-dir", action="store_true", help="print the folder with fastcnn-config.cmake")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    all_parsers = [_train_parser(commands)]
+
+    evaluate = commands.add_parser("evaluate", help="loss and accuracy of a checkpoint")
+    _checkpoint_options(evaluate)
+    _data_options(evaluate)
+    evaluate.add_argument("--split", default=None, help="default: test (imagefolder: val)")
+    _machine_options(evaluate)
+
+    predict = commands.add_parser("predict", help="classify pictures")
+    predict.add_argument("files", nargs="+", metavar="FILE", help=".png .jpg, .npy, or IDX (also .gz, .xz)")
+    _checkpoint_options(predict)
+    predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes to name per picture")
+    predict.add_argument("--limit", type=_count, metavar="N", help="the first N pictures of each file")
+    _machine_options(predict)
+
+    summary = commands.add_parser("summary", help="layers, parameters and cost of a model")
+    summary.add_argument("--model", required=True, metavar="NAME")
+    summary.add_argument("--input", type=_count, nargs=3, default=None, metavar=("C", "H", "W"))
+    summary.add_argument("--num-classes", type=_count, default=None, metavar="N")
+
+    info = commands.add_parser("info", help="version, instruction set, threads, devices")
+    for p in [*all_parsers, evaluate, predict, summary, info]:
+        p.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    return parser
+
+
+def _cmake_dir():
+    path = Path(__file__).resolve().parent / "lib" / "cmake" / "fastcnn"
+    if not (path / "fastcnn-config.cmake").is_file():
+        print(f"fastcnn: error: no fastcnn-config.cmake in {path}; reinstall the package", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def main(argv=None):
+    """Runs the command line; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.cmake_dir:
+        return _cmake_dir()
+    if args.version:
+        from . import _core
+
+        print(f"fastcnn {_core.version()}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        from . import _commands
+
+        args.given = _given(parser, argv)
+        return getattr(_commands, args.command)(args)
+    except UsageError as error:
+        return _fail(args, error, 2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: nothing to say, nobody to say it to
+        return 1
+    except KeyboardInterrupt:
+        print("fastcnn: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 - every error becomes one line
+        return _fail(args, error, 1)
+
+
+def _given(parser, argv):
+    """Names of the options that stand on the command line, as opposed to defaults."""
+    words = [w.split("=", 1)[0] for w in (sys.argv[1:] if argv is None else argv)]
+    return {w[2:].replace("-", "_") for w in words if w.startswith("--")}
+
+
+def _fail(args, error, code):
+    if args.debug:
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (MemoryError, ImportError, FloatingPointError)) or code == 2:
+        pass
+    elif not isinstance(error, (ValueError, OSError, TypeError, IndexError, RuntimeError)):
+        text = f"{type(error).__name__}: {text} (--debug shows where)"
+    print(f"fastcnn: error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

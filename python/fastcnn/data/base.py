@@ -1,0 +1,269 @@
+"""ImageDataset, the protocol between datasets, DataLoader and trainer; Subset, ConcatDataset, random_split.
+
+A dataset answers for single samples (ds[i]) and for batches of raw pixels (raw_batch); batches are augmented
+and normalised whole, which is why it is the loader that calls normalize. Reading files is not done here.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from .._philox import SPLIT_STREAM, permutation
+
+
+class SampleError(RuntimeError):
+    """Reading one sample failed. `index` is its number in the dataset; the cause is chained."""
+
+    def __init__(self, index, error):
+        super().__init__(f"sample {index} failed: {type(error).__name__}: {error}")
+        self.index = index
+
+
+def aligned_empty(shape, dtype):
+    """np.empty whose first byte lies on a 64-byte boundary, so that a tensor can take it without a copy."""
+    dtype = np.dtype(dtype)
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(nbytes + 64, np.uint8)
+    offset = -raw.ctypes.data % 64
+    return raw[offset : offset + nbytes].view(dtype).reshape(shape)
+
+
+class ImageDataset:
+    """Images with labels. Subclasses set the attributes below and define __len__ and raw(i), or raw_batch.
+
+    classes: list of names or None; num_classes: int or None (no class ids); in_channels; image_size: (H, W);
+    mean, std: per channel, of pixels scaled to [0, 1]; images: (N, H, W, C) array when in memory, else None;
+    labels: int64 array (N, ...) where known without reading the images, else None.
+    """
+
+    classes = None
+    num_classes = None
+    in_channels = None
+    image_size = None
+    mean = None
+    std = None
+    images = None
+    labels = None
+    name = None
+    has_raw = True  # False where a wrapper holds a dataset that only knows ds[i]
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def raw(self, index):
+        """(pixels (H, W, C) uint8, or float32 in [0, 1]; label) of a sample with 0 <= index < len."""
+        raise NotImplementedError
+
+    def raw_batch(self, indices):
+        """(pixels (N, H, W, C), labels (N, ...)) of samples; SampleError tells which one failed."""
+        pixels, labels = [], []
+        for i in indices:
+            try:
+                image, label = self.raw(int(i))
+                image = np.asarray(image)
+                if pixels and (image.shape != pixels[0].shape or image.dtype != pixels[0].dtype):
+                    raise ValueError(
+                        f"expected the batch's image shape {pixels[0].shape} {pixels[0].dtype}, "
+                        f"got {image.shape} {image.dtype}; pass image_size= to resize"
+                    )
+            except Exception as error:
+                raise SampleError(int(i), error) from error
+            pixels.append(image)
+            labels.append(label)
+        return np.stack(pixels), _label_array(labels)
+
+    def normalize(self, pixels):
+        """(pixels in [0, 1] - mean) / std of raw pixels (N, H, W, C): a new float32 array of that shape."""
+        pixels = np.asarray(pixels)
+        scale, shift = self._scale_shift(pixels.dtype)
+        out = aligned_empty(pixels.shape, np.float32)
+        if scale.size > 1:
+            # A last axis of 3 makes NumPy loop three elements at a time: widen it to a whole row.
+            width = pixels.shape[2]
+            scale, shift = np.tile(scale, width), np.tile(shift, width)
+            rows = (*pixels.shape[:2], width * pixels.shape[3])
+            pixels, flat = np.ascontiguousarray(pixels).reshape(rows), out.reshape(rows)
+        else:
+            flat = out
+        np.multiply(pixels, scale, out=flat, casting="unsafe")
+        if shift.any():
+            np.add(flat, shift, out=flat)
+        return out
+
+    def _scale_shift(self, dtype):
+        unit = np.float64(255.0 if dtype == np.uint8 else 1.0)
+        mean = np.zeros(1) if self.mean is None else np.asarray(self.mean, np.float64)
+        std = np.ones(1) if self.std is None else np.asarray(self.std, np.float64)
+        mean, std = np.broadcast_arrays(mean, std)
+        return (1.0 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def _index(self, index):
+        try:
+            i = operator.index(index)
+        except TypeError:
+            raise TypeError(f"dataset: expected an int index, got {type(index).__name__}") from None
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"dataset: expected an index in [-{n}, {n}), got {i}")
+        return i % n
+
+    def __getitem__(self, index):
+        """(image (C, H, W) float32, normalised, channels-last in memory; label: int, or an array)."""
+        image, label = self.raw(self._index(index))
+        image = self.normalize(np.asarray(image)[None])[0].transpose(2, 0, 1)
+        return image, int(label) if np.ndim(label) == 0 and np.asarray(label).dtype.kind in "iu" else label
+
+    def __repr__(self):
+        size = "?" if self.image_size is None else "x".join(map(str, self.image_size))
+        name = f"{self.name}, " if self.name else ""
+        return (
+            f"{type(self).__name__}({name}{len(self)} images, {self.in_channels} x {size}, "
+            f"{self.num_classes} classes)"
+        )
+
+
+def _label_array(labels):
+    array = np.asarray(labels)
+    return array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, copy=False)
+
+
+def copy_metadata(target, source):
+    for name in ("classes", "num_classes", "in_channels", "image_size", "mean", "std", "name"):
+        setattr(target, name, getattr(source, name, None))
+
+
+class Subset(ImageDataset):
+    """Some samples of a dataset, in the order of `indices` (IndexError unless in [0, len(dataset)))."""
+
+    def __init__(self, dataset, indices):
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise ValueError(f"Subset: expected a list of ints, got shape {indices.shape} of {indices.dtype}")
+        indices = indices.astype(np.int64)
+        bad = indices[(indices < 0) | (indices >= len(dataset))]
+        if bad.size:
+            raise IndexError(f"Subset: expected indices in [0, {len(dataset)}), got {bad[0]}")
+        self.dataset, self.indices = dataset, indices
+        self.has_raw = getattr(dataset, "has_raw", False)
+        copy_metadata(self, dataset)
+
+    @property
+    def images(self):
+        images = getattr(self.dataset, "images", None)
+        return None if images is None else images[self.indices]
+
+    @property
+    def labels(self):
+        labels = getattr(self.dataset, "labels", None)
+        return None if labels is None else labels[self.indices]
+
+    def __len__(self):
+        return len(self.indices)
+
+    def raw(self, index):
+        return self.dataset.raw(int(self.indices[index]))
+
+    def raw_batch(self, indices):
+        indices = np.asarray(indices, np.int64)
+        try:
+            return self.dataset.raw_batch(self.indices[indices])
+        except SampleError as error:
+            where = indices[self.indices[indices] == error.index]
+            raise SampleError(int(where[0]), error.__cause__ or error) from error.__cause__
+
+    def __getitem__(self, index):
+        return self.dataset[int(self.indices[self._index(index)])]
+
+
+class ConcatDataset(ImageDataset):
+    """Datasets one after another; their channels, sizes, mean, std and classes must agree (ValueError)."""
+
+    def __init__(self, datasets):
+        self.datasets = list(datasets)
+        if not self.datasets:
+            raise ValueError("ConcatDataset: expected at least one dataset, got none")
+        copy_metadata(self, self.datasets[0])
+        for k, other in enumerate(self.datasets[1:], 1):
+            for what in ("in_channels", "image_size", "num_classes", "classes", "mean", "std"):
+                a, b = getattr(self, what, None), getattr(other, what, None)
+                if (a is None) != (b is None) or (a is not None and list(np.ravel(a)) != list(np.ravel(b))):
+                    raise ValueError(
+                        f"ConcatDataset: expected {what} {a} as in dataset 0, got {b} in dataset {k}"
+                    )
+        self.has_raw = all(getattr(d, "has_raw", False) for d in self.datasets)
+        self._ends = np.cumsum([len(d) for d in self.datasets])
+
+    @property
+    def images(self):
+        parts = [getattr(d, "images", None) for d in self.datasets]
+        return None if any(p is None for p in parts) else np.concatenate(parts)
+
+    @property
+    def labels(self):
+        parts = [getattr(d, "labels", None) for d in self.datasets]
+        return None if any(p is None for p in parts) else np.concatenate(parts)
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def _locate(self, indices):
+        which = np.searchsorted(self._ends, indices, side="right")
+        return which, indices - np.concatenate(([0], self._ends))[which]
+
+    def raw(self, index):
+        which, local = self._locate(np.int64(index))
+        return self.datasets[which].raw(int(local))
+
+    def raw_batch(self, indices):
+        indices = np.asarray(indices, np.int64)
+        which, local = self._locate(indices)
+        pixels = labels = None
+        for k in np.unique(which):
+            rows = np.flatnonzero(which == k)
+            try:
+                p, y = self.datasets[k].raw_batch(local[rows])
+            except SampleError as error:
+                start = 0 if k == 0 else self._ends[k - 1]
+                raise SampleError(int(start) + error.index, error.__cause__ or error) from error.__cause__
+            if pixels is None:
+                pixels, labels = (
+                    np.empty((len(indices), *p.shape[1:]), p.dtype),
+                    np.empty((len(indices), *y.shape[1:]), y.dtype),
+                )
+            elif (
+                p.shape[1:] != pixels.shape[1:] or p.dtype != pixels.dtype or y.shape[1:] != labels.shape[1:]
+            ):
+                raise ValueError(
+                    f"ConcatDataset: expected images {pixels.shape[1:]} {pixels.dtype} as before, "
+                    f"got {p.shape[1:]} {p.dtype} from dataset {k}"
+                )
+            pixels[rows], labels[rows] = p, y
+        return pixels, labels
+
+    def __getitem__(self, index):
+        which, local = self._locate(np.int64(self._index(index)))
+        return self.datasets[which][int(local)]
+
+
+def random_split(dataset, lengths, seed=0):
+    """Splits a dataset at random into Subsets without overlap.
+
+    Args: lengths: ints that sum to len(dataset), or fractions that sum to 1 (what rounding leaves goes to the
+    first
+    parts). seed: the split depends on it and on the length alone.
+    """
+    n = len(dataset)
+    lengths = list(lengths)
+    if lengths and all(isinstance(x, float) for x in lengths):
+        if min(lengths) < 0 or abs(sum(lengths) - 1.0) > 1e-6:
+            raise ValueError(f"random_split: expected fractions >= 0 that sum to 1, got {lengths}")
+        sizes = [int(n * x + 1e-9) for x in lengths]
+        for k in range(n - sum(sizes)):
+            sizes[k % len(sizes)] += 1
+        lengths = sizes
+    if not lengths or min(lengths) < 0 or sum(lengths) != n:
+        raise ValueError(f"random_split: expected lengths that sum to {n}, got {lengths}")
+    order = permutation(n, seed, stream=SPLIT_STREAM)
+    return [Subset(dataset, part) for part in np.split(order, np.cumsum(lengths)[:-1])]

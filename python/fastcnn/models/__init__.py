@@ -1,0 +1,13 @@
+"""Models: create_model(name), list_models(pattern); each is also a function here, models.resnet18()."""
+
+# ruff: noqa: F401
+from . import alexnet as _alexnet
+from . import lenet as _lenet
+from . import mobilenet_v2 as _mobilenet_v2
+from . import resnet, resnet_cifar, vgg
+from .registry import _BUILDERS, create_model, list_models, register
+
+# Builders last: models.alexnet is the function, though a file has that name too.
+globals().update({_name: _builder for _name, (_builder, _) in _BUILDERS.items()})
+
+__all__ = ["create_model", "list_models", "register", "resnet", "resnet_cifar", "vgg", *list_models()]

@@ -1,0 +1,120 @@
+"""The one registry of models: names -> builders. A builder takes num_classes, in_channels, options."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+
+from .. import nn, safetensors
+from ..nn import init
+
+_BUILDERS = {}
+
+
+def register(builder=None, *, name=None, head="fc"):
+    """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
+
+    head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded.
+    """
+    if builder is None:
+        return lambda f: register(f, name=name, head=head)
+    name = name or builder.__name__
+    if name in _BUILDERS:
+        raise ValueError(f"register: a model named {name!r} exists already")
+    _BUILDERS[name] = (builder, head)
+    return builder
+
+
+def register_table(namespace, build, table, doc, head="fc", num_classes=1000):
+    """Makes one function per row of table {name: options of build}, puts it in namespace and registers it.
+
+    num_classes: default of the functions.
+    """
+    classes = num_classes
+    for name, row in table.items():
+
+        def builder(num_classes=classes, in_channels=3, *, _row=row, **options):
+            return build(num_classes=num_classes, in_channels=in_channels, **{**_row, **options})
+
+        builder.__name__ = builder.__qualname__ = name
+        builder.__module__ = namespace["__name__"]
+        builder.__doc__ = doc.format(name=name)
+        namespace[name] = register(builder, head=head)
+
+
+def list_models(pattern="*"):
+    """Sorted names that match a shell pattern such as "resnet*"; a plain word matches anywhere."""
+    if not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    return sorted(n for n in _BUILDERS if fnmatch.fnmatchcase(n, pattern))
+
+
+def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
+    """Builds a registered model.
+
+    pretrained: path of a .safetensors file, or a .pt/.pth file of PyTorch, with the keys of torchvision. If
+    the file was trained on another number of classes its last layer is left out and drawn anew. True
+    raises, because no weights come with the package. Unknown names raise ValueError with near matches.
+    """
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(str(name), _BUILDERS, n=4, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
+        raise ValueError(f"create_model: unknown model {name!r}; {hint}")
+    builder, head = _BUILDERS[name]
+    if pretrained is None or pretrained is False:
+        return builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    if pretrained is True:
+        raise ValueError(
+            f"create_model: no weights of {name!r} come with the package; give pretrained= the path of a file"
+        )
+    with init.skip_random():
+        model = builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    _load_pretrained(model, head, _read_state(pretrained), pretrained)
+    return model
+
+
+def _read_state(path):
+    if os.fspath(path).endswith((".pt", ".pth")):
+        import fastcnn
+
+        state = fastcnn.load_torch(path)
+        return state.get("state_dict", state)
+    return safetensors.load_file(path)
+
+
+def _load_pretrained(model, head, state, path):
+    found = model.load_state_dict(state, strict=False)
+    wrong = [f"missing key {k!r}" for k in found.missing_keys]
+    wrong += [f"unexpected key {k!r}" for k in found.unexpected_keys]
+    wrong += [
+        f"mismatched key {k!r}: expected shape {a}, got {b}"
+        for k, a, b in found.mismatched_keys
+        if not k.startswith(head + ".")
+    ]
+    if wrong:
+        raise ValueError(f"create_model: {os.fspath(path)} does not fit the model:\n  " + "\n  ".join(wrong))
+    if found.mismatched_keys:
+        model.get_submodule(head).reset_parameters()
+
+
+def conv_bn_weights_(model, fan="fan_out"):
+    """First values of torchvision's CNNs: convs N(0, sqrt(2 / fan)) with zero bias; the rest as it is."""
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            init.kaiming_normal_(m.weight, mode=fan, nonlinearity="relu")
+            if m.bias is not None:
+                init.zeros_(m.bias)
+
+
+def linear_weights_(model, std=0.01):
+    """Linear layers N(0, std) with zero bias, as in VGG and MobileNet."""
+    for m in model.modules():
+        if isinstance(m, nn.Linear):
+            init.normal_(m.weight, 0, std)
+            init.zeros_(m.bias)
+
+
+def head_layer(in_features, num_classes):
+    """The last Linear, or Identity for num_classes=0 (features only)."""
+    return nn.Linear(in_features, num_classes) if num_classes else nn.Identity()

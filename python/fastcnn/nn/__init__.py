@@ -1,0 +1,62 @@
+"""Layers, losses, initialisation and helpers, under their PyTorch names. The maths is in fastcnn.ops."""
+
+# ruff: noqa: F401
+from . import init, utils
+from .activation import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSoftmax,
+    Mish,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
+from .conv import Conv2d, ConvTranspose2d, Linear
+from .loss import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from .module import LoadResult, Module
+from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm
+from .parameter import Parameter
+from .pooling import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    LPPool2d,
+    MaxPool2d,
+)
+from .shape import (
+    Dropout,
+    Dropout2d,
+    DropPath,
+    Flatten,
+    PixelShuffle,
+    PixelUnshuffle,
+    ReflectionPad2d,
+    ReplicationPad2d,
+    Upsample,
+    ZeroPad2d,
+)
+
+__all__ = [name for name in globals() if name[0].isupper()] + ["init", "utils"]

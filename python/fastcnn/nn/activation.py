@@ -1,0 +1,149 @@
+"""Activations as layers. `inplace` is accepted and changes nothing: compile reuses memory by itself."""
+
+from __future__ import annotations
+
+from .._core import ops
+from . import init
+from .module import Module
+from .oplayer import OpLayer
+from .parameter import Parameter, empty
+
+_INPLACE = ("inplace",)
+
+
+class ReLU(OpLayer, op="relu", ignored=_INPLACE):
+    """max(x, 0) (Nair and Hinton 2010)."""
+
+    inplace: bool = False
+
+
+class ReLU6(OpLayer, op="relu6", ignored=_INPLACE):
+    """min(max(x, 0), 6) (Krizhevsky 2010)."""
+
+    inplace: bool = False
+
+
+class LeakyReLU(OpLayer, op="leaky_relu", ignored=_INPLACE):
+    """x for x > 0, else negative_slope * x (Maas et al. 2013)."""
+
+    negative_slope: float = 0.01
+    inplace: bool = False
+
+
+class ELU(OpLayer, op="elu", ignored=_INPLACE):
+    """x for x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015)."""
+
+    alpha: float = 1.0
+    inplace: bool = False
+
+
+class SELU(OpLayer, op="selu", ignored=_INPLACE):
+    """Self-normalising scaled ELU (Klambauer et al. 2017)."""
+
+    inplace: bool = False
+
+
+class CELU(OpLayer, op="celu", ignored=_INPLACE):
+    """max(x, 0) + min(0, alpha * (exp(x / alpha) - 1)) (Barron 2017)."""
+
+    alpha: float = 1.0
+    inplace: bool = False
+
+
+class GELU(OpLayer, op="gelu"):
+    """x times the normal distribution function (Hendrycks and Gimpel 2016); approximate: "none" or "tanh"."""
+
+    approximate: str = "none"
+
+
+class SiLU(OpLayer, op="silu", ignored=_INPLACE):
+    """x * sigmoid(x), also called Swish (Elfwing et al. 2017, Ramachandran et al. 2017)."""
+
+    inplace: bool = False
+
+
+class Mish(OpLayer, op="mish", ignored=_INPLACE):
+    """x * tanh(softplus(x)) (Misra 2019)."""
+
+    inplace: bool = False
+
+
+class Hardswish(OpLayer, op="hardswish", ignored=_INPLACE):
+    """x * relu6(x + 3) / 6 (Howard et al. 2019)."""
+
+    inplace: bool = False
+
+
+class Hardsigmoid(OpLayer, op="hardsigmoid", ignored=_INPLACE):
+    """relu6(x + 3) / 6."""
+
+    inplace: bool = False
+
+
+class Hardtanh(OpLayer, op="hardtanh", ignored=_INPLACE):
+    """x clipped to [min_val, max_val]."""
+
+    min_val: float = -1.0
+    max_val: float = 1.0
+    inplace: bool = False
+
+    def _check(self):
+        if not self.min_val < self.max_val:
+            raise ValueError(f"Hardtanh: expected min_val < max_val, got {self.min_val} and {self.max_val}")
+
+
+class Sigmoid(OpLayer, op="sigmoid"):
+    """1 / (1 + exp(-x))."""
+
+
+class Tanh(OpLayer, op="tanh"):
+    """Hyperbolic tangent."""
+
+
+class Softplus(OpLayer, op="softplus"):
+    """log(1 + exp(beta * x)) / beta (Dugas et al. 2000); x itself where beta * x > threshold."""
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+
+class Softsign(OpLayer, op="softsign"):
+    """x / (1 + |x|)."""
+
+
+class Softmax(OpLayer, op="softmax"):
+    """exp(x) normalised to sum 1 along dim, which is the channels by default."""
+
+    dim: int = 1
+
+
+class LogSoftmax(OpLayer, op="log_softmax"):
+    """log(softmax(x)) along dim, which is the channels by default."""
+
+    dim: int = 1
+
+
+class PReLU(Module):
+    """x for x > 0, else weight * x with a learned weight (He et al. 2015).
+
+    Args: num_parameters: 1, or the number of channels. init: first value of weight (num_parameters,).
+    """
+
+    def __init__(self, num_parameters=1, init=0.25, device=None, dtype=None):
+        super().__init__()
+        if num_parameters < 1:
+            raise ValueError(f"PReLU: expected num_parameters >= 1, got {num_parameters}")
+        self.num_parameters, self.init = num_parameters, init
+        self.weight = Parameter(empty((num_parameters,), device, dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Sets weight to init."""
+        init.constant_(self.weight, self.init)
+
+    def forward(self, x):
+        """fastcnn.ops.prelu with this layer's weight."""
+        return ops.prelu(x, self.weight)
+
+    def extra_repr(self):
+        return f"num_parameters={self.num_parameters}"

@@ -1,0 +1,122 @@
+"""Losses as modules. reduction: "mean", "sum" or "none" everywhere (KLDivLoss also "batchmean")."""
+
+from __future__ import annotations
+
+from .._core import ops
+from .module import Module
+from .oplayer import OpLayer
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+class _Loss(OpLayer):
+    _reductions = _REDUCTIONS
+
+    def _check(self):
+        if self.reduction not in self._reductions:
+            raise ValueError(
+                f"{type(self).__name__}: expected reduction in {self._reductions}, got {self.reduction!r}"
+            )
+
+
+class MSELoss(_Loss, op="mse_loss", inputs="x, target"):
+    """(x - target) ** 2."""
+
+    reduction: str = "mean"
+
+
+class L1Loss(_Loss, op="l1_loss", inputs="x, target"):
+    """|x - target|."""
+
+    reduction: str = "mean"
+
+
+class SmoothL1Loss(_Loss, op="smooth_l1_loss", inputs="x, target"):
+    """0.5 * d ** 2 / beta for |d| < beta, else |d| - 0.5 * beta, with d = x - target (Girshick 2015)."""
+
+    reduction: str = "mean"
+    beta: float = 1.0
+
+
+class HuberLoss(_Loss, op="huber_loss", inputs="x, target"):
+    """0.5 * d ** 2 for |d| < delta, else delta * (|d| - 0.5 * delta), with d = x - target (Huber 1964)."""
+
+    reduction: str = "mean"
+    delta: float = 1.0
+
+
+class KLDivLoss(_Loss, op="kl_div", inputs="x, target"):
+    """target * (log(target) - x), x being log-probabilities; log_target: target is given as logarithm too."""
+
+    _reductions = (*_REDUCTIONS, "batchmean")
+    reduction: str = "mean"
+    log_target: bool = False
+
+
+class _WeightedLoss(Module):
+    """Losses with weights, which are buffers and so move with the module."""
+
+    def __init__(self, reduction, **weights):
+        super().__init__()
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"{type(self).__name__}: expected reduction in {_REDUCTIONS}, got {reduction!r}")
+        self.reduction = reduction
+        for name, w in weights.items():
+            self.register_buffer(name, w)
+
+    def extra_repr(self):
+        return f"reduction={self.reduction!r}"
+
+
+class CrossEntropyLoss(_WeightedLoss):
+    """Cross entropy of logits (N, C, ...) and class ids int64 (N, ...) or probabilities (N, C, ...).
+
+    Args: weight: (C,) per class. ignore_index: class id that counts for nothing. label_smoothing: share of
+    the uniform distribution in the target (Szegedy et al. 2015).
+    """
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+        super().__init__(reduction, weight=weight)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(
+                f"CrossEntropyLoss: expected label_smoothing between 0 and 1, got {label_smoothing}"
+            )
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def forward(self, x, target):
+        """fastcnn.ops.cross_entropy with the settings of this loss."""
+        return ops.cross_entropy(
+            x,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class NLLLoss(_WeightedLoss):
+    """Negative log-likelihood of log-probabilities (N, C, ...) and class ids int64 (N, ...)."""
+
+    def __init__(self, weight=None, ignore_index=-100, reduction="mean"):
+        super().__init__(reduction, weight=weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, x, target):
+        """fastcnn.ops.nll_loss with the settings of this loss."""
+        return ops.nll_loss(
+            x, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
+        )
+
+
+class BCEWithLogitsLoss(_WeightedLoss):
+    """Binary cross entropy of logits and targets. weight: per element; pos_weight: of positives."""
+
+    def __init__(self, weight=None, reduction="mean", pos_weight=None):
+        super().__init__(reduction, weight=weight, pos_weight=pos_weight)
+
+    def forward(self, x, target):
+        """fastcnn.ops.binary_cross_entropy_with_logits with the settings of this loss."""
+        return ops.binary_cross_entropy_with_logits(
+            x, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
+        )

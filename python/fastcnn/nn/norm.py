@@ -1,0 +1,226 @@
+"""Normalisation layers. Synchronised batch norm across processes is not here."""
+
+from __future__ import annotations
+
+from .._core import ops
+from . import init
+from .module import Module
+from .oplayer import OpLayer
+from .parameter import Parameter, empty, no_grad
+
+
+class _Affine(Module):
+    """weight (gamma) and bias (beta) that start as ones and zeros, or None."""
+
+    def _set_affine(self, shape, weight, bias, device, dtype):
+        self.register_parameter("weight", Parameter(empty(shape, device, dtype)) if weight else None)
+        self.register_parameter("bias", Parameter(empty(shape, device, dtype)) if bias else None)
+
+    def reset_parameters(self):
+        """weight to ones, bias to zeros."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class _Running(_Affine):
+    """Norms with running statistics per channel, and what freeze() does to them."""
+
+    _optional_state = frozenset({"num_batches_tracked"})  # files written before PyTorch 0.4.1 lack it
+    _training_if_unfrozen = None  # a bool while frozen
+
+    def __init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype):
+        super().__init__()
+        name = type(self).__name__
+        if num_features < 1:
+            raise ValueError(f"{name}: expected num_features >= 1, got {num_features}")
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self._set_affine((num_features,), affine, affine, device, dtype)
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        for n, kind in zip(names, (dtype, dtype, "int64"), strict=True):
+            shape = () if kind == "int64" else (num_features,)
+            self.register_buffer(n, empty(shape, device, kind) if track_running_stats else None)
+        self.reset_running_stats()
+        self.reset_parameters()
+
+    def reset_running_stats(self):
+        """Mean 0, variance 1, no batches seen."""
+        if self.track_running_stats:
+            for buffer, value in (
+                (self.running_mean, 0),
+                (self.running_var, 1),
+                (self.num_batches_tracked, 0),
+            ):
+                init.constant_(buffer, value)
+
+    def train(self, mode=True):
+        """As Module.train; while frozen only remembered."""
+        if self._training_if_unfrozen is None:
+            return super().train(mode)
+        self._training_if_unfrozen = bool(mode)
+        return self
+
+    def _freeze_self(self, train_bn):
+        if train_bn:
+            return
+        super()._freeze_self(train_bn)
+        if self._training_if_unfrozen is None:
+            self._training_if_unfrozen, self.training = self.training, False
+
+    def _unfreeze_self(self):
+        super()._unfreeze_self()
+        if self._training_if_unfrozen is not None:
+            self.training, self._training_if_unfrozen = self._training_if_unfrozen, None
+
+    def extra_repr(self):
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class _BatchNorm(_Running):
+    _ndims = ()
+
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=True,
+        track_running_stats=True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    def forward(self, x):
+        """fastcnn.ops.batch_norm with batch statistics in training, running ones otherwise."""
+        if x.ndim not in self._ndims:
+            dims = " or ".join(f"{n}-D" for n in self._ndims)
+            raise ValueError(f"{type(self).__name__}: expected x as {dims}, got x of shape {x.shape}")
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return ops.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training or self.running_mean is None,
+            momentum=self.momentum,
+            eps=self.eps,
+            num_batches_tracked=self.num_batches_tracked,
+        )
+
+
+_BATCH_NORM_DOC = """Batch normalisation (Ioffe and Szegedy 2015) of x {shapes}.
+
+    Args: momentum: weight of the new batch in the running statistics; None: plain average over all batches.
+    affine: learn weight and bias. track_running_stats=False: batch statistics in evaluation too.
+    Running variances are unbiased, the batch's own normalisation is biased, as in PyTorch.
+    """
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = _BATCH_NORM_DOC.format(shapes="(N, C) or (N, C, L)")
+    _ndims = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = _BATCH_NORM_DOC.format(shapes="(N, C, H, W)")
+    _ndims = (4,)
+
+
+class InstanceNorm2d(_Running):
+    """Normalises each channel of each image (Ulyanov et al. 2016), by default without weights."""
+
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=False,
+        track_running_stats=False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    def forward(self, x):
+        """fastcnn.ops.instance_norm; with running statistics, batch_norm with those in evaluation."""
+        if self.running_mean is not None:
+            if not self.training:
+                return ops.batch_norm(
+                    x,
+                    self.running_mean,
+                    self.running_var,
+                    self.weight,
+                    self.bias,
+                    training=False,
+                    eps=self.eps,
+                )
+            self._update_running_stats(x)
+        return ops.instance_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def _update_running_stats(self, x):
+        with no_grad():
+            x = x.detach()
+            m = self.momentum or 0.0  # PyTorch counts no batches here, so None means 0
+            for running, now in (
+                (self.running_mean, x.mean(dim=(2, 3)).mean(dim=0)),
+                (self.running_var, x.var(dim=(2, 3)).mean(dim=0)),
+            ):
+                running.copy_(running + (now - running) * m)
+
+
+class GroupNorm(_Affine):
+    """Normalises num_groups groups of channels of each image (Wu and He 2018); x (N, num_channels, ...)."""
+
+    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True, device=None, dtype=None):
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(
+                f"GroupNorm: expected num_channels divisible by num_groups={num_groups}, got {num_channels}"
+            )
+        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self._set_affine((num_channels,), affine, affine, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, x):
+        """fastcnn.ops.group_norm with this layer's weight and bias."""
+        return ops.group_norm(x, self.num_groups, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self):
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class LayerNorm(_Affine):
+    """Normalises over the last dimensions, of shape normalized_shape (Ba et al. 2016)."""
+
+    def __init__(
+        self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, device=None, dtype=None
+    ):
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        self._set_affine(shape, elementwise_affine, elementwise_affine and bias, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, x):
+        """fastcnn.ops.layer_norm with this layer's weight and bias."""
+        return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self):
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class LocalResponseNorm(OpLayer, op="local_response_norm"):
+    """x / (k + alpha / size * sum of squares over `size` channels) ** beta (Krizhevsky et al. 2012)."""
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0

@@ -1,0 +1,52 @@
+"""Pooling layers. Sizes are an int or (h, w); stride None means kernel_size."""
+
+from __future__ import annotations
+
+from .oplayer import OpLayer
+
+
+class MaxPool2d(OpLayer, op="max_pool2d"):
+    """Largest value of each window; return_indices: also its place in the H * W plane, int64."""
+
+    kernel_size: int | tuple
+    stride: int | tuple | None = None
+    padding: int | tuple = 0
+    dilation: int | tuple = 1
+    return_indices: bool = False
+    ceil_mode: bool = False
+
+
+class AvgPool2d(OpLayer, op="avg_pool2d"):
+    """Mean of each window; count_include_pad: padded zeros count as values."""
+
+    kernel_size: int | tuple
+    stride: int | tuple | None = None
+    padding: int | tuple = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+
+class LPPool2d(OpLayer, op="lp_pool2d"):
+    """(sum of x ** norm_type over each window) ** (1 / norm_type)."""
+
+    norm_type: float
+    kernel_size: int | tuple
+    stride: int | tuple | None = None
+    ceil_mode: bool = False
+
+
+class AdaptiveAvgPool2d(OpLayer, op="adaptive_avg_pool2d"):
+    """Means over a grid of output_size windows, whatever the input size; None in (h, w) keeps a size."""
+
+    output_size: int | tuple
+
+
+class AdaptiveMaxPool2d(OpLayer, op="adaptive_max_pool2d"):
+    """Largest values over a grid of windows; return_indices: also their places in H * W, int64."""
+
+    output_size: int | tuple
+    return_indices: bool = False
+
+
+class GlobalAvgPool2d(OpLayer, op="global_avg_pool2d"):
+    """Mean over H and W: (N, C, H, W) -> (N, C, 1, 1) (Lin et al. 2013)."""

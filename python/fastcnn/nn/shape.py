@@ -1,0 +1,125 @@
+"""Layers that drop, move, pad or resample values: Dropout..., Flatten, Upsample, PixelShuffle, padding."""
+
+from __future__ import annotations
+
+from .._core import ops
+from .module import Module
+from .oplayer import OpLayer
+
+
+def _check_probability(layer, what, p):
+    if not 0 <= p <= 1:
+        raise ValueError(f"{type(layer).__name__}: expected {what} between 0 and 1, got {p}")
+
+
+class Dropout(OpLayer, op="dropout", training=True, ignored=("inplace",)):
+    """In training zeroes values with probability p, scales the rest by 1 / (1 - p) (Hinton et al. 2012)."""
+
+    p: float = 0.5
+    inplace: bool = False
+
+    def _check(self):
+        _check_probability(self, "p", self.p)
+
+
+class Dropout2d(OpLayer, op="dropout2d", training=True, ignored=("inplace",)):
+    """Dropout of whole channels (Tompson et al. 2015)."""
+
+    p: float = 0.5
+    inplace: bool = False
+
+    def _check(self):
+        _check_probability(self, "p", self.p)
+
+
+class DropPath(OpLayer, op="drop_path", training=True, renamed={"drop_prob": "p"}):
+    """Dropout of whole samples, put at the end of a residual branch: stochastic depth (Huang et al. 2016)."""
+
+    drop_prob: float = 0.0
+
+    def _check(self):
+        _check_probability(self, "drop_prob", self.drop_prob)
+
+
+class Flatten(OpLayer, op="flatten"):
+    """Joins dims start_dim to end_dim into one: (N, C, H, W) -> (N, C * H * W), in logical order."""
+
+    start_dim: int = 1
+    end_dim: int = -1
+
+
+class PixelShuffle(OpLayer, op="pixel_shuffle"):
+    """(N, C * r * r, H, W) -> (N, C, H * r, W * r), r = upscale_factor (Shi et al. 2016)."""
+
+    upscale_factor: int
+
+
+class PixelUnshuffle(OpLayer, op="pixel_unshuffle"):
+    """(N, C, H * r, W * r) -> (N, C * r * r, H, W), r = downscale_factor."""
+
+    downscale_factor: int
+
+
+class Upsample(Module):
+    """Resizes x (N, C, H, W) to size (h, w) or by scale_factor.
+
+    mode: nearest, nearest-exact, bilinear, bicubic. align_corners: corner pixels keep their centres (linear
+    modes).
+    """
+
+    def __init__(self, size=None, scale_factor=None, mode="nearest", align_corners=None, antialias=False):
+        super().__init__()
+        if (size is None) == (scale_factor is None):
+            raise ValueError(f"Upsample: expected size or scale_factor, got {size} and {scale_factor}")
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.align_corners, self.antialias = align_corners, antialias
+
+    def forward(self, x):
+        """fastcnn.ops.interpolate with the settings of this layer."""
+        return ops.interpolate(
+            x,
+            size=self.size,
+            scale_factor=self.scale_factor,
+            mode=self.mode,
+            align_corners=bool(self.align_corners),
+            antialias=self.antialias,
+        )
+
+    def extra_repr(self):
+        size = f"size={self.size}" if self.size is not None else f"scale_factor={self.scale_factor}"
+        return f"{size}, mode={self.mode!r}"
+
+
+class _Pad(Module):
+    _mode = "constant"
+
+    def __init__(self, padding):
+        super().__init__()
+        self.padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
+        if len(self.padding) != 4 or not all(isinstance(p, int) for p in self.padding):
+            raise ValueError(
+                f"{type(self).__name__}: expected padding: int or (left, right, top, bottom), got {padding!r}"
+            )
+
+    def forward(self, x):
+        """fastcnn.ops.pad in the mode of this layer."""
+        return ops.pad(x, self.padding, self._mode)
+
+    def extra_repr(self):
+        return str(self.padding)
+
+
+class ZeroPad2d(_Pad):
+    """Zeros around each image; padding: int or (left, right, top, bottom)."""
+
+
+class ReflectionPad2d(_Pad):
+    """The image mirrored at its border pixels; padding: int or (left, right, top, bottom)."""
+
+    _mode = "reflect"
+
+
+class ReplicationPad2d(_Pad):
+    """The border pixels repeated; padding: int or (left, right, top, bottom)."""
+
+    _mode = "replicate"

@@ -1,0 +1,257 @@
+"""Optimizer, the base class: parameter groups, state, and what makes a step fit into a compiled plan.
+
+An update rule is one fused call of the core on all parameters that step together; it reads lr, weight decay
+and the like from a small tensor that the host rewrites before each step, also before each replay of a
+compiled step. What is not here: schedules (lr_scheduler.py) and the update rules themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from .. import _core
+
+_HYPER = 8  # float32 values; layout in cpp/include/fastcnn/params.h
+
+
+class _Launch:
+    """Parameters that step together, their state and the hyper tensor they share."""
+
+    def __init__(self, optimizer, group, params, states):
+        self.optimizer, self.group, self.params, self.states = optimizer, group, params, states
+        self.hyper = _core.empty(_HYPER)
+        self._values = self.hyper.numpy()
+        self._values[:] = 0
+
+    def prepare(self):
+        """Counts the step and rewrites the hyper tensor; runs before every step, compiled or not."""
+        step = self.states[0]["step"] + 1
+        for state in self.states:
+            state["step"] += 1
+            if state["step"] != step:
+                raise RuntimeError(
+                    f"{type(self.optimizer).__name__}: parameters of one compiled step have stepped "
+                    f"{step} and {state['step']} times; reset() the compiled function"
+                )
+        self._values[:] = self.optimizer._hyper(self.group, step)
+
+
+class Optimizer:
+    """Base of all optimizers.
+
+    Args: params: tensors, or dicts {"params": tensors, option: value, ...} (parameter groups).
+    defaults: options of groups that do not set them.
+
+    step() updates the parameters that have a gradient, in place; the others keep value and state. Options in
+    param_groups may change between steps, in compiled ones too; what picks another rule (nesterov,
+    maximize, momentum from or to zero) is fixed when a step is traced.
+    """
+
+    _switches = ()  # options that a compiled step has fixed
+
+    def __init__(self, params, defaults):
+        self.defaults = dict(defaults)
+        self.param_groups = []
+        self.state = {}
+        self._launches = {}
+        if isinstance(params, _core.Tensor) or not isinstance(params, Iterable):
+            raise TypeError(
+                f"{self._name}: expected an iterable of tensors or of dicts, got {type(params).__name__}"
+            )
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{self._name}: expected at least one parameter, got none")
+        if not isinstance(groups[0], Mapping):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    @property
+    def _name(self):
+        return type(self).__name__
+
+    def add_param_group(self, group):
+        """Adds a dict with "params" and options. Raises: ValueError for a parameter that is in already."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"{self._name}: expected a group as a dict with 'params', got {group!r:.80}")
+        group = dict(group)
+        params = group["params"]
+        params = [params] if isinstance(params, _core.Tensor) else list(params)
+        known = {hash(p) for g in self.param_groups for p in g["params"]}
+        for i, p in enumerate(params):
+            if not isinstance(p, _core.Tensor):
+                raise TypeError(f"{self._name}: expected tensors, got {type(p).__name__} as parameter {i}")
+            if not p.is_leaf:
+                raise ValueError(
+                    f"{self._name}: parameter {i} of shape {p.shape} is the result of an operation, not a leaf"
+                )
+            if hash(p) in known:
+                raise ValueError(
+                    f"{self._name}: parameter {i} of shape {p.shape} appears in more than one place"
+                )
+            known.add(hash(p))
+        group["params"] = params
+        for key, value in self.defaults.items():
+            group.setdefault(key, value)
+        self._check_group(group)
+        self.param_groups.append(group)
+
+    # ------------------------------------------------------------ what a rule has to say
+
+    def _check_group(self, group):
+        """Raises ValueError for options out of range."""
+
+    def _buffers(self, group):
+        """Names of the state tensors a parameter of this group needs, all shaped like it, zero at first."""
+        raise NotImplementedError
+
+    def _hyper(self, group, step):
+        """The eight floats of step number `step` (from 1)."""
+        raise NotImplementedError
+
+    def _apply(self, group, params, grads, buffers, hyper):
+        """One fused in-place step; buffers: a list of tensors per name of _buffers."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ stepping
+
+    def zero_grad(self, set_to_none=True):
+        """Drops the gradients, or fills them with zero."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad.zero_()
+
+    def step(self, closure=None):
+        """One update. closure: computes the loss and its gradients anew; its result is returned."""
+        loss = None if closure is None else closure()
+        was = _core.set_grad_enabled(False)
+        try:
+            for number, group in enumerate(self.param_groups):
+                for launch in self._launches_of(number, group):
+                    _core.on_each_run(launch.prepare)
+                    grads = [p.grad for p in launch.params]
+                    buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]
+                    self._apply(group, launch.params, grads, buffers, launch.hyper)
+        finally:
+            _core.set_grad_enabled(was)
+        return loss
+
+    def _launches_of(self, number, group):
+        """One launch for each set of parameters with a gradient and the same number of steps behind them."""
+        by_step = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                by_step.setdefault(self._state_of(p, group)["step"], []).append(p)
+        for params in by_step.values():
+            key = (number, *map(id, params))
+            launch = self._launches.get(key)
+            if launch is None:
+                if len(self._launches) >= 256:  # ever new subsets: plans keep what they need themselves
+                    self._launches.clear()
+                launch = _Launch(self, group, params, [self.state[p] for p in params])
+                self._launches[key] = launch
+            yield launch
+
+    def _state_of(self, p, group):
+        state = self.state.setdefault(p, {"step": 0})
+        for name in self._buffers(group):
+            if name not in state:
+                state[name] = _zeros_like(p)
+        return state
+
+    # ------------------------------------------------------------ saving
+
+    def state_dict(self):
+        """{"state": {parameter number: {name: tensor or int}}, "param_groups": [...]}; tensors are not copied."""
+        numbers, groups = {}, []
+        for group in self.param_groups:
+            for p in group["params"]:
+                numbers[id(p)] = len(numbers)
+            packed = {k: v for k, v in group.items() if k != "params"}
+            packed["params"] = [numbers[id(p)] for p in group["params"]]
+            groups.append(packed)
+        state = {numbers[id(p)]: dict(s) for p, s in self.state.items()}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict):
+        """Takes over a state_dict(). State tensors are filled in place, so compiled steps stay valid.
+
+        Raises: ValueError if groups, parameter counts or shapes differ.
+        """
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+            raise ValueError(f"{self._name}: expected a dict with 'state' and 'param_groups'")
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) != len(self.param_groups):
+            raise ValueError(
+                f"{self._name}: expected {len(self.param_groups)} parameter groups, got {len(saved_groups)}"
+            )
+        plan, seen = [], set()
+        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+            if len(saved["params"]) != len(group["params"]):
+                raise ValueError(
+                    f"{self._name}: expected {len(group['params'])} parameters in group {i}, "
+                    f"got {len(saved['params'])}"
+                )
+            for number, p in zip(saved["params"], group["params"], strict=True):
+                seen.add(number)
+                state = state_dict["state"].get(number, state_dict["state"].get(str(number), {}))
+                for name, value in state.items():
+                    if isinstance(value, _core.Tensor) and value.ndim and tuple(value.shape) != tuple(p.shape):
+                        raise ValueError(
+                            f"{self._name}: expected {name} of shape {p.shape} for parameter {number}, "
+                            f"got {value.shape}"
+                        )
+                plan.append((p, state))
+        # Nothing above changed anything: a state that does not fit leaves the optimizer as it was.
+        for saved, group in zip(saved_groups, self.param_groups, strict=True):
+            group.update({k: _as_option(k, v) for k, v in saved.items() if k != "params"})
+            self._check_group(group)
+        for p, saved in plan:
+            self._load_one(p, saved)
+
+    def _load_one(self, p, saved):
+        group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
+        if not saved and p not in self.state:
+            return
+        state = self._state_of(p, group)
+        state["step"] = int(_number(saved.get("step", 0)))
+        for name in [n for n in state if n != "step"]:
+            if name in saved:
+                state[name].copy_(saved[name])
+            else:
+                state[name].zero_()
+
+    def __repr__(self):
+        lines = [f"{self._name}("]
+        for i, group in enumerate(self.param_groups):
+            options = ", ".join(f"{k}={v}" for k, v in group.items() if k != "params")
+            lines.append(f"  group {i}: {len(group['params'])} tensors, {options}")
+        return "\n".join([*lines, ")"])
+
+
+def _zeros_like(p):
+    # Not an op: while a step is traced an op would give a tensor without memory.
+    buffer = _core.empty(p.shape, dtype=p.dtype, device=str(p.device))
+    buffer.numpy()[...] = 0
+    return buffer
+
+
+def _number(value):
+    return value.item() if isinstance(value, _core.Tensor) else value
+
+
+def _as_option(key, value):
+    return tuple(value) if key == "betas" else value
+
+
+def check_range(name, what, value, low=0.0, high=math.inf):
+    """value as a float in [low, high), else ValueError."""
+    value = float(value)
+    if not low <= value < high:  # also NaN
+        limit = f" and < {high}" if high != math.inf else ""
+        raise ValueError(f"{name}: expected {what} >= {low:g}{limit}, got {value}")
+    return value

@@ -1,0 +1,244 @@
+"""Line and table pictures: curves of a training run, confusion matrix, gradient norms by depth.
+
+They take plain numbers; measuring a model is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from ._figure import COLORS, finish, new_figure, tidy
+
+_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_SPLIT_COLORS = {"train": COLORS[0], "validation": COLORS[1], "test": COLORS[2], "": COLORS[6]}
+_X_NAMES = ("epoch", "step", "iteration")
+_SHARE = re.compile(r"accuracy|acc|top\d+")  # of samples, drawn in per cent
+_LOWER_IS_BETTER = re.compile(r"loss|error|fid|mse|mae")
+
+
+def _columns(history):
+    """dict of lists, or list of dict rows (values may be missing, or text), to {name: float array}."""
+    if isinstance(history, Mapping):
+        columns = {
+            str(k): list(v) if hasattr(v, "__len__") and not isinstance(v, str) else [v]
+            for k, v in history.items()
+        }
+    else:
+        rows = list(history)
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise TypeError("curves: expected a dict of lists or a list of dicts")
+        names = dict.fromkeys(str(k) for row in rows for k in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
+    numbers = {}
+    for name, values in columns.items():
+        try:
+            numbers[name] = np.array([math.nan if v is None or v == "" else float(v) for v in values])
+        except (TypeError, ValueError):
+            continue  # a column of text or arrays is no curve
+    lengths = {len(v) for v in numbers.values()}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"curves: expected columns of one length, got { {k: len(v) for k, v in numbers.items()} }"
+        )
+    return numbers
+
+
+def _split_name(name):
+    """'val_loss' or 'val/loss' -> ('validation', 'loss'); 'loss' -> ('', 'loss')."""
+    match = re.fullmatch(r"(train|val|valid|validation|test)[_/](.+)", name)
+    return (_SPLITS[match[1]], match[2]) if match else ("", name)
+
+
+def _with_unit(quantity):
+    """'epoch_time_s' -> 'epoch time (s)'; 'images_per_s' -> 'images/s'."""
+    if quantity == "lr":
+        return "learning rate"
+    text = re.sub(r"_per_(\w+)$", r"/\1", quantity)
+    return re.sub(r"_(s|ms|MB|GB)$", r" (\1)", text).replace("_", " ")
+
+
+def curves(history, path=None):
+    """Training curves: a panel per quantity with train, validation and test together, the best in the legend.
+
+    Args: history: dict of lists, or list of dicts (rows of a CSV file). "epoch" or "step" is the x axis;
+    names such as train_loss, val_loss, val/accuracy share a panel; missing values and nan are left out.
+    Returns the Figure, saved to `path` if given. Raises: ValueError when there is no number to draw.
+    """
+    columns = _columns(history)
+    x_name = next((n for n in _X_NAMES if n in columns), None)
+    panels = {}
+    for name, values in columns.items():
+        split, quantity = _split_name(name)
+        if name not in _X_NAMES and np.isfinite(values).any():
+            panels.setdefault(quantity, {})[split] = values
+    if not panels:
+        raise ValueError(
+            f"curves: expected at least one column with a finite number, got columns {sorted(columns)}"
+        )
+    for lines in panels.values():  # 'loss' beside 'val_loss' is the train loss
+        if "" in lines and len(lines) > 1 and "train" not in lines:
+            lines["train"] = lines.pop("")
+    order = sorted(panels, key=lambda q: 0 if "loss" in q else 2 if q in ("lr", "learning_rate") else 1)
+    wide = min(3, len(panels))
+    high = -(-len(panels) // wide)
+    figure = new_figure(1.0 + 4.2 * wide, 0.6 + 2.9 * high)
+    for k, quantity in enumerate(order):
+        ax = figure.add_subplot(high, wide, k + 1)
+        _curve_panel(ax, quantity, panels[quantity], columns.get(x_name), x_name or "epoch")
+    return finish(figure, path)
+
+
+def _curve_panel(ax, quantity, lines, x, x_name):
+    from matplotlib.ticker import MaxNLocator
+
+    values = np.concatenate(list(lines.values()))
+    values = values[np.isfinite(values)]
+    percent = _SHARE.fullmatch(quantity) is not None and values.min() >= 0 and values.max() <= 1
+    pick = np.argmin if _LOWER_IS_BETTER.search(quantity) else np.argmax
+    positive = values.min() > 0
+    rate = quantity in ("lr", "learning_rate")
+    if positive and values.max() / values.min() > (10 if rate else 100):
+        ax.set_yscale("log")
+    for split in sorted(lines, key=["train", "validation", "test", ""].index):
+        y = lines[split] * (100 if percent else 1)
+        at = np.arange(1, len(y) + 1) if x is None else x
+        keep = np.isfinite(y) & np.isfinite(at)
+        label = split or ("all" if len(lines) > 1 else None)  # a lone unnamed line needs no legend
+        if split in ("validation", "test") and keep.any():
+            best = np.flatnonzero(keep)[pick(y[keep])]
+            label = f"{split}, best {y[best]:.4g}{' %' if percent else ''} ({x_name} {at[best]:g})"
+        marker = "o" if keep.sum() <= 30 else None
+        ax.plot(
+            at[keep], y[keep], color=_SPLIT_COLORS[split], label=label, marker=marker, markersize=3.5, lw=1.6
+        )
+    ax.set_xlabel(x_name)
+    ax.set_ylabel(_with_unit(quantity) + (" (%)" if percent else ""))
+    left, right = ax.get_xlim()
+    if right - left < 1:  # one epoch: no ticks between whole numbers
+        ax.set_xlim((left + right) / 2 - 1, (left + right) / 2 + 1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    tidy(ax)
+
+
+def confusion(cm, classes=None, path=None):
+    """Confusion matrix: colour is the share of each true class (row), numbers are counts (up to 20 classes).
+
+    Args: cm: (C, C) counts or shares, row = target, column = prediction, as metrics.ConfusionMatrix gives.
+    classes: C names, default 0 to C-1. Returns the Figure, saved to `path` if given.
+    """
+    cm = np.asarray(cm)
+    if cm.ndim != 2 or cm.shape[0] != cm.shape[1] or cm.size == 0 or cm.dtype.kind not in "iuf":
+        raise ValueError(f"confusion: expected counts (C, C), got shape {cm.shape} of {cm.dtype}")
+    if np.nanmin(cm, initial=0) < 0 or np.isinf(cm).any():
+        raise ValueError("confusion: expected finite counts >= 0")
+    n = len(cm)
+    names = [str(c) for c in (range(n) if classes is None else classes)]
+    if len(names) != n:
+        raise ValueError(f"confusion: expected {n} class names for shape {cm.shape}, got {len(names)}")
+    total = np.nansum(cm, axis=1, keepdims=True)
+    shares = np.divide(cm, total, out=np.zeros(cm.shape), where=total > 0)
+    longest = max(map(len, names))
+    square = max(1.8, 0.55 * n) if n <= 20 else min(max(6.0, 0.11 * n), 20.0)
+    labels = (0.11 if n <= 20 else 0.07) * min(longest, 24)
+    figure = new_figure(square * 1.06 + labels + 2.0, square + labels * 0.75 + 1.0)
+    ax = figure.add_subplot()
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    right = np.trace(np.nan_to_num(cm)) / max(np.nansum(cm), 1e-300)
+    ax.set_title(f"accuracy {100 * right:.4g} %")
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    step = 1 if n <= 60 else -(-n // 40)
+    ticks, small = np.arange(0, n, step), "medium" if n <= 20 else 6
+    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 2 else {}
+    ax.set_xticks(ticks, names[::step], fontsize=small, **slant)
+    ax.set_yticks(ticks, names[::step], fontsize=small)
+    if n <= 20:
+        whole = cm.dtype.kind in "iu" or (np.nan_to_num(cm) == np.round(np.nan_to_num(cm))).all()
+        for i in range(n):
+            for j in range(n):
+                if np.isfinite(cm[i, j]) and cm[i, j] != 0:
+                    text = f"{int(cm[i, j])}" if whole else f"{cm[i, j]:.2f}"
+                    color = "white" if shares[i, j] > 0.55 else "0.15"
+                    ax.text(
+                        j,
+                        i,
+                        text,
+                        ha="center",
+                        va="center",
+                        color=color,
+                        fontsize=8 if len(text) < 5 else 6.5,
+                    )
+    figure.colorbar(image, ax=ax, label="share of the true class", fraction=0.045, pad=0.03)
+    return finish(figure, path)
+
+
+def gradient_flow(norms, path=None, ylabel="gradient norm (L2)"):
+    """Gradient norm by depth, log scale: where gradients vanish or explode, and what shortcuts change.
+
+    Args: norms: {layer: norm} in order of depth; to compare several nets {name: {layer: norm}} or a list of
+    (name, {layer: norm}). Zeros are triangles on the lower edge, nan and inf crosses on the upper edge.
+    Returns the Figure, saved to `path` if given.
+    """
+    series = _series(norms)
+    longest = max(series.values(), key=len)
+    named = len(longest) <= 30 and all(list(s) == list(longest)[: len(s)] for s in series.values())
+    figure = new_figure(max(7.0, min(13.0, 2.5 + 0.3 * len(longest))), 4.4 if not named else 5.2)
+    ax = figure.add_subplot()
+    ax.set_yscale("log")
+    arrays = [np.array([float(v) for v in s.values()]) for s in series.values()]
+    drawn = np.concatenate([a[np.isfinite(a) & (a > 0)] for a in arrays])
+    low, high = (drawn.min(), drawn.max()) if drawn.size else (1e-3, 1.0)
+    low, high = 10.0 ** math.floor(math.log10(low) - 0.15), 10.0 ** math.ceil(math.log10(high) + 0.15)
+    ax.set_ylim(low, high)
+    for k, (name, values) in enumerate(zip(series, arrays, strict=True)):
+        depth = np.arange(1, len(values) + 1)
+        color = COLORS[k % len(COLORS)]
+        good = np.isfinite(values) & (values > 0)
+        ax.plot(depth, np.where(good, values, np.nan), color=color, label=name or None, lw=1.4,
+                marker="o", markersize=4 if len(values) <= 40 else 2.5)  # fmt: skip
+        zero, broken = values == 0, ~np.isfinite(values)
+        for mask, y, marker, what in ((zero, low, "v", "zero"), (broken, high, "x", "nan or inf")):
+            if mask.any():
+                label = f"{name + ': ' if name else ''}{what}"
+                ax.plot(depth[mask], np.full(mask.sum(), y), color=color, marker=marker, ls="", clip_on=False,
+                        label=label, markersize=6)  # fmt: skip
+    ax.set_ylabel(ylabel)
+    if named:
+        ax.set_xticks(range(1, len(longest) + 1), list(longest), rotation=90, fontsize="small")
+        ax.set_xlabel("layer, input to output")
+    else:
+        ax.set_xlabel("layer number, input to output")
+    ax.set_xlim(0.5, len(longest) + 0.5)
+    tidy(ax)
+    return finish(figure, path)
+
+
+def _series(norms):
+    if isinstance(norms, Mapping):
+        nested = [isinstance(v, Mapping) for v in norms.values()]
+        if any(nested) and not all(nested):
+            raise ValueError("gradient_flow: expected {layer: norm} or {name: {layer: norm}}, got a mixture")
+        series = dict(norms) if nested and all(nested) else {"": norms}
+    else:
+        pairs = list(norms)
+        if not all(isinstance(p, (tuple, list)) and len(p) == 2 and isinstance(p[1], Mapping) for p in pairs):
+            raise TypeError("gradient_flow: expected a mapping, or a list of (name, {layer: norm})")
+        series = dict(pairs)
+    if not series or not all(series.values()):
+        raise ValueError("gradient_flow: expected at least one layer, got none")
+    for name, layers in series.items():
+        for layer, value in layers.items():
+            if np.size(value) != 1 or float(np.asarray(value).item()) < 0:
+                where = f"{name}: " if name else ""
+                raise ValueError(f"gradient_flow: expected one number >= 0 for {where}{layer}, got {value}")
+    return {str(k): {str(n): float(np.asarray(v).item()) for n, v in s.items()} for k, s in series.items()}
