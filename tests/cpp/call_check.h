@@ -1,0 +1,132 @@
+// What it is: runs one op through every implementation of its list, on every ISA and several thread counts,
+// and compares with the reference, which is the last entry. Outputs and workspaces start as NaN.
+#pragma once
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/isa.h"
+#include "backend/cpu/lists.h"
+#include "backend/cpu/threads.h"
+
+namespace fastcnn::test {
+
+// 64-byte aligned floats with a guard of known bytes behind them.
+class Buffer {
+ public:
+  static constexpr int64_t kGuard = 64;
+  explicit Buffer(int64_t n = 0) : n_(n), memory_(new float[static_cast<size_t>(n + kGuard + 16)]) {
+    auto a = reinterpret_cast<uintptr_t>(memory_.get());
+    data_ = memory_.get() + (64 - a % 64) % 64 / 4;
+    for (int64_t i = 0; i < kGuard; ++i) data_[n_ + i] = 12345.0f;
+  }
+  float* data() const { return data_; }
+  int64_t size() const { return n_; }
+  void poison() {
+    for (int64_t i = 0; i < n_; ++i) data_[i] = std::numeric_limits<float>::quiet_NaN();
+  }
+  void random(uint32_t seed) {
+    std::mt19937 g(seed);
+    std::uniform_real_distribution<float> u(-1, 1);
+    for (int64_t i = 0; i < n_; ++i) data_[i] = u(g);
+  }
+  bool guard_intact() const {
+    for (int64_t i = 0; i < kGuard; ++i)
+      if (data_[n_ + i] != 12345.0f) return false;
+    return true;
+  }
+
+ private:
+  int64_t n_;
+  std::unique_ptr<float[]> memory_;
+  float* data_;
+};
+
+inline Operand operand(const Buffer& b) {
+  Operand o;
+  o.data = b.data(), o.ndim = 1, o.shape[0] = b.size(), o.strides[0] = 1;
+  return o;
+}
+
+struct IsaGuard {
+  std::string isa = cpu::isa_name();
+  int threads = cpu::num_threads();
+  ~IsaGuard() {
+    cpu::set_isa(isa);
+    cpu::set_num_threads(threads);
+  }
+};
+
+// Returns how many optimised runs were compared. `tolerance` is relative to the largest magnitude of the
+// reference.
+inline int check_call(cpu::List list, const void* params, std::vector<Buffer>& in,
+                      const std::vector<int64_t>& outs, double tolerance, const std::string& what) {
+  IsaGuard restore;
+  std::vector<Operand> in_ops, out_ops;
+  std::vector<Buffer> out, expect;
+  for (auto& b : in) in_ops.push_back(operand(b));
+  for (int64_t n : outs) out.emplace_back(n), expect.emplace_back(n);
+  Call c;
+  c.params = params, c.in = in_ops;
+  auto bind = [&](std::vector<Buffer>& bufs) {
+    out_ops.clear();
+    for (auto& b : bufs) b.poison(), out_ops.push_back(operand(b));
+    c.out = out_ops;
+  };
+  bind(expect);
+  REQUIRE(std::string(list.back().name) == "ref");
+  list.back().run(c);
+  int compared = 0;
+  for (const std::string& isa : cpu::available_isas()) {
+    cpu::set_isa(isa);
+    for (const Implementation& impl : list.first(list.size() - 1)) {
+      bind(out);
+      if (impl.declines && impl.declines(c)) continue;
+      REQUIRE_MESSAGE(isa != "ref", what << ": " << impl.name << " accepts on isa ref");
+      std::vector<Buffer> one;
+      for (int threads : {1, 2, 3, 4}) {
+        cpu::set_num_threads(threads);
+        Buffer workspace(impl.workspace ? (impl.workspace(c) + 3) / 4 : 0);
+        workspace.poison();
+        bind(out);
+        c.workspace = workspace.data();
+        impl.run(c);
+        ++compared;
+        std::string where = what + " isa " + isa + " " + impl.name + " threads " + std::to_string(threads);
+        CHECK_MESSAGE(workspace.guard_intact(), where << ": wrote past its workspace");
+        for (size_t i = 0; i < out.size(); ++i) {
+          CHECK_MESSAGE(out[i].guard_intact(), where << ": wrote past output " << i);
+          const float *a = out[i].data(), *b = expect[i].data();
+          if (threads == 1) {
+            double scale = 1e-30, worst = 0;
+            int64_t at = 0;
+            for (int64_t j = 0; j < out[i].size(); ++j) scale = std::max(scale, std::fabs(double(b[j])));
+            for (int64_t j = 0; j < out[i].size(); ++j) {
+              double d = std::fabs(double(a[j]) - b[j]);
+              if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d, at = j;
+            }
+            CHECK_MESSAGE(worst <= tolerance * scale, where << ": output " << i << " differs by " << worst / scale
+                                                            << " of the maximum at " << at << ": " << a[at]
+                                                            << " instead of " << b[at]);
+          } else {
+            CHECK_MESSAGE(std::memcmp(a, one[i].data(), static_cast<size_t>(out[i].size()) * 4) == 0,
+                          where << ": output " << i << " is not the output of 1 thread");
+          }
+        }
+        if (threads == 1) std::swap(one, out);
+        if (threads == 1)
+          for (auto& b : one) out.emplace_back(b.size());
+      }
+    }
+  }
+  return compared;
+}
+
+}  // namespace fastcnn::test

@@ -1,0 +1,133 @@
+// conv2d, conv2d_bwd_data, conv2d_bwd_weights: every implementation on every ISA against the reference.
+#include "call_check.h"
+
+using namespace fastcnn;
+using namespace fastcnn::test;
+
+namespace {
+
+Conv2dParams shape(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, int64_t kH, int64_t kW) {
+  Conv2dParams p;
+  p.N = N, p.C = C, p.H = H, p.W = W, p.O = O, p.kH = kH, p.kW = kW;
+  return p;
+}
+
+struct Case {
+  Conv2dParams p;
+  Case(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, int64_t kH, int64_t kW)
+      : p(shape(N, C, H, W, O, kH, kW)) {}
+  Case stride(int64_t h, int64_t w) { return p.sH = h, p.sW = w, *this; }
+  Case pad(int64_t t, int64_t b, int64_t l, int64_t r) { return p.pT = t, p.pB = b, p.pL = l, p.pR = r, *this; }
+  Case pad(int64_t a) { return pad(a, a, a, a); }
+  Case dilate(int64_t h, int64_t w) { return p.dH = h, p.dW = w, *this; }
+  Case groups(int64_t g) { return p.groups = g, *this; }
+};
+
+std::string text(const Conv2dParams& p) {
+  auto s = [](int64_t v) { return std::to_string(v); };
+  return "N" + s(p.N) + " C" + s(p.C) + " " + s(p.H) + "x" + s(p.W) + " O" + s(p.O) + " k" + s(p.kH) + "x" +
+         s(p.kW) + " s" + s(p.sH) + "x" + s(p.sW) + " p" + s(p.pT) + "," + s(p.pB) + "," + s(p.pL) + "," +
+         s(p.pR) + " d" + s(p.dH) + "x" + s(p.dW) + " g" + s(p.groups);
+}
+
+void check(Conv2dParams p) {
+  p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
+  p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+  REQUIRE(p.oH > 0);
+  REQUIRE(p.oW > 0);
+  const int64_t x = p.N * p.C * p.H * p.W, y = p.N * p.O * p.oH * p.oW, w = p.O * p.C / p.groups * p.kH * p.kW;
+  std::vector<Buffer> xw, dyw, xdy;
+  auto add = [](std::vector<Buffer>& v, int64_t n, uint32_t seed) { v.emplace_back(n), v.back().random(seed); };
+  for (int variant = 0; variant < 4; ++variant) {  // plain, bias, bias + residual + relu, residual + relu6
+    Conv2dParams q = p;
+    q.has_bias = variant == 1 || variant == 2;
+    q.has_residual = variant >= 2;
+    q.act.act = variant == 2 ? Act::relu : variant == 3 ? Act::relu6 : Act::none;
+    std::vector<Buffer> in;
+    add(in, x, 1), add(in, w, 2);
+    if (q.has_bias) add(in, p.O, 3);
+    if (q.has_residual) add(in, y, 4);
+    CHECK(check_call(cpu::conv2d_list(), &q, in, {y}, 1e-5,
+                     "conv2d " + text(p) + " variant " + std::to_string(variant)) > 0);
+  }
+  for (int bias = 0; bias < 2; ++bias) {
+    std::vector<Buffer> in;
+    add(in, y, 5), add(in, w, 2);
+    if (bias) add(in, p.C, 6);
+    CHECK(check_call(cpu::conv2d_bwd_data_list(), &p, in, {x}, 1e-5, "conv2d_bwd_data " + text(p)) > 0);
+    std::vector<Buffer> in2;
+    add(in2, x, 1), add(in2, y, 5);
+    std::vector<int64_t> outs = {w};
+    if (bias) outs.push_back(p.O);
+    CHECK(check_call(cpu::conv2d_bwd_weights_list(), &p, in2, outs, 2e-5, "conv2d_bwd_weights " + text(p)) > 0);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("conv2d dense: channels, maps and batches") {
+  for (int64_t N : {0, 1, 3})
+    for (auto [C, O] : {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {17, 3}, {33, 64}, {64, 33}, {1, 32}})
+      check(Case(N, C, 7, 7, O, 3, 3).pad(1).p);
+  check(Case(2, 64, 7, 7, 64, 3, 3).pad(1).p);
+  check(Case(1, 70, 5, 6, 130, 3, 3).pad(1).p);
+  check(Case(2, 16, 33, 31, 16, 3, 3).pad(1).p);
+  check(Case(1, 150, 4, 4, 20, 3, 3).pad(1).p);
+}
+
+TEST_CASE("conv2d dense: 1x1") {
+  check(Case(2, 64, 7, 7, 33, 1, 1).p);
+  check(Case(3, 17, 5, 9, 64, 1, 1).p);
+  check(Case(1, 1030, 2, 3, 70, 1, 1).p);
+  check(Case(2, 33, 7, 8, 17, 1, 1).stride(2, 2).p);
+  check(Case(2, 5, 7, 8, 6, 1, 1).pad(1).p);
+  check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
+}
+
+TEST_CASE("conv2d dense: stride, padding, dilation") {
+  check(Case(2, 17, 9, 8, 20, 3, 3).stride(2, 2).pad(1).p);
+  check(Case(1, 6, 11, 13, 9, 3, 3).stride(3, 3).pad(1, 0, 2, 1).p);
+  check(Case(2, 4, 12, 10, 9, 3, 3).dilate(2, 2).pad(2).p);
+  check(Case(1, 4, 14, 15, 5, 3, 2).dilate(2, 3).stride(2, 2).pad(3, 1, 0, 2).p);
+  check(Case(1, 3, 14, 15, 5, 4, 3).dilate(3, 2).stride(2, 3).pad(3, 2, 4, 2).p);
+  check(Case(2, 3, 19, 21, 64, 7, 7).stride(2, 2).pad(3).p);
+  check(Case(3, 1, 12, 12, 32, 5, 5).pad(2).p);
+  check(Case(2, 8, 8, 8, 12, 4, 4).stride(2, 2).pad(1).p);
+  check(Case(2, 5, 3, 3, 4, 5, 5).pad(2).p);
+  check(Case(1, 5, 2, 9, 4, 5, 3).pad(4, 3, 2, 2).p);
+  check(Case(2, 9, 4, 4, 8, 4, 4).p);
+  check(Case(1, 3, 5, 5, 4, 2, 2).stride(5, 5).p);
+  check(Case(1, 2, 9, 300, 3, 3, 9).pad(1, 1, 4, 4).p);
+}
+
+TEST_CASE("conv2d dense: groups and depthwise") {
+  check(Case(2, 12, 7, 7, 20, 3, 3).groups(4).pad(1).p);
+  check(Case(1, 34, 6, 6, 66, 3, 3).groups(2).pad(1).stride(2, 2).p);
+  check(Case(2, 12, 5, 5, 8, 1, 1).groups(4).p);
+  for (int64_t C : {1, 3, 17, 40, 96})
+    for (int64_t s : {1, 2}) {
+      check(Case(2, C, 9, 8, C, 3, 3).groups(C).pad(1).stride(s, s).p);
+      check(Case(1, C, 11, 13, C, 5, 5).groups(C).pad(2).stride(s, s).p);
+    }
+  check(Case(0, 16, 7, 7, 16, 3, 3).groups(16).pad(1).p);
+  check(Case(1, 20, 9, 10, 20, 3, 3).groups(20).pad(2).dilate(2, 2).p);
+  check(Case(1, 20, 9, 10, 20, 4, 2).groups(20).pad(2, 1, 0, 3).stride(3, 1).p);
+  check(Case(2, 6, 7, 7, 18, 3, 3).groups(6).pad(1).p);
+  check(Case(2, 32, 7, 40, 32, 7, 7).groups(32).pad(3).p);
+}
+
+TEST_CASE("conv2d: other dtypes and activations are left to the reference") {
+  Conv2dParams p = Case(1, 4, 5, 5, 4, 3, 3).pad(1).p;
+  p.oH = p.oW = 5;
+  Buffer x(100), w(144), y(100);
+  Operand in[2] = {operand(x), operand(w)}, out[1] = {operand(y)};
+  Call c;
+  c.params = &p, c.in = in, c.out = out;
+  p.act.act = Act::gelu;
+  for (const Implementation& i : cpu::conv2d_list().first(cpu::conv2d_list().size() - 1))
+    CHECK(i.declines(c) != nullptr);
+  p.act.act = Act::none;
+  in[0].dtype = in[1].dtype = out[0].dtype = DType::float64;
+  for (cpu::List l : {cpu::conv2d_list(), cpu::conv2d_bwd_data_list(), cpu::conv2d_bwd_weights_list()})
+    for (const Implementation& i : l.first(l.size() - 1)) CHECK(i.declines(c) != nullptr);
+}

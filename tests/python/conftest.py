@@ -1,0 +1,16 @@
+"""What all tests share: the smoke set runs first, kernels go back to the best ISA after each test."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("smoke") is None)
+
+
+@pytest.fixture(autouse=True)
+def _best_isa_again():
+    yield
+    import fastcnn._core as core
+
+    if core.isa() != core.available_isas()[0]:
+        core.set_isa(core.available_isas()[0])

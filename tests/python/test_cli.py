@@ -1,0 +1,176 @@
+"""The command line: the whole way from train to predict, exit codes, one-line errors, speed of --help."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from fastcnn.cli import main
+from fastcnn.data import load, write_idx
+
+TINY = ["--limit", "64", "--epochs", "2", "--batch-size", "16", "--model", "lenet5", "--quiet"]
+
+
+def run(*argv):
+    return main([str(a) for a in argv])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    assert run("train", *TINY, "--out", out, "--name", "tiny") == 0
+    return out / "tiny"
+
+
+@pytest.mark.smoke
+def test_train_writes_a_run(trained):
+    names = set(os.listdir(trained))
+    assert {"best.safetensors", "last.safetensors", "metrics.csv", "config.json"} <= names
+    assert json.loads((trained / "config.json").read_text())["limit"] == 64
+
+
+def test_evaluate(trained, capsys):
+    assert run("evaluate", "--checkpoint", trained / "last.safetensors", "--limit", 64, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = (trained / "metrics.csv").read_text().splitlines()
+    last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+    assert found["accuracy"] == pytest.approx(float(last["val_accuracy"]))
+    assert found["images"] == 64
+    assert run("evaluate", "--checkpoint", trained, "--limit", 64) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_predict(trained, tmp_path, capsys):
+    data = load("fashion_mini", "test")
+    np.save(tmp_path / "one.npy", data.images[0, :, :, 0])
+    np.save(tmp_path / "many.npy", data.images[:5])
+    write_idx(tmp_path / "images-idx3-ubyte", data.images[:5, :, :, 0])
+    files = [tmp_path / "one.npy", tmp_path / "many.npy", tmp_path / "images-idx3-ubyte"]
+    assert run("predict", "--checkpoint", trained, "--json", "--top", 10, *files) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 11
+    assert found[0]["classes"] == pytest.approx(found[1]["classes"])
+    assert [f["classes"] for f in found[1:6]] == [f["classes"] for f in found[6:]]
+    assert sum(found[0]["classes"].values()) == pytest.approx(1)
+    assert set(found[0]["classes"]) == set(data.classes)
+    assert run("predict", "--checkpoint", trained, "--limit", 2, files[1]) == 0
+    assert capsys.readouterr().out.count("many.npy[") == 2
+
+
+def test_predict_pictures(trained, tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    pixels = load("fashion_mini", "test").images[0, :, :, 0]
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    image.fromarray(np.stack([pixels] * 3, -1)).resize((60, 50)).save(tmp_path / "b.png")
+    np.save(tmp_path / "a.npy", pixels)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    argv = ["predict", "--checkpoint", trained, "--json", tmp_path / "a.png", tmp_path / "a.npy"]
+    assert run(*argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["classes"] == found[1]["classes"]
+    assert run("predict", "--checkpoint", trained, tmp_path / "bad.png", tmp_path / "b.png") == 1
+    output = capsys.readouterr()
+    assert "bad.png" in output.err
+    assert "b.png:" in output.out
+
+
+def test_summary_info_version(capsys):
+    assert run("summary", "--model", "resnet20", "--input", 3, 32, 32, "--num-classes", 10) == 0
+    assert "269,722" in capsys.readouterr().out
+    assert run("info") == 0
+    assert "fastcnn" in capsys.readouterr().out.lower()
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("fastcnn ")
+    assert run() == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--model", "resnet21"], "unknown model 'resnet21'; did you mean"),
+        (["train", "--data", "fashion_mnist2"], "unknown dataset 'fashion_mnist2'; did you mean"),
+        (["train", "--optimizer", "sdg"], "did you mean 'sgd'"),
+        (["train", "--name", "a/b"], "expected a plain name"),
+        (["train", "--resume", "no/such/run"], "expected the folder of a run"),
+        (["train", "--image-size", "64"], "goes with imagefolder"),
+        (["train", "--label-smoothing", "3"], "label_smoothing in"),
+        (["summary", "--model", "resnet51"], "did you mean"),
+    ],
+)
+def test_wrong_usage_is_one_line(argv, message, capsys, tmp_path):
+    assert run(*argv, *(["--out", tmp_path] if argv[0] == "train" else [])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastcnn: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_failures_are_one_line(trained, tmp_path, capsys):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((trained / "last.safetensors").read_bytes()[:-5])
+    for argv, message in [
+        (["evaluate", "--checkpoint", damaged], "damaged.safetensors: damaged checkpoint"),
+        (["evaluate", "--checkpoint", tmp_path / "none.safetensors"], "no such checkpoint"),
+        (["evaluate", "--checkpoint", trained, "--model", "resnet20"], "does not fit the model resnet20"),
+        (["predict", "--checkpoint", trained, tmp_path / "none.npy"], "no such file"),
+        (["train", "--data", "mnist", "--no-download", "--root", tmp_path, "--out", tmp_path], "mnist"),
+    ]:
+        assert run(*argv) == 1, argv
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
+    with pytest.raises(ValueError, match="damaged checkpoint"):
+        run("evaluate", "--checkpoint", damaged, "--debug")
+    with pytest.raises(SystemExit) as stop:
+        run("train", "--epochs", "-3")
+    assert stop.value.code == 2
+
+
+def test_existing_names_are_not_overwritten(trained, capsys):
+    assert run("train", *TINY, "--out", trained.parent, "--name", "tiny") == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def spawn(*argv):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastcnn", *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_ctrl_c_then_resume(tmp_path, capsys):
+    argv = ["train", *TINY[:-1], "--epochs", "400", "--out", tmp_path, "--name", "r"]
+    process = spawn(*argv)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "r" / "last.safetensors").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"fastcnn train --resume {tmp_path / 'r'}" in errors
+    done = len((tmp_path / "r" / "metrics.csv").read_text().splitlines()) - 1
+    assert run("train", "--resume", tmp_path / "r", "--epochs", done + 2, "--quiet") == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert len((tmp_path / "r" / "metrics.csv").read_text().splitlines()) - 1 == done + 2
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["model"] == "lenet5"
+
+
+@pytest.mark.smoke
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, fastcnn.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'matplotlib', 'PIL', 'tqdm', 'fastcnn.nn', 'fastcnn.models', 'fastcnn.data'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "evaluate", "predict", "summary", "info"):
+        assert command in done.stdout

@@ -1,0 +1,207 @@
+"""Pictures: what is drawn, that it is saved whole, that nothing overlaps, and that bad input is told."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+from fastcnn import viz
+
+
+def texts(ax):
+    return [t.get_text() for t in ax.texts]
+
+
+def history():
+    e = np.arange(1, 11)
+    return {
+        "epoch": e.tolist(),
+        "train_loss": (2 / e).tolist(),
+        "val_loss": [*(2.2 / e[:9]), 0.9],
+        "train_accuracy": (1 - 0.5 / e).tolist(),
+        "val_accuracy": (0.9 - 0.5 / e).tolist(),
+        "lr": (0.1 * 0.5**e).tolist(),
+    }
+
+
+def check_inside(figure):
+    """Every visible axis label, title, tick label and legend lies within the figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).draw()
+    width, height = figure.bbox.width, figure.bbox.height
+    for ax in figure.axes:
+        items = [ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts]
+        for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            items += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        items += [ax.get_legend()] if ax.get_legend() else []
+        for item in items:
+            if item.get_visible() and (not hasattr(item, "get_text") or item.get_text()):
+                box = item.get_window_extent()
+                assert box.x0 > -2 and box.y0 > -2 and box.x1 < width + 2 and box.y1 < height + 2, item
+
+
+@pytest.mark.smoke
+def test_curves_panels_and_values(tmp_path):
+    figure = viz.curves(history(), path=tmp_path / "runs" / "curves.png")
+    assert (tmp_path / "runs" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    loss, accuracy, rate = figure.axes
+    assert [a.get_ylabel() for a in figure.axes] == ["loss", "accuracy (%)", "learning rate"]
+    assert {a.get_xlabel() for a in figure.axes} == {"epoch"}
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), history()["train_loss"])
+    np.testing.assert_allclose(accuracy.lines[1].get_ydata(), 100 * np.array(history()["val_accuracy"]))
+    legend = [t.get_text() for t in loss.get_legend().get_texts()]
+    assert legend == ["train", "validation, best 0.2444 (epoch 9)"]
+    assert accuracy.get_legend().get_texts()[1].get_text() == "validation, best 85 % (epoch 10)"
+    assert rate.get_yscale() == "log" and rate.get_legend() is None and loss.get_yscale() == "linear"
+    check_inside(figure)
+
+
+def test_curves_from_csv_rows_with_gaps():
+    rows = [
+        {"step": "10", "loss": "2.0", "val_loss": "", "note": "x", "images_per_s": 5},
+        {"step": "20", "loss": float("nan"), "val_loss": None},
+        {"step": "30", "loss": 1.0, "val_loss": 1.5, "images_per_s": 7},
+    ]
+    loss, rate = viz.curves(rows).axes
+    train, val = loss.lines
+    assert train.get_xdata().tolist() == [10, 30] and val.get_xdata().tolist() == [30]
+    assert loss.get_xlabel() == "step" and rate.get_ylabel() == "images/s"
+
+
+@pytest.mark.parametrize("epochs", [1, 500])
+def test_curves_of_few_or_many_epochs(epochs):
+    figure = viz.curves({"loss": np.linspace(1000, 1, epochs)})
+    (ax,) = figure.axes
+    assert len(ax.lines[0].get_xdata()) == epochs
+    assert all(t == round(t) for t in ax.get_xticks())
+    check_inside(figure)
+
+
+def test_curves_bad_input():
+    with pytest.raises(ValueError, match=r"finite number, got columns \['epoch', 'loss'\]"):
+        viz.curves({"epoch": [1, 2], "loss": [float("nan"), None]})
+    with pytest.raises(ValueError, match="one length, got"):
+        viz.curves({"epoch": [1, 2], "loss": [1.0]})
+    with pytest.raises(TypeError, match="list of dicts"):
+        viz.curves([[1, 2]])
+
+
+def test_confusion():
+    cm = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
+    figure = viz.confusion(cm, ["cat", "a very long class name", "dog"])
+    ax = figure.axes[0]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[0.8, 0.2, 0], [0.1, 0.9, 0], [0, 0, 0]])
+    assert sorted(texts(ax)) == ["1", "2", "8", "9"] and ax.get_title() == "accuracy 85 %"
+    assert ax.get_xlabel() == "predicted class" and ax.get_ylabel() == "true class"
+    check_inside(figure)
+    big = viz.confusion(np.eye(100, dtype=int)).axes[0]
+    assert not texts(big) and len(big.get_xticks()) <= 60
+    for bad in (np.zeros((2, 3)), np.zeros((0, 0)), np.array([[1, -1], [0, 0]]), np.full((2, 2), "a")):
+        with pytest.raises(ValueError, match="expected"):
+            viz.confusion(bad)
+    with pytest.raises(ValueError, match="3 class names"):
+        viz.confusion(cm, ["a"])
+
+
+def test_gradient_flow_overlay():
+    deep = {f"layer{i}": 10.0 ** -(i / 10) for i in range(110)}
+    figure = viz.gradient_flow({"ResNet-110": deep, "plain-110": {k: v**2 for k, v in deep.items()}})
+    (ax,) = figure.axes
+    assert ax.get_yscale() == "log" and [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "ResNet-110",
+        "plain-110",
+    ]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [v**2 for v in deep.values()])
+    low, high = ax.get_ylim()
+    assert low < 10**-21.8 and high > 1
+    check_inside(figure)
+
+
+def test_gradient_flow_names_zeros_and_nan():
+    norms = {"conv1": 0.0, "conv2": 1e-3, "conv3": float("nan"), "fc": np.float32(2)}
+    figure = viz.gradient_flow(norms)
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == list(norms)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["zero", "nan or inf"]
+    assert ax.lines[1].get_xdata().tolist() == [1] and ax.lines[2].get_xdata().tolist() == [3]
+    check_inside(figure)
+    assert len(viz.gradient_flow([("a", norms), ("b", {"other": 1.0})]).axes[0].lines) == 4
+    viz.gradient_flow({"dead": 0.0})
+    for bad in ({}, {"a": {}}, {"a": {"x": 1.0}, "b": 1.0}, {"a": -1.0}, {"a": [1.0, 2.0]}):
+        with pytest.raises(ValueError, match="gradient_flow"):
+            viz.gradient_flow(bad)
+    with pytest.raises(TypeError, match="name"):
+        viz.gradient_flow([norms])
+
+
+def test_image_grid_draws_the_pixels():
+    batch = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), np.uint8)
+    figure = viz.image_grid(batch, titles=range(6), columns=3, title="six")
+    ax = figure.axes[0]
+    canvas = np.asarray(ax.images[0].get_array())
+    assert texts(ax) == [str(i) for i in range(6)]
+    opaque = canvas[canvas[..., 3] == 1][:, :3]
+    assert len(opaque) == 6 * 64
+    np.testing.assert_allclose(np.sort(opaque.ravel()), np.sort(batch.ravel() / 255), atol=1e-6)
+    check_inside(figure)
+
+
+def test_image_grid_ranges_and_layouts():
+    rng = np.random.default_rng(0)
+    unit = rng.random((4, 1, 5, 6), np.float32)
+    same = viz.image_grid((unit - 0.3) / 0.2, mean=0.3, std=0.2).axes[0].images[0].get_array()
+    np.testing.assert_allclose(np.nanmax(same), unit.max(), atol=1e-5)
+    scaled = viz.image_grid(unit * 4 - 2)
+    assert scaled._supxlabel.get_text().startswith("values -")
+    assert viz.image_grid(unit)._supxlabel is None
+    assert viz.image_grid(np.zeros((100, 3, 4, 4)), limit=9)._supxlabel.get_text() == "9 of 100 images"
+    for shape in ((2, 3, 8, 8), (2, 8, 8, 3), (2, 8, 8), (8, 8), (3, 8, 8), (1, 1, 8, 8)):
+        viz.image_grid(np.zeros(shape))
+    for bad in (np.zeros((2, 5, 8, 8)), np.zeros((0, 3, 8, 8)), np.full((1, 1, 2, 2), np.nan), np.zeros(3)):
+        with pytest.raises(ValueError, match="image_grid"):
+            viz.image_grid(bad)
+    with pytest.raises(ValueError, match="4 titles for 4 images, got 1"):
+        viz.image_grid(unit, titles=["a"])
+    with pytest.raises(ValueError, match="columns"):
+        viz.image_grid(unit, columns=0)
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 7, 7), (32, 1, 5, 5), (64, 32, 3, 3), (1, 1, 1, 1), (4, 3, 1, 1)])
+def test_filters(shape):
+    figure = viz.filters(np.random.default_rng(0).normal(size=shape), title="conv1")
+    out, inner, *_ = shape
+    assert figure._supxlabel.get_text().startswith(f"{out} of {out}" if inner in (1, 3) else "rows: 16 of 64")
+    assert len(figure.axes) == (1 if inner == 3 else 2)  # a colour bar where colour is a number
+    check_inside(figure)
+
+
+def test_filters_bad_input():
+    viz.filters(np.zeros((2, 3, 3, 3)))
+    for bad in (np.zeros((3, 3)), np.zeros((0, 3, 3, 3)), np.full((1, 1, 2, 2), np.inf)):
+        with pytest.raises(ValueError, match="filters"):
+            viz.filters(bad)
+
+
+def test_save_is_atomic_and_knows_formats(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="path ending in"):
+        viz.curves(history(), path=tmp_path / "a.xyz")
+    for name, magic in (("a.png", b"\x89PNG"), ("b.pdf", b"%PDF"), ("c.svg", b"<?xml")):
+        viz.confusion(np.eye(2, dtype=int), path=tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(magic)
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.pdf", "c.svg"]
+
+
+def test_no_pyplot_and_lazy_import():
+    code = (
+        "import sys, fastcnn.viz as v; assert 'matplotlib' not in sys.modules;"
+        "import io; v.curves({'loss': [2.0, 1.0]}).savefig(io.BytesIO());"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
