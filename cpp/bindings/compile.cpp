@@ -3,9 +3,25 @@
 #include <pybind11/functional.h>
 
 #include "bindings.h"
+#include "fastcnn/autograd.h"
 #include "fastcnn/graph.h"
 
 namespace fastcnn::bindings {
+namespace {
+
+// A Python function that may be called, and die, on a thread without the GIL.
+std::function<void()> held(const py::function& f) {
+  auto keep = std::shared_ptr<py::function>(new py::function(f), [](py::function* p) {
+    py::gil_scoped_acquire gil;
+    delete p;
+  });
+  return [keep] {
+    py::gil_scoped_acquire gil;
+    (*keep)();
+  };
+}
+
+}  // namespace
 
 void bind_compile(py::module_& m) {
   py::class_<Compiled>(m, "Compiled", "The plans of one function by input signature.")
@@ -56,20 +72,12 @@ void bind_compile(py::module_& m) {
            })
       .def("reset", &Compiled::reset);
   m.def(
-      "on_each_run",
-      [](const py::function& work) {
-        // The function may outlive this call and die on a thread without the GIL.
-        auto keep = std::shared_ptr<py::function>(new py::function(work), [](py::function* f) {
-          py::gil_scoped_acquire gil;
-          delete f;
-        });
-        on_each_run([keep] {
-          py::gil_scoped_acquire gil;
-          (*keep)();
-        });
-      },
-      py::arg("work"), "Does host work now; inside a traced function, before each replay instead.");
+      "on_each_run", [](const py::function& work) { on_each_run(held(work)); }, py::arg("work"),
+      "Does host work now; inside a traced function, before each replay instead.");
   m.def("is_tracing", &is_tracing);
+  m.def(
+      "checkpoint", [](const py::function& run) { checkpoint(held(run)); }, py::arg("run"),
+      "Runs a function now and again in backward; see fastcnn.checkpoint.");
 }
 
 }  // namespace fastcnn::bindings

@@ -54,13 +54,14 @@ _OPS = (
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 
-_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoint", "cuda"}
+_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda"}
 # name: (module, attribute); loaded at first use.
 _LAZY = {
     "compile": ("_compile", "compile"),
     "Trainer": ("trainer", "Trainer"),
+    "checkpoint": ("_checkpoint", "checkpoint"),
     "summary": ("summary", "summary"),
-    "load_state": ("checkpoint", "load_weights"),
+    "load_state": ("checkpoints", "load_weights"),
     "save_state": ("safetensors", "save_file"),
 }
 
@@ -81,9 +82,9 @@ def __dir__():
 
 
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
-    "Tensor", "Trainer", "autocast", "bfloat16", "bool", "compile", "cuda_build", "device", "dtype", "empty",
-    "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_num_threads", "grad", "int32",
-    "int64", "int8", "is_grad_enabled", "isa", "load_state", "memory_info", "no_grad", "ops", "save_state",
+    "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build", "device", "dtype",
+    "empty", "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_num_threads", "grad",
+    "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "memory_info", "no_grad", "ops", "save_state",
     "set_grad_enabled", "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",
     "use_deterministic_algorithms",
 ]  # fmt: skip

@@ -206,7 +206,7 @@ def train(args):
 
 def _read_model(args):
     """(model, metadata) of a checkpoint."""
-    from .checkpoint import load_checkpoint
+    from .checkpoints import load_checkpoint
     from .models import create_model
 
     path = Path(args.checkpoint)

@@ -1,6 +1,6 @@
 """Trainer: the loop over epochs, validation, checkpoints, resume and interruption.
 
-What happens to one batch is in _steps.py, files in checkpoint.py, the screen in progress.py, the loop over batches
+What happens to one batch is in _steps.py, files in checkpoints.py, the screen in progress.py, the loop over batches
 in _loop.py. It trains models with one loss on (images, targets); for adversarial pairs see GANTrainer.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _core, checkpoint
+from . import _core, checkpoints
 from ._loop import Interrupted, RunState, SignalGuard, as_loader, describe_resume, images_in, run_epoch
 from ._steps import EvalStep, TrainStep, get_loss, split_batch, to_tensor
 from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
@@ -409,7 +409,7 @@ class Trainer:
     def save(self, path):
         """Writes the weights (the averaged ones if there are) to a safetensors file with a checksum."""
         model = self.model if self.ema is None else self.ema.module
-        checkpoint.save_checkpoint(path, model.state_dict(), metadata=self._metadata())
+        checkpoints.save_checkpoint(path, model.state_dict(), metadata=self._metadata())
 
     def save_checkpoint(self, path, keep_previous=False):
         """Writes everything that resume= needs. `path` also works wherever weights are expected."""
@@ -418,7 +418,7 @@ class Trainer:
             tensors = {f"raw.{k}": t for k, t in weights.items()}
             weights = self.ema.module.state_dict()
             tensors["ema.updates"] = self.ema.updates
-        packed_tensors, packed = checkpoint.pack_optimizer(self.optimizer)
+        packed_tensors, packed = checkpoints.pack_optimizer(self.optimizer)
         tensors.update(packed_tensors)
         tensors["random"] = _core.ops.random_state()
         state = {
@@ -428,7 +428,7 @@ class Trainer:
             "callbacks": [[type(c).__name__, c.state_dict()] for c in self.callbacks if hasattr(c, "state_dict")],
             "max_epochs": self.max_epochs, "seed": self.seed,
         }  # fmt: skip
-        checkpoint.save_checkpoint(path, weights, tensors, state, self._metadata(), keep_previous)
+        checkpoints.save_checkpoint(path, weights, tensors, state, self._metadata(), keep_previous)
         return Path(path)
 
     def _metadata(self):
@@ -456,7 +456,7 @@ class Trainer:
             path = Path(resume)
             if path.is_dir():
                 path = path / "last.safetensors"
-        found = checkpoint.load_checkpoint(path)
+        found = checkpoints.load_checkpoint(path)
         if found.state is None:
             raise ValueError(f"{path}: holds weights only, training cannot be resumed from it")
         return path, found
@@ -474,7 +474,7 @@ class Trainer:
                 raise ValueError("the checkpoint has averaged weights, and this Trainer has no ema_decay")
             raw = {k.removeprefix("raw."): t for k, t in tensors.items() if k.startswith("raw.")}
             self.model.load_state_dict(raw if self.ema is not None else found.weights)
-            self.optimizer.load_state_dict(checkpoint.unpack_optimizer(tensors, state["optimizer"]))
+            self.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
             if (self.scheduler is None) != (state["scheduler"] is None):
                 ours = "none" if self.scheduler is None else type(self.scheduler).__name__
                 raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")

@@ -1,152 +1,171 @@
-"""Checkpoint files: round trip, checksum, damage of every kind, the file before."""
-
-import json
-import os
+"""fc.checkpoint: the same numbers with less memory, in every mode in which the tape is used."""
 
 import fastcnn as fc
 import numpy as np
 import pytest
-from fastcnn import checkpoint as ck
-from fastcnn import safetensors
+
+nn, ops = fc.nn, fc.ops
 
 
-def tensors():
-    rng = np.random.default_rng(0)
-    return {
-        "conv.weight": fc.tensor(rng.standard_normal((4, 3, 3, 3)).astype(np.float32)),
-        "bn.num_batches_tracked": fc.tensor(np.int64(7)),
-        "half": fc.tensor(rng.standard_normal(5).astype(np.float32)).to(fc.bfloat16),
-    }
+def block(channels, p=0.0):
+    layers = [nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers, *([nn.Dropout(p)] if p else []))
 
 
-def same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        np.testing.assert_array_equal(safetensors.bits_of(a[name]), safetensors.bits_of(b[name]))
+def net(p=0.0, seed=0):
+    fc.manual_seed(seed)
+    return nn.ModuleList([block(4, p) for _ in range(4)])
+
+
+def run(blocks, x, use):
+    for b in blocks:
+        x = fc.checkpoint(b, x) if use else b(x)
+    return (x * x).mean()
+
+
+def gradients(blocks):
+    return [p.grad.numpy().copy() for p in blocks.parameters()]
+
+
+@pytest.fixture
+def x():
+    return fc.tensor(np.random.default_rng(0).standard_normal((2, 4, 6, 5)).astype(np.float32))
 
 
 @pytest.mark.smoke
-def test_round_trip(tmp_path):
-    path = tmp_path / "a" / "c.safetensors"
-    state = {"epoch": 3, "loss": 0.1 + 0.2, "best": float("inf"), "rows": [None, 1.5]}
-    ck.save_checkpoint(path, tensors(), {"random": fc.tensor(np.array([1, 2]))}, state, {"model": "x"})
-    found = ck.load_checkpoint(path)
-    same(found.weights, tensors())
-    assert found.tensors["random"].tolist() == [1, 2]
-    assert found.state == state
-    assert found.metadata == {"model": "x"}
-    same(ck.load_weights(path), tensors())
-    same(fc.load_state(path), tensors())  # state of training is no weight
-    assert os.listdir(path.parent) == ["c.safetensors"]
+@pytest.mark.parametrize("p", [0.0, 0.3], ids=["plain", "dropout"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_gradients_and_statistics_are_those_without(x, p, compiled):
+    results = []
+    for use in (False, True):
+        blocks = net(p)
+        fc.manual_seed(7)
+
+        def step(x, blocks=blocks, use=use):
+            loss = run(blocks, x, use)
+            loss.backward()
+            return loss.detach()
+
+        f = fc.compile(step) if compiled else step
+        losses = [f(x).item(), f(x).item()]  # the second adds to the gradients of the first
+        after = ops.rand((4,)).numpy()  # the random stream stands at the same place
+        buffers = [b.numpy().copy() for b in blocks.buffers()]
+        results.append((losses, gradients(blocks), buffers, after))
+    (loss_a, grad_a, buf_a, rand_a), (loss_b, grad_b, buf_b, rand_b) = results
+    assert loss_a == loss_b and np.array_equal(rand_a, rand_b)
+    for a, b in zip(grad_a + buf_a, grad_b + buf_b, strict=True):
+        assert np.array_equal(a, b)
+    assert all(b.numpy() == 2 for n, b in blocks.named_buffers() if n.endswith("num_batches_tracked"))
 
 
-def test_plain_files_are_weights(tmp_path):
-    path = tmp_path / "plain.safetensors"
-    safetensors.save_file(tensors(), path)
-    found = ck.load_checkpoint(path)
-    same(found.weights, tensors())
-    assert found.state is None
-    assert found.metadata == {}
+def test_a_plan_with_checkpoints_needs_less_memory():
+    arenas = []
+    for use in (False, True):
+        blocks = nn.ModuleList([nn.Sequential(block(8), block(8), block(8), block(8)) for _ in range(4)])
+        sgd = fc.optim.SGD(blocks.parameters(), lr=0.1)
+
+        @fc.compile
+        def step(x, blocks=blocks, sgd=sgd, use=use):
+            loss = run(blocks, x, use)
+            loss.backward()
+            sgd.step()
+            sgd.zero_grad()
+            return loss.detach()
+
+        step(ops.zeros((4, 8, 32, 32)))
+        arenas.append(step.info()["arena_bytes"])
+    assert arenas[1] < 0.6 * arenas[0], arenas
 
 
-def test_readable_by_the_reference_reader(tmp_path):
-    reader = pytest.importorskip("safetensors.numpy")
-    path = tmp_path / "c.safetensors"
-    weights = {k: v for k, v in tensors().items() if k != "half"}
-    ck.save_checkpoint(path, weights, {"random": fc.tensor(np.array([1, 2]))}, {})
-    found = reader.load_file(str(path))
-    np.testing.assert_array_equal(found["conv.weight"], weights["conv.weight"].numpy())
-    assert set(found) == {*weights, "__state__.random"}
+def test_eager_backward_keeps_only_the_borders():
+    used = []
+    for use in (False, True):
+        blocks = nn.ModuleList([nn.Sequential(block(8), block(8), block(8), block(8)) for _ in range(4)])
+        x = ops.zeros((4, 8, 32, 32))
+        before = fc.memory_info()["in_use"]
+        loss = run(blocks, x, use)
+        used.append(fc.memory_info()["in_use"] - before)
+        loss.backward()
+        del loss
+    assert used[1] < 0.35 * used[0], used
 
 
-def test_every_cut_and_flipped_byte_is_noticed(tmp_path):
-    path = tmp_path / "c.safetensors"
-    ck.save_checkpoint(path, tensors(), {}, {"epoch": 3}, {"model": "x"})
-    whole = path.read_bytes()
-    bad = tmp_path / "bad.safetensors"
-    for cut in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1]:
-        bad.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="bad.safetensors"):
-            ck.load_checkpoint(bad)
-    rng = np.random.default_rng(0)
-    padding = whole.index(b"}", 8 + int.from_bytes(whole[:8], "little") - 9)
-    for at in rng.choice(len(whole), 300, replace=False):
-        if padding < at < 8 + int.from_bytes(whole[:8], "little"):
-            continue  # spaces after the header mean nothing
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << int(rng.integers(8))
-        bad.write_bytes(damaged)
-        try:
-            found = ck.load_checkpoint(bad)
-        except (ValueError, UnicodeDecodeError) as error:
-            assert "bad.safetensors" in str(error)
-        else:  # only the mark "format" can be hit so that the file reads as a plain one: then it has no state
-            assert found.state is None
-    bad.write_bytes(whole + b"x")
-    with pytest.raises(ValueError, match=r"bad.safetensors: damaged checkpoint"):
-        ck.load_checkpoint(bad)
+def test_double_backward_and_grad_of_inputs(x):
+    x = fc.tensor(x.numpy(), requires_grad=True)
+    w = fc.tensor(np.random.default_rng(1).standard_normal((3, 4, 3, 3)).astype(np.float32), requires_grad=True)
+
+    def f(x):
+        return ops.tanh(ops.conv2d(x, w)).sum()
+
+    results = []
+    for g in (f, lambda x: fc.checkpoint(f, x)):
+        (dx,) = fc.grad(g(x), [x], create_graph=True)
+        results.append([t.numpy() for t in fc.grad((dx * dx).sum(), [x, w])])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_newer_versions_and_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.safetensors: no such checkpoint"):
-        ck.load_checkpoint(tmp_path / "none.safetensors")
-    path = tmp_path / "c.safetensors"
-    header = {"format": "fastcnn-checkpoint", "version": "2", "state": "null", "metadata": "{}", "checksum": ""}
-    safetensors.save_file(tensors(), path, header)
-    with pytest.raises(ValueError, match="of version 2, this fastcnn reads version 1"):
-        ck.load_checkpoint(path)
-    with pytest.raises(ValueError, match="cannot begin with"):
-        ck.save_checkpoint(path, {"__state__.x": fc.tensor(1.0)})
+def test_nested_and_many_results(x):
+    w = fc.tensor(np.full((4, 4, 1, 1), 0.3, np.float32), requires_grad=True)
+
+    def inner(x):
+        return ops.sigmoid(ops.conv2d(x, w))
+
+    def outer(x, nest):
+        y = fc.checkpoint(inner, x) if nest else inner(x)
+        return {"a": ops.exp(y), "b": (y * 2, 5)}
+
+    found = []
+    for nest in (False, True):
+        r = fc.checkpoint(outer, x, nest=nest) if nest else outer(x, nest)
+        assert r["b"][1] == 5
+        (r["a"] * r["b"][0]).sum().backward()
+        found.append(w.grad.numpy().copy())
+        w.grad = None
+    np.testing.assert_array_equal(*found)
 
 
-def test_previous_file_is_kept_and_named(tmp_path):
-    path = tmp_path / "last.safetensors"
-    for epoch in range(3):
-        ck.save_checkpoint(path, tensors(), {}, {"epoch": epoch}, keep_previous=True)
-    assert ck.load_checkpoint(path).state == {"epoch": 2}
-    assert ck.load_checkpoint(tmp_path / "last-1.safetensors").state == {"epoch": 1}
-    assert sorted(os.listdir(tmp_path)) == ["last-1.safetensors", "last.safetensors"]
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=r"last.safetensors: damaged.*the one before it is .*last-1"):
-        ck.load_checkpoint(path)
+def test_autocast_of_the_first_run_holds_in_the_second(x):
+    w = fc.tensor(np.full((4, 4, 1, 1), 0.3, np.float32), requires_grad=True)
+    seen = []
+
+    def f(x):
+        y = ops.conv2d(x, w)
+        seen.append(str(y.dtype))
+        return ops.sigmoid(y).to("float32").sum()
+
+    with fc.autocast(fc.bfloat16):
+        loss = fc.checkpoint(f, x)
+    loss.backward()
+    assert len(seen) == 2 and seen[0] == seen[1] and "bfloat16" in seen[0]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "last.safetensors"
-    ck.save_checkpoint(path, tensors(), {}, {"epoch": 0}, keep_previous=True)
-    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        ck.save_checkpoint(path, tensors(), {}, {"epoch": 1}, keep_previous=True)
-    monkeypatch.undo()
-    assert ck.load_checkpoint(path).state == {"epoch": 0}
-    assert not [p for p in os.listdir(tmp_path) if p.endswith(".tmp")]
+def test_a_function_that_differs_the_second_time_is_refused(x):
+    w = fc.tensor(np.ones((4, 4, 1, 1), np.float32), requires_grad=True)
+    calls = []
+
+    def more_ops(x):
+        calls.append(1)
+        y = ops.conv2d(x, w)
+        return ops.exp(y).sum() if len(calls) == 1 else ops.exp(ops.exp(y)).sum()
+
+    with pytest.raises(ValueError, match="checkpoint: .* must do the same"):
+        fc.checkpoint(more_ops, x).backward()
+
+    def raises(x):
+        if calls:
+            calls.clear()
+            return ops.exp(ops.conv2d(x, w)).sum()
+        raise RuntimeError("not again")
+
+    with pytest.raises(RuntimeError, match="not again"):
+        fc.checkpoint(raises, x).backward()
+    ops.conv2d(x, w).sum().backward()  # the library goes on
+    assert w.grad is not None
+    with pytest.raises(TypeError, match="checkpoint"):
+        fc.checkpoint(3)
 
 
-def test_optimizer_state_round_trip(tmp_path):
-    def run(optimizer, params, which):
-        for t in which:
-            for i, p in enumerate(params):
-                p.grad = fc.tensor(np.full(3, t + i, np.float32))
-            optimizer.step()
-
-    def make():
-        params = [fc.tensor(np.arange(3.0, dtype=np.float32) + i, requires_grad=True) for i in range(2)]
-        return params, fc.optim.Adam(params, lr=0.1, betas=(0.8, 0.9))
-
-    params, a = make()
-    run(a, params, range(3))
-    packed, numbers = ck.pack_optimizer(a)
-    path = tmp_path / "c.safetensors"
-    ck.save_checkpoint(path, {str(i): p for i, p in enumerate(params)}, packed, json.loads(json.dumps(numbers)))
-    found = ck.load_checkpoint(path)
-    again, b = make()
-    for i, p in enumerate(again):
-        with fc.no_grad():
-            p.copy_(found.weights[str(i)])
-    b.load_state_dict(ck.unpack_optimizer(found.tensors, found.state))
-    run(a, params, range(3, 6))
-    run(b, again, range(3, 6))
-    for p, q in zip(params, again, strict=True):
-        np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
-    assert b.param_groups[0]["betas"] == (0.8, 0.9)
+def test_without_gradients_it_is_a_plain_call(x):
+    with fc.no_grad():
+        assert not fc.checkpoint(block(4), x).requires_grad

@@ -247,7 +247,7 @@ def test_sigterm_saves_and_exits(tmp_path):
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 143
-    found = fc.checkpoint.load_checkpoint(tmp_path / "last.safetensors")
+    found = fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors")
     assert found.state["run"]["global_step"] >= 2
     # The default handlers are back after fit.
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -336,7 +336,7 @@ def test_timer_stops_in_the_middle(tmp_path):
     history = t.fit(dataset(), max_epochs=50)
     assert history.stopped
     assert t.global_step == 1
-    assert fc.checkpoint.load_checkpoint(tmp_path / "last.safetensors").state["run"]["batch"] == 1
+    assert fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors").state["run"]["batch"] == 1
     assert cb.Timer("00:01:00:30").duration == 3630
 
 

@@ -1,5 +1,6 @@
 // What it is: gradients: fc::grad, grad mode. Tensor::backward is in tensor.h.
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "fastcnn/tensor.h"
@@ -15,6 +16,11 @@ FASTCNN_API void backward(const std::vector<Tensor>& outputs, const std::vector<
                           bool create_graph = false, bool retain_graph = false);
 FASTCNN_API bool is_grad_enabled();
 FASTCNN_API bool set_grad_enabled(bool on);  // returns the mode that was
+
+// Runs a function whose intermediate results are not kept for backward but computed again there: memory for time
+// (Chen et al. 2016). The function must do the same both times; it draws the same random numbers, and what it
+// changes in place in tensors older than itself (running statistics) is changed once. Gradients of any order.
+FASTCNN_API void checkpoint(const std::function<void()>& run);
 
 class NoGrad {  // scope without recording
  public:

@@ -1,4 +1,5 @@
 // See fastcnn/tensor.h and core/tensor_impl.h.
+#include <atomic>
 #include <cstdlib>
 
 #include "backend/backend.h"
@@ -63,6 +64,11 @@ int64_t checked_numel(const char* op, const Dims& shape, DType dtype) {
   return zero ? 0 : n;
 }
 
+namespace {
+std::atomic<uint64_t> storages{0};
+}
+uint64_t storages_born() { return storages.load(std::memory_order_relaxed); }
+StorageImpl::StorageImpl() : born(storages.fetch_add(1, std::memory_order_relaxed)) {}
 StorageImpl::~StorageImpl() {
   if (owner || !data) return;
   Backend* b = device.type == DeviceType::cpu ? &cpu_backend() : cuda_backend();

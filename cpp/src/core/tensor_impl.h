@@ -19,8 +19,9 @@ struct StorageImpl {
   bool readonly = false;
   uint64_t trace = 0;
   int buffer = -1;
+  const uint64_t born;  // storages count up: tells what is older than what
 
-  StorageImpl() = default;
+  StorageImpl();
   StorageImpl(const StorageImpl&) = delete;
   StorageImpl& operator=(const StorageImpl&) = delete;
   ~StorageImpl();
@@ -28,6 +29,7 @@ struct StorageImpl {
 using Storage = std::shared_ptr<StorageImpl>;
 
 Storage allocate_storage(size_t bytes, Device device);
+uint64_t storages_born();  // the number that the next storage gets
 
 struct TensorImpl {
   Storage storage;

@@ -165,11 +165,7 @@ void run_backward(const std::vector<Tensor>& outputs, const std::vector<Tensor>&
       in[i] = {};
       send(n->edges[i].node, n->edges[i].output, n->edges[i].leaf, g);
     }
-    if (!retain_graph) {
-      n->released = true;
-      for (auto& s : n->inputs) s.tensor = {};
-      for (auto& s : n->outputs) s.tensor = {};
-    }
+    if (!retain_graph) release_saved(*n);
   }
 
   if (results) {

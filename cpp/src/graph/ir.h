@@ -34,6 +34,7 @@ struct Node {
   OpKind kind{};
   Params params;
   std::vector<Value> in, out;
+  int region = 0;  // work of different regions is never merged (checkpoint.h)
 };
 
 struct Graph {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "fastcnn/autograd.h"
+#include "graph/checkpoint.h"
 
 namespace fastcnn {
 namespace {
@@ -12,18 +13,23 @@ namespace {
 thread_local bool grad_on = true;
 std::atomic<uint64_t> sequence{0};
 
+// Leaves stay alive anyway; everything else that a checkpoint saw is computed again.
+bool drops(const Tensor& t) { return Region::records_forward() && (t.impl()->producer || !t.requires_grad()); }
+
 TapeNode::Slot slot_of(const Tensor& t, bool keep) {
   TapeNode::Slot s;
   s.shape = t.shape();
   s.dtype = t.dtype();
   s.device = t.device();
   s.version = t.impl()->storage->version;
-  if (keep) s.tensor = t;
+  s.dropped = keep && drops(t);
+  if (keep && !s.dropped) s.tensor = t;
   return s;
 }
 
 void check_slot(const TapeNode& n, const TapeNode::Slot& s, const char* what, int i) {
   check(!n.released, n.rule->name, ": backward ran a second time over the same graph; use retain_graph=True");
+  if (s.dropped && !s.tensor.defined()) n.region->refill();
   check(s.tensor.defined(), n.rule->name, ": internal error, ", what, " ", i, " was not saved for backward");
   check(s.tensor.impl()->storage->version == s.version, n.rule->name, ": ", what, " ", i, " of shape ", s.shape,
         " is needed for the gradient but was changed in place since");
@@ -55,6 +61,13 @@ Tensor TapeNode::output(int i) const {
   t.impl()->producer = std::const_pointer_cast<TapeNode>(shared_from_this());
   t.impl()->producer_output = i;
   return t;
+}
+
+void release_saved(TapeNode& n) {
+  n.released = true;
+  n.region.reset();
+  for (auto& s : n.inputs) s.tensor = {};
+  for (auto& s : n.outputs) s.tensor = {};
 }
 
 void release_tape(std::shared_ptr<TapeNode>&& node) {
@@ -100,8 +113,11 @@ void record_on_tape(const Rule& rule, const Params& params, const std::vector<Te
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     n->outputs.push_back(slot_of(outputs[i], false));
-    if (rule.save_out >> i & 1) n->outputs[i].tensor = outputs[i].detach();
+    if (!(rule.save_out >> i & 1)) continue;
+    n->outputs[i].dropped = Region::records_forward();
+    if (!n->outputs[i].dropped) n->outputs[i].tensor = outputs[i].detach();
   }
+  Region::note(n);
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (!is_floating(outputs[i].dtype())) continue;
     outputs[i].impl()->producer = n;

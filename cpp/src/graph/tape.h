@@ -21,9 +21,12 @@ struct Rule {
   uint32_t save_in = 0, save_out = 0;
 };
 
+class Region;  // checkpoint.h
+
 struct TapeNode : std::enable_shared_from_this<TapeNode> {
   struct Slot {  // an input or output: always its shape and dtype, its tensor only where the rule needs it
     Tensor tensor;
+    bool dropped = false;  // the region computes the tensor again when it is asked for
     Dims shape;
     DType dtype = DType::float32;
     Device device;
@@ -41,6 +44,7 @@ struct TapeNode : std::enable_shared_from_this<TapeNode> {
   std::vector<Edge> edges;
   uint64_t sequence = 0;
   bool released = false;
+  std::shared_ptr<Region> region;  // set for nodes recorded inside a checkpoint
 
   ~TapeNode();
   uint64_t wanted = ~uint64_t(0);  // inputs that the walk in progress leads somewhere through
@@ -54,6 +58,9 @@ struct TapeNode : std::enable_shared_from_this<TapeNode> {
     return params.as<P>();
   }
 };
+
+// Nothing is saved for backward any more.
+void release_saved(TapeNode& node);
 
 // Frees chains of nodes without recursion: nets may be thousands of ops deep.
 void release_tape(std::shared_ptr<TapeNode>&& node);

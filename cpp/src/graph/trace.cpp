@@ -58,6 +58,7 @@ void Trace::record(OpKind kind, const Params& params, const std::vector<Tensor>&
   Node n;
   n.kind = kind;
   n.params = params;
+  n.region = region;
   for (const Tensor& t : in) n.in.push_back(value_of(t));
   for (const Tensor& t : out) n.out.push_back(value_of(t));
   graph.nodes.push_back(std::move(n));

@@ -13,8 +13,9 @@ class Trace {
  public:
   const uint64_t id = next_id();
   Graph graph;
-  int64_t random_ops = 0;  // so far in this trace: the delta of the next one
-  Tensor random_state;     // generator state in use; advanced once at the end
+  int region = 0, regions = 0;  // in use and so far: see Node::region
+  int64_t random_ops = 0;       // so far in this trace: the delta of the next one
+  Tensor random_state;          // generator state in use; advanced once at the end
 
   // What the traced code did to the gradient of a leaf that lives outside.
   struct LeafGrad {
