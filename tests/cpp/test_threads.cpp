@@ -1,0 +1,99 @@
+// What it proves: the work of a layer goes to 1..64 threads in shares that are whole, disjoint and even. What it
+// is not: a measurement; shares count work items of one size.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/threads.h"
+
+using namespace fastcnn;
+using namespace fastcnn::cpu;
+
+namespace {
+
+struct KeepThreads {
+  int saved = num_threads();
+  ~KeepThreads() { set_num_threads(saved); }
+};
+
+Conv2dParams layer(int64_t N, int64_t C, int64_t H, int64_t O, int64_t k, int64_t s) {
+  Conv2dParams p;
+  p.N = N, p.C = C, p.H = p.W = H, p.O = O, p.kH = p.kW = k, p.sH = p.sW = s;
+  p.pT = p.pB = p.pL = p.pR = k / 2;
+  p.oH = p.oW = conv_out_size(H, k / 2, k / 2, k, s, 1);
+  return p;
+}
+
+// The largest share over the mean share.
+double imbalance(const Conv2dParams& p, int threads) {
+  GemmTask t = forward_task(p);
+  REQUIRE(plan_gemm(t, lanes(), threads));
+  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
+  const int64_t items = t.B * t.groups * strips;
+  return static_cast<double>(ceil_div(items, threads)) * threads / static_cast<double>(items);
+}
+
+}  // namespace
+
+TEST_CASE("parallel_for gives every index to one thread, in even shares") {
+  KeepThreads keep;
+  for (int threads : {1, 2, 3, 4, 7, 8, 16, 33, 64}) {
+    set_num_threads(threads);
+    for (int64_t n : {1, 2, 5, 63, 64, 65, 1000}) {
+      std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
+      std::atomic<int64_t> most{0}, calls{0};
+      parallel_for(n, 1, [&](int64_t b, int64_t e, int t) {
+        CHECK(t < threads);
+        ++calls;
+        int64_t old = most;
+        while (e - b > old && !most.compare_exchange_weak(old, e - b)) {
+        }
+        for (int64_t i = b; i < e; ++i) ++seen[static_cast<size_t>(i)];
+      });
+      for (const auto& s : seen) CHECK(s == 1);
+      CHECK(calls <= threads);
+      if (calls == std::min<int64_t>(n, threads)) CHECK(most == ceil_div(n, std::min<int64_t>(n, threads)));
+    }
+  }
+}
+
+TEST_CASE("parallel_for keeps small work on few threads") {
+  KeepThreads keep;
+  set_num_threads(8);
+  std::atomic<int> calls{0};
+  parallel_for(100, 60, [&](int64_t, int64_t, int) { ++calls; });
+  CHECK(calls <= 2);
+}
+
+TEST_CASE("convolutions of a training batch split evenly over 1 to 64 threads") {
+  if (!kernels()) return;
+  const Conv2dParams layers[] = {
+      layer(16, 3, 224, 64, 7, 2),   layer(16, 64, 56, 64, 3, 1),   layer(16, 64, 56, 128, 3, 2),
+      layer(16, 128, 28, 128, 3, 1), layer(16, 256, 14, 256, 3, 1), layer(16, 512, 7, 512, 3, 1),
+      layer(8, 64, 56, 256, 1, 1),   layer(8, 1024, 14, 256, 1, 1), layer(128, 16, 32, 16, 3, 1),
+      layer(128, 64, 8, 64, 3, 1),   layer(128, 1, 28, 32, 5, 1)};
+  for (const Conv2dParams& p : layers)
+    for (int threads = 1; threads <= 64; ++threads) {
+      CAPTURE(p.C);
+      CAPTURE(p.H);
+      CAPTURE(threads);
+      CHECK(imbalance(p, threads) <= 1.25);
+    }
+}
+
+TEST_CASE("convolutions of one image split evenly over 1 to 8 threads") {
+  if (!kernels()) return;
+  const Conv2dParams layers[] = {layer(1, 3, 224, 64, 7, 2),   layer(1, 64, 56, 64, 3, 1),
+                                 layer(1, 128, 28, 128, 3, 1), layer(1, 256, 14, 256, 3, 1),
+                                 layer(1, 512, 7, 512, 3, 1),  layer(1, 1024, 14, 256, 1, 1)};
+  for (const Conv2dParams& p : layers)
+    for (int threads = 1; threads <= 8; ++threads) {
+      CAPTURE(p.C);
+      CAPTURE(threads);
+      CHECK(imbalance(p, threads) <= 1.3);
+    }
+}
