@@ -58,6 +58,25 @@ void bind_compile(py::module_& m) {
              return d;
            })
       .def("describe", &Compiled::describe)
+      .def("steps",
+           [](const Compiled& c) {
+             py::list out;
+             for (const StepInfo& s : c.steps()) {
+               py::dict d;
+               d["op"] = s.op;
+               d["implementation"] = s.implementation;
+               d["shapes"] = s.shapes;
+               d["bytes"] = s.bytes;
+               d["flops"] = s.flops;
+               d["ms"] = s.ms;
+               d["last_start_ms"] = s.last_start_ms;
+               d["last_ms"] = s.last_ms;
+               out.append(std::move(d));
+             }
+             return out;
+           })
+      .def("record_times", &Compiled::record_times, py::arg("on"))
+      .def("recorded_runs", &Compiled::recorded_runs)
       .def("cache_info",
            [](const Compiled& c) {
              CacheInfo i = c.cache_info();

@@ -102,8 +102,30 @@ class CompiledFunction:
         return self._core.info()
 
     def describe(self) -> str:
-        """The steps of the plan that ran last: op, implementation, shapes, bytes."""
+        """The steps of the plan that ran last: op, implementation, shapes, bytes, FLOPs."""
         return self._core.describe()
+
+    def profile(self, *args, runs=5, peak_gflops=None, peak_gbs=None, **kwargs):
+        """Calls the function with these arguments and measures each step of its plan: a ``Profile``.
+
+        The calls are real ones: one to trace and warm up, then ``runs`` that are timed; a training step trains that
+        often. Peaks of the machine (GFLOP/s, GB/s), where given, add each step's share of the roof.
+        """
+        from .profile import Profile
+
+        if runs < 1:
+            raise ValueError(f"profile: expected runs >= 1, got {runs}")
+        self(*args, **kwargs)
+        self._core.record_times(True)
+        try:
+            for _ in range(runs):
+                self(*args, **kwargs)
+        finally:
+            self._core.record_times(False)
+        counted = self._core.recorded_runs()
+        if counted == 0:
+            raise RuntimeError("profile: no plan was replayed (FASTCNN_EAGER is set, or inside another trace)")
+        return Profile(self._core.steps(), counted, peak_gflops, peak_gbs)
 
     def cache_info(self):
         """hits, misses, evictions, plans, bytes, budget."""

@@ -20,6 +20,14 @@ struct PlanInfo {
   int traced_nodes = 0, steps = 0;  // before and after simplify and fuse
 };
 
+// One step of a plan. The cost is a model (cost.h), the time is measured while record_times is on.
+struct StepInfo {
+  std::string op, implementation, shapes;  // shapes: "(1,3,8,8) (4,3,3,3) -> (1,4,6,6)"
+  int64_t bytes = 0, flops = 0;
+  double ms = 0;                          // median over the recorded runs, 0 without any
+  double last_start_ms = 0, last_ms = 0;  // in the last recorded run, from its start
+};
+
 struct CacheInfo {
   int64_t hits = 0, misses = 0, evictions = 0, plans = 0, bytes = 0, budget = 0;
 };
@@ -38,8 +46,12 @@ class FASTCNN_API Compiled {
   // plan.
   std::vector<Tensor> call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
                            int64_t* plan_id = nullptr);
-  PlanInfo info() const;         // of the plan that ran last
-  std::string describe() const;  // its steps: op, shapes, implementation, bytes
+  PlanInfo info() const;                // of the plan that ran last
+  std::string describe() const;         // its steps: op, shapes, implementation, bytes, FLOPs
+  std::vector<StepInfo> steps() const;  // the same as data
+  // While on, every run stores the time of each of its steps. Turning it on forgets earlier times.
+  void record_times(bool on);
+  int64_t recorded_runs() const;  // of the plan that ran last
   CacheInfo cache_info() const;
   void reset();  // forgets all plans
 

@@ -43,7 +43,7 @@ struct Compiled::Impl {
   std::list<Entry> plans;  // most recent first
   CacheInfo cache;
   int64_t next_id = 1;
-  bool running = false;
+  bool running = false, timed = false;
 
   std::unique_ptr<Plan> trace(const std::vector<Tensor>& inputs, const Fn& f) {
     Trace t;
@@ -113,6 +113,7 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   }
   ++m.cache.misses;
   std::unique_ptr<Plan> plan = m.trace(inputs, fn);
+  plan->record_times(m.timed);
   m.cache.bytes += plan->bytes();
   ++m.cache.plans;
   m.plans.push_front({std::move(sig), m.next_id++, std::move(plan)});
@@ -124,6 +125,16 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
 PlanInfo Compiled::info() const { return impl_->plans.empty() ? PlanInfo{} : impl_->plans.front().plan->info(); }
 std::string Compiled::describe() const {
   return impl_->plans.empty() ? "no plan yet\n" : impl_->plans.front().plan->describe();
+}
+std::vector<StepInfo> Compiled::steps() const {
+  return impl_->plans.empty() ? std::vector<StepInfo>{} : impl_->plans.front().plan->steps();
+}
+void Compiled::record_times(bool on) {
+  impl_->timed = on;
+  for (Entry& e : impl_->plans) e.plan->record_times(on);
+}
+int64_t Compiled::recorded_runs() const {
+  return impl_->plans.empty() ? 0 : impl_->plans.front().plan->recorded_runs();
 }
 CacheInfo Compiled::cache_info() const { return impl_->cache; }
 void Compiled::reset() {

@@ -1,8 +1,11 @@
 // See plan.h.
 #include "graph/plan.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 
+#include "graph/cost.h"
 #include "graph/select.h"
 
 namespace fastcnn {
@@ -175,7 +178,10 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
     char* data = static_cast<char*>(fresh[i]->data);
     for (const Patch& p : fresh_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
   }
-  for (const Step& s : steps_) s.run(s.call);
+  if (timed_)
+    run_timed();
+  else
+    for (const Step& s : steps_) s.run(s.call);
   for (const Storage& s : written_) ++s->version;
   for (LeafState& s : leaves_) {
     auto leaf = s.leaf.lock();
@@ -194,25 +200,57 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   return out;
 }
 
+void Plan::record_times(bool on) {
+  timed_ = on;
+  if (on) stamps_.clear();
+}
+
+void Plan::run_timed() {
+  using Clock = std::chrono::steady_clock;
+  Backend& backend = backend_of(device_);
+  auto now = [] { return std::chrono::duration<double, std::milli>(Clock::now().time_since_epoch()).count(); };
+  stamps_.reserve(stamps_.size() + stride());
+  stamps_.push_back(now());
+  for (const Step& s : steps_) {
+    s.run(s.call);
+    backend.synchronize();
+    stamps_.push_back(now());
+  }
+}
+
+std::vector<StepInfo> Plan::steps() const {
+  std::vector<StepInfo> out;
+  const size_t runs = static_cast<size_t>(recorded_runs());
+  std::vector<double> times(runs);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Node& n = graph_.nodes[i];
+    std::ostringstream shapes;
+    for (const Value& v : n.in) shapes << (&v == &n.in[0] ? "" : " ") << v.shape;
+    shapes << " ->";
+    for (const Value& v : n.out) shapes << ' ' << v.shape;
+    Cost cost = cost_of(steps_[i].call);
+    StepInfo s{op_name(n.kind), steps_[i].implementation, shapes.str(), cost.bytes, cost.flops};
+    if (runs) {
+      const double* last = stamps_.data() + (runs - 1) * stride();
+      s.last_start_ms = last[i] - last[0];
+      s.last_ms = last[i + 1] - last[i];
+      for (size_t r = 0; r < runs; ++r) times[r] = stamps_[r * stride() + i + 1] - stamps_[r * stride() + i];
+      std::sort(times.begin(), times.end());
+      s.ms = (times[runs / 2] + times[(runs - 1) / 2]) / 2;
+    }
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
 std::string Plan::describe() const {
   std::ostringstream s;
   s << "plan: " << info_.steps << " steps (" << info_.traced_nodes << " nodes traced), arena " << info_.arena_bytes
     << " bytes of " << info_.tensor_bytes << " bytes of temporaries\n";
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    const Node& n = graph_.nodes[i];
-    s << i << ' ' << op_name(n.kind) << " [" << steps_[i].implementation << ']';
-    int64_t bytes = 0;
-    auto list = [&](const std::vector<Value>& values) {
-      for (const Value& v : values) {
-        s << ' ' << v.shape;
-        bytes += v.shape.numel() * static_cast<int64_t>(dtype_size(v.dtype));
-      }
-    };
-    list(n.in);
-    s << " ->";
-    list(n.out);
-    s << ' ' << bytes << " B\n";
-  }
+  int i = 0;
+  for (const StepInfo& step : steps())
+    s << i++ << ' ' << step.op << " [" << step.implementation << "] " << step.shapes << ' ' << step.bytes << " B "
+      << step.flops << " FLOP\n";
   return s.str();
 }
 

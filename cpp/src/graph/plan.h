@@ -30,6 +30,9 @@ class Plan {
 
   const PlanInfo& info() const { return info_; }
   std::string describe() const;
+  std::vector<StepInfo> steps() const;
+  void record_times(bool on);
+  int64_t recorded_runs() const { return steps_.empty() ? 0 : static_cast<int64_t>(stamps_.size() / stride()); }
   int64_t bytes() const { return info_.arena_bytes; }
 
  private:
@@ -52,6 +55,9 @@ class Plan {
     Tensor external;
   };
 
+  size_t stride() const { return steps_.size() + 1; }
+  void run_timed();
+
   Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
 
   Graph graph_;
@@ -66,6 +72,8 @@ class Plan {
   std::vector<std::function<void()>> before_run_;
   std::vector<Storage> written_;  // externals whose version moves with each run
   Storage arena_;
+  bool timed_ = false;
+  std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step
   PlanInfo info_;
 };
 

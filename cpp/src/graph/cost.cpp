@@ -1,0 +1,84 @@
+// See cost.h.
+#include "graph/cost.h"
+
+#include <algorithm>
+
+#include "graph/op_kinds.h"
+
+namespace fastcnn {
+namespace {
+
+int64_t bytes_of(const Operand& o) {
+  int64_t n = 1;
+  for (int i = 0; i < o.ndim; ++i)
+    if (o.strides[i] != 0 || o.shape[i] == 0) n *= o.shape[i];
+  return n * static_cast<int64_t>(dtype_size(o.dtype));
+}
+
+int64_t numel(std::span<const Operand> list) { return list.empty() ? 0 : list[0].numel(); }
+
+// Updates in place read and write the same memory; both directions count.
+int64_t flops_of(const Call& c) {
+  const int64_t in = numel(c.in), out = numel(c.out);
+  switch (c.kind) {
+    case OpKind::conv2d:
+    case OpKind::conv2d_bwd_data:
+    case OpKind::conv2d_bwd_weights: {
+      const auto& p = c.as<Conv2dParams>();
+      return 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+    }
+    case OpKind::matmul: {
+      const auto& p = c.as<MatmulParams>();
+      return 2 * std::max<int64_t>(p.batch, 1) * p.M * p.N * p.K;
+    }
+    case OpKind::max_pool2d:
+    case OpKind::avg_pool2d:
+    case OpKind::avg_pool2d_bwd: {
+      const auto& p = c.as<Pool2dParams>();
+      return p.adaptive ? std::max(in, out) : p.N * p.C * p.oH * p.oW * p.kH * p.kW;
+    }
+    // Counted per element of x from the formulas: sums, then normalise and scale.
+    case OpKind::batch_norm: return 7 * in;
+    case OpKind::batch_norm_bwd: return 9 * in;
+    case OpKind::layer_norm:
+    case OpKind::group_norm: return 7 * in;
+    case OpKind::layer_norm_bwd:
+    case OpKind::group_norm_bwd: return 11 * in;
+    case OpKind::batch_norm_infer: return 2 * in;
+    case OpKind::softmax:
+    case OpKind::log_softmax:
+    case OpKind::softmax_bwd:
+    case OpKind::log_softmax_bwd: return 4 * in;
+    case OpKind::cross_entropy: return 4 * in;
+    case OpKind::cross_entropy_bwd: return 4 * out;
+    case OpKind::sgd_step: return 6 * in;
+    case OpKind::adam_step: return 14 * in;
+    case OpKind::rmsprop_step: return 10 * in;
+    case OpKind::reduce: return in;
+    case OpKind::interpolate: return 8 * out;
+    case OpKind::interpolate_bwd: return 8 * in;
+    case OpKind::unary: return c.as<UnaryParams>().op == Unary::copy ? 0 : out;
+    case OpKind::fill:
+    case OpKind::strided_scatter:
+    case OpKind::index_select:
+    case OpKind::gather:
+    case OpKind::cat:
+    case OpKind::pad:
+    case OpKind::max_pool2d_gather:
+    case OpKind::rng_advance:
+    case OpKind::bn_update_running: return 0;
+    default: return std::max(in, out);
+  }
+}
+
+}  // namespace
+
+Cost cost_of(const Call& call) {
+  Cost cost;
+  cost.flops = flops_of(call);
+  for (const auto& side : {call.in, call.out})
+    for (const Operand& o : side) cost.bytes += bytes_of(o);
+  return cost;
+}
+
+}  // namespace fastcnn
