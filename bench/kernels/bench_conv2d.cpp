@@ -1,6 +1,6 @@
 // What it is: speed of each convolution pass on the layers of common nets, through the implementation the
 // lists choose first. Prints: layer, pass, implementation, best ms, GFLOP/s at the best and at the median
-// time. Usage: bench_conv2d [part of a layer name]   (FASTCNN_ISA and FASTCNN_NUM_THREADS apply)
+// time. Usage: bench_conv2d [part of a layer name [bf16]]   (FASTCNN_ISA and FASTCNN_NUM_THREADS apply)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -54,11 +54,18 @@ struct Floats {
         n(count) {
     for (int64_t i = 0; i < n; ++i) p.get()[i] = static_cast<float>(i * 7 % 31 - 15) / 16;
   }
+  // The first half of the memory as n bfloat16.
+  void narrow() {
+    auto* half = reinterpret_cast<bfloat16*>(p.get());
+    for (int64_t i = 0; i < n; ++i) half[i] = bfloat16(static_cast<float>(i * 7 % 31 - 15) / 16);
+  }
 };
+
+DType dtype = DType::float32;
 
 Operand operand(const Floats& f) {
   Operand o;
-  o.data = f.p.get(), o.ndim = 1, o.shape[0] = f.n, o.strides[0] = 1;
+  o.data = f.p.get(), o.dtype = dtype, o.ndim = 1, o.shape[0] = f.n, o.strides[0] = 1;
   return o;
 }
 
@@ -87,6 +94,7 @@ void time_pass(const Layer& l, const char* pass, cpu::List list, const Conv2dPar
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 2 && !std::strcmp(argv[2], "bf16")) dtype = DType::bfloat16;
   std::printf("isa %s, %d threads\n", cpu::isa_name().c_str(), cpu::num_threads());
   for (const Layer& l : kLayers) {
     if (argc > 1 && !std::strstr(l.name, argv[1])) continue;
@@ -97,6 +105,8 @@ int main(int argc, char** argv) {
     p.oH = p.oW = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
     Floats x(p.N * p.C * p.H * p.W), w(p.O * p.C / p.groups * p.kH * p.kW), y(p.N * p.O * p.oH * p.oW);
     Floats dx(x.n), dw(w.n), dy(y.n);
+    if (dtype == DType::bfloat16)
+      for (Floats* f : {&x, &w, &dy}) f->narrow();
     time_pass(l, "fwd", cpu::conv2d_list(), p, x, w, y);
     time_pass(l, "bwd_data", cpu::conv2d_bwd_data_list(), p, dy, w, dx);
     time_pass(l, "bwd_weights", cpu::conv2d_bwd_weights_list(), p, x, dy, dw);

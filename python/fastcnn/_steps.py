@@ -5,10 +5,13 @@ Functions of tensors only. Epochs, numbers on the host and files are the trainer
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from . import _core
 from ._core import ops
+from ._modes import autocast
 
 # What Trainer(loss=...) takes by name.
 LOSSES = {
@@ -43,6 +46,11 @@ def get_loss(loss, label_smoothing=0.0):
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"Trainer: expected label_smoothing in [0, 1), got {label_smoothing}")
     return (lambda x, y: function(x, y, label_smoothing=label_smoothing)), function
+
+
+def mixed(precision):
+    """Context of forward and loss for a precision of Trainer: parameters, gradients and updates stay float32."""
+    return autocast(dtype=_core.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
 
 
 def count_correct(output, target):
@@ -88,8 +96,10 @@ class TrainStep:
     Gradients live inside a step: they are gone after it (or zero again, where several batches add up).
     """
 
-    def __init__(self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None):
-        self.model, self.loss, self.optimizer = model, loss, optimizer
+    def __init__(
+        self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None, precision="32-true"
+    ):
+        self.model, self.loss, self.optimizer, self.precision = model, loss, optimizer, precision
         self.accuracy, self.accumulate, self.clip, self.ema = accuracy, accumulate, clip, ema
         self._whole, self._part = self._update, self._collect
         if compiler is not None:
@@ -111,8 +121,9 @@ class TrainStep:
                     p.grad.zero_()
 
     def _backward(self, x, y):
-        output = self.model(x)
-        loss = self.loss(output, y)
+        with mixed(self.precision):
+            output = self.model(x)
+            loss = self.loss(output, y)
         (loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)).backward()
         correct = count_correct(output, y) if self.accuracy else None
         return loss.detach(), correct
@@ -136,8 +147,8 @@ class TrainStep:
 class EvalStep:
     """Forward and loss without gradients: (output, loss or None, number of right predictions or None)."""
 
-    def __init__(self, model, loss, accuracy, compiler=None):
-        self.model, self.loss, self.accuracy = model, loss, accuracy
+    def __init__(self, model, loss, accuracy, compiler=None, precision="32-true"):
+        self.model, self.loss, self.accuracy, self.precision = model, loss, accuracy, precision
         self._scored, self._plain = self._score, self._forward
         if compiler is not None:
             self._scored, self._plain = compiler(self._score), compiler(self._forward)
@@ -150,8 +161,10 @@ class EvalStep:
             _core.set_grad_enabled(was)
 
     def _forward(self, x):
-        return self.model(x)
+        with mixed(self.precision):
+            output = self.model(x)
+        return output.to("float32") if self.precision == "bf16-mixed" else output
 
     def _score(self, x, y):
-        output = self.model(x)
+        output = self._forward(x)
         return output, self.loss(output, y), count_correct(output, y) if self.accuracy else None

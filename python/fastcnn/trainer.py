@@ -62,7 +62,8 @@ class Trainer:
         loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
         metrics: "accuracy" (counted in training too) and names or Metric objects of fastcnn.metrics, which are
             computed in validation. Default: accuracy with cross_entropy, else none.
-        precision: "32-true".
+        precision: "32-true" or "bf16-mixed": forward in bfloat16, weights, statistics, loss and updates in
+            float32.
         device: "auto", "cpu" or "cuda".
         accumulate_grad_batches: batches per optimizer step; the loss is divided by it.
         gradient_clip_val: largest norm of all gradients together. ema_decay: validate and save an exponential
@@ -93,8 +94,10 @@ class Trainer:
     ):  # fmt: skip
         if precision not in _PRECISIONS:
             raise ValueError(f"Trainer: expected precision {', '.join(_PRECISIONS)}, got {precision!r}")
-        if precision != "32-true":
-            raise ValueError(f"Trainer: precision {precision!r} is not available yet in this version; use '32-true'")
+        if precision == "16-mixed":
+            raise ValueError(
+                f"Trainer: precision {precision!r} is not available yet in this version; use 'bf16-mixed' or '32-true'"
+            )
         if int(accumulate_grad_batches) != accumulate_grad_batches or accumulate_grad_batches < 1:
             raise ValueError(
                 f"Trainer: expected accumulate_grad_batches as an int of at least 1, got {accumulate_grad_batches}"
@@ -132,7 +135,7 @@ class Trainer:
         self._compiler = _compiler() if compile else None
         self._step = TrainStep(
             model, train_loss, self.optimizer, self._accuracy, self.accumulate_grad_batches, gradient_clip_val,
-            self.ema, self._compiler,
+            self.ema, self._compiler, precision,
         )  # fmt: skip
         self._eval_steps = {}
 
@@ -367,7 +370,9 @@ class Trainer:
         model = self.model if self.ema is None else self.ema.module
         step = self._eval_steps.get(id(model))
         if step is None:
-            step = self._eval_steps[id(model)] = EvalStep(model, self._eval_loss, self._accuracy, self._compiler)
+            step = self._eval_steps[id(model)] = EvalStep(
+                model, self._eval_loss, self._accuracy, self._compiler, self.precision
+            )
         was = model.training
         model.eval()
         return step, lambda: model.train(was)

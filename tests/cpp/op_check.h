@@ -36,6 +36,12 @@ inline Array normal(int64_t n, uint32_t seed, float scale = 1, float shift = 0) 
   return a;
 }
 
+inline Array rounded(const Array& x) {  // to bfloat16
+  Array a(x.n, DType::bfloat16);
+  for (int64_t i = 0; i < x.n; ++i) a.as<bfloat16>()[i] = bfloat16(x.f()[i]);
+  return a;
+}
+
 struct Out {
   int64_t n;
   DType dtype = DType::float32;
@@ -70,16 +76,22 @@ struct Tolerance {
 };
 
 inline std::string difference(const Array& a, const Array& b, const Tolerance& t) {
-  if (a.dtype != DType::float32)
+  const bool bf16 = a.dtype == DType::bfloat16;
+  if (a.dtype != DType::float32 && !bf16)
     return std::memcmp(a.memory->data(), b.memory->data(), static_cast<size_t>(a.n) * dtype_size(a.dtype))
                ? "integers differ"
                : "";
+  auto value = [bf16](const Array& v, int64_t i) {
+    return bf16 ? double(static_cast<float>(v.as<bfloat16>()[i])) : double(v.f()[i]);
+  };
+  // Two roundings of almost the same number may be neighbours.
+  const double relative = t.relative + (bf16 ? 0x1p-7 : 0);
   double top = 0;
   for (int64_t i = 0; i < b.n; ++i)
-    if (std::isfinite(b.f()[i])) top = std::max(top, std::fabs(double(b.f()[i])));
+    if (std::isfinite(value(b, i))) top = std::max(top, std::fabs(value(b, i)));
   for (int64_t i = 0; i < a.n; ++i) {
-    double x = a.f()[i], y = b.f()[i];
-    bool same = std::isfinite(y) ? std::fabs(x - y) <= t.relative * std::fabs(y) + t.of_max * top + 1e-30
+    double x = value(a, i), y = value(b, i);
+    bool same = std::isfinite(y) ? std::fabs(x - y) <= relative * std::fabs(y) + t.of_max * top + 1e-30
                 : std::isnan(y)  ? std::isnan(x)
                                  : x == y;
     if (!same)

@@ -50,6 +50,10 @@ TEST_CASE("activation: value and derivatives of every Act") {
       in.push_back(normal(n, 5));
       in.push_back(std::move(r));
       CHECK(check_op(cpu::activation_bwd_list(), &p, in, {{n}}, name("activation_bwd", act, n), {1e-6}) > 0);
+      CHECK(check_op(cpu::activation_list(), &p, {rounded(inputs(n, true))}, {{n, DType::bfloat16}},
+                     name("bf16 activation", act, n), {1e-12, 3e-6}) > 0);
+      CHECK(check_op(cpu::activation_bwd_list(), &p, {rounded(in[0]), rounded(in[1])}, {{n, DType::bfloat16}},
+                     name("bf16 activation_bwd", act, n), {1e-6}) > 0);
       in.insert(in.begin(), normal(n, 6));
       CHECK(check_op(cpu::activation_bwd2_list(), &p, in, {{n}}, name("activation_bwd2", act, n), {2e-6}) > 0);
     }

@@ -1,5 +1,5 @@
 // conv2d, conv2d_bwd_data, conv2d_bwd_weights: every implementation on every ISA against the reference.
-#include "call_check.h"
+#include "op_check.h"
 
 using namespace fastcnn;
 using namespace fastcnn::test;
@@ -30,13 +30,37 @@ std::string text(const Conv2dParams& p) {
          s(p.pR) + " d" + s(p.dH) + "x" + s(p.dW) + " g" + s(p.groups);
 }
 
+// bfloat16 operands: sums are float32, so results are the reference's but for a last rounding to a neighbour.
+void check_bf16(const Conv2dParams& p, int64_t x, int64_t w, int64_t y) {
+  const Array ax = rounded(normal(x, 1)), aw = rounded(normal(w, 2)), ady = rounded(normal(y, 5));
+  for (int variant = 0; variant < 4; ++variant) {
+    Conv2dParams q = p;
+    q.has_bias = variant == 1 || variant == 2;
+    q.has_residual = variant >= 2;
+    q.act.act = variant == 2 ? Act::relu : variant == 3 ? Act::relu6 : Act::none;
+    std::vector<Array> in{ax, aw};
+    if (q.has_bias) in.push_back(rounded(normal(p.O, 3)));
+    if (q.has_residual) in.push_back(rounded(normal(y, 4)));
+    CHECK(check_op(cpu::conv2d_list(), &q, in, {{y, DType::bfloat16}},
+                   "bf16 conv2d " + text(p) + " variant " + std::to_string(variant)) > 0);
+  }
+  for (int bias = 0; bias < 2; ++bias) {
+    std::vector<Array> in{ady, aw};
+    if (bias) in.push_back(rounded(normal(p.C, 6)));
+    CHECK(check_op(cpu::conv2d_bwd_data_list(), &p, in, {{x, DType::bfloat16}},
+                   "bf16 conv2d_bwd_data " + text(p)) > 0);
+    std::vector<Out> outs{{w, DType::bfloat16}};
+    if (bias) outs.push_back({p.O, DType::bfloat16});
+    CHECK(check_op(cpu::conv2d_bwd_weights_list(), &p, {ax, ady}, outs, "bf16 conv2d_bwd_weights " + text(p)) > 0);
+  }
+}
+
 void check(Conv2dParams p) {
   p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
   p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
   REQUIRE(p.oH > 0);
   REQUIRE(p.oW > 0);
   const int64_t x = p.N * p.C * p.H * p.W, y = p.N * p.O * p.oH * p.oW, w = p.O * p.C / p.groups * p.kH * p.kW;
-  std::vector<Buffer> xw, dyw, xdy;
   auto add = [](std::vector<Buffer>& v, int64_t n, uint32_t seed) { v.emplace_back(n), v.back().random(seed); };
   for (int variant = 0; variant < 4; ++variant) {  // plain, bias, bias + residual + relu, residual + relu6
     Conv2dParams q = p;
@@ -61,6 +85,7 @@ void check(Conv2dParams p) {
     if (bias) outs.push_back(p.O);
     CHECK(check_call(cpu::conv2d_bwd_weights_list(), &p, in2, outs, 2e-5, "conv2d_bwd_weights " + text(p)) > 0);
   }
+  check_bf16(p, x, w, y);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // matmul: every implementation on every ISA against the reference.
-#include "call_check.h"
+#include "op_check.h"
 
 using namespace fastcnn;
 using namespace fastcnn::test;
@@ -26,5 +26,10 @@ TEST_CASE("matmul: shapes, transposes, batch, bias, activation") {
                            std::to_string(p.K) + " trans " + std::to_string(flags) + " variant " +
                            std::to_string(variant);
         CHECK(check_call(cpu::matmul_list(), &p, in, {p.batch * p.M * p.N}, 1e-5, what) > 0);
+        std::vector<Array> half;
+        for (size_t i = 0; i < in.size(); ++i)
+          half.push_back(rounded(normal(in[i].size(), static_cast<uint32_t>(i))));
+        CHECK(check_op(cpu::matmul_list(), &p, half, {{p.batch * p.M * p.N, DType::bfloat16}}, "bf16 " + what) >
+              0);
       }
 }

@@ -67,6 +67,38 @@ TEST_CASE("batch_norm: forward, backward and inference") {
       }
 }
 
+TEST_CASE("batch_norm: bfloat16 images, float32 parameters and statistics") {
+  constexpr DType half = DType::bfloat16;
+  for (const Case& k : kCases)
+    for (Act act : {Act::none, Act::relu, Act::gelu})
+      for (int res : {0, 1}) {
+        if (k.rows * k.C > 40000 && res != (k.C & 1)) continue;
+        BatchNormParams p;
+        p.rows = k.rows, p.C = k.C, p.eps = 1e-3, p.has_residual = res, p.act.act = act;
+        int64_t n = k.rows * k.C;
+        std::vector<Array> in{rounded(normal(n, 1, 2, 1)), normal(k.C, 2), normal(k.C, 3, 1, 1)};
+        if (res) in.push_back(rounded(normal(n, 4)));
+        std::vector<Out> outs{{n, half}, {k.C}, {k.C}};
+        CHECK(check_op(cpu::batch_norm_list(), &p, in, outs, name("bf16 batch_norm", k, p.act, res)) > 0);
+        auto fwd = run_reference(cpu::batch_norm_list(), &p, in, outs);
+
+        std::vector<Array> infer{in[0], in[1], in[2], normal(k.C, 5), Array(k.C)};
+        for (int64_t i = 0; i < k.C; ++i) infer[4].f()[i] = 0.1f + static_cast<float>(i % 7);
+        if (res) infer.push_back(in[3]);
+        CHECK(check_op(cpu::batch_norm_infer_list(), &p, infer, {{n, half}},
+                       name("bf16 batch_norm_infer", k, p.act, res)) > 0);
+
+        if (act == Act::gelu || k.rows == 1) continue;
+        std::vector<Array> bwd{rounded(normal(n, 6)), in[0], in[1], fwd[1], fwd[2]};
+        if (act != Act::none) bwd.push_back(fwd[0]);
+        std::vector<Out> grads{{n, half}, {k.C}, {k.C}};
+        if (res) grads.push_back({n, half});
+        // Two rows: dx is a small difference of large terms.
+        CHECK(check_op(cpu::batch_norm_bwd_list(), &p, bwd, grads, name("bf16 batch_norm_bwd", k, p.act, res),
+                       {k.rows < 10 ? 2e-2 : 2e-5}) > 0);
+      }
+}
+
 TEST_CASE("batch_norm: a large mean costs no accuracy") {
   for (Case k : {Case{3000, 16}, Case{4097, 3}, Case{1500, 70}}) {
     BatchNormParams p;

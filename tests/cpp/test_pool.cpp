@@ -34,12 +34,21 @@ void check_max(const Pool2dParams& p) {
   CHECK(check_op(cpu::max_pool2d_bwd_list(), &p, bwd, {{nx}}, name(p) + " bwd", {1e-6}) > 0);
   bwd[0] = normal(nx, 3);
   CHECK(check_op(cpu::max_pool2d_gather_list(), &p, bwd, {{ny}}, name(p) + " gather", {0}) > 0);
+  const std::string half = "bf16 " + name(p);
+  const std::vector<Array> x{rounded(in[0])};
+  CHECK(check_op(cpu::max_pool2d_list(), &p, x, {{ny, DType::bfloat16}, {ny, DType::int32}}, half, {0}) > 0);
+  CHECK(check_op(cpu::max_pool2d_bwd_list(), &p, {rounded(normal(ny, 2)), bwd[1]}, {{nx, DType::bfloat16}},
+                 half + " bwd", {1e-6}) > 0);
 }
 
 void check_avg(const Pool2dParams& p) {
   int64_t nx = p.N * p.H * p.W * p.C, ny = p.N * p.oH * p.oW * p.C;
   CHECK(check_op(cpu::avg_pool2d_list(), &p, {normal(nx, 1)}, {{ny}}, name(p), {2e-6}) > 0);
   CHECK(check_op(cpu::avg_pool2d_bwd_list(), &p, {normal(ny, 2)}, {{nx}}, name(p) + " bwd", {2e-6}) > 0);
+  CHECK(check_op(cpu::avg_pool2d_list(), &p, {rounded(normal(nx, 1))}, {{ny, DType::bfloat16}}, "bf16 " + name(p),
+                 {2e-6}) > 0);
+  CHECK(check_op(cpu::avg_pool2d_bwd_list(), &p, {rounded(normal(ny, 2))}, {{nx, DType::bfloat16}},
+                 "bf16 " + name(p) + " bwd", {2e-6}) > 0);
 }
 
 int64_t out_size(int64_t in, int64_t pb, int64_t pe, int64_t k, int64_t s, int64_t d, bool ceil) {

@@ -88,6 +88,29 @@ def test_compiled_equals_eager():
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
+def test_bf16_mixed_learns_like_float32(tmp_path):
+    train, val = fc.data.load("fashion_mini", split="train"), fc.data.load("fashion_mini", split="test")
+    final = {}
+    for precision in ("32-true", "bf16-mixed"):
+        fc.manual_seed(0)
+        model = fc.models.create_model("resnet8", num_classes=10, in_channels=1)
+        t = fc.Trainer(
+            model, "sgd", 0.05, precision=precision, batch_size=64, seed=0, progress=False,
+            log_dir=tmp_path / precision,
+        )  # fmt: skip
+        final[precision] = t.fit(train, val, max_epochs=2)["val_accuracy"][-1]
+        assert t.predict(np.zeros((2, 1, 28, 28), np.float32)).dtype == np.float32
+    assert final["bf16-mixed"] > 0.5 and abs(final["bf16-mixed"] - final["32-true"]) < 0.06, final
+    saved = fc.load_state(tmp_path / "bf16-mixed" / "last.safetensors")
+    assert {v.dtype for k, v in saved.items() if "num_batches" not in k} == {fc.float32}
+
+
+def test_bf16_mixed_compiled_equals_eager():
+    one, two = (trainer(precision="bf16-mixed", compile=c) for c in (True, False))
+    a, b = (t.fit(dataset(), max_epochs=2) for t in (one, two))
+    np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=0.05)
+
+
 def test_accumulated_batches_equal_one_large():
     def model():
         fc.manual_seed(1)

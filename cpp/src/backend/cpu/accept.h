@@ -14,6 +14,19 @@ inline const char* not_simd_float32(const Call& c) {
   return nullptr;
 }
 
+// Declines unless kernels may run and every floating operand is float32, or every one bfloat16.
+inline const char* not_simd_float(const Call& c) {
+  if (!kernels()) return "isa is ref";
+  bool any[2] = {false, false};
+  for (auto list : {c.in, c.out})
+    for (const Operand& o : list) {
+      if (!is_floating(o.dtype)) continue;
+      if (o.dtype != DType::float32 && o.dtype != DType::bfloat16) return "dtype is not float32 or bfloat16";
+      any[o.dtype == DType::bfloat16] = true;
+    }
+  return any[0] && any[1] ? "float32 beside bfloat16" : nullptr;
+}
+
 // Non-temporal stores pay where the result leaves the cache anyway, and need an aligned start.
 inline bool streams(const void* p, int64_t bytes) {
   return bytes >= (int64_t{24} << 20) && reinterpret_cast<uintptr_t>(p) % 64 == 0;

@@ -5,6 +5,7 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/norm_plan.h"
 #include "backend/cpu/ref/ref.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -14,20 +15,44 @@ bool fuses(Act a) {
          a == Act::hardswish;
 }
 
+// x decides: its kind of float is that of every image; parameters and statistics are float32. Addresses of
+// bfloat16 travel in argument structs as those of floats.
+bool half(const Operand& x) { return x.dtype == DType::bfloat16; }
+
+// Which operands are images, one bit each; the others are float32.
+const char* images_decline(const Call& c, unsigned in, unsigned out) {
+  if (!kernels()) return "isa is ref";
+  const DType x = c.in[0].dtype;
+  if (x != DType::float32 && x != DType::bfloat16) return "dtype is not float32 or bfloat16";
+  for (size_t i = 0; i < c.in.size(); ++i)
+    if (c.in[i].dtype != (in >> i & 1 ? x : DType::float32)) return "an input is of another dtype";
+  for (size_t i = 0; i < c.out.size(); ++i)
+    if (c.out[i].dtype != (out >> i & 1 ? x : DType::float32)) return "an output is of another dtype";
+  return nullptr;
+}
+const char* forward_declines(const Call& c) { return images_decline(c, 1 | 8, 1); }
+const char* infer_declines(const Call& c) { return images_decline(c, 1 | 32, 1); }
+
 // y = act(y) in place, for the activations that the apply pass has no variant of.
-void activate(const ActParams& act, float* y, int64_t n) {
+void activate(const ActParams& act, float* y, bool bf16, int64_t n) {
   constexpr int64_t block = 4096;
   parallel_for((n + block - 1) / block, 4, [&](int64_t b, int64_t e, int) {
-    kernels()->act_forward(&act, y, y, b * block, std::min(e * block, n), 0);
+    if (bf16) {
+      auto* half_y = reinterpret_cast<bfloat16*>(y);
+      kernels()->act_forward_bf16(&act, half_y, half_y, b * block, std::min(e * block, n), 0);
+    } else {
+      kernels()->act_forward(&act, y, y, b * block, std::min(e * block, n), 0);
+    }
   });
 }
 
-void apply(const NormShape& s, NormApplyArgs a, const ActParams& act) {
+void apply(const NormShape& s, NormApplyArgs a, bool bf16, const ActParams& act) {
+  auto kernel = bf16 ? kernels()->norm_apply_bf16 : kernels()->norm_apply;
   bool fused = fuses(act.act);
   a.act = fused ? act : ActParams{};
-  a.nt = fused && a.y != a.x && a.y != a.res && norm_streams(s, a.y);
-  for_chunks(s, [&](int64_t b, int64_t e) { kernels()->norm_apply(&a, b, e); });
-  if (!fused) activate(act, a.y, s.images * s.rows * s.C);
+  a.nt = fused && a.y != a.x && a.y != a.res && norm_streams(s, a.y, bf16 ? 2 : 4);
+  for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
+  if (!fused) activate(act, a.y, bf16, s.images * s.rows * s.C);
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------
@@ -62,7 +87,8 @@ void forward(const Call& c) {
   ForwardSpace w(s, c.workspace);
   if (p.rows > 0) {
     NormMomentsArgs m{s, c.in[0].as<float>(), w.part};
-    for_chunks(s, [&](int64_t b, int64_t e) { kernels()->norm_moments(&m, b, e); });
+    auto kernel = half(c.in[0]) ? kernels()->norm_moments_bf16 : kernels()->norm_moments;
+    for_chunks(s, [&](int64_t b, int64_t e) { kernel(&m, b, e); });
     parallel_for(p.C, 64, [&](int64_t b, int64_t e, int) {
       kernels()->norm_reduce_moments(&s, w.part, w.mean, w.var, b, e);
     });
@@ -79,7 +105,8 @@ void forward(const Call& c) {
   for (float* t : {w.hi, w.scale, w.shift}) tile(s, t);
   if (p.rows == 0) return;
   const float* res = p.has_residual ? c.in[3].as<float>() : nullptr;
-  apply(s, {s, c.in[0].as<float>(), res, c.out[0].as<float>(), w.hi, w.scale, w.shift, {}, 0}, p.act);
+  apply(s, {s, c.in[0].as<float>(), res, c.out[0].as<float>(), w.hi, w.scale, w.shift, {}, 0}, half(c.in[0]),
+        p.act);
 }
 
 // ---- inference ------------------------------------------------------------------------------------------------
@@ -105,7 +132,7 @@ void infer(const Call& c) {
   }
   for (float* t : {mean, scale, shift}) tile(s, t);
   const float* res = p.has_residual ? c.in[5].as<float>() : nullptr;
-  apply(s, {s, c.in[0].as<float>(), res, c.out[0].as<float>(), mean, scale, shift, {}, 0}, p.act);
+  apply(s, {s, c.in[0].as<float>(), res, c.out[0].as<float>(), mean, scale, shift, {}, 0}, half(c.in[0]), p.act);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------
@@ -128,7 +155,7 @@ struct BackwardSpace {
 };
 
 const char* backward_declines(const Call& c) {
-  if (const char* why = not_simd_float32(c)) return why;
+  if (const char* why = images_decline(c, 1 | 2 | 32, 1 | 8)) return why;
   const ActParams& a = c.as<BatchNormParams>().act;
   if (a.act == Act::leaky_relu) return a.alpha > 0 ? nullptr : "slope is not positive";
   return a.act == Act::none || a.act == Act::relu || a.act == Act::relu6 ? nullptr : "activation is not fused";
@@ -153,7 +180,8 @@ void backward(const Call& c) {
   tile(s, w.mean);
   if (p.rows > 0) {
     NormBwdSumsArgs a{s, dy, x, y, dz, w.mean, w.part, p.act};
-    for_chunks(s, [&](int64_t b, int64_t e) { kernels()->norm_bwd_sums(&a, b, e); });
+    auto kernel = half(c.in[1]) ? kernels()->norm_bwd_sums_bf16 : kernels()->norm_bwd_sums;
+    for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
     parallel_for(p.C, 64,
                  [&](int64_t b, int64_t e, int) { kernels()->norm_reduce_sums(&s, w.part, w.s1, w.s2, b, e); });
   }
@@ -179,8 +207,9 @@ void backward(const Call& c) {
                      w.b,
                      w.c,
                      dz ? ActParams{} : p.act,
-                     dx != dy && dx != x && norm_streams(s, dx)};
-  for_chunks(s, [&](int64_t b, int64_t e) { kernels()->norm_bwd_apply(&a, b, e); });
+                     dx != dy && dx != x && norm_streams(s, dx, half(c.in[1]) ? 2 : 4)};
+  auto kernel = half(c.in[1]) ? kernels()->norm_bwd_apply_bf16 : kernels()->norm_bwd_apply;
+  for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
 }
 
 // ---- running statistics ---------------------------------------------------------------------------------------
@@ -211,19 +240,22 @@ void update(const Call& c) {
 }  // namespace
 
 List batch_norm_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, forward_workspace, forward},
+  static const Implementation list[] = {{"simd", forward_declines, forward_workspace, forward},
+                                        ViaFloat32<batch_norm_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::batch_norm}};
   return list;
 }
 
 List batch_norm_bwd_list() {
   static const Implementation list[] = {{"simd", backward_declines, backward_workspace, backward},
+                                        ViaFloat32<batch_norm_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::batch_norm_bwd}};
   return list;
 }
 
 List batch_norm_infer_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, infer_workspace, infer},
+  static const Implementation list[] = {{"simd", infer_declines, infer_workspace, infer},
+                                        ViaFloat32<batch_norm_infer_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::batch_norm_infer}};
   return list;
 }

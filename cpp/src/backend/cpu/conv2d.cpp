@@ -10,6 +10,7 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -173,16 +174,22 @@ void dense_bwd_weights_run(const Call& c) {
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
     {"dense", dense_declines, dense_workspace, dense_run},
+    {"pairs", pairs_declines, pairs_workspace, pairs_run},
+    ViaFloat32<conv2d_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d},
 };
 constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+    {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run},
+    ViaFloat32<conv2d_bwd_data_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d_bwd_data},
 };
 constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
     {"dense", dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
+    {"pairs", pairs_bwd_weights_declines, pairs_bwd_weights_workspace, pairs_bwd_weights_run},
+    ViaFloat32<conv2d_bwd_weights_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d_bwd_weights},
 };
 

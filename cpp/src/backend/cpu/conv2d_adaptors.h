@@ -11,6 +11,9 @@ namespace fastcnn::cpu {
 FASTCNN_ADAPTOR(depthwise)
 FASTCNN_ADAPTOR(depthwise_bwd_data)
 FASTCNN_ADAPTOR(depthwise_bwd_weights)
+FASTCNN_ADAPTOR(pairs)  // bfloat16
+FASTCNN_ADAPTOR(pairs_bwd_data)
+FASTCNN_ADAPTOR(pairs_bwd_weights)
 #undef FASTCNN_ADAPTOR
 
 }  // namespace fastcnn::cpu

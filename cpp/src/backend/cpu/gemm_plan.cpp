@@ -23,22 +23,23 @@ struct Strip {
 
 int64_t strips(const GemmTask& t) { return ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb); }
 
-}  // namespace
-
-bool plan_gemm(GemmTask& t, int lanes, int threads) {
+// `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
+// between blocks.
+bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
   const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
-  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1);
+  const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
+  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1 && words);
   t.merge = t.pack && t.dW == 1 && t.kW > 1;
   int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
   if (t.pack) {
     const int64_t px = Strip{t, 1}.floats(1, 1, std::min<int64_t>(std::max<int64_t>(t.oW, 1), 14));
     most_c = std::min(most_c, kScratchFloats / px);
-    if (most_c < 1) return false;
+    if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
   }
-  t.nc = std::max<int64_t>(1, ceil_div(t.C, most_c));
-  const Strip s{t, std::max<int64_t>(1, ceil_div(t.C, t.nc))};
+  t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
+  const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2.
   const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(128 * 1024 / s.cn, 28, 2 * kStripTarget);
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
@@ -67,8 +68,27 @@ bool plan_gemm(GemmTask& t, int lanes, int threads) {
   return true;
 }
 
+}  // namespace
+
+bool plan_gemm(GemmTask& t, int lanes, int threads) { return plan(t, t.C, false, lanes, threads); }
+bool plan_gemm_bf16(GemmTask& t, int lanes, int threads) {
+  return plan(t, ceil_div(t.C, 2), true, lanes, threads);
+}
+
 int64_t packed_floats(const GemmTask& t, int lanes) {
   return t.B * t.kH * t.kW * t.C * ceil_div(t.O, lanes) * lanes;
+}
+
+int64_t packed_words_bf16(const GemmTask& t, int lanes) {
+  return t.B * t.kH * t.kW * ceil_div(t.C, 2) * ceil_div(t.O, lanes) * lanes;
+}
+
+void run_pack_bf16(const PackTask& t, const KernelTable& k) {
+  const int64_t vectors = ceil_div(t.O, k.vector_floats), depth = ceil_div(t.C, 2);
+  const int64_t items = t.B * (t.s_o == 1 ? depth : vectors);
+  const int64_t words = t.B * t.kH * t.kW * depth * vectors * k.vector_floats;
+  parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),
+               [&](int64_t b, int64_t e, int) { k.pack_weights_bf16(t, b, e); });
 }
 
 void run_pack(const PackTask& t, const KernelTable& k) {
@@ -79,12 +99,19 @@ void run_pack(const PackTask& t, const KernelTable& k) {
                [&](int64_t b, int64_t e, int) { k.pack_weights(t, b, e); });
 }
 
-void run_gemm(const GemmTask& t, const KernelTable& k) {
+namespace {
+
+void run(const GemmTask& t, decltype(KernelTable::gemm_windows) kernel) {
   if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
   const int64_t items = t.B * t.groups * strips(t);
   const int64_t work = t.N * t.oH * t.oW * t.O * std::max<int64_t>(t.kH * t.kW * t.C, 1) * t.B / items;
   parallel_for(items, ceil_div(128 * 1024, std::max<int64_t>(work, 1)),
-               [&](int64_t b, int64_t e, int) { k.gemm_windows(t, b, e); });
+               [&](int64_t b, int64_t e, int) { kernel(t, b, e); });
 }
+
+}  // namespace
+
+void run_gemm(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows); }
+void run_gemm_bf16(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows_bf16); }
 
 }  // namespace fastcnn::cpu

@@ -13,4 +13,10 @@ int64_t packed_floats(const GemmTask& t, int lanes);  // weights of all batches 
 void run_pack(const PackTask& t, const KernelTable& k);
 void run_gemm(const GemmTask& t, const KernelTable& k);
 
+// The same for bfloat16 operands: nc is 1, packed weights are words of two channels.
+bool plan_gemm_bf16(GemmTask& t, int lanes, int threads);
+int64_t packed_words_bf16(const GemmTask& t, int lanes);
+void run_pack_bf16(const PackTask& t, const KernelTable& k);
+void run_gemm_bf16(const GemmTask& t, const KernelTable& k);
+
 }  // namespace fastcnn::cpu

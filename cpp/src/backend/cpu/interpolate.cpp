@@ -10,6 +10,7 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -173,12 +174,14 @@ void backward(const Call& c) {
 
 List interpolate_list() {
   static const Implementation list[] = {{"simd", declines, nullptr, forward},
+                                        ViaFloat32<interpolate_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::interpolate}};
   return list;
 }
 
 List interpolate_bwd_list() {
   static const Implementation list[] = {{"simd", declines, nullptr, backward},
+                                        ViaFloat32<interpolate_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::interpolate_bwd}};
   return list;
 }

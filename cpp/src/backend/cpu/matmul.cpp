@@ -4,18 +4,20 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
 
-const char* declines_common(const Call& c) {
+const char* declines(const Call& c, DType dtype, const char* why) {
   if (!kernels()) return "isa is ref";
   for (const Operand& o : c.in)
-    if (o.dtype != DType::float32) return "dtype is not float32";
+    if (o.dtype != dtype) return why;
   const Act act = c.as<MatmulParams>().act.act;
   if (act != Act::none && act != Act::relu && act != Act::relu6) return "activation is not none, relu or relu6";
   return nullptr;
 }
+const char* packed_declines(const Call& c) { return declines(c, DType::float32, "dtype is not float32"); }
 
 GemmTask task(const MatmulParams& p) {
   GemmTask t;
@@ -52,8 +54,43 @@ void run(const Call& c) {
   run_gemm(t, k);
 }
 
+// ---- bfloat16: words of two neighbours along K ----
+
+int64_t one_packed_bf16(const GemmTask& t, int lanes) { return t.B == 0 ? 0 : packed_words_bf16(t, lanes) / t.B; }
+
+const char* pairs_declines(const Call& c) {
+  if (const char* why = declines(c, DType::bfloat16, "dtype is not bfloat16")) return why;
+  GemmTask t = task(c.as<MatmulParams>());
+  return plan_gemm_bf16(t, kernels()->vector_floats, 1) ? nullptr : "row too long";
+}
+
+int64_t pairs_workspace(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  return one_packed_bf16(task(p), kernels()->vector_floats) * (p.b_batched ? p.batch : 1) * 4;
+}
+
+void pairs_run(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const KernelTable& k = *kernels();
+  GemmTask t = task(p);
+  if (p.batch * p.M * p.N == 0) return;
+  plan_gemm_bf16(t, k.vector_floats, num_threads());
+  PackTask w;
+  w.B = p.b_batched ? p.batch : 1, w.O = p.N, w.C = p.K;
+  w.s_o = p.trans_b ? p.K : 1, w.s_c = p.trans_b ? 1 : p.N;
+  w.src_b = p.K * p.N, w.dst_b = one_packed_bf16(t, k.vector_floats), t.w_b = p.b_batched ? w.dst_b : 0;
+  // bfloat16 addresses travel in tasks as those of floats.
+  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
+  run_pack_bf16(w, k);
+  t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
+  t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  run_gemm_bf16(t, k);
+}
+
 constexpr Implementation kList[] = {
-    {"packed", declines_common, workspace, run},
+    {"packed", packed_declines, workspace, run},
+    {"pairs", pairs_declines, pairs_workspace, pairs_run},
+    ViaFloat32<matmul_list>::entry(),
     {"ref", nullptr, nullptr, ref::matmul},
 };
 

@@ -5,6 +5,7 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/norm_plan.h"
 #include "backend/cpu/ref/ref.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -185,24 +186,28 @@ void group_backward(const Call& c) {
 
 List layer_norm_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, layer_forward},
+                                        ViaFloat32<layer_norm_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::layer_norm}};
   return list;
 }
 
 List layer_norm_bwd_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, layer_backward_workspace, layer_backward},
+                                        ViaFloat32<layer_norm_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::layer_norm_bwd}};
   return list;
 }
 
 List group_norm_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, group_workspace, group_forward},
+                                        ViaFloat32<group_norm_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::group_norm}};
   return list;
 }
 
 List group_norm_bwd_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, group_workspace, group_backward},
+                                        ViaFloat32<group_norm_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::group_norm_bwd}};
   return list;
 }

@@ -26,10 +26,10 @@ inline NormShape norm_shape(int64_t images, int64_t rows, int64_t C) {
 }
 
 // Whether every vector of an aligned tensor of this shape starts at a vector boundary.
-inline bool norm_streams(const NormShape& s, const void* p) {
+inline bool norm_streams(const NormShape& s, const void* p, int64_t value_bytes = 4) {
   int64_t lanes = kernels()->vector_floats, per_image = s.rows * s.C;
   return s.period % lanes == 0 && (s.images == 1 || per_image % lanes == 0) &&
-         streams(p, s.images * per_image * 4);
+         streams(p, s.images * per_image * value_bytes);
 }
 
 // Repeats the first C values of each image's table through its period.

@@ -6,6 +6,7 @@
 #include "backend/cpu/workspace.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -49,13 +50,15 @@ void run(const PoolArgs& a, int64_t rows, int64_t row_values, Kernel kernel) {
                [&](int64_t b, int64_t e, int) { kernel(&a, b, e); });
 }
 
+bool half(const Call& c) { return c.in[0].dtype == DType::bfloat16; }  // addresses travel as those of floats
+
 void max_forward(const Call& c) {
   const auto& p = c.as<Pool2dParams>();
   PoolArgs a = Tables(p, c.workspace).args;
   a.x = c.in[0].as<float>();
   a.y = c.out[0].as<float>();
   a.index = c.out[1].as<int32_t>();
-  run(a, p.N * p.oH, p.oW * p.C, kernels()->max_pool);
+  run(a, p.N * p.oH, p.oW * p.C, half(c) ? kernels()->max_pool_bf16 : kernels()->max_pool);
 }
 
 void max_backward(const Call& c) {
@@ -64,7 +67,7 @@ void max_backward(const Call& c) {
   a.x = c.in[0].as<float>();
   a.index = c.in[1].as<int32_t>();
   a.y = c.out[0].as<float>();
-  run(a, p.N * p.H, p.W * p.C, kernels()->max_pool_bwd);
+  run(a, p.N * p.H, p.W * p.C, half(c) ? kernels()->max_pool_bwd_bf16 : kernels()->max_pool_bwd);
 }
 
 void avg_forward(const Call& c) {
@@ -72,7 +75,7 @@ void avg_forward(const Call& c) {
   PoolArgs a = Tables(p, c.workspace).args;
   a.x = c.in[0].as<float>();
   a.y = c.out[0].as<float>();
-  run(a, p.N * p.oH, p.oW * p.C, kernels()->avg_pool);
+  run(a, p.N * p.oH, p.oW * p.C, half(c) ? kernels()->avg_pool_bf16 : kernels()->avg_pool);
 }
 
 void avg_backward(const Call& c) {
@@ -80,7 +83,7 @@ void avg_backward(const Call& c) {
   PoolArgs a = Tables(p, c.workspace).args;
   a.x = c.in[0].as<float>();
   a.y = c.out[0].as<float>();
-  run(a, p.N * p.H, p.W * p.C, kernels()->avg_pool_bwd);
+  run(a, p.N * p.H, p.W * p.C, half(c) ? kernels()->avg_pool_bwd_bf16 : kernels()->avg_pool_bwd);
 }
 
 void gather(const Call& c) {
@@ -101,31 +104,36 @@ void gather(const Call& c) {
 }  // namespace
 
 List max_pool2d_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, workspace, max_forward},
+  static const Implementation list[] = {{"simd", not_simd_float, workspace, max_forward},
+                                        ViaFloat32<max_pool2d_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::max_pool2d}};
   return list;
 }
 
 List max_pool2d_bwd_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, workspace, max_backward},
+  static const Implementation list[] = {{"simd", not_simd_float, workspace, max_backward},
+                                        ViaFloat32<max_pool2d_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::max_pool2d_bwd}};
   return list;
 }
 
 List max_pool2d_gather_list() {
   static const Implementation list[] = {{"float32", not_simd_float32, nullptr, gather},
+                                        ViaFloat32<max_pool2d_gather_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::max_pool2d_gather}};
   return list;
 }
 
 List avg_pool2d_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, workspace, avg_forward},
+  static const Implementation list[] = {{"simd", not_simd_float, workspace, avg_forward},
+                                        ViaFloat32<avg_pool2d_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::avg_pool2d}};
   return list;
 }
 
 List avg_pool2d_bwd_list() {
-  static const Implementation list[] = {{"simd", not_simd_float32, workspace, avg_backward},
+  static const Implementation list[] = {{"simd", not_simd_float, workspace, avg_backward},
+                                        ViaFloat32<avg_pool2d_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::avg_pool2d_bwd}};
   return list;
 }

@@ -9,6 +9,7 @@
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/ref/targets.h"
 #include "backend/cpu/threads.h"
+#include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
 namespace {
@@ -131,36 +132,42 @@ void loss_backward(const Call& c) {
 
 List softmax_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, forward<0>},
+                                        ViaFloat32<softmax_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::softmax}};
   return list;
 }
 
 List log_softmax_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, forward<1>},
+                                        ViaFloat32<log_softmax_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::log_softmax}};
   return list;
 }
 
 List softmax_bwd_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, backward<0>},
+                                        ViaFloat32<softmax_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::softmax_bwd}};
   return list;
 }
 
 List log_softmax_bwd_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, backward<1>},
+                                        ViaFloat32<log_softmax_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::log_softmax_bwd}};
   return list;
 }
 
 List cross_entropy_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, loss_workspace, loss_forward},
+                                        ViaFloat32<cross_entropy_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::cross_entropy}};
   return list;
 }
 
 List cross_entropy_bwd_list() {
   static const Implementation list[] = {{"simd", not_simd_float32, nullptr, loss_backward},
+                                        ViaFloat32<cross_entropy_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::cross_entropy_bwd}};
   return list;
 }

@@ -1,6 +1,7 @@
 // What it is: joins neighbours into the epilogues that kernels offer: conv2d, matmul + activation; batch_norm
-// (+ residual) (+ activation); activation_bwd + batch_norm_bwd. A join is made only where the backend has a kernel
-// better than the reference for it. What it is not: a change of numbers beyond rounding.
+// (+ residual) (+ activation); activation_bwd + batch_norm_bwd; conv2d_bwd_weights + widening. A join is made only
+// where the backend has a kernel better than the reference for it. What it is not: a change of numbers beyond
+// rounding.
 #include <algorithm>
 
 #include "graph/ir.h"
@@ -35,6 +36,7 @@ class Fuser {
           if (!join_residual_activation(i)) join_activation<BatchNormParams>(i);
           break;
         case OpKind::activation_bwd: join_batch_norm_bwd(i); break;
+        case OpKind::conv2d_bwd_weights: join_widening(i); break;
         default: break;
       }
     }
@@ -107,6 +109,26 @@ class Fuser {
     if (!has_kernel(joined)) return false;
     absorb(i, a, joined);
     return true;
+  }
+
+  // Gradients of bfloat16 weights that go straight to float32 masters are never rounded.
+  void join_widening(int i) {
+    Node joined = g_.nodes[i];
+    std::vector<int> casts;
+    for (size_t k = 0; k < joined.out.size(); ++k) {
+      const int a = only_reader(i, static_cast<int>(k));
+      if (a < 0 || g_.nodes[a].kind != OpKind::unary) return;
+      const Node& cast = g_.nodes[a];
+      const Value &from = joined.out[k], &to = cast.out[0];
+      if (cast.params.as<UnaryParams>().op != Unary::copy || from.dtype != DType::bfloat16 ||
+          to.dtype != DType::float32 || !(from.shape == to.shape) || !(from.strides == to.strides) ||
+          g_.buffers[to.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(to.buffer))
+        return;
+      joined.out[k] = to;
+      casts.push_back(a);
+    }
+    if (!has_kernel(joined)) return;
+    for (int a : casts) absorb(i, a, joined);
   }
 
   bool join_residual_activation(int i) {

@@ -1,5 +1,5 @@
-// What it is: activation and its derivatives over flat arrays. begin and end count elements; begin is a multiple
-// of 16.
+// What it is: activation and its derivatives over flat arrays of float32 or bfloat16, in float32. begin and end
+// count elements; begin is a multiple of 16.
 #include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernels.h"
 
@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kUnroll = 4;
 
-template <Act A>
-FASTCNN_OP void fwd_loop(const ActParams& p, const float* x, float* y, int64_t begin, int64_t end, bool nt) {
+template <Act A, class T>
+FASTCNN_OP void fwd_loop(const ActParams& p, const T* x, T* y, int64_t begin, int64_t end, bool nt) {
   const float alpha = static_cast<float>(p.alpha), beta = static_cast<float>(p.beta);
   int64_t i = begin;
   if (nt) {
@@ -27,9 +27,8 @@ FASTCNN_OP void fwd_loop(const ActParams& p, const float* x, float* y, int64_t b
   }
 }
 
-template <Act A>
-FASTCNN_OP void bwd_loop(const ActParams& p, const float* dy, const float* r, float* dx, int64_t begin,
-                         int64_t end, bool nt) {
+template <Act A, class T>
+FASTCNN_OP void bwd_loop(const ActParams& p, const T* dy, const T* r, T* dx, int64_t begin, int64_t end, bool nt) {
   const float alpha = static_cast<float>(p.alpha), beta = static_cast<float>(p.beta);
   int64_t i = begin;
   if (nt) {
@@ -60,7 +59,8 @@ FASTCNN_OP void bwd2_loop(const ActParams& p, const float* g, const float* dy, c
 #define FASTCNN_ACT_CASE(a) \
   case Act::a: return FASTCNN_ACT_LOOP(Act::a);
 
-void act_forward(const ActParams* p, const float* x, float* y, int64_t begin, int64_t end, int nt) {
+template <class T>
+static void forward(const ActParams* p, const T* x, T* y, int64_t begin, int64_t end, int nt) {
 #define FASTCNN_ACT_LOOP(a) fwd_loop<a>(*p, x, y, begin, end, nt != 0)
   switch (p->act) {
     FASTCNN_ACTS(FASTCNN_ACT_CASE)
@@ -69,14 +69,29 @@ void act_forward(const ActParams* p, const float* x, float* y, int64_t begin, in
 #undef FASTCNN_ACT_LOOP
 }
 
-void act_backward(const ActParams* p, const float* dy, const float* r, float* dx, int64_t begin, int64_t end,
-                  int nt) {
+template <class T>
+static void backward(const ActParams* p, const T* dy, const T* r, T* dx, int64_t begin, int64_t end, int nt) {
 #define FASTCNN_ACT_LOOP(a) bwd_loop<a>(*p, dy, r, dx, begin, end, nt != 0)
   switch (p->act) {
     FASTCNN_ACTS(FASTCNN_ACT_CASE)
     default: return;
   }
 #undef FASTCNN_ACT_LOOP
+}
+
+void act_forward(const ActParams* p, const float* x, float* y, int64_t begin, int64_t end, int nt) {
+  forward(p, x, y, begin, end, nt);
+}
+void act_forward_bf16(const ActParams* p, const bfloat16* x, bfloat16* y, int64_t begin, int64_t end, int nt) {
+  forward(p, x, y, begin, end, nt);
+}
+void act_backward(const ActParams* p, const float* dy, const float* r, float* dx, int64_t begin, int64_t end,
+                  int nt) {
+  backward(p, dy, r, dx, begin, end, nt);
+}
+void act_backward_bf16(const ActParams* p, const bfloat16* dy, const bfloat16* r, bfloat16* dx, int64_t begin,
+                       int64_t end, int nt) {
+  backward(p, dy, r, dx, begin, end, nt);
 }
 
 void act_backward2(const ActParams* p, const float* g, const float* dy, const float* r, float* out, int64_t begin,

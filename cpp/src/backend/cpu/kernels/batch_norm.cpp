@@ -21,22 +21,22 @@ FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
 }
 
 // Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
-template <int NV>
-FASTCNN_OP void moments_block(const float* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1,
+template <int NV, class T>
+FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1,
                               float* s2) {
   vf k[NV], a[NV], q[NV];
   for (int v = 0; v < NV; ++v) k[v] = a[v] = q[v] = zero();
   int64_t few = vrows < kShiftRows ? vrows : kShiftRows;
   for (int64_t r = 0; r < few; ++r)
     for (int v = 0; v < NV; ++v) {
-      const float* p = x + r * stride + v * kLanes;
+      const T* p = x + r * stride + v * kLanes;
       k[v] = add(k[v], n == kLanes ? load(p) : loadn(p, n));
     }
   vf inv = set1(1.0f / static_cast<float>(few));
   for (int v = 0; v < NV; ++v) k[v] = mul(k[v], inv);
   for (int64_t r = 0; r < vrows; ++r)
     for (int v = 0; v < NV; ++v) {
-      const float* p = x + r * stride + v * kLanes;
+      const T* p = x + r * stride + v * kLanes;
       vf d = sub(n == kLanes ? load(p) : loadn(p, n), k[v]);
       a[v] = add(a[v], d);
       q[v] = fma(d, d, q[v]);
@@ -109,8 +109,22 @@ FASTCNN_OP void sweep(const Chunk& c, int64_t period, const Op& op) {
     op.template run<1>(v * period + j, j, static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes));
 }
 
-FASTCNN_OP vf get(const float* p, int n) { return n == kLanes ? load(p) : loadn(p, n); }
-FASTCNN_OP void put(float* p, vf v, int n, bool nt) {
+// bfloat16 addresses travel in argument structs as those of floats.
+template <class T>
+FASTCNN_OP const T* values(const float* p) {
+  return reinterpret_cast<const T*>(p);
+}
+template <class T>
+FASTCNN_OP T* values(float* p) {
+  return reinterpret_cast<T*>(p);
+}
+
+template <class T>
+FASTCNN_OP vf get(const T* p, int n) {
+  return n == kLanes ? load(p) : loadn(p, n);
+}
+template <class T>
+FASTCNN_OP void put(T* p, vf v, int n, bool nt) {
   if (n < kLanes)
     storen(p, v, n);
   else if (nt)
@@ -119,10 +133,11 @@ FASTCNN_OP void put(float* p, vf v, int n, bool nt) {
     store(p, v);
 }
 
-template <Act A, bool Res>
+template <Act A, bool Res, class T>
 struct Apply {
-  const float *x, *res, *mean, *scale, *shift;
-  float* y;
+  const T *x, *res;
+  const float *mean, *scale, *shift;
+  T* y;
   int64_t period;
   float alpha;
   bool nt;
@@ -137,10 +152,11 @@ struct Apply {
   }
 };
 
-template <Act A>
+template <Act A, class T>
 struct BwdApply {
-  const float *dy, *x, *y, *mean, *a, *b, *c;
-  float* dx;
+  const T *dy, *x, *y;
+  const float *mean, *a, *b, *c;
+  T* dx;
   int64_t period;
   float alpha;
   bool nt;
@@ -155,11 +171,13 @@ struct BwdApply {
   }
 };
 
-template <int NV, Act A, bool Dz>
+template <int NV, Act A, bool Dz, class T>
 FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
                                const float* mean, int n, float* s1, float* s2, bool more) {
   vf m[NV], a[NV], q[NV];
   const float alpha = static_cast<float>(p.act.alpha);
+  const T *dy = values<T>(p.dy), *x = values<T>(p.x), *y = values<T>(p.y);
+  T* to = values<T>(p.dz);
   for (int v = 0; v < NV; ++v) {
     m[v] = get(mean + v * kLanes, n);
     a[v] = more ? load(s1 + v * kLanes) : zero();
@@ -168,11 +186,11 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
   for (int64_t r = 0; r < vrows; ++r, off += stride)
     for (int v = 0; v < NV; ++v) {
       int64_t i = off + v * kLanes;
-      vf dz = get(p.dy + i, n);
-      if (A != Act::none) dz = act_grad<A>(dz, get(p.y + i, n), alpha, 0);
-      if (Dz) put(p.dz + i, dz, n, false);
+      vf dz = get(dy + i, n);
+      if (A != Act::none) dz = act_grad<A>(dz, get(y + i, n), alpha, 0);
+      if (Dz) put(to + i, dz, n, false);
       a[v] = add(a[v], dz);
-      q[v] = fma(dz, sub(get(p.x + i, n), m[v]), q[v]);
+      q[v] = fma(dz, sub(get(x + i, n), m[v]), q[v]);
     }
   for (int v = 0; v < NV; ++v) {
     store(s1 + v * kLanes, a[v]);
@@ -180,7 +198,7 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
   }
 }
 
-template <Act A, bool Dz>
+template <class T, Act A, bool Dz>
 FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   const NormShape& s = p.s;
   alignas(64) float s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
@@ -191,12 +209,13 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
       for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
-        bwd_sums_block<NV, A, Dz>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, n, s1 + j, s2 + j,
-                                  false);
+        bwd_sums_block<NV, A, Dz, T>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, n, s1 + j, s2 + j,
+                                     false);
       });
       for (int64_t j = 0; j < c.rem; j += kLanes)
-        bwd_sums_block<1, A, Dz>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j,
-                                 static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j, s2 + j, true);
+        bwd_sums_block<1, A, Dz, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j,
+                                    static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j, s2 + j,
+                                    true);
       int64_t channels = s.fold > 1 ? s.C : width;
       for (int64_t ch = 0; ch < channels; ++ch) part[j0 + ch] = s1[ch], part[s.C + j0 + ch] = s2[ch];
       for (int64_t t = 1; t < s.fold; ++t)
@@ -206,39 +225,40 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
 }
 
 // Chunks go last to first: what the previous pass touched last is still in cache.
-template <Act A, bool Res>
+template <class T, Act A, bool Res>
 FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = end - 1; item >= begin; --item) {
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
     sweep(c, p.s.period,
-          Apply<A, Res>{p.x + c.offset, Res ? p.res + c.offset : nullptr, p.mean + t, p.scale + t, p.shift + t,
-                        p.y + c.offset, p.s.period, static_cast<float>(p.act.alpha), p.nt != 0});
+          Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
+                           p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
+                           static_cast<float>(p.act.alpha), p.nt != 0});
   }
   if (p.nt) fence();
 }
 
-template <Act A>
+template <class T, Act A>
 FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = end - 1; item >= begin; --item) {
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
-    sweep(c, p.s.period,
-          BwdApply<A>{p.dy + c.offset, p.x + c.offset, A != Act::none ? p.y + c.offset : nullptr, p.mean + t,
-                      p.a + t, p.b + t, p.c + t, p.dx + c.offset, p.s.period, static_cast<float>(p.act.alpha),
-                      p.nt != 0});
+    sweep(
+        c, p.s.period,
+        BwdApply<A, T>{values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
+                       A != Act::none ? values<T>(p.y) + c.offset : nullptr, p.mean + t, p.a + t, p.b + t, p.c + t,
+                       values<T>(p.dx) + c.offset, p.s.period, static_cast<float>(p.act.alpha), p.nt != 0});
   }
   if (p.nt) fence();
 }
 
-}  // namespace
-
-void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
+template <class T>
+void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
   const NormShape& s = p->s;
   alignas(64) float shift[kMaxPeriod + 64], s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
-    const float* x = p->x + c.offset;
+    const T* x = values<T>(p->x) + c.offset;
     double* part = p->part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
@@ -247,17 +267,22 @@ void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
           moments_block<NV>(x + j0 + j, s.period, c.vrows, n, shift + j, s1 + j, s2 + j);
         });
         for (int64_t j = 0; j < c.rem; ++j) {
-          float d = x[c.vrows * s.period + j] - shift[j];
+          float d = static_cast<float>(x[c.vrows * s.period + j]) - shift[j];
           s1[j] += d;
           s2[j] += d * d;
         }
       } else {
-        for (int64_t j = 0; j < c.rem; ++j) shift[j] = x[j], s1[j] = s2[j] = 0;
+        for (int64_t j = 0; j < c.rem; ++j) shift[j] = static_cast<float>(x[j]), s1[j] = s2[j] = 0;
       }
       merge_folds(s, c, width, shift, s1, s2, part + j0, part + s.C + j0);
     }
   }
 }
+
+}  // namespace
+
+void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
+void norm_moments_bf16(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<bfloat16>(p, begin, end); }
 
 // Channels [begin, end) of one image: mean and biased variance from the chunks' moments, in chunk order.
 void norm_reduce_moments(const NormShape* s, const double* part, double* mean, double* var, int64_t begin,
@@ -290,36 +315,50 @@ void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double
 // The activations that fuse; adaptors never ask for others here.
 #define FASTCNN_FUSED_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu) X(silu) X(hardswish)
 
-void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) {
+template <class T>
+static void apply_any(const NormApplyArgs* p, int64_t begin, int64_t end) {
   switch (p->act.act) {
 #define FASTCNN_CASE(a) \
-  case Act::a: return p->res ? apply<Act::a, true>(*p, begin, end) : apply<Act::a, false>(*p, begin, end);
+  case Act::a: return p->res ? apply<T, Act::a, true>(*p, begin, end) : apply<T, Act::a, false>(*p, begin, end);
     FASTCNN_FUSED_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
 }
+void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(p, begin, end); }
+void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
 
 #define FASTCNN_MASK_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu)
 
-void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
+template <class T>
+static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
   switch (p->act.act) {
 #define FASTCNN_CASE(a) \
-  case Act::a: return p->dz ? bwd_sums<Act::a, true>(*p, begin, end) : bwd_sums<Act::a, false>(*p, begin, end);
+  case Act::a:          \
+    return p->dz ? bwd_sums<T, Act::a, true>(*p, begin, end) : bwd_sums<T, Act::a, false>(*p, begin, end);
     FASTCNN_MASK_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
 }
+void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(p, begin, end); }
+void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
+  bwd_sums_any<bfloat16>(p, begin, end);
+}
 
-void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
+template <class T>
+static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
   switch (p->act.act) {
 #define FASTCNN_CASE(a) \
-  case Act::a: return bwd_apply<Act::a>(*p, begin, end);
+  case Act::a: return bwd_apply<T, Act::a>(*p, begin, end);
     FASTCNN_MASK_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
+}
+void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) { bwd_apply_any<float>(p, begin, end); }
+void norm_bwd_apply_bf16(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
+  bwd_apply_any<bfloat16>(p, begin, end);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,102 +1,11 @@
-// What it is: the gradient of dense convolution weights. A register tile holds P x V vectors of dw while it
-// walks the pixels of a strip: P values of one operand are broadcast, V vectors of the other are loaded. The
-// order of every sum (strips of a chunk, rows, columns, then chunks) does not depend on threads.
-#include "backend/cpu/kernels/gemm_tile.h"
+// What it is: the gradient of dense convolution weights, float32: strips and channel blocks around grad_tile.h.
+// The order of every sum (strips of a chunk, rows, columns, then chunks) does not depend on threads.
+#include "backend/cpu/kernels/grad_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/strip.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
-
-// A 1x1 window passes only once over the broadcast operand: the tiles to come read the lines behind this one.
-constexpr int kAheadFloats = 32;
-
-struct Walk {
-  int64_t nn, hh, ww;
-  int64_t s_n, s_h, s_w;  // steps of the broadcast operand
-  int64_t v_n, v_h, v_w;  // steps of the vector operand
-  int64_t out;            // floats between rows of the result
-  int first, tail, once;
-};
-
-template <int P, int V, bool kAhead>
-void grad_tile(const Walk& k, const float* s, const float* v, float* out) {
-  vf acc[P][V];
-  if (k.first) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int i = 0; i < V; ++i) acc[p][i] = zero();
-  } else {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int i = 0; i < V; ++i)
-        acc[p][i] = i == V - 1 && k.tail < kLanes ? loadn(out + p * k.out + i * kLanes, k.tail)
-                                                  : load(out + p * k.out + i * kLanes);
-  }
-  for (int64_t n = 0; n < k.nn; ++n)
-    for (int64_t h = 0; h < k.hh; ++h) {
-      const float* sp = s + n * k.s_n + h * k.s_h;
-      const float* vp = v + n * k.v_n + h * k.v_h;
-      for (int64_t w = 0; w < k.ww; ++w) {
-        if (kAhead) prefetch(sp + kAheadFloats);
-        vf b[V];
-#pragma GCC unroll 4
-        for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
-#pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-          vf a = set1(sp[p]);
-#pragma GCC unroll 4
-          for (int i = 0; i < V; ++i) acc[p][i] = fma(a, b[i], acc[p][i]);
-        }
-        sp += k.s_w;
-        vp += k.v_w;
-      }
-    }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int i = 0; i < V; ++i) {
-      if (i == V - 1 && k.tail < kLanes)
-        storen(out + p * k.out + i * kLanes, acc[p][i], k.tail);
-      else
-        store(out + p * k.out + i * kLanes, acc[p][i]);
-    }
-}
-
-using GradTileFn = void (*)(const Walk&, const float*, const float*, float*);
-#define TILES4(V, p)                                                                    \
-  &grad_tile<p, V, kAhead>, &grad_tile<p + 1, V, kAhead>, &grad_tile<p + 2, V, kAhead>, \
-      &grad_tile<p + 3, V, kAhead>
-template <bool kAhead>
-struct Tiles {
-#if defined(__AVX512F__) || defined(__aarch64__)
-  static constexpr GradTileFn at[3][16] = {
-      {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<13, 2, kAhead>, &grad_tile<14, 2, kAhead>},
-      {TILES4(3, 1), TILES4(3, 5), &grad_tile<9, 3, kAhead>}};
-#else
-  static constexpr GradTileFn at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                           {TILES4(2, 1), &grad_tile<5, 2, kAhead>, &grad_tile<6, 2, kAhead>}};
-#endif
-};
-
-// A block of the result: `rows` broadcast values by `cols` floats of vectors.
-void grad_block(Walk k, const float* s, int64_t rows, const float* v, int64_t cols, float* out) {
-  const int64_t vectors = ceil_div(cols, kLanes), blocks = ceil_div(vectors, kTileV);
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
-    const int64_t left = cols - (v0 + V - 1) * kLanes;
-    k.tail = static_cast<int>(left < kLanes ? left : kLanes);
-    const int64_t tiles = ceil_div(rows, tile_pixels(static_cast<int>(V)));
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t p0 = rows * i / tiles, P = rows * (i + 1) / tiles - p0;
-      (k.once ? Tiles<true>::at : Tiles<false>::at)[V - 1][P - 1](k, s + p0, v + v0 * kLanes,
-                                                                  out + p0 * k.out + v0 * kLanes);
-    }
-  }
-}
 
 // dbias of `n` channels over the pixels of a strip.
 void add_bias_grad(const Walk& k, const float* dy, int64_t y_n, int64_t y_h, int64_t y_w, int64_t n, float* out) {
@@ -171,11 +80,11 @@ void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
           if (t.o_inner) {
             k.s_n = image, k.s_h = t.sH * cols * cn, k.s_w = t.sW * cn;
             k.v_n = dy_n, k.v_h = dy_h, k.v_w = dy_w, k.out = t.O;
-            grad_block(k, a, run, dy_kh + o0, on, dw + at * t.O + o0);
+            grad_block<float>(k, a, run, dy_kh + o0, on, dw + at * t.O + o0);
           } else {
             k.s_n = dy_n, k.s_h = dy_h, k.s_w = dy_w;
             k.v_n = image, k.v_h = t.sH * cols * cn, k.v_w = t.sW * cn, k.out = depth;
-            grad_block(k, dy_kh + o0, on, a, run, dw + o0 * depth + at);
+            grad_block<float>(k, dy_kh + o0, on, a, run, dw + o0 * depth + at);
           }
         }
       }

@@ -8,16 +8,19 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
-#define TILES4(V, p) &gemm_tile<p, V>, &gemm_tile<p + 1, V>, &gemm_tile<p + 2, V>, &gemm_tile<p + 3, V>
+#define TILES4(V, p) &gemm_tile<p, V, T>, &gemm_tile<p + 1, V, T>, &gemm_tile<p + 2, V, T>, &gemm_tile<p + 3, V, T>
+template <class T>
+struct Tiles {
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr GemmTileFn kTiles[3][16] = {
-    {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-    {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &gemm_tile<13, 2>, &gemm_tile<14, 2>},
-    {TILES4(3, 1), TILES4(3, 5), &gemm_tile<9, 3>}};
+  static constexpr GemmTileFn<T> at[3][16] = {
+      {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
+      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &gemm_tile<13, 2, T>, &gemm_tile<14, 2, T>},
+      {TILES4(3, 1), TILES4(3, 5), &gemm_tile<9, 3, T>}};
 #else
-constexpr GemmTileFn kTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                      {TILES4(2, 1), &gemm_tile<5, 2>, &gemm_tile<6, 2>}};
+  static constexpr GemmTileFn<T> at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
+                                              {TILES4(2, 1), &gemm_tile<5, 2, T>, &gemm_tile<6, 2, T>}};
 #endif
+};
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
@@ -47,16 +50,15 @@ int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int6
   return count;
 }
 
-}  // namespace
-
-void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
+template <class T>
+void windows(const GemmTask& t, int64_t begin, int64_t end) {
   alignas(64) float scratch[kScratchFloats + kScratchSlack];
   int64_t a_off[kStripPixels], y_off[kStripPixels];
   Segment segment[kStripPixels];
   const OutBlocks blocks(t.O);
   const int64_t strips_n = ceil_div(t.N, t.nb), strips_h = ceil_div(t.oH, t.ohb), strips_w = ceil_div(t.oW, t.owb);
   const int64_t strips = strips_n * strips_h * strips_w;
-  const int64_t taps = t.kH * t.kW;
+  const int64_t taps = t.kH * t.kW, depth = ceil_div(t.C, kPerWord<T>);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t strip = item % strips, group = item / strips % t.groups, batch = item / strips / t.groups;
     const int64_t n0 = strip / (strips_h * strips_w) * t.nb, oh0 = strip / strips_w % strips_h * t.ohb,
@@ -65,9 +67,10 @@ void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
                   ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb;
     const int64_t rows = (hh - 1) * t.sH + (t.kH - 1) * t.dH + 1, cols = (ww - 1) * t.sW + (t.kW - 1) * t.dW + 1;
     const int64_t ih0 = oh0 * t.sH - t.pT, iw0 = ow0 * t.sW - t.pL;
-    const float* x = t.x + batch * t.x_b + n0 * t.x_n;
-    float* y = t.y + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
-    const float* residual = t.residual ? t.residual + (y - t.y) : nullptr;
+    const T* x = reinterpret_cast<const T*>(t.x) + batch * t.x_b + n0 * t.x_n;
+    const int64_t y0 = batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
+    T* y = reinterpret_cast<T*>(t.y) + y0;
+    const T* residual = t.residual ? reinterpret_cast<const T*>(t.residual) + y0 : nullptr;
     for (int64_t n = 0, p = 0; n < nn; ++n)
       for (int64_t h = 0; h < hh; ++h)
         for (int64_t w = 0; w < ww; ++w) y_off[p++] = n * t.y_n + h * t.y_h + w * t.y_w;
@@ -75,24 +78,24 @@ void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
     const int64_t b0 = blocks.blocks * group / t.groups, b1 = blocks.blocks * (group + 1) / t.groups;
     const int64_t padded = blocks.vectors * kLanes;
     for (int64_t c = 0; c < t.nc; ++c) {
-      const int64_t c0 = t.C * c / t.nc, cn = t.C * (c + 1) / t.nc - c0;
+      const int64_t c0 = depth * c / t.nc, cn = depth * (c + 1) / t.nc - c0;
       const float* a;
       int64_t a_n, a_h, a_w;
       if (t.pack) {
         for (int64_t n = 0; n < nn; ++n)
-          pack_strip(t, t.x_c, x + n * t.x_n + c0 * t.x_c, rows, cols, ih0, iw0, cn,
-                     scratch + n * rows * cols * cn);
+          pack_strip(t, t.x_c, x + n * t.x_n + c0 * kPerWord<T> * t.x_c, rows, cols, ih0, iw0,
+                     kPerWord<T> == 1 ? cn : t.C, scratch + n * rows * cols * cn);
         a = scratch;
         a_w = cn, a_h = cols * cn, a_n = rows * cols * cn;
       } else {
-        a = x + c0 + ih0 * t.x_h + iw0 * t.x_w;
-        a_w = t.x_w, a_h = t.x_h, a_n = t.x_n;
+        a = reinterpret_cast<const float*>(x + c0 * kPerWord<T> + ih0 * t.x_h + iw0 * t.x_w);
+        a_w = t.x_w / kPerWord<T>, a_h = t.x_h / kPerWord<T>, a_n = t.x_n / kPerWord<T>;
       }
       if (c == 0 || t.pack)
         for (int64_t n = 0, p = 0; n < nn; ++n)
           for (int64_t h = 0; h < hh; ++h)
             for (int64_t w = 0; w < ww; ++w) a_off[p++] = n * a_n + h * t.sH * a_h + w * t.sW * a_w;
-      TileArgs args;
+      TileArgs<T> args;
       args.s1 = t.dH * a_h;
       if (t.merge)
         args.n2 = 1, args.s2 = 0, args.run = t.kW * cn;
@@ -102,7 +105,7 @@ void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
-        args.bias = t.bias ? t.bias + batch * t.bias_b + o0 : nullptr;
+        args.bias = t.bias ? reinterpret_cast<const T*>(t.bias) + batch * t.bias_b + o0 : nullptr;
         args.residual = residual ? residual + o0 : nullptr;
         const int64_t left = t.O - o0 - (V - 1) * kLanes;
         args.tail = static_cast<int>(left < kLanes ? left : kLanes);
@@ -115,13 +118,18 @@ void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) {
           const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
           for (int64_t i = 0; i < tiles; ++i) {
             const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
-            kTiles[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
+            Tiles<T>::at[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
           }
         }
       }
     }
   }
 }
+
+}  // namespace
+
+void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) { windows<float>(t, begin, end); }
+void gemm_windows_bf16(const GemmTask& t, int64_t begin, int64_t end) { windows<bfloat16>(t, begin, end); }
 
 namespace {
 
@@ -185,6 +193,74 @@ void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
             for (int64_t i = 0; i < cn; ++i)
               for (int j = 0; j < kLanes; ++j) d[i * step + j] = j < n ? s[j * t.s_o + i * t.s_c] : 0.0f;
           }
+        }
+    }
+  }
+}
+
+namespace {
+
+// A word of channels 2i and 2i+1, 0 for one past the end, s_c apart.
+FASTCNN_OP uint32_t word_at(const bfloat16* s, int64_t s_c, int64_t i, int64_t C) {
+  const uint32_t low = s[2 * i * s_c].bits;
+  return 2 * i + 1 < C ? low | static_cast<uint32_t>(s[(2 * i + 1) * s_c].bits) << 16 : low;
+}
+
+// Output channels are contiguous: two rows of them are interleaved.
+void pack_row_pairs(const PackTask& t, int64_t begin, int64_t end) {
+  const OutBlocks blocks(t.O);
+  const int64_t taps = t.kH * t.kW, depth = ceil_div(t.C, 2);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / depth, i = item % depth;
+    const bool both = 2 * i + 1 < t.C;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const bfloat16* s = reinterpret_cast<const bfloat16*>(t.src) + batch * t.src_b + 2 * i * t.s_c +
+                          tap / t.kW * t.s_kh + tap % t.kW * t.s_kw;
+      for (int64_t b = 0; b < blocks.blocks; ++b) {
+        const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0;
+        float* d = t.dst + batch * t.dst_b + (taps * depth * v0 + (tap * depth + i) * V) * kLanes;
+        for (int64_t o = v0 * kLanes; o < (v0 + V) * kLanes; o += kLanes, d += kLanes) {
+          const int n = static_cast<int>(t.O - o < kLanes ? t.O - o : kLanes);
+          store(d, make_pair(loadn(s + o, n), both ? loadn(s + t.s_c + o, n) : zero()));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+// dst: [batch][output block][kh][kw][channel pair][vectors of the block], an odd last channel beside a 0
+void pack_weights_bf16(const PackTask& t, int64_t begin, int64_t end) {
+  if (t.s_o == 1) return pack_row_pairs(t, begin, end);
+  const OutBlocks blocks(t.O);
+  const int64_t taps = t.kH * t.kW, depth = ceil_div(t.C, 2);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / blocks.vectors, v = item % blocks.vectors;
+    int64_t b = 0;
+    while (blocks.first(b + 1) <= v) ++b;
+    const int64_t v0 = blocks.first(b), step = (blocks.first(b + 1) - v0) * kLanes;
+    const int64_t o0 = v * kLanes;
+    const int n = static_cast<int>(t.O - o0 < kLanes ? t.O - o0 : kLanes);
+    const bfloat16* src = reinterpret_cast<const bfloat16*>(t.src) + batch * t.src_b + o0 * t.s_o;
+    float* d = t.dst + batch * t.dst_b + (taps * depth * v0 + v - v0) * kLanes;
+    for (int64_t tap = 0; tap < taps; ++tap, d += depth * step) {
+      const bfloat16* s = src + tap / t.kW * t.s_kh + tap % t.kW * t.s_kw;
+      const int64_t whole = t.s_c == 1 ? t.C / 2 : 0;
+      for (int64_t i = 0; i < whole; i += kLanes) {
+        const int m = static_cast<int>(whole - i < kLanes ? whole - i : kLanes);
+        vf r[kLanes];
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) r[j] = j < n ? load_words(s + j * t.s_o + 2 * i, m) : zero();
+        transpose(r);
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j)
+          if (j < m) store(d + (i + j) * step, r[j]);
+      }
+      for (int64_t i = whole; i < depth; ++i)
+        for (int j = 0; j < kLanes; ++j) {
+          const uint32_t word = j < n ? word_at(s + j * t.s_o, t.s_c, i, t.C) : 0;
+          __builtin_memcpy(d + i * step + j, &word, 4);
         }
     }
   }

@@ -14,17 +14,30 @@ FASTCNN_OP constexpr int tile_pixels(int V) {
   return kVectorRegs == 32 ? (V == 3 ? 9 : V == 2 ? 14 : 16) : (V == 2 ? 6 : 8);
 }
 
+// The depth is counted in words of four bytes: a float32 or two neighbouring bfloat16.
+template <class T>
+constexpr int64_t kPerWord = static_cast<int64_t>(sizeof(float) / sizeof(T));
+
+template <class T>
+FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
+  if constexpr (kPerWord<T> == 2)
+    return dot_pairs(a, b, c);
+  else
+    return fma(a, b, c);
+}
+
+template <class T>
 struct TileArgs {
-  int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` floats, s1 and s2 apart
+  int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` words, s1 and s2 apart
   int first, last;              // first block of the depth: start from 0; last: bias, residual, activation
-  const float* bias;
-  const float* residual;  // offsets as for y
+  const T* bias;
+  const T* residual;  // offsets as for y
   Act act;
   int tail;  // lanes of the last vector
 };
 
-template <int P, int V>
-static void gemm_tile(const TileArgs& t, const float* a, const int64_t* a_off, const float* w, float* y,
+template <int P, int V, class T>
+static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
                       const int64_t* y_off) {
   vf acc[P][V];
   if (t.first) {
@@ -56,7 +69,7 @@ static void gemm_tile(const TileArgs& t, const float* a, const int64_t* a_off, c
         for (int p = 0; p < P; ++p) {
           vf s = set1(ap[p][k]);
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[p][v] = fma(s, b[v], acc[p][v]);
+          for (int v = 0; v < V; ++v) acc[p][v] = multiply_add<T>(s, b[v], acc[p][v]);
         }
         w += w_step;
       }
@@ -75,7 +88,7 @@ static void gemm_tile(const TileArgs& t, const float* a, const int64_t* a_off, c
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          const float* q = t.residual + y_off[p] + v * kLanes;
+          const T* q = t.residual + y_off[p] + v * kLanes;
           acc[p][v] = add(acc[p][v], v == V - 1 && t.tail < kLanes ? loadn(q, t.tail) : load(q));
         }
     }
@@ -99,6 +112,7 @@ static void gemm_tile(const TileArgs& t, const float* a, const int64_t* a_off, c
     }
 }
 
-using GemmTileFn = void (*)(const TileArgs&, const float*, const int64_t*, const float*, float*, const int64_t*);
+template <class T>
+using GemmTileFn = void (*)(const TileArgs<T>&, const float*, const int64_t*, const float*, T*, const int64_t*);
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

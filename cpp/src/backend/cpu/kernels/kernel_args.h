@@ -17,6 +17,7 @@ struct GemmTask {
   int64_t oH = 0, oW = 0, O = 0;               // output grid and its channels
   int64_t y_n = 0, y_h = 0, y_w = 0;
   int64_t kH = 1, kW = 1, sH = 1, sW = 1, dH = 1, dW = 1, pT = 0, pL = 0;
+  // Of gemm_windows_bf16: addresses of bfloat16 (w: words), strides in elements.
   const float* x = nullptr;
   const float* w = nullptr;  // packed by pack_weights
   float* y = nullptr;

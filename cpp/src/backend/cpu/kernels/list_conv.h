@@ -3,6 +3,10 @@
 #define FASTCNN_KERNELS_CONV(X)                                                                               \
   /* items: chunks * B * nc * groups */                                                                       \
   X(conv2d_weights_grad, void, const WeightsGradTask& t, int64_t begin, int64_t end)                          \
+  /* the same from bfloat16 x and dy to float32 sums */                                                       \
+  X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, int64_t begin, int64_t end)                     \
+  X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,      \
+    int64_t end)                                                                                              \
   /* items: rows of outputs (n, oh); w (kH, kW, C) */                                                         \
   X(conv2d_depthwise, void, const GemmTask& t, int64_t begin, int64_t end)                                    \
   /* items: chunks; dw is (kH, kW, C) per chunk */                                                            \

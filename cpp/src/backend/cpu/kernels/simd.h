@@ -250,4 +250,97 @@ FASTCNN_OP void transpose(vf r[kLanes]) {
 #undef FASTCNN_HI
 }
 
+// ---- bfloat16: rows of it load and store as floats (stores round to nearest even); a pair, two of them in one
+// lane with the first in the low half, multiplies as a whole ----
+
+#if defined(__AVX512F__)
+
+FASTCNN_OP vf widen(__m256i a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+FASTCNN_OP vf load(const bfloat16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+FASTCNN_OP vf loadn(const bfloat16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first_n(n), p)); }
+FASTCNN_OP __m256i narrow(vf a) {
+#if defined(__AVX512BF16__)
+  return (__m256i)_mm512_cvtneps_pbh(a);
+#else
+  const __m512i u = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i nan = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, r, nan), 16));
+#endif
+}
+FASTCNN_OP void store(bfloat16* p, vf a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
+FASTCNN_OP void storen(bfloat16* p, vf a, int n) { _mm256_mask_storeu_epi16(p, first_n(n), narrow(a)); }
+FASTCNN_OP void stream(bfloat16* p, vf a) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
+FASTCNN_OP vf low_of_pair(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16)); }
+FASTCNN_OP vf high_of_pair(vf a) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+}
+FASTCNN_OP vf make_pair(vf low, vf high) {  // of floats that are exact in bfloat16
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16), _mm512_castps_si512(high)));
+}
+
+#elif defined(__AVX2__)
+
+FASTCNN_OP vf widen(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)); }
+FASTCNN_OP vf load(const bfloat16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+FASTCNN_OP vf loadn(const bfloat16* p, int n) {
+  if (n >= 8) return load(p);
+  alignas(16) uint16_t t[8] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i].bits;
+  return widen(_mm_load_si128(reinterpret_cast<const __m128i*>(t)));
+}
+FASTCNN_OP __m128i narrow(vf a) {
+  const __m256i u = _mm256_castps_si256(a), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i nan = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const vf is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+  const __m256i h = _mm256_srli_epi32(_mm256_castps_si256(_mm256_blendv_ps((vf)r, (vf)nan, is_nan)), 16);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(h, h), 0x08));
+}
+FASTCNN_OP void store(bfloat16* p, vf a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
+FASTCNN_OP void storen(bfloat16* p, vf a, int n) {
+  if (n >= 8) return store(p, a);
+  alignas(16) uint16_t t[8];
+  _mm_store_si128(reinterpret_cast<__m128i*>(t), narrow(a));
+  for (int i = 0; i < n; ++i) p[i].bits = t[i];
+}
+FASTCNN_OP void stream(bfloat16* p, vf a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
+FASTCNN_OP vf low_of_pair(vf a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16)); }
+FASTCNN_OP vf high_of_pair(vf a) { return _mm256_and_ps(a, set1_bits(static_cast<int>(0xffff0000))); }
+FASTCNN_OP vf make_pair(vf low, vf high) {
+  return _mm256_or_ps(_mm256_castsi256_ps(_mm256_srli_epi32(_mm256_castps_si256(low), 16)), high);
+}
+
+#else
+
+FASTCNN_OP vf loadn(const bfloat16* p, int n) {
+  vf r = zero();
+  for (int i = 0; i < 4 && i < n; ++i) r[i] = static_cast<float>(p[i]);
+  return r;
+}
+FASTCNN_OP vf load(const bfloat16* p) { return loadn(p, 4); }
+FASTCNN_OP void storen(bfloat16* p, vf a, int n) {
+  for (int i = 0; i < 4 && i < n; ++i) p[i] = bfloat16(a[i]);
+}
+FASTCNN_OP void store(bfloat16* p, vf a) { storen(p, a, 4); }
+FASTCNN_OP void stream(bfloat16* p, vf a) { store(p, a); }
+typedef uint32_t vw __attribute__((vector_size(16)));
+FASTCNN_OP vf low_of_pair(vf a) { return (vf)((vw)a << 16); }
+FASTCNN_OP vf high_of_pair(vf a) { return (vf)((vw)a & 0xffff0000u); }
+FASTCNN_OP vf make_pair(vf low, vf high) { return (vf)((vw)low >> 16 | (vw)high); }
+
+#endif
+
+// c + both products of each lane's pairs, in float32.
+FASTCNN_OP vf dot_pairs(vf a, vf b, vf c) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+#else
+  return fma(high_of_pair(a), high_of_pair(b), fma(low_of_pair(a), low_of_pair(b), c));
+#endif
+}
+
 }  // namespace fastcnn::cpu::FASTCNN_ISA

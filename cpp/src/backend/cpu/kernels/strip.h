@@ -59,4 +59,54 @@ static void pack_strip(const Task& t, int64_t x_c, const float* x, int64_t rows,
   }
 }
 
+// n words of two bfloat16 each, from any even address.
+FASTCNN_OP vf load_words(const bfloat16* p, int64_t n) {
+  const float* words = reinterpret_cast<const float*>(p);
+  if (n >= kLanes) return load(words);
+  float t[kLanes] = {};
+  __builtin_memcpy(t, p, static_cast<size_t>(n) * 4);
+  return load(t);
+}
+// C bfloat16 to ceil(C/2) words, an odd one beside a 0.
+FASTCNN_OP void copy_words(float* d, const bfloat16* s, int64_t C) {
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= C; i += 2 * kLanes, d += kLanes) store(d, load_words(s + i, kLanes));
+  for (; i + 2 <= C; i += 2, ++d) __builtin_memcpy(d, s + i, 4);
+  if (i < C) {
+    const uint32_t word = s[i].bits;
+    __builtin_memcpy(d, &word, 4);
+  }
+}
+
+// The same for bfloat16, as words of two neighbouring channels: dst[row][col][ceil(C/2)].
+template <class Task>
+static void pack_strip(const Task& t, int64_t x_c, const bfloat16* x, int64_t rows, int64_t cols, int64_t ih0,
+                       int64_t iw0, int64_t C, float* dst) {
+  const int64_t cn = ceil_div(C, 2);
+  int64_t left = iw0 < 0 ? (-iw0 < cols ? -iw0 : cols) : 0;
+  int64_t right = t.W - iw0 < cols ? (t.W - iw0 > left ? t.W - iw0 : left) : cols;
+  for (int64_t r = 0; r < rows; ++r, dst += cols * cn) {
+    int64_t ih = ih0 + r;
+    if (ih < 0 || ih >= t.H) {
+      zero_floats(dst, cols * cn);
+      continue;
+    }
+    zero_floats(dst, left * cn);
+    const bfloat16* src = x + ih * t.x_h + (iw0 + left) * t.x_w;
+    float* d = dst + left * cn;
+    if (x_c != 1) {
+      for (int64_t j = left; j < right; ++j, src += t.x_w, d += cn)
+        for (int64_t i = 0; i < cn; ++i) {
+          uint32_t word = src[2 * i * x_c].bits;
+          if (2 * i + 1 < C) word |= static_cast<uint32_t>(src[(2 * i + 1) * x_c].bits) << 16;
+          __builtin_memcpy(d + i, &word, 4);
+        }
+    } else if (t.x_w == C && C % 2 == 0) {
+      copy_words(d, src, (right - left) * C);
+    } else {
+      for (int64_t j = left; j < right; ++j, src += t.x_w, d += cn) copy_words(d, src, C);
+    }
+    zero_floats(dst + right * cn, (cols - right) * cn);
+  }
+}
 }  // namespace fastcnn::cpu::FASTCNN_ISA
