@@ -18,43 +18,35 @@ namespace fc = fastcnn;
 struct Idx {
   std::vector<uint32_t> sizes;
   std::vector<uint8_t> bytes;
+  explicit Idx(const std::string& path) {
+    std::ifstream f(path, std::ios::binary);
+    if (!f) throw std::runtime_error("cannot open " + path);
+    auto word = [&] {
+      unsigned char b[4] = {};
+      f.read(reinterpret_cast<char*>(b), 4);
+      return uint32_t(b[0]) << 24 | uint32_t(b[1]) << 16 | uint32_t(b[2]) << 8 | b[3];
+    };
+    const uint32_t magic = word(), ndim = magic & 255;
+    if (magic >> 8 != 8 || ndim < 1 || ndim > 3) throw std::runtime_error(path + ": not an IDX file of bytes");
+    size_t n = 1;
+    for (uint32_t d = 0; d < ndim; ++d) n *= sizes.emplace_back(word());
+    bytes.assign(std::istreambuf_iterator<char>(f), {});  // not by n: a damaged header must not cost memory
+    if (bytes.size() != n) throw std::runtime_error(path + ": its size is not what its header says");
+  }
 };
-
-Idx read_idx(const std::string& path) {
-  std::ifstream f(path, std::ios::binary);
-  if (!f) throw std::runtime_error("cannot open " + path);
-  auto word = [&] {
-    unsigned char b[4] = {};
-    f.read(reinterpret_cast<char*>(b), 4);
-    return uint32_t(b[0]) << 24 | uint32_t(b[1]) << 16 | uint32_t(b[2]) << 8 | b[3];
-  };
-  uint32_t magic = word();
-  if (magic >> 8 != 8 || (magic & 255) < 1 || (magic & 255) > 3)
-    throw std::runtime_error(path + ": not an IDX file of bytes");
-  Idx idx;
-  size_t n = 1;
-  for (uint32_t d = 0; d < (magic & 255); ++d) n *= idx.sizes.emplace_back(word());
-  idx.bytes.resize(n);
-  f.read(reinterpret_cast<char*>(idx.bytes.data()), static_cast<std::streamsize>(n));
-  if (f.gcount() != static_cast<std::streamsize>(n)) throw std::runtime_error(path + ": truncated");
-  return idx;
-}
 
 struct LeNet {
   Tensor w1 = init({6, 1, 5, 5}), b1 = init({6}), w2 = init({16, 6, 5, 5}), b2 = init({16});
-  Tensor f1 = init({120, 400}), c1 = init({120}), f2 = init({84, 120}), c2 = init({84}), f3 = init({10, 84}),
-         c3 = init({10});
+  Tensor f1 = init({120, 400}), c1 = init({120}), f2 = init({84, 120}), c2 = init({84});
+  Tensor f3 = init({10, 84}), c3 = init({10});
 
   static Tensor init(const fc::Dims& shape) {  // He et al. 2015; biases start at zero
     double fan_in = shape.size() > 1 ? double(shape.numel() / shape[0]) : 0;
     return (fan_in ? fc::randn(shape) * std::sqrt(2 / fan_in) : fc::zeros(shape)).detach().set_requires_grad();
   }
   std::vector<Tensor> parameters() const { return {w1, b1, w2, b2, f1, c1, f2, c2, f3, c3}; }
-
   Tensor operator()(const Tensor& x) const {
-    fc::Conv2dOptions same;
-    same.padding = "same";
-    Tensor h = fc::max_pool2d(fc::relu(fc::conv2d(x, w1, b1, same)), {});
+    Tensor h = fc::max_pool2d(fc::relu(fc::conv2d(x, w1, b1, {.padding = "same"})), {});
     h = fc::flatten(fc::max_pool2d(fc::relu(fc::conv2d(h, w2, b2)), {}), 1);
     h = fc::relu(fc::linear(h, f1, c1));
     return fc::linear(fc::relu(fc::linear(h, f2, c2)), f3, c3);
@@ -64,14 +56,13 @@ struct LeNet {
 struct Batches {
   Idx images, labels;
   Batches(const std::string& folder, const std::string& split)
-      : images(read_idx(folder + "/" + split + "-images-idx3-ubyte")),
-        labels(read_idx(folder + "/" + split + "-labels-idx1-ubyte")) {
+      : images(folder + "/" + split + "-images-idx3-ubyte"), labels(folder + "/" + split + "-labels-idx1-ubyte") {
     if (images.sizes.size() != 3 || images.sizes[0] != labels.bytes.size())
       throw std::runtime_error(folder + ": images and labels differ");
   }
   int64_t size() const { return images.sizes[0]; }
   std::pair<Tensor, Tensor> get(const std::vector<int64_t>& order, int64_t begin, int64_t end) const {
-    int64_t h = images.sizes[1], w = images.sizes[2];
+    const int64_t h = images.sizes[1], w = images.sizes[2];
     Tensor x = fc::empty({end - begin, 1, h, w}), y = fc::empty({end - begin}, fc::DType::int64);
     for (int64_t i = begin; i < end; ++i) {
       const uint8_t* image = images.bytes.data() + order[i] * h * w;
@@ -85,7 +76,7 @@ struct Batches {
 
 int main(int argc, char** argv) try {
   if (argc < 2) return std::fprintf(stderr, "usage: train_lenet FOLDER [epochs] [batch]\n"), 2;
-  const int epochs = argc > 2 ? std::atoi(argv[2]) : 5, batch = argc > 3 ? std::atoi(argv[3]) : 64;
+  const int epochs = argc > 2 ? std::atoi(argv[2]) : 5, batch = argc > 3 ? std::max(1, std::atoi(argv[3])) : 64;
   Batches train(argv[1], "train"), test(argv[1], "t10k");
   fc::manual_seed(0);
   LeNet net;
@@ -99,10 +90,9 @@ int main(int argc, char** argv) try {
   });
   fc::Compiled predict(
       [&](const std::vector<Tensor>& in) { return std::vector<Tensor>{fc::argmax(net(in[0]), 1)}; });
-  std::vector<int64_t> order(std::max(train.size(), test.size()));
+  std::vector<int64_t> order(train.size()), plain(test.size());
   std::iota(order.begin(), order.end(), 0);
-  const std::vector<int64_t> plain = order;
-  order.resize(train.size());
+  std::iota(plain.begin(), plain.end(), 0);
   for (int epoch = 0; epoch < epochs; ++epoch) {
     auto start = std::chrono::steady_clock::now();
     std::shuffle(order.begin(), order.end(), std::mt19937(epoch));
@@ -120,8 +110,8 @@ int main(int argc, char** argv) try {
       for (int64_t k = 0; k < y.numel(); ++k) right += guess.data<int64_t>()[k] == y.data<int64_t>()[k];
     }
     std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    std::printf("epoch %d  loss %.4f  test accuracy %.2f %%  %.1f s\n", epoch + 1,
-                loss / double(steps + (steps == 0)), 100.0 * double(right) / double(test.size()), seconds.count());
+    std::printf("epoch %d  loss %.4f  test accuracy %.2f %%  %.1f s\n", epoch + 1, loss / double(steps),
+                100.0 * double(right) / double(test.size()), seconds.count());
   }
 } catch (const std::exception& e) {
   return std::fprintf(stderr, "train_lenet: %s\n", e.what()), 1;

@@ -369,6 +369,8 @@ def test_pretrained(tmp_path):
         models.create_model("resnet20", pretrained=True)
     with pytest.raises(FileNotFoundError):
         models.create_model("resnet20", pretrained=tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="expected a .safetensors file"):
+        models.create_model("resnet20", pretrained=tmp_path / "net.pt")
     safetensors.save_file({}, path)
     with pytest.raises(ValueError, match="missing key"):
         models.create_model("resnet20", pretrained=path)

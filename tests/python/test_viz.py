@@ -122,6 +122,30 @@ def test_gradient_flow_overlay():
     check_inside(figure)
 
 
+def test_gradient_flow_of_a_110_layer_net_and_its_plain_twin():
+    import fastcnn as fc
+
+    x, ids = fc.ops.randn((8, 3, 16, 16)), fc.tensor(np.arange(8) % 4)
+    nets = {}
+    for name in ("resnet110", "plain110"):
+        fc.manual_seed(0)
+        nets[name] = fc.models.create_model(name, num_classes=4)
+        fc.ops.cross_entropy(nets[name](x), ids).backward()
+    figure = viz.gradient_flow(nets)
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(nets)
+    lines = [np.asarray(line.get_ydata()) for line in ax.lines]
+    assert [len(y) for y in lines] == [110, 110]  # 109 convolutions and the last Linear
+    first = nets["plain110"].conv1.weight.grad.numpy()
+    assert lines[1][0] == pytest.approx(np.sqrt((first.astype(np.float64) ** 2).sum()), rel=1e-6)
+    # What the shortcut buys: from the last block to the first the plain net's gradient changes far more.
+    spread = [np.log10(y[:-1].max() / y[:-1].min()) for y in lines]
+    assert spread[1] > spread[0] + 0.5, spread
+    check_inside(figure)
+    with pytest.raises(ValueError, match="no gradient in conv1.weight"):
+        viz.gradient_flow(fc.models.resnet8())
+
+
 def test_gradient_flow_names_zeros_and_nan():
     norms = {"conv1": 0.0, "conv2": 1e-3, "conv3": float("nan"), "fc": np.float32(2)}
     figure = viz.gradient_flow(norms)

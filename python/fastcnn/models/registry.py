@@ -53,7 +53,7 @@ def list_models(pattern="*"):
 def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
     """Builds a registered model.
 
-    pretrained: path of a .safetensors file, or a .pt/.pth file of PyTorch, with the keys of torchvision. If
+    pretrained: path of a .safetensors file with the keys of torchvision. If
     the file was trained on another number of classes its last layer is left out and drawn anew. True
     raises, because no weights come with the package. Unknown names raise ValueError with near matches.
     """
@@ -76,10 +76,10 @@ def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwar
 
 def _read_state(path):
     if os.fspath(path).endswith((".pt", ".pth")):
-        import fastcnn
-
-        state = fastcnn.load_torch(path)
-        return state.get("state_dict", state)
+        raise ValueError(
+            f"create_model: {os.fspath(path)}: PyTorch's own files are not read in this version; expected a "
+            ".safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)"
+        )
     return safetensors.load_file(path)
 
 

@@ -1,6 +1,6 @@
 """Line and table pictures: curves of a training run, confusion matrix, gradient norms by depth.
 
-They take plain numbers; measuring a model is done elsewhere.
+They draw plain numbers, and of a model what it holds already; nothing here runs one.
 """
 
 from __future__ import annotations
@@ -185,8 +185,9 @@ def confusion(cm, classes=None, path=None):
 def gradient_flow(norms, path=None, ylabel="gradient norm (L2)"):
     """Gradient norm by depth, log scale: where gradients vanish or explode, and what shortcuts change.
 
-    Args: norms: {layer: norm} in order of depth; to compare several nets {name: {layer: norm}} or a list of
-    (name, {layer: norm}). Zeros are triangles on the lower edge, nan and inf crosses on the upper edge.
+    Args: norms: a Module after backward(), of which the weights with two dimensions or more are drawn, or
+    {layer: norm} in order of depth; to compare several nets {name: either} or a list of (name, either). Zeros are
+    triangles on the lower edge, nan and inf crosses on the upper edge.
     Returns the Figure, saved to `path` if given.
     """
     series = _series(norms)
@@ -223,7 +224,25 @@ def gradient_flow(norms, path=None, ylabel="gradient norm (L2)"):
     return finish(figure, path)
 
 
+def _gradient_norms(model, name=""):
+    """{layer: L2 norm of the gradient of its weight}; biases and norms are left out, they hide the depth."""
+    weights = {k: p for k, p in model.named_parameters() if p.ndim >= 2 and p.requires_grad}
+    without = [k for k, p in weights.items() if p.grad is None]
+    if without:
+        where = f"{name}: " if name else ""
+        raise ValueError(f"gradient_flow: {where}no gradient in {without[0]} ({len(without)} of {len(weights)} "
+                         "weights); expected a model after loss.backward()")  # fmt: skip
+    return {k.removesuffix(".weight"): np.linalg.norm(p.grad.numpy().astype(np.float64)) for k, p in weights.items()}
+
+
 def _series(norms):
+    if hasattr(norms, "named_parameters"):
+        norms = _gradient_norms(norms)
+    elif isinstance(norms, Mapping):
+        norms = {k: _gradient_norms(v, k) if hasattr(v, "named_parameters") else v for k, v in norms.items()}
+    else:
+        norms = [(p[0], _gradient_norms(p[1], p[0])) if isinstance(p, (tuple, list)) and len(p) == 2
+                 and hasattr(p[1], "named_parameters") else p for p in norms]  # fmt: skip
     if isinstance(norms, Mapping):
         nested = [isinstance(v, Mapping) for v in norms.values()]
         if any(nested) and not all(nested):
