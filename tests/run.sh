@@ -1,15 +1,56 @@
 #!/usr/bin/env bash
-# Installs fastcnn with its test dependencies into the current environment and runs all tests, C++ included.
+# Installs fastcnn with its test dependencies into the active virtual environment, or into a temporary one, and runs
+# all tests, C++ included. Needs g++ and network access; cmake and doctest are fetched if they are not there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-pip install ".[test]"
-cmake=$(command -v cmake || true)
-if [ -z "$cmake" ]; then pip install -q cmake; fi
-build=$(mktemp -d)
-trap 'rm -rf "$build"' EXIT
-cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -DFASTCNN_CUDA=OFF >"$build/configure.log" || { cat "$build/configure.log"; exit 1; }
-cmake --build "$build" -j "$(nproc)"
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+command -v "${CXX:-g++}" >/dev/null || { echo "tests/run.sh: needs a C++20 compiler: g++ >= 12, or set CXX" >&2; exit 1; }
+
+# Prints the include folder that holds doctest/doctest.h. Where the system has none it takes Debian's package apart in
+# $work, which needs neither root nor an installation.
+find_doctest() {
+  local folder apt
+  for folder in "${DOCTEST_INCLUDE_DIR:-}" /usr/include /usr/local/include "${CONDA_PREFIX:-/nonexistent}/include"; do
+    if [ -n "$folder" ] && [ -f "$folder/doctest/doctest.h" ]; then echo "$folder"; return; fi
+  done
+  if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial" "$work/doctest"
+    apt="-qq -o Dir::State::lists=$work/apt/lists -o Dir::Cache=$work/apt/cache -o APT::Sandbox::User="
+    # shellcheck disable=SC2086
+    if (cd "$work/doctest" && { apt-get -qq download doctest-dev 2>/dev/null ||
+        { apt-get $apt update && apt-get $apt download doctest-dev; }; } && dpkg-deb -x doctest-dev_*.deb .) >&2; then
+      if [ -f "$work/doctest/usr/include/doctest/doctest.h" ]; then echo "$work/doctest/usr/include"; return; fi
+    fi
+  fi
+  echo "tests/run.sh: the C++ tests need the header doctest/doctest.h. Install doctest (Debian, Ubuntu: doctest-dev;" \
+    "Fedora: doctest-devel; Arch, Homebrew, conda-forge: doctest) or set DOCTEST_INCLUDE_DIR to its folder" >&2
+  return 1
+}
+doctest=$(find_doctest)
+
+PYTHON=$(command -v python || command -v python3)
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.prefix == sys.base_prefix)' && [ -z "${CONDA_PREFIX:-}" ]; then
+  "$PYTHON" -m venv "$work/venv"
+  . "$work/venv/bin/activate"
+fi
+python -m pip install ".[test]"
+command -v cmake >/dev/null || python -m pip install -q cmake
+command -v ninja >/dev/null || python -m pip install -q ninja
+
+echo "== C++ tests"
+build=$work/build
+cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -DFASTCNN_CUDA=OFF \
+  -DDOCTEST_INCLUDE_DIR="$doctest" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
+cmake --build "$build"
 "$build/tests/cpp/fastcnn_cpp_tests"
+
+echo "== Python tests"
+# A second installation, for C++ programs alone: the consumer test builds against it and against the package.
+cmake --install "$build" --prefix "$work/prefix" >/dev/null
+export FASTCNN_TEST_PREFIX=$work/prefix
 # From outside the checkout: the installed package is what is tested.
-cd "$build"
-python -m pytest -c "$OLDPWD/pyproject.toml" --rootdir "$OLDPWD" "$OLDPWD/tests/python" -p no:cacheprovider -q
+cd "$work"
+unset PYTHONPATH
+python -m pytest -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/python" -p no:cacheprovider -q "$@"

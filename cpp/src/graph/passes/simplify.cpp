@@ -22,7 +22,9 @@ uint64_t hash_of(const Node& n) {
 }
 
 bool same_work(const Node& a, const Node& b) {
-  if (a.kind != b.kind || a.region != b.region || !(a.params == b.params) || a.in != b.in || a.out.size() != b.out.size()) return false;
+  if (a.kind != b.kind || a.region != b.region || !(a.params == b.params) || a.in != b.in ||
+      a.out.size() != b.out.size())
+    return false;
   for (size_t i = 0; i < a.out.size(); ++i)
     if (a.out[i].dtype != b.out[i].dtype || !(a.out[i].shape == b.out[i].shape)) return false;
   return true;
