@@ -142,6 +142,7 @@ def _run_folder(args):
 def train(args):
     """fastcnn train: returns the exit code."""
     from .models import create_model
+    from .models.registry import size_options
     from .optim import get_optimizer
     from .trainer import Trainer
 
@@ -157,7 +158,7 @@ def train(args):
     about = _describe(data)
     model = _usage(
         create_model, args.model, num_classes=about["num_classes"], in_channels=about["in_channels"],
-        pretrained=args.init or False,
+        pretrained=args.init or False, **_usage(size_options, args.model, about["image_size"]),
     )  # fmt: skip
     resuming, run = run is not None, run or _run_folder(args)
     callbacks = []
@@ -208,6 +209,7 @@ def _read_model(args):
     """(model, metadata) of a checkpoint."""
     from .checkpoints import load_checkpoint
     from .models import create_model
+    from .models.registry import size_options
 
     path = Path(args.checkpoint)
     if path.is_dir():
@@ -226,7 +228,8 @@ def _read_model(args):
         if not head or not first:
             raise UsageError(f"{path}: does not say how many classes it has")
         classes, channels = head[-1].shape[0], first[0].shape[1]
-    model = _usage(create_model, name, num_classes=classes, in_channels=channels)
+    options = _usage(size_options, name, about["image_size"]) if about.get("image_size") else {}
+    model = _usage(create_model, name, num_classes=classes, in_channels=channels, **options)
     try:
         model.load_state_dict(saved.weights)
     except ValueError as error:
@@ -350,15 +353,12 @@ def predict(args):
 def summary(args):
     """fastcnn summary: the table of a model."""
     from .models import create_model
+    from .models.registry import size_options, usual_input
     from .summary import summary as summarize
 
-    shape = args.input
-    channels = 3 if shape is None else shape[0]
-    classes = {} if args.num_classes is None else {"num_classes": args.num_classes}
-    model = _usage(create_model, args.model, in_channels=channels, **classes)
-    if shape is None:
-        small = type(model).__name__ in ("ResNetCifar", "LeNet5", "LeNet")
-        shape = (channels, 32, 32) if small else (channels, 224, 224)
+    num_classes, shape = _usage(usual_input, args.model)
+    shape = tuple(args.input or shape)
+    model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[1:]))
     print(summarize(model, (1, *shape)))
     return 0
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fastcnn
 import numpy as np
 import pytest
 from fastcnn.cli import main
@@ -81,8 +82,15 @@ def test_predict_pictures(trained, tmp_path, capsys):
 def test_summary_info_version(capsys):
     assert run("summary", "--model", "resnet20", "--input", 3, 32, 32, "--num-classes", 10) == 0
     assert "269,722" in capsys.readouterr().out
+    # Without --input: the images and classes that a net is usually built for.
+    for name, count in {"lenet5": 61_706, "lenet": 1_663_370, "resnet20": 269_722, "resnet18": 11_689_512}.items():
+        assert run("summary", "--model", name) == 0
+        assert f"parameters {count:,} " in capsys.readouterr().out
+    assert run("summary", "--model", "lenet5", "--input", 1, 28, 30) == 1
+    assert "square images" in capsys.readouterr().err
     assert run("info") == 0
-    assert "fastcnn" in capsys.readouterr().out.lower()
+    out = capsys.readouterr().out
+    assert fastcnn.__version__ in out and fastcnn.isa() in out and "threads: " in out and "cuda: " in out
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("fastcnn ")
     assert run() == 2
@@ -108,6 +116,24 @@ def test_wrong_usage_is_one_line(argv, message, capsys, tmp_path):
     assert error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_nets_of_one_image_size_fit_the_data(tmp_path, capsys):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(
+                    tmp_path / "data" / split / name / f"{i}.png"
+                )
+    data = f"imagefolder:{tmp_path / 'data'}"
+    argv = ["train", "--model", "lenet5", "--data", data, "--image-size", 20, "--epochs", 1, "--batch-size", 4]
+    assert run(*argv, "--out", tmp_path, "--name", "r", "--quiet") == 0
+    assert run("evaluate", "--checkpoint", tmp_path / "r", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 8
 
 
 def test_failures_are_one_line(trained, tmp_path, capsys):

@@ -258,6 +258,51 @@ def test_cifar_block_equals_torch():
     np.testing.assert_allclose(net(_core.tensor(a)).detach().numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def test_preactivation_block_equals_torch():
+    torch = pytest.importorskip("torch")
+    f = torch.nn.functional
+    _core.ops.manual_seed(0)
+    net = models.preact_resnet20()
+    state = {k: torch.from_numpy(np.array(v.numpy())) for k, v in net.state_dict().items()}
+    a = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+
+    def bn_relu(x, p):
+        return f.batch_norm(x, None, None, state[f"{p}.weight"], state[f"{p}.bias"], True).relu()
+
+    x = f.conv2d(torch.from_numpy(a), state["conv1.weight"], padding=1)
+    for i in (1, 2, 3):
+        for j in range(3):
+            p, stride = f"layer{i}.{j}", 2 if i > 1 and j == 0 else 1
+            y = bn_relu(x, f"{p}.bn1")  # a projection takes what is activated already (He et al. 2016)
+            x = f.conv2d(y, state[f"{p}.shortcut.weight"], stride=2) if stride == 2 else x
+            y = bn_relu(f.conv2d(y, state[f"{p}.conv1.weight"], stride=stride, padding=1), f"{p}.bn2")
+            x = x + f.conv2d(y, state[f"{p}.conv2.weight"], padding=1)
+    expected = f.linear(bn_relu(x, "bn").mean((2, 3)), state["fc.weight"], state["fc.bias"])
+    np.testing.assert_allclose(net(_core.tensor(a)).detach().numpy(), expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_vgg_and_lenet_equal_torch():
+    torch = pytest.importorskip("torch")
+    tn = torch.nn
+    widths, layers, c = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"), [], 3
+    for w in widths:
+        layers += [tn.MaxPool2d(2, 2)] if w == "M" else [tn.Conv2d(c, w, 3, padding=1), tn.BatchNorm2d(w), tn.ReLU()]
+        c = c if w == "M" else w
+    lenet = [tn.Conv2d(1, 6, 5, padding=2), tn.Tanh(), tn.AvgPool2d(2, 2), tn.Conv2d(6, 16, 5), tn.Tanh(),
+             tn.AvgPool2d(2, 2), tn.Flatten(), tn.Linear(400, 120), tn.Tanh(), tn.Linear(120, 84), tn.Tanh(),
+             tn.Linear(84, 10)]  # fmt: skip
+    _core.ops.manual_seed(0)
+    vgg, small = models.vgg11_bn(num_classes=0).features, models.lenet5()
+    for ours, theirs, shape in ((vgg, layers, (2, 3, 64, 64)), (small, lenet, (4, 1, 28, 28))):
+        theirs = tn.Sequential(*theirs)
+        states = ours.state_dict().values(), theirs.state_dict().values()
+        for v, tv in zip(*states, strict=True):
+            tv.copy_(torch.from_numpy(np.array(v.numpy())))
+        a = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        y, ty = ours(_core.tensor(a)).detach().numpy(), theirs(torch.from_numpy(a)).detach().numpy()
+        np.testing.assert_allclose(y, ty, rtol=1e-4, atol=1e-4 * np.abs(ty).max())
+
+
 # ---------------------------------------------------------------- they run and train
 
 TRAINED = [
@@ -308,6 +353,11 @@ def test_options():
     net = models.resnet18(zero_init_last=True)
     assert not net.layer1[0].bn2.weight.numpy().any() and net.layer1[0].bn1.weight.numpy().all()
     assert models.resnet18().layer1[0].bn2.weight.numpy().all()
+    net = models.resnet20(zero_init_last=True)
+    assert not net.layer3[2].bn2.weight.numpy().any() and models.resnet20().layer3[2].bn2.weight.numpy().all()
+    for name in ("preact_resnet20", "plain20"):
+        with pytest.raises(ValueError, match="zero_init_last needs"):
+            build(name, zero_init_last=True)
     assert build("resnet18", num_classes=0)(ops.ones((2, 3, 32, 32))).shape == (2, 512)
     assert build("mobilenet_v2", width_mult=0.5).features[18][0].out_channels == 1280
     assert sum(isinstance(m, nn.Conv2d) for m in build("resnet20", shortcut="B").modules()) == 21

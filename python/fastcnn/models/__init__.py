@@ -8,6 +8,6 @@ from . import resnet, resnet_cifar, vgg
 from .registry import _BUILDERS, create_model, list_models, register
 
 # Builders last: models.alexnet is the function, though a file has that name too.
-globals().update({_name: _builder for _name, (_builder, _) in _BUILDERS.items()})
+globals().update({_name: _entry.builder for _name, _entry in _BUILDERS.items()})
 
 __all__ = ["create_model", "list_models", "register", "resnet", "resnet_cifar", "vgg", *list_models()]

@@ -67,13 +67,13 @@ class LeNet(nn.Module):
         return self.fc2(self.relu(self.fc1(self.flatten(x))))
 
 
-@register(head="classifier.4")
+@register(head="classifier.4", image_size=28, sized=True)
 def lenet5(num_classes=10, in_channels=1, **options):
     """LeNet-5; options: see LeNet5."""
     return LeNet5(num_classes, in_channels, **options)
 
 
-@register(head="fc2")
+@register(head="fc2", image_size=28, sized=True)
 def lenet(num_classes=10, in_channels=1, **options):
     """Wide LeNet (32-64-512); options: see LeNet."""
     return LeNet(num_classes, in_channels, **options)

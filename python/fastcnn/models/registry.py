@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import inspect
 import os
+from typing import NamedTuple
 
 from .. import nn, safetensors
 from ..nn import init
 
+
+class Entry(NamedTuple):
+    """A builder, the dotted name of its last layer, its usual image size and whether that is an option of it."""
+
+    builder: object
+    head: str
+    image_size: int
+    sized: bool
+
+
 _BUILDERS = {}
 
 
-def register(builder=None, *, name=None, head="fc"):
+def register(builder=None, *, name=None, head="fc", image_size=224, sized=False):
     """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
 
     head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded.
+    image_size: what it is usually built for. sized: it has an option image_size and takes no other images.
     """
     if builder is None:
-        return lambda f: register(f, name=name, head=head)
+        return lambda f: register(f, name=name, head=head, image_size=image_size, sized=sized)
     name = name or builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"register: a model named {name!r} exists already")
-    _BUILDERS[name] = (builder, head)
+    _BUILDERS[name] = Entry(builder, head, image_size, sized)
     return builder
 
 
-def register_table(namespace, build, table, doc, head="fc", num_classes=1000):
+def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224):
     """Makes one function per row of table {name: options of build}, puts it in namespace and registers it.
 
-    num_classes: default of the functions.
+    num_classes: default of the functions. image_size: see register.
     """
     classes = num_classes
     for name, row in table.items():
@@ -40,7 +53,7 @@ def register_table(namespace, build, table, doc, head="fc", num_classes=1000):
         builder.__name__ = builder.__qualname__ = name
         builder.__module__ = namespace["__name__"]
         builder.__doc__ = doc.format(name=name)
-        namespace[name] = register(builder, head=head)
+        namespace[name] = register(builder, head=head, image_size=image_size)
 
 
 def list_models(pattern="*"):
@@ -50,18 +63,39 @@ def list_models(pattern="*"):
     return sorted(n for n in _BUILDERS if fnmatch.fnmatchcase(n, pattern))
 
 
-def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
-    """Builds a registered model.
-
-    pretrained: path of a .safetensors file with the keys of torchvision. If
-    the file was trained on another number of classes its last layer is left out and drawn anew. True
-    raises, because no weights come with the package. Unknown names raise ValueError with near matches.
-    """
+def _entry(name):
     if name not in _BUILDERS:
         near = difflib.get_close_matches(str(name), _BUILDERS, n=4, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "see list_models()"
         raise ValueError(f"create_model: unknown model {name!r}; {hint}")
-    builder, head = _BUILDERS[name]
+    return _BUILDERS[name]
+
+
+def usual_input(name):
+    """(num_classes, (channels, height, width)) that a model is usually built for."""
+    entry = _entry(name)
+    defaults = inspect.signature(entry.builder).parameters
+    return defaults["num_classes"].default, (defaults["in_channels"].default, entry.image_size, entry.image_size)
+
+
+def size_options(name, image_size):
+    """{"image_size": ...} for models that are built for one size of images, else {}. image_size: (H, W)."""
+    entry = _entry(name)
+    if not entry.sized:
+        return {}
+    if image_size[0] != image_size[1]:
+        raise ValueError(f"create_model: {name} takes square images only, got {image_size[0]}x{image_size[1]}")
+    return {"image_size": int(image_size[0])}
+
+
+def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
+    """Builds a registered model.
+
+    pretrained: path of a .safetensors file with the keys of torchvision. If the file was trained on another number of
+    classes its last layer is left out and drawn anew. True raises, because no weights come with the package. Unknown
+    names raise ValueError with near matches.
+    """
+    builder, head = _entry(name)[:2]
     if pretrained is None or pretrained is False:
         return builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
     if pretrained is True:

@@ -81,7 +81,7 @@ class ResNetCifar(nn.Module):
     """Stem 3x3, stages of blocks that halve the image from the second on, mean over the image, one Linear.
 
     Args: depths: blocks per stage. widths: channels per stage. shortcut: "A", "B" or "none" (CifarBlock
-    only). zero_init_last: start the branches of CifarBlocks at zero.
+    only). zero_init_last: start the branches of CifarBlocks at zero (Goyal et al. 2017).
     """
 
     def __init__(
@@ -109,6 +109,9 @@ class ResNetCifar(nn.Module):
         self._preact = preact
         conv_bn_weights_(self)
         if zero_init_last:
+            if preact or shortcut == "none":
+                kind = "a pre-activation net, whose branches end in a convolution" if preact else "a plain net"
+                raise ValueError(f"ResNetCifar: zero_init_last needs a batch norm before the addition, got {kind}")
             for m in self.modules():
                 if isinstance(m, CifarBlock):
                     nn.init.zeros_(m.bn2.weight)
@@ -137,4 +140,4 @@ TABLE |= {
     "preact_resnet34": dict(depths=(3, 4, 6, 3), widths=(64, 128, 256, 512), block=PreActBlock),
 }
 DOC = "{name} for images of about 32 pixels; options: see ResNetCifar."
-register_table(globals(), ResNetCifar, TABLE, DOC, num_classes=10)
+register_table(globals(), ResNetCifar, TABLE, DOC, num_classes=10, image_size=32)
