@@ -25,7 +25,7 @@ class _Grad(contextlib.ContextDecorator):
     _mode = True
 
     def __init__(self):
-        self._saved = []
+        self._saved: list = []
 
     def __enter__(self):
         self._saved.append(_core.set_grad_enabled(self._mode))
@@ -50,7 +50,7 @@ class autocast(contextlib.ContextDecorator):
 
     def __init__(self, dtype=None, enabled: bool = True):
         self._dtype = (_core.bfloat16 if dtype is None else _core.dtype(dtype)) if enabled else None
-        self._saved = []
+        self._saved: list = []
 
     def __enter__(self):
         self._saved.append(_core.ops.set_autocast_dtype(self._dtype))
