@@ -45,6 +45,20 @@ cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -D
   -DDOCTEST_INCLUDE_DIR="$doctest" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
 cmake --build "$build"
 "$build/tests/cpp/fastcnn_cpp_tests"
+# One library for every x86-64: outside the kernels no AVX, and no inline function that the linker might take from a
+# kernel's object instead of from the baseline's.
+if command -v objdump >/dev/null && [ "$(uname -m)" = x86_64 ]; then
+  find "$build/CMakeFiles/fastcnn_objects.dir" -name '*.o' -exec objdump -d --no-show-raw-insn {} + >"$work/baseline.s"
+  grep -c xmm0 "$work/baseline.s" >/dev/null
+  if grep -m 3 -E '%[yz]mm' "$work/baseline.s"; then echo "tests/run.sh: AVX outside the kernels" >&2; exit 1; fi
+  for isa in avx2 avx512 avx512bf16; do
+    find "$build/CMakeFiles/fastcnn_kernels_$isa.dir" -name '*.o' -exec nm -C {} + >"$work/symbols"
+    grep -q " T .*$isa" "$work/symbols"
+    if grep -E ' [WVu] ' "$work/symbols" | grep -v "$isa"; then
+      echo "tests/run.sh: the kernels of $isa share inline functions with the baseline" >&2; exit 1
+    fi
+  done
+fi
 
 echo "== Python tests"
 # A second installation, for C++ programs alone: the consumer test builds against it and against the package.
