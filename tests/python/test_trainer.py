@@ -354,6 +354,22 @@ def test_early_stopping_and_top_k(tmp_path):
         trainer(callbacks=[cb.EarlyStopping("val_los")]).fit(dataset(32), max_epochs=1)
 
 
+def test_best_and_last_are_the_right_epochs(tmp_path):
+    seen = []
+
+    class Fake(cb.Callback):
+        def on_validation_end(self, trainer):
+            trainer.log("val_loss", [0.5, 0.3, 0.4, 0.6][trainer.current_epoch])
+            seen.append(weights(trainer.model))
+
+    t = trainer(callbacks=[Fake()], monitor="val_loss", log_dir=tmp_path)
+    t.fit(dataset(32), dataset(16, 1), max_epochs=4)
+    assert (t.best_epoch, t.best_score) == (1, 0.3)
+    for name, epoch in (("best", 1), ("last", 3)):
+        saved = fc.load_state(tmp_path / f"{name}.safetensors")
+        assert_same({k: v.numpy() for k, v in saved.items()}, seen[epoch])
+
+
 def test_timer_stops_in_the_middle(tmp_path):
     t = trainer(callbacks=[cb.Timer(1e-6)], log_dir=tmp_path)
     history = t.fit(dataset(), max_epochs=50)
