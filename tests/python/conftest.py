@@ -1,6 +1,13 @@
 """What all tests share: the smoke set runs first, kernels go back to the best ISA after each test."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure():
+    # Started in the background by a shell, pytest and its children ignore SIGINT, which the tests of Ctrl-C send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -272,8 +272,28 @@ def test_sigterm_saves_and_exits(tmp_path):
     assert process.returncode == 143
     found = fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors")
     assert found.state["run"]["global_step"] >= 2
-    # The default handlers are back after fit.
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signal_handlers_are_back_after_fit():
+    class Look(cb.Callback):
+        def __init__(self, fail=False):
+            self.fail, self.during = fail, None
+
+        def on_train_epoch_start(self, trainer):
+            self.during = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+            if self.fail:
+                raise RuntimeError("stop here")
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    for look in (Look(), Look(fail=True)):
+        t = trainer(callbacks=[look])
+        if look.fail:
+            with pytest.raises(RuntimeError, match="stop here"):
+                t.fit(dataset(32), max_epochs=1)
+        else:
+            t.fit(dataset(32), max_epochs=1)
+        assert look.during[0] is not before[0] and look.during[1] is not before[1]
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_message_says_how_to_resume(tmp_path):
