@@ -27,8 +27,8 @@ def nets(seed=0):
 def batch(seed, n=24):
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 5, n)
-    x = rng.standard_normal((n, 3, 17, 17)).astype(np.float32) + y[:, None, None, None] * 0.5
-    return x, y
+    x = rng.standard_normal((n, 3, 17, 17)) + y[:, None, None, None] * 0.5
+    return x.astype(np.float32), y
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -60,6 +60,33 @@ def test_losses_follow_torch(compiled):
     np.testing.assert_allclose(b, a, rtol=0.08, atol=0.02)
     assert a[-1] < 0.7 * a[0] and b[-1] < 0.7 * b[0]
     assert all(p.dtype == fc.float32 for p in ours.parameters())
+
+
+def test_no_op_of_a_compiled_step_is_left_to_the_reference():
+    _, ours = nets()
+    sgd = fc.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9)
+
+    @fc.compile
+    def step(x, y):
+        with fc.autocast(fc.bfloat16):
+            loss = fc.ops.cross_entropy(ours(x), y)
+        loss.backward()
+        sgd.step()
+        sgd.zero_grad()
+        return loss
+
+    x, y = batch(0)
+    core = fc._core
+    core.record_kernel_choices(True)
+    try:
+        step(fc.tensor(x), fc.tensor(y))
+        choices = set(core.take_kernel_choices())
+    finally:
+        core.record_kernel_choices(False)
+    assert {"conv2d:pairs", "conv2d_bwd_data:pairs", "conv2d_bwd_weights:pairs", "matmul:pairs"} <= choices
+    assert "batch_norm:simd" in choices and "batch_norm_bwd:simd" in choices
+    slow = {c for c in choices if c.endswith(":ref") or c.endswith("float32")} - {"rng_advance:ref"}
+    assert slow <= {"bn_update_running:float32"}, slow
 
 
 def test_dtypes():

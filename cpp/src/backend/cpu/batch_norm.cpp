@@ -28,21 +28,17 @@ const char* images_decline(const Call& c, unsigned in, unsigned out) {
     if (c.in[i].dtype != (in >> i & 1 ? x : DType::float32)) return "an input is of another dtype";
   for (size_t i = 0; i < c.out.size(); ++i)
     if (c.out[i].dtype != (out >> i & 1 ? x : DType::float32)) return "an output is of another dtype";
+  if (half(c.in[0]) && !fuses(c.as<BatchNormParams>().act.act)) return "two roundings: activation is not fused";
   return nullptr;
 }
 const char* forward_declines(const Call& c) { return images_decline(c, 1 | 8, 1); }
 const char* infer_declines(const Call& c) { return images_decline(c, 1 | 32, 1); }
 
 // y = act(y) in place, for the activations that the apply pass has no variant of.
-void activate(const ActParams& act, float* y, bool bf16, int64_t n) {
+void activate(const ActParams& act, float* y, int64_t n) {
   constexpr int64_t block = 4096;
   parallel_for((n + block - 1) / block, 4, [&](int64_t b, int64_t e, int) {
-    if (bf16) {
-      auto* half_y = reinterpret_cast<bfloat16*>(y);
-      kernels()->act_forward_bf16(&act, half_y, half_y, b * block, std::min(e * block, n), 0);
-    } else {
-      kernels()->act_forward(&act, y, y, b * block, std::min(e * block, n), 0);
-    }
+    kernels()->act_forward(&act, y, y, b * block, std::min(e * block, n), 0);
   });
 }
 
@@ -52,7 +48,7 @@ void apply(const NormShape& s, NormApplyArgs a, bool bf16, const ActParams& act)
   a.act = fused ? act : ActParams{};
   a.nt = fused && a.y != a.x && a.y != a.res && norm_streams(s, a.y, bf16 ? 2 : 4);
   for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
-  if (!fused) activate(act, a.y, bf16, s.images * s.rows * s.C);
+  if (!fused) activate(act, a.y, s.images * s.rows * s.C);
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ const char* declines_pairs(const Call& c) {
   if (!kernels()) return "isa is ref";
   for (const Operand& o : c.in)
     if (o.dtype != DType::bfloat16) return "dtype is not bfloat16";
+  const auto& p = c.as<Conv2dParams>();
+  if (p.groups > 1 && p.C == p.groups) return "depthwise: no channels to pair";
   return nullptr;
 }
 
