@@ -1,3 +1,4 @@
+# ruff: noqa: E501, E731 (tables of calls read best one to a line)
 """Random cases of every op family, each as our call, PyTorch's call and its operands.
 
 What it is not: the comparison; that is test_fuzz_parity.py. A family takes a NumPy generator and returns a Case.

@@ -1,8 +1,8 @@
 """Random parity with PyTorch: every op family of fuzz_cases.py on random shapes, options and memory layouts.
 
 Values, gradients and second gradients, float32 and float64, every ISA of the machine, eager and compiled. Seeded and
-short by default; FASTCNN_FUZZ_ITERATIONS=n runs n cases per family and ISA, FASTCNN_FUZZ_SEED moves the start. A failure
-names the family and seed: `FASTCNN_FUZZ_SEED=s FASTCNN_FUZZ_ITERATIONS=1` repeats it.
+short by default; FASTCNN_FUZZ_ITERATIONS=n runs n cases per family and ISA, FASTCNN_FUZZ_SEED moves the start. A
+failure names the family and seed: `FASTCNN_FUZZ_SEED=s FASTCNN_FUZZ_ITERATIONS=1` repeats it.
 """
 
 from __future__ import annotations
