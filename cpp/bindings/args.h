@@ -23,21 +23,41 @@ inline Tensor or_empty(const Maybe& t) { return t ? *t : Tensor(); }
 struct Number {
   double value = 0;
   bool is_float = false;  // a float takes integer tensors to float32, an int does not
+  int64_t exact = 0;      // the value of an int that a double does not hold, where `large`
+  bool large = false;
 };
+
+// Ints that a double holds exactly are doubles; others are kept beside, as far as int64 goes.
+inline Number number_of_int(PyObject* p) {
+  int overflow = 0;
+  long long i = PyLong_AsLongLongAndOverflow(p, &overflow);
+  if (i == -1 && PyErr_Occurred()) throw py::error_already_set();
+  if (overflow) {
+    double d = PyLong_AsDouble(p);
+    if (d == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
+      throw ValueError("number: expected an int within the range of float64");
+    }
+    return {d, false};
+  }
+  constexpr long long most = 1LL << 53;
+  return {static_cast<double>(i), false, i, i > most || i < -most};
+}
 
 // Python and NumPy numbers; nothing for anything else.
 inline std::optional<Number> number_from(const py::handle& v) {
   PyObject* p = v.ptr();
   if (PyBool_Check(p)) return Number{p == Py_True ? 1.0 : 0.0, false};
   if (PyFloat_Check(p)) return Number{PyFloat_AS_DOUBLE(p), true};
-  if (PyLong_Check(p)) {
-    double d = PyLong_AsDouble(p);
-    if (d == -1 && PyErr_Occurred()) throw py::error_already_set();
-    return Number{d, false};
-  }
+  if (PyLong_Check(p)) return number_of_int(p);
   if (py::isinstance<Tensor>(v) || !PyNumber_Check(p) || py::hasattr(v, "__len__")) return std::nullopt;
   if (py::hasattr(v, "ndim") && v.attr("ndim").cast<int>() != 0) return std::nullopt;
   bool index = PyIndex_Check(p);
+  if (index) {
+    auto i = py::reinterpret_steal<py::object>(PyNumber_Index(p));
+    if (i) return number_of_int(i.ptr());
+    PyErr_Clear();
+  }
   double d = PyFloat_AsDouble(p);
   if (d == -1 && PyErr_Occurred()) {
     PyErr_Clear();
@@ -52,8 +72,19 @@ inline DType number_type(const Tensor& x, const Number& n) {
   if (n.is_float) return DType::float32;
   return x.dtype() == DType::bool_ ? DType::int64 : x.dtype();
 }
+inline Tensor number_tensor(const Number& n, DType dtype, Device device) {
+  if (!n.large || dtype != DType::int64 || device.type != DeviceType::cpu) return full({}, n.value, dtype, device);
+  Tensor t = empty({}, DType::int64);
+  *t.data<int64_t>() = n.exact;
+  return t;
+}
 inline Tensor number_like(const Tensor& x, const Number& n) {
-  return full({}, n.value, number_type(x, n), x.device());
+  return number_tensor(n, number_type(x, n), x.device());
+}
+// May n stand in the double parameters of an op on x?
+inline bool fits_double(const Tensor& x, const Number& n) {
+  return is_floating(x.dtype()) || n.is_float ||
+         (!n.large && n.value >= -9007199254740992.0 && n.value <= 9007199254740992.0);
 }
 // x as an operand of a number: integers become float32 beside a float.
 inline Tensor beside(const Tensor& x, const Number& n) {
@@ -81,7 +112,11 @@ inline Dims shape_args(const char* op, const py::args& args) {
 inline std::vector<int> dim_list(const char* op, const py::object& v) {
   std::vector<int> out;
   if (v.is_none()) return out;
-  for (int64_t d : dims_from(op, v)) out.push_back(static_cast<int>(d));
+  for (int64_t d : dims_from(op, v)) {
+    check<IndexError>(d >= -kMaxDims && d < kMaxDims, op, ": expected dims in [", -kMaxDims, ", ", kMaxDims,
+                      "), got ", d);
+    out.push_back(static_cast<int>(d));
+  }
   return out;
 }
 
@@ -105,7 +140,7 @@ inline std::optional<Operands> operands_from(const py::handle& a, const py::hand
     if (!n) return std::nullopt;
     // Comparisons must not wrap the number into a narrow type: uint8 > -1.
     if (compares && !n->is_float && !is_floating(beside_tensor.dtype()))
-      return full({}, n->value, DType::int64, beside_tensor.device());
+      return number_tensor(*n, DType::int64, beside_tensor.device());
     return number_like(beside_tensor, *n);
   };
   if (x && !y)
@@ -124,6 +159,8 @@ inline std::optional<Operands> operands_from(const py::handle& a, const py::hand
 
 // Arithmetic with numbers in their cheap forms, for operators and functions alike.
 py::object add_any(const py::object& a, const py::object& b);
+py::object add_scaled(const char* op, const py::object& a, const py::object& b, const py::object& alpha,
+                      bool minus);
 py::object sub_any(const py::object& a, const py::object& b);
 py::object mul_any(const py::object& a, const py::object& b);
 py::object div_any(const py::object& a, const py::object& b);
@@ -135,7 +172,9 @@ Tensor reshape_args(const Tensor& x, const py::args& shape);
 py::object split_any(const Tensor& x, const py::object& sizes, int dim);
 py::object max_any(const Tensor& x, const py::object& dim, bool keepdim,
                    bool largest);  // value, or (values, indices)
-Tensor var_any(const Tensor& x, const py::object& dim, double correction, bool keepdim);
+Tensor var_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+               std::optional<bool> unbiased);
+Tensor squeeze_any(const Tensor& x, const py::object& dim);
 Tensor matmul_any(const py::object& a, const py::object& b);
 
 void bind_indexing(TensorClass& c);  // __getitem__, __setitem__, __len__, __iter__

@@ -1,5 +1,7 @@
 // What it is: arithmetic between tensors, numbers and arrays as Python writes it; results are objects because
 // NotImplemented tells Python to ask the other operand.
+#include <algorithm>
+
 #include "args.h"
 
 namespace fastcnn::bindings {
@@ -22,30 +24,41 @@ py::object pair_any(const py::object& a, const py::object& b, TensorTensor op, b
 
 py::object add_any(const py::object& a, const py::object& b) {
   if (py::isinstance<Tensor>(a))
-    if (auto n = number_from(b))
+    if (auto n = number_from(b); n && fits_double(a.cast<Tensor>(), *n))
       return run([&, x = a.cast<Tensor>()] { return affine(beside(x, *n), 1, n->value); });
   if (py::isinstance<Tensor>(b))
-    if (auto n = number_from(a))
+    if (auto n = number_from(a); n && fits_double(b.cast<Tensor>(), *n))
       return run([&, x = b.cast<Tensor>()] { return affine(beside(x, *n), 1, n->value); });
   return pair_any(a, b, add);
 }
 
 py::object sub_any(const py::object& a, const py::object& b) {
   if (py::isinstance<Tensor>(a))
-    if (auto n = number_from(b))
+    if (auto n = number_from(b); n && fits_double(a.cast<Tensor>(), *n))
       return run([&, x = a.cast<Tensor>()] { return affine(beside(x, *n), 1, -n->value); });
   if (py::isinstance<Tensor>(b))
-    if (auto n = number_from(a))
+    if (auto n = number_from(a); n && fits_double(b.cast<Tensor>(), *n))
       return run([&, x = b.cast<Tensor>()] { return affine(beside(x, *n), -1, n->value); });
   return pair_any(a, b, sub);
 }
 
+py::object add_scaled(const char* op, const py::object& a, const py::object& b, const py::object& alpha,
+                      bool minus) {
+  auto n = number_from(alpha);
+  if (!n) throw TypeError(concat(op, ": expected alpha as a number, got ", py::repr(alpha).cast<std::string>()));
+  py::object scaled = n->value == 1 ? b : mul_any(b, alpha);
+  if (!py::isinstance<Tensor>(b) && number_from(b) && n->value != 1) scaled = b * alpha;
+  py::object y = minus ? sub_any(a, scaled) : add_any(a, scaled);
+  if (y.ptr() == Py_NotImplemented) bad_operands(op, a, b);
+  return y;
+}
+
 py::object mul_any(const py::object& a, const py::object& b) {
   if (py::isinstance<Tensor>(a))
-    if (auto n = number_from(b))
+    if (auto n = number_from(b); n && fits_double(a.cast<Tensor>(), *n))
       return run([&, x = a.cast<Tensor>()] { return affine(beside(x, *n), n->value, 0); });
   if (py::isinstance<Tensor>(b))
-    if (auto n = number_from(a))
+    if (auto n = number_from(a); n && fits_double(b.cast<Tensor>(), *n))
       return run([&, x = b.cast<Tensor>()] { return affine(beside(x, *n), n->value, 0); });
   return pair_any(a, b, mul);
 }
@@ -119,12 +132,11 @@ Tensor reshape_args(const Tensor& x, const py::args& args) {
 py::object split_any(const Tensor& x, const py::object& sizes, int dim) {
   std::vector<Tensor> parts;
   if (is_sequence(sizes)) {
-    Dims list;
     std::vector<int64_t> n;
-    for (py::handle h : py::reinterpret_borrow<py::sequence>(sizes)) n.push_back(h.cast<int64_t>());
+    n = int_list("split", sizes);
     parts = split(x, n, dim);
   } else {
-    parts = split(x, sizes.cast<int64_t>(), dim);
+    parts = split(x, int_from("split", sizes), dim);
   }
   return py::tuple(py::cast(parts));
 }
@@ -149,9 +161,27 @@ py::object max_any(const Tensor& x, const py::object& dim, bool keepdim, bool la
   return tuple_type(values, indices);
 }
 
-Tensor var_any(const Tensor& x, const py::object& dim, double correction, bool keepdim) {
+Tensor var_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+               std::optional<bool> unbiased) {
+  check<TypeError>(!correction || !unbiased, "var: expected correction or unbiased, got both");
+  double c = correction.value_or(unbiased.value_or(true) ? 1 : 0);
   std::vector<int> dims = dim_list("var", dim);
-  return without_gil([&] { return var(x, dims, correction, keepdim); });
+  return without_gil([&] { return var(x, dims, c, keepdim); });
+}
+
+Tensor squeeze_any(const Tensor& x, const py::object& dim) {
+  if (dim.is_none()) return squeeze(x);
+  std::vector<int> dims = dim_list("squeeze", dim);
+  for (int& d : dims) {
+    int n = std::max(x.ndim(), 1);
+    check<IndexError>(d >= -n && d < n, "squeeze: expected a dim in [", -n, ", ", n, ") for shape ", x.shape(),
+                      ", got ", d);
+    if (d < 0) d += n;
+  }
+  std::sort(dims.rbegin(), dims.rend());  // from the back, so that earlier dims keep their places
+  Tensor y = x;
+  for (int d : dims) y = squeeze(y, d);
+  return y;
 }
 
 }  // namespace fastcnn::bindings

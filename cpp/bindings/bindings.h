@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "fastcnn/tensor.h"
 
@@ -26,6 +27,8 @@ void bind_compile(py::module_& m);
 
 std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v);  // 3 or (3, 5)
 DType dtype_from(const py::object& v);                // fc.float32, "float32", numpy.float32, numpy.dtype
-Dims dims_from(const char* op, const py::handle& v);  // 3 or a sequence of ints
+Dims dims_from(const char* op, const py::handle& v);  // 3 or a sequence of ints, at most 8
+int64_t int_from(const char* op, const py::handle& v);
+std::vector<int64_t> int_list(const char* op, const py::handle& v);  // a sequence of ints
 
 }  // namespace fastcnn::bindings

@@ -61,12 +61,18 @@ struct Export {
   throw py::error_already_set();
 }
 
+std::pair<int64_t, int64_t> int_tuple(const char* what, const py::object& v) {
+  if (py::isinstance<py::tuple>(v) && py::len(v) == 2) return int_pair("__dlpack__", what, v);
+  throw TypeError(
+      concat("__dlpack__: expected ", what, " as a tuple of two ints, got ", py::repr(v).cast<std::string>()));
+}
+
 py::object to_dlpack(const Tensor& self, const py::object& stream, const py::object& max_version,
                      const py::object& dl_device, const py::object& copy) {
   if (self.is_symbolic()) buffer_error("__dlpack__: the tensor has no values while compile traces the function");
   if (self.device().type == DeviceType::cpu && !stream.is_none())
     buffer_error("__dlpack__: expected stream=None for a CPU tensor");
-  if (!dl_device.is_none() && dl_device.cast<std::pair<int, int>>().first != kDLCPU)
+  if (!dl_device.is_none() && int_tuple("dl_device", dl_device).first != kDLCPU)
     buffer_error("__dlpack__: copying to another device on export is not supported; use .to(device) first");
   Tensor t = self.detach();
   bool copied = !copy.is_none() && copy.cast<bool>();
@@ -74,7 +80,7 @@ py::object to_dlpack(const Tensor& self, const py::object& stream, const py::obj
     py::gil_scoped_release nogil;
     t = clone(t);
   }
-  bool versioned = !max_version.is_none() && max_version.cast<std::pair<int, int>>().first >= 1;
+  bool versioned = !max_version.is_none() && int_tuple("max_version", max_version).first >= 1;
   bool readonly = is_readonly(t);
   if (readonly && !versioned)
     buffer_error("__dlpack__: the memory is read-only and the consumer does not speak DLPack 1.0; clone() first");
@@ -120,7 +126,12 @@ Tensor import_tensor(const DLTensor& t, std::shared_ptr<void> owner, bool readon
   return out;
 }
 
-Tensor from_dlpack(const py::object& obj, const py::object& copy) {
+Tensor from_dlpack(const py::object& obj, const py::object& device, const py::object& copy) {
+  if (!device.is_none()) {
+    Device d =
+        py::isinstance<Device>(device) ? device.cast<Device>() : parse_device(py::str(device).cast<std::string>());
+    if (d.type != DeviceType::cpu) buffer_error("from_dlpack: only device='cpu' is supported by this build");
+  }
   if (!py::hasattr(obj, "__dlpack__"))
     throw TypeError("from_dlpack: expected an object with __dlpack__, got " +
                     py::str(py::type::handle_of(obj).attr("__name__")).cast<std::string>());
@@ -173,7 +184,8 @@ void bind_dlpack(py::module_& m, TensorClass& c) {
     return py::make_tuple(static_cast<int>(t.device().type == DeviceType::cpu ? kDLCPU : kDLCUDA),
                           t.device().index);
   });
-  m.def("from_dlpack", &from_dlpack, py::arg("obj"), py::kw_only(), py::arg("copy") = py::none(),
+  m.def("from_dlpack", &from_dlpack, py::arg("obj"), py::kw_only(), py::arg("device") = py::none(),
+        py::arg("copy") = py::none(),
         "A tensor over the memory of any DLPack producer (PyTorch, NumPy, CuPy, JAX …), without a copy.");
 }
 

@@ -1,5 +1,5 @@
 // What it is: x[...] and x[...] = v as PyTorch reads them, with negative steps: ints, slices, None, Ellipsis
-// (views), index arrays on neighbouring dims and bool masks (copies). Masks are read on the host, so not inside
+// (views), index arrays and bool masks (copies). Masks are read on the host, so not inside
 // compile.
 #include <algorithm>
 
@@ -47,7 +47,7 @@ Item item_from(const py::handle& v) {
   bool is_array = py::isinstance<Tensor>(v) || is_sequence(v) || py::hasattr(v, "__array__");
   if (!PyBool_Check(v.ptr()) && PyIndex_Check(v.ptr()) &&
       (!is_array || (py::hasattr(v, "ndim") && !py::isinstance<Tensor>(v) && v.attr("ndim").cast<int>() == 0))) {
-    int64_t i = PyNumber_AsSsize_t(v.ptr(), PyExc_IndexError);
+    int64_t i = PyNumber_AsSsize_t(v.ptr(), PyExc_IndexError);  // IndexError where int64 is too small
     if (i == -1 && PyErr_Occurred()) throw py::error_already_set();
     return {Item::Kind::integer, i};
   }
@@ -124,27 +124,30 @@ Tensor get(const Tensor& x, const std::vector<Item>& items) {
   int used = 0;
   for (const Item& i : items) used += i.dims();
   Tensor y = x;
-  int d = 0, first = -1;
+  int d = 0;
   std::vector<Tensor> indices;
-  bool closed =
-      false;  // as in PyTorch ints are views first, so index arrays are neighbours if only ints stand between
+  std::vector<int> places;  // the dim of each index tensor; ints are views first, as in PyTorch
   for (const Item& i : items) {
-    bool nothing = i.kind == Item::Kind::ellipsis && x.ndim() == used;
-    if (first >= 0 && i.kind != Item::Kind::indices && i.kind != Item::Kind::integer && !nothing) closed = true;
     switch (i.kind) {
       case Item::Kind::integer: y = select(y, d, i.index); break;
       case Item::Kind::slice: y = take_slice(y, d++, i.slice); break;
       case Item::Kind::none: y = unsqueeze(y, d++); break;
       case Item::Kind::ellipsis: d += x.ndim() - used; break;
       case Item::Kind::indices:
-        if (closed) throw IndexError("index: index tensors are supported on neighbouring dims only");
-        if (first < 0) first = d;
-        for (const Tensor& t : i.indices) indices.push_back(t);
-        d += i.dims();
+        for (const Tensor& t : i.indices) {
+          indices.push_back(t);
+          places.push_back(d++);
+        }
         break;
     }
   }
-  return first < 0 ? y : take_indices(y, first, indices);
+  if (places.empty()) return y;
+  if (places.back() - places.front() + 1 == static_cast<int>(places.size()))
+    return take_indices(y, places.front(), indices);
+  std::vector<int> order = places;  // dims apart from each other: what they pick comes first, as in NumPy
+  for (int k = 0; k < y.ndim(); ++k)
+    if (std::find(places.begin(), places.end(), k) == places.end()) order.push_back(k);
+  return take_indices(permute(y, order), 0, indices);
 }
 
 Tensor value_tensor(const Tensor& x, const py::object& value) {
@@ -200,11 +203,19 @@ void set(const Tensor& self, const py::object& key, const py::object& value) {
 void bind_indexing(TensorClass& c) {
   c.def("__getitem__",
         [](const Tensor& x, const py::object& key) {
-          if (PyLong_CheckExact(key.ptr()))
-            return select(x, 0, key.cast<int64_t>());  // the common case, and iteration
+          if (PyLong_CheckExact(key.ptr())) {  // the common case, and iteration
+            int64_t i = PyNumber_AsSsize_t(key.ptr(), PyExc_IndexError);
+            if (i == -1 && PyErr_Occurred()) throw py::error_already_set();
+            return select(x, 0, i);
+          }
           return get(x, items_from(x, key));
         })
       .def("__setitem__", &set)
+      .def("__contains__",
+           [](const Tensor& x, const py::object& v) {
+             auto o = operands_from(py::cast(x), v, true);
+             return o && any(eq(o->a, o->b)).item() != 0;
+           })
       .def("__len__",
            [](const Tensor& x) {
              if (x.ndim() == 0) throw TypeError("len: a tensor of shape () has no length");

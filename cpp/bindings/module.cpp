@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 
 #include <cstring>
+#include <span>
 
 #include "bindings.h"
 #include "fastcnn/autograd.h"
@@ -11,34 +12,45 @@
 
 namespace fastcnn::bindings {
 
+int64_t int_from(const char* op, const py::handle& v) {
+  PyObject* p = v.ptr();
+  if (PyFloat_Check(p) || !PyIndex_Check(p))
+    throw TypeError(concat(op, ": expected an int, got ", py::repr(v).cast<std::string>()));
+  auto i = py::reinterpret_steal<py::object>(PyNumber_Index(p));
+  if (!i) throw py::error_already_set();
+  int overflow = 0;
+  long long value = PyLong_AsLongLongAndOverflow(i.ptr(), &overflow);
+  check(!overflow, op, ": expected an int that fits into int64, got ", py::repr(v).cast<std::string>());
+  return value;
+}
+
+std::vector<int64_t> int_list(const char* op, const py::handle& v) {
+  if (!py::isinstance<py::sequence>(v) || py::isinstance<py::str>(v) || py::isinstance<Tensor>(v))
+    throw TypeError(concat(op, ": expected a sequence of ints, got ", py::repr(v).cast<std::string>()));
+  std::vector<int64_t> out;
+  for (py::handle h : py::reinterpret_borrow<py::sequence>(v)) out.push_back(int_from(op, h));
+  return out;
+}
+
 std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v) {
-  if (py::isinstance<py::int_>(v)) {
-    int64_t i = v.cast<int64_t>();
+  if (PyIndex_Check(v.ptr())) {
+    int64_t i = int_from(op, v);
     return {i, i};
   }
   if (py::isinstance<py::sequence>(v) && !py::isinstance<py::str>(v)) {
     auto s = py::reinterpret_borrow<py::sequence>(v);
-    if (s.size() == 2) return {s[0].cast<int64_t>(), s[1].cast<int64_t>()};
-    if (s.size() == 1) return {s[0].cast<int64_t>(), s[0].cast<int64_t>()};
+    if (s.size() == 2) return {int_from(op, s[0]), int_from(op, s[1])};
+    if (s.size() == 1) return {int_from(op, s[0]), int_from(op, s[0])};
   }
   throw TypeError(
       concat(op, ": expected ", what, " as an int or a pair of ints, got ", py::repr(v).cast<std::string>()));
 }
 
 Dims dims_from(const char* op, const py::handle& v) {
-  Dims d;
-  if (py::isinstance<py::int_>(v)) {
-    d.push_back(v.cast<int64_t>());
-    return d;
-  }
-  if (!py::isinstance<py::sequence>(v) || py::isinstance<py::str>(v))
-    throw TypeError(concat(op, ": expected an int or a sequence of ints, got ", py::repr(v).cast<std::string>()));
-  for (py::handle h : py::reinterpret_borrow<py::sequence>(v)) {
-    if (!PyIndex_Check(h.ptr()))
-      throw TypeError(concat(op, ": expected ints, got ", py::repr(v).cast<std::string>()));
-    d.push_back(py::int_(py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()))).cast<int64_t>());
-  }
-  return d;
+  if (!py::isinstance<py::sequence>(v) && PyIndex_Check(v.ptr())) return Dims{int_from(op, v)};
+  std::vector<int64_t> list = int_list(op, v);
+  check(list.size() <= kMaxDims, op, ": expected at most ", kMaxDims, " dimensions, got ", list.size());
+  return Dims(std::span<const int64_t>(list));
 }
 
 namespace {
@@ -72,7 +84,8 @@ py::object to_numpy(const Tensor& t) {
 }
 
 DType dtype_of_array(const py::array& a) {
-  std::string name = py::str(a.dtype()).cast<std::string>();
+  py::object native = a.dtype().byteorder() == '>' ? a.dtype().attr("newbyteorder")("=") : py::object(a.dtype());
+  std::string name = py::str(native).cast<std::string>();
   for (int i = 0; i < kDTypeCount; ++i)
     if (name == dtype_name(static_cast<DType>(i))) return static_cast<DType>(i);
   throw TypeError(concat("tensor: NumPy dtype ", name,
@@ -107,14 +120,24 @@ Tensor wrap_array(const py::array& array, bool writeable_wanted) {
   return t;
 }
 
+// Nested lists and numbers as an array; NumPy's own words about ragged lists and huge ints do not name the op.
+py::array array_of(const py::object& data) {
+  try {
+    return py::array(py::module_::import("numpy").attr("asarray")(data));
+  } catch (py::error_already_set& e) {
+    if (!e.matches(PyExc_ValueError) && !e.matches(PyExc_OverflowError)) throw;
+    throw ValueError(concat("tensor: expected numbers or lists of one shape, got data that NumPy refuses (",
+                            py::str(e.value()).cast<std::string>(), ")"));
+  }
+}
+
 Tensor make(const py::object& data, const py::object& dtype, const py::object& device, bool requires_grad) {
   Tensor t;
   if (py::isinstance<Tensor>(data)) {
     t = data.cast<Tensor>().detach();
   } else {
     bool is_array = py::isinstance<py::array>(data);
-    py::array a = is_array ? py::reinterpret_borrow<py::array>(data)
-                           : py::array(py::module_::import("numpy").attr("asarray")(data));
+    py::array a = is_array ? py::reinterpret_borrow<py::array>(data) : array_of(data);
     // Python floats are float32 here, as in PyTorch; NumPy arrays keep their dtype.
     if (!is_array && !py::hasattr(data, "dtype") && a.dtype().kind() == 'f')
       a = py::array(a.attr("astype")("float32"));
@@ -226,6 +249,8 @@ PYBIND11_MODULE(_core, m) {
       PyErr_SetString(PyExc_TypeError, e.what());
     } catch (const MemoryError& e) {
       PyErr_SetString(PyExc_MemoryError, e.what());
+    } catch (const py::cast_error&) {  // an argument of another type than the conversion asked for
+      PyErr_SetString(PyExc_TypeError, "argument: expected another type of value; see the function's signature");
     }
   });
 
@@ -340,7 +365,12 @@ PYBIND11_MODULE(_core, m) {
           "__array__",
           [](const Tensor& t, const py::object& dtype, const py::object& copy) -> py::object {
             py::object a = to_numpy(t);
-            if (!dtype.is_none()) a = a.attr("astype")(dtype, py::arg("copy") = false);
+            bool never = !copy.is_none() && !copy.cast<bool>();
+            if (!dtype.is_none()) {
+              check(!never || py::module_::import("numpy").attr("dtype")(dtype).equal(a.attr("dtype")),
+                    "__array__: copy=False, but another dtype than ", t.dtype(), " needs a copy");
+              a = a.attr("astype")(dtype, py::arg("copy") = false);
+            }
             if (!copy.is_none() && copy.cast<bool>()) a = a.attr("copy")();
             return a;
           },
@@ -351,6 +381,15 @@ PYBIND11_MODULE(_core, m) {
              return to_numpy(t.dtype() == DType::bfloat16 ? cast(t.detach(), DType::float32) : t).attr("tolist")();
            })
       .def("__repr__", &repr)
+      .def("__format__",
+           [](const Tensor& t, const std::string& spec) -> py::object {
+             if (spec.empty() || t.ndim() > 0 || t.is_symbolic()) {
+               check<TypeError>(spec.empty(),
+                                "format: expected a tensor of shape () for a format of numbers, got ", t.shape());
+               return py::str(repr(t));
+             }
+             return item(t).attr("__format__")(spec);
+           })
       .def("__hash__", [](const Tensor& t) { return reinterpret_cast<intptr_t>(identity(t)) >> 4; })
       .def(
           "is_same", [](const Tensor& a, const Tensor& b) { return identity(a) == identity(b); },
@@ -377,17 +416,24 @@ PYBIND11_MODULE(_core, m) {
         py::arg("requires_grad") = false,
         "A new tensor with a copy of data: a NumPy array, number, nested list or Tensor.");
   m.def(
-      "from_numpy", [](const py::array& a) { return wrap_array(a, false); }, py::arg("array"),
-      "A tensor over the memory of a NumPy array, without a copy where strides allow it.");
+      "from_numpy",
+      [](const py::object& a) {
+        check<TypeError>(py::isinstance<py::array>(a), "from_numpy: expected a NumPy array, got ",
+                         py::str(py::type::handle_of(a).attr("__name__")).cast<std::string>());
+        return wrap_array(py::reinterpret_borrow<py::array>(a), false);
+      },
+      py::arg("array"), "A tensor over the memory of a NumPy array, without a copy where strides allow it.");
   m.def(
       "empty",
-      [](const py::args& shape, const py::object& dtype, const py::object& device) {
-        Dims d = shape.size() == 1 && !py::isinstance<py::int_>(shape[0]) ? dims_from("empty", shape[0])
-                                                                          : dims_from("empty", shape);
-        return empty(d, dtype.is_none() ? DType::float32 : dtype_from(dtype),
-                     device.is_none() ? Device{} : parse_device(name_of(device)));
+      [](const py::args& shape, const py::object& dtype, const py::object& device, bool requires_grad) {
+        Dims d = shape.size() == 1 ? dims_from("empty", shape[0]) : dims_from("empty", shape);
+        Tensor t = empty(d, dtype.is_none() ? DType::float32 : dtype_from(dtype),
+                         device.is_none() ? Device{} : parse_device(name_of(device)));
+        if (requires_grad) t.set_requires_grad();
+        return t;
       },
-      py::arg("dtype") = py::none(), py::arg("device") = py::none());
+      py::arg("dtype") = py::none(), py::arg("device") = py::none(), py::arg("requires_grad") = false,
+      "Memory of a shape, whatever stands in it.");
 
   m.def(
       "grad",

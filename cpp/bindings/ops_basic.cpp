@@ -54,7 +54,10 @@ void bind_creation(py::module_& ops) {
                     const py::object& device, bool requires_grad) {
         Number n = full_number("full", value);
         DType natural = PyBool_Check(value.ptr()) ? DType::bool_ : n.is_float ? DType::float32 : DType::int64;
-        Tensor x = full(dims_from("full", shape), n.value, dtype_or(dtype, natural), device_from(device));
+        Dims d = dims_from("full", shape);
+        DType t = dtype_or(dtype, natural);
+        Tensor x = n.large && t == DType::int64 ? clone(expand(number_tensor(n, t, device_from(device)), d))
+                                                : full(d, n.value, t, device_from(device));
         if (requires_grad) x.set_requires_grad();
         return x;
       },
@@ -62,14 +65,23 @@ void bind_creation(py::module_& ops) {
       py::arg("requires_grad") = false, "fill_value everywhere; dtype as of the value unless given.");
   ops.def(
       "full_like",
-      [full_number](const Tensor& x, const py::object& value, const py::object& dtype) {
-        return full(x.shape(), full_number("full_like", value).value, dtype_or(dtype, x.dtype()), x.device());
+      [full_number](const Tensor& x, const py::object& value, const py::object& dtype, bool requires_grad) {
+        Tensor y = full(x.shape(), full_number("full_like", value).value, dtype_or(dtype, x.dtype()), x.device());
+        if (requires_grad) y.set_requires_grad();
+        return y;
       },
-      py::arg("x"), py::arg("fill_value"), py::arg("dtype") = py::none());
+      py::arg("x"), py::arg("fill_value"), py::arg("dtype") = py::none(), py::arg("requires_grad") = false,
+      "fill_value everywhere, in the shape and dtype of x.");
+  ops.def(
+      "empty_like",
+      [](const Tensor& x, const py::object& dtype) {
+        return empty(x.shape(), dtype_or(dtype, x.dtype()), x.device());
+      },
+      py::arg("x"), py::arg("dtype") = py::none(), "Memory in the shape and dtype of x, whatever stands in it.");
   ops.def(
       "arange",
       [](const py::object& start, const py::object& end, const py::object& step, const py::object& dtype,
-         const py::object& device) {
+         const py::object& device, bool requires_grad) {
         auto number = [](const py::object& v) {
           auto n = number_from(v);
           check<TypeError>(n.has_value(), "arange: expected numbers, got ", py::repr(v).cast<std::string>());
@@ -78,10 +90,22 @@ void bind_creation(py::module_& ops) {
         Number a = end.is_none() ? Number{} : number(start), b = number(end.is_none() ? start : end),
                s = number(step);
         DType t = dtype_or(dtype, a.is_float || b.is_float || s.is_float ? DType::float32 : DType::int64);
-        return arange(a.value, b.value, s.value, t, device_from(device));
+        Tensor x;
+        if (t == DType::int64 && (a.large || b.large)) {  // count from 0 in doubles, start in int64
+          int64_t from = a.large ? a.exact : static_cast<int64_t>(a.value);
+          int64_t to = b.large ? b.exact : static_cast<int64_t>(b.value);
+          x = add(
+              arange(0, static_cast<double>(static_cast<__int128>(to) - from), s.value, t, device_from(device)),
+              number_tensor(Number{a.value, false, from, true}, t, device_from(device)));
+        } else {
+          x = arange(a.value, b.value, s.value, t, device_from(device));
+        }
+        if (requires_grad) x.set_requires_grad();
+        return x;
       },
       py::arg("start"), py::arg("end") = py::none(), py::arg("step") = 1, py::arg("dtype") = py::none(),
-      py::arg("device") = py::none(), "start, start + step, … below end; arange(end) starts at 0.");
+      py::arg("device") = py::none(), py::arg("requires_grad") = false,
+      "start, start + step, … below end; arange(end) starts at 0.");
   ops.def(
       "randint",
       [](int64_t low, const py::object& high, const py::object& size, const py::object& dtype,
@@ -132,8 +156,19 @@ void def_any(py::module_& ops, const char* name, py::object (*op)(const py::obje
 }
 
 void bind_elementwise(py::module_& ops) {
-  def_any(ops, "add", add_any, "x + other; operands broadcast, dtypes promote as in PyTorch.");
-  def_any(ops, "sub", sub_any, "x - other.");
+  ops.def(
+      "add",
+      [](const py::object& a, const py::object& b, const py::object& alpha) {
+        return add_scaled("add", a, b, alpha, false);
+      },
+      py::arg("x"), py::arg("other"), py::kw_only(), py::arg("alpha") = 1,
+      "x + alpha * other; operands broadcast, dtypes promote as in PyTorch.");
+  ops.def(
+      "sub",
+      [](const py::object& a, const py::object& b, const py::object& alpha) {
+        return add_scaled("sub", a, b, alpha, true);
+      },
+      py::arg("x"), py::arg("other"), py::kw_only(), py::arg("alpha") = 1, "x - alpha * other.");
   def_any(ops, "mul", mul_any, "x * other.");
   def_any(ops, "div", div_any, "x / other; float32 for integers.");
   def_any(ops, "pow", pow_any, "x ** other.");
@@ -206,10 +241,22 @@ void def_reduce(py::module_& ops, const char* name, Reduce op, const char* doc) 
       py::arg("x"), py::arg("dim") = py::none(), py::arg("keepdim") = false, doc);
 }
 
+void def_accumulate(py::module_& ops, const char* name, Reduce op, const char* doc) {
+  ops.def(
+      name,
+      [name, op](const Tensor& x, const py::object& dim, bool keepdim, const py::object& dtype) {
+        std::vector<int> dims = dim_list(name, dim);
+        DType t = dtype_or(dtype, x.dtype());
+        return without_gil([&] { return op(cast(x, t), dims, keepdim); });
+      },
+      py::arg("x"), py::arg("dim") = py::none(), py::arg("keepdim") = false, py::kw_only(),
+      py::arg("dtype") = py::none(), doc);
+}
+
 void bind_reductions(py::module_& ops) {
-  def_reduce(ops, "sum", sum, "Sum over dim (int or ints, default all); int64 for integers and bool.");
-  def_reduce(ops, "mean", mean, "Mean over dim (int or ints, default all).");
-  def_reduce(ops, "prod", prod, "Product over dim; exact gradients also where elements are zero.");
+  def_accumulate(ops, "sum", sum, "Sum over dim (int or ints, default all); int64 for integers and bool.");
+  def_accumulate(ops, "mean", mean, "Mean over dim (int or ints, default all).");
+  def_accumulate(ops, "prod", prod, "Product over dim; exact gradients also where elements are zero.");
   def_reduce(ops, "amax", amax, "Largest element over dim; ties share the gradient.");
   def_reduce(ops, "amin", amin, "Smallest element over dim; ties share the gradient.");
   def_reduce(ops, "any", any, "Is any element nonzero?");
@@ -230,8 +277,15 @@ void bind_reductions(py::module_& ops) {
       "argmin", [](const Tensor& x, std::optional<int> dim, bool keepdim) { return argmin(x, dim, keepdim); },
       NoGil(), py::arg("x"), py::arg("dim") = py::none(), py::arg("keepdim") = false,
       "int64 position of the smallest element.");
-  ops.def("var", &var_any, py::arg("x"), py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = 1.0,
-          py::arg("keepdim") = false, "Variance over dim, divided by n - correction.");
+  ops.def("var", &var_any, py::arg("x"), py::arg("dim") = py::none(), py::kw_only(),
+          py::arg("correction") = py::none(), py::arg("keepdim") = false, py::arg("unbiased") = py::none(),
+          "Variance over dim, divided by n - correction (1 unless given; unbiased=False: 0).");
+  ops.def(
+      "std",
+      [](const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+         std::optional<bool> unbiased) { return sqrt(var_any(x, dim, correction, keepdim, unbiased)); },
+      py::arg("x"), py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
+      py::arg("keepdim") = false, py::arg("unbiased") = py::none(), "The root of var.");
   ops.def(
       "norm",
       [](const Tensor& x, double p, const py::object& dim, bool keepdim) {
@@ -249,9 +303,8 @@ void bind_shape(py::module_& ops) {
   ops.def(
       "flatten", [](const Tensor& x, int a, int b) { return flatten(x, a, b); }, NoGil(), py::arg("x"),
       py::arg("start_dim") = 0, py::arg("end_dim") = -1, "Dims start_dim to end_dim joined, in logical order.");
-  ops.def(
-      "squeeze", [](const Tensor& x, std::optional<int> dim) { return squeeze(x, dim); }, NoGil(), py::arg("x"),
-      py::arg("dim") = py::none(), "Without dims of size 1, or without dim if its size is 1.");
+  ops.def("squeeze", &squeeze_any, py::arg("x"), py::arg("dim") = py::none(),
+          "Without dims of size 1, or without dim (int or ints) where its size is 1.");
   ops.def(
       "unsqueeze", [](const Tensor& x, int dim) { return unsqueeze(x, dim); }, NoGil(), py::arg("x"),
       py::arg("dim"));
@@ -305,8 +358,7 @@ void bind_shape(py::module_& ops) {
   ops.def(
       "pad",
       [](const Tensor& x, const py::object& pad_, const std::string& mode, const py::object& value) {
-        std::vector<int64_t> pads;
-        for (py::handle h : py::reinterpret_borrow<py::sequence>(pad_)) pads.push_back(h.cast<int64_t>());
+        std::vector<int64_t> pads = int_list("pad", pad_);
         return pad(x, pads, mode, value.is_none() ? 0 : value.cast<double>());
       },
       py::arg("x"), py::arg("pad"), py::arg("mode") = "constant", py::arg("value") = py::none(),

@@ -23,6 +23,18 @@ void def_reduce(TensorClass& c, const char* name, Reduce op, const char* doc) {
       py::arg("dim") = py::none(), py::arg("keepdim") = false, doc);
 }
 
+// Sums, means and products may be asked for in another dtype.
+void def_accumulate(TensorClass& c, const char* name, Reduce op, const char* doc) {
+  c.def(
+      name,
+      [name, op](const Tensor& x, const py::object& dim, bool keepdim, const py::object& dtype) {
+        std::vector<int> dims = dim_list(name, dim);
+        DType t = dtype_or(dtype, x.dtype());
+        return without_gil([&] { return op(cast(x, t), dims, keepdim); });
+      },
+      py::arg("dim") = py::none(), py::arg("keepdim") = false, py::kw_only(), py::arg("dtype") = py::none(), doc);
+}
+
 using Any = py::object (*)(const py::object&, const py::object&);
 
 void def_arithmetic(TensorClass& c, const char* method, const char* left, const char* right, Any op) {
@@ -109,6 +121,30 @@ void div_into(const Tensor& x, const Tensor& y) {
   copy_(x, q);
 }
 
+// Operators whose in-place form is the plain one, copied back.
+void def_in_place_by_copy(TensorClass& c, const char* name, Any op) {
+  c.def(
+      name,
+      [name, op](const py::object& self, const py::object& other) -> py::object {
+        Tensor x = self.cast<Tensor>();
+        py::object y = op(self, other);
+        if (y.ptr() == Py_NotImplemented) return y;
+        Tensor t = y.cast<Tensor>();
+        check(t.shape() == x.shape(), name, ": the result of shape ", t.shape(), " does not fit in place of ",
+              x.shape());
+        check<TypeError>(t.dtype() == x.dtype(), name, ": a ", t.dtype(), " result does not fit into a tensor of ",
+                         x.dtype());
+        if (t.requires_grad()) {
+          check(!(x.is_leaf() && x.requires_grad()), name,
+                ": a leaf that requires gradients cannot be changed in place; do it under no_grad");
+          return y;
+        }
+        without_gil([&] { copy_(x, t); });
+        return self;
+      },
+      py::is_operator());
+}
+
 void def_update(TensorClass& c, const char* name, void (*op)(const Tensor&, const Tensor&), bool scaled) {
   auto run = [name, op](const py::object& self, const py::object& other, double alpha) {
     auto o = operands_from(self, other);
@@ -128,8 +164,20 @@ void def_update(TensorClass& c, const char* name, void (*op)(const Tensor&, cons
 }
 
 void bind_operators(TensorClass& c) {
-  def_arithmetic(c, "add", "__add__", "__radd__", add_any);
-  def_arithmetic(c, "sub", "__sub__", "__rsub__", sub_any);
+  def_arithmetic(c, nullptr, "__add__", "__radd__", add_any);
+  c.def(
+      "add",
+      [](const py::object& a, const py::object& b, const py::object& alpha) {
+        return add_scaled("add", a, b, alpha, false);
+      },
+      py::arg("other"), py::kw_only(), py::arg("alpha") = 1);
+  def_arithmetic(c, nullptr, "__sub__", "__rsub__", sub_any);
+  c.def(
+      "sub",
+      [](const py::object& a, const py::object& b, const py::object& alpha) {
+        return add_scaled("sub", a, b, alpha, true);
+      },
+      py::arg("other"), py::kw_only(), py::arg("alpha") = 1);
   def_arithmetic(c, "mul", "__mul__", "__rmul__", mul_any);
   def_arithmetic(c, "div", "__truediv__", "__rtruediv__", div_any);
   def_arithmetic(c, "floor_divide", "__floordiv__", "__rfloordiv__", pairwise<floor_divide>);
@@ -171,6 +219,12 @@ void bind_operators(TensorClass& c) {
   def_in_place(c, "__isub__", sub_any, sub_);
   def_in_place(c, "__imul__", mul_any, mul_);
   def_in_place(c, "__itruediv__", div_any, div_into);
+  def_in_place_by_copy(c, "__ifloordiv__", pairwise<floor_divide>);
+  def_in_place_by_copy(c, "__imod__", pairwise<remainder>);
+  def_in_place_by_copy(c, "__ipow__", pow_any);
+  def_in_place_by_copy(c, "__iand__", logical<logical_and>);
+  def_in_place_by_copy(c, "__ior__", logical<logical_or>);
+  def_in_place_by_copy(c, "__ixor__", logical<logical_xor>);
 
   c.def(
        "__neg__", [](const Tensor& x) { return neg(x); }, NoGil())
@@ -274,9 +328,9 @@ void bind_elementwise(TensorClass& c) {
 }
 
 void bind_reductions(TensorClass& c) {
-  def_reduce(c, "sum", sum, "Sum over dim (int or ints, default all); int64 for integers and bool.");
-  def_reduce(c, "mean", mean, "Mean over dim (int or ints, default all).");
-  def_reduce(c, "prod", prod, "Product over dim (int or ints, default all).");
+  def_accumulate(c, "sum", sum, "Sum over dim (int or ints, default all); int64 for integers and bool.");
+  def_accumulate(c, "mean", mean, "Mean over dim (int or ints, default all).");
+  def_accumulate(c, "prod", prod, "Product over dim (int or ints, default all).");
   def_reduce(c, "amax", amax, "Largest element over dim; ties share the gradient.");
   def_reduce(c, "amin", amin, "Smallest element over dim; ties share the gradient.");
   def_reduce(c, "any", any, "Is any element nonzero?");
@@ -296,15 +350,15 @@ void bind_reductions(TensorClass& c) {
       .def(
           "argmin", [](const Tensor& x, std::optional<int> dim, bool keepdim) { return argmin(x, dim, keepdim); },
           NoGil(), py::arg("dim") = py::none(), py::arg("keepdim") = false)
-      .def("var", &var_any, py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = 1.0,
-           py::arg("keepdim") = false, "Variance over dim, divided by n - correction.")
+      .def("var", &var_any, py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
+           py::arg("keepdim") = false, py::arg("unbiased") = py::none(),
+           "Variance over dim, divided by n - correction (1 unless given; unbiased=False: 0).")
       .def(
           "std",
-          [](const Tensor& x, const py::object& dim, double correction, bool keepdim) {
-            Tensor v = var_any(x, dim, correction, keepdim);
-            return sqrt(v);
-          },
-          py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = 1.0, py::arg("keepdim") = false)
+          [](const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+             std::optional<bool> unbiased) { return sqrt(var_any(x, dim, correction, keepdim, unbiased)); },
+          py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
+          py::arg("keepdim") = false, py::arg("unbiased") = py::none(), "The root of var.")
       .def(
           "norm",
           [](const Tensor& x, double p, const py::object& dim, bool keepdim) {
@@ -326,9 +380,12 @@ void bind_shape(TensorClass& c) {
       .def(
           "flatten", [](const Tensor& x, int a, int b) { return flatten(x, a, b); }, NoGil(),
           py::arg("start_dim") = 0, py::arg("end_dim") = -1)
-      .def(
-          "squeeze", [](const Tensor& x, std::optional<int> dim) { return squeeze(x, dim); }, NoGil(),
-          py::arg("dim") = py::none())
+      .def("squeeze", &squeeze_any, py::arg("dim") = py::none())
+      .def("t",
+           [](const Tensor& x) {
+             check(x.ndim() <= 2, "t: expected at most 2 dimensions, got shape ", x.shape());
+             return x.ndim() == 2 ? transpose(x, 0, 1) : x;
+           })
       .def(
           "unsqueeze", [](const Tensor& x, int dim) { return unsqueeze(x, dim); }, NoGil(), py::arg("dim"))
       .def(

@@ -344,7 +344,7 @@ def test_one_hot(isa):  # noqa: F811
     assert ops.one_hot(fc.tensor([0, 2]), dtype="int64").tolist() == [[1, 0, 0], [0, 0, 1]]
     with pytest.raises(IndexError, match=r"one_hot: expected class ids >= 0, got -1"):
         ops.one_hot(fc.tensor([0, -1]), 3)
-    with pytest.raises(IndexError, match=r"expected indices in \[-3, 3\), got 3"):
+    with pytest.raises(IndexError, match=r"expected indices in \[0, 3\), got 3"):
         ops.one_hot(fc.tensor([0, 3]), 3)
 
 
@@ -377,7 +377,7 @@ MESSAGES = [
         r"index_select: expected indices in \[-2, 2\), got 2 at position \(1\)",
     ),
     (lambda x: x[[0, 0], [0, 3]], IndexError, r"index: expected indices in \[-3, 3\) for dim 1.*got 3"),
-    (lambda x: x[[0], :, [0]], IndexError, "neighbouring dims only"),
+    (lambda x: x[[0], :, [4]], IndexError, r"index: expected indices in .*got 4"),
     (lambda x: x[::0], ValueError, "zero"),
     (lambda x: ops.slice(x, 0, 0, 1, 0), ValueError, "step != 0"),
     (

@@ -139,6 +139,8 @@ void run_backward(const std::vector<Tensor>& outputs, const std::vector<Tensor>&
           " does not require gradients (no input of it does, or it was made under no_grad)");
     Tensor g = grad_outputs.empty() || !grad_outputs[i].defined() ? default_grad(o) : grad_outputs[i];
     check(g.shape() == o.shape(), "backward: expected a gradient of shape ", o.shape(), ", got ", g.shape());
+    check<TypeError>(g.dtype() == o.dtype(), "backward: expected a gradient of dtype ", o.dtype(), ", got ",
+                     g.dtype());
     send(o.impl()->producer, o.impl()->producer_output, o.impl()->producer ? nullptr : o.impl(), g);
   }
 

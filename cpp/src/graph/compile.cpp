@@ -1,6 +1,9 @@
 // What it is: Compiled: the cache of plans by key and input signature, least recently used first out.
+#include <atomic>
 #include <cstdlib>
 #include <list>
+#include <mutex>
+#include <thread>
 
 #include "fastcnn/graph.h"
 #include "graph/plan.h"
@@ -24,7 +27,7 @@ std::string signature(const std::string& key, const std::vector<Tensor>& inputs)
     add(static_cast<int64_t>(t.dtype()) * 64 + t.ndim());
     for (int64_t d : t.shape()) add(d);
     for (int64_t d : t.strides()) add(d);
-    add(t.requires_grad());
+    add(t.requires_grad() + 2 * t.impl()->storage->readonly);
   }
   add(grad_enabled());
   return s;
@@ -43,7 +46,9 @@ struct Compiled::Impl {
   std::list<Entry> plans;  // most recent first
   CacheInfo cache;
   int64_t next_id = 1;
-  bool running = false, timed = false;
+  std::mutex mutex;  // plans have fixed memory: one run at a time, other threads wait
+  std::atomic<std::thread::id> runner{};
+  bool timed = false;
 
   std::unique_ptr<Plan> trace(const std::vector<Tensor>& inputs, const Fn& f) {
     Trace t;
@@ -51,6 +56,7 @@ struct Compiled::Impl {
     for (const Tensor& in : inputs) {
       Tensor s = t.new_symbol(in.shape(), in.strides(), in.dtype(), in.device(), Buffer::Kind::input);
       t.graph.inputs.push_back(t.value_of(s));
+      s.impl()->storage->readonly = in.impl()->storage->readonly;
       if (in.requires_grad()) s.set_requires_grad();
       symbols.push_back(std::move(s));
     }
@@ -96,12 +102,13 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   if (plan_id) *plan_id = 0;
   // Inside another trace the ops simply join it; eager mode runs the function as it is.
   if (eager_forced() || is_tracing()) return fn(inputs);
-  check(!m.running, "compile: a compiled function was called while it runs (in a hook, or from another thread)");
+  check(m.runner.load() != std::this_thread::get_id(), "compile: a compiled function was called while it runs");
+  std::lock_guard<std::mutex> lock(m.mutex);
   struct Guard {
-    bool& flag;
-    explicit Guard(bool& f) : flag(f) { flag = true; }
-    ~Guard() { flag = false; }
-  } guard(m.running);
+    std::atomic<std::thread::id>& runner;
+    explicit Guard(std::atomic<std::thread::id>& r) : runner(r) { runner = std::this_thread::get_id(); }
+    ~Guard() { runner = std::thread::id(); }
+  } guard(m.runner);
   for (const Tensor& t : inputs) check(t.defined(), "compile: an input is an empty tensor");
   std::string sig = signature(key, inputs);
   for (auto it = m.plans.begin(); it != m.plans.end(); ++it) {

@@ -6,7 +6,23 @@
 
 namespace fastcnn {
 
+namespace {
+
+// Doubles next to the ends of int64 are whole numbers, so the comparison is exact.
+bool fits(double value, DType dtype) {
+  switch (dtype) {
+    case DType::int64: return value >= -9223372036854775808.0 && value < 9223372036854775808.0;
+    case DType::int32: return value > -2147483649.0 && value < 2147483648.0;
+    case DType::int8: return value > -129 && value < 128;
+    case DType::uint8: return value > -1 && value < 256;
+    default: return true;
+  }
+}
+
+}  // namespace
+
 Tensor full(const Dims& shape, double value, DType dtype, Device device) {
+  check(fits(value, dtype), "full: the value ", value, " does not fit into ", dtype);
   checked_numel("full", shape, dtype);
   Tensor t = new_tensor(shape, dtype, device);
   emit_into(OpKind::fill, FillParams{value}, {}, {t});

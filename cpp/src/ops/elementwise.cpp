@@ -45,7 +45,10 @@ const Rule& binary_rule(Binary op);
 
 Tensor binary(const char* name, Binary op, Tensor a, Tensor b) {
   bool compares = op >= Binary::eq && op <= Binary::logical_xor;
-  DType t = promote(a.dtype(), b.dtype());
+  DType t = promote(a, b);
+  // An integer that stands alone must not wrap around in the narrow type that it is compared with.
+  if (compares && !is_floating(t)) t = promote(a.dtype(), b.dtype());
+  if (t == DType::bool_ && op == Binary::add) return logical_or(a, b);
   if (op == Binary::div && !is_floating(t)) t = DType::float32;
   if (t == DType::bool_ && !compares && op != Binary::maximum && op != Binary::minimum && op != Binary::mul)
     t = DType::int64;
@@ -213,6 +216,9 @@ Tensor unary(Unary op, const Tensor& x, double alpha = 0, double beta = 0, bool 
   return emit1(rule, OpKind::unary, UnaryParams{op, 0, alpha, beta}, {in}, {in.shape(), in.dtype()});
 }
 
+// Integers are whole already.
+Tensor rounded(Unary op, const Tensor& x) { return is_floating(x.dtype()) ? unary(op, x) : clone(x); }
+
 Tensor predicate(const char* name, Unary op, const Tensor& x) {
   return emit1(Rule{name}, OpKind::unary, UnaryParams{op}, {x.detach()}, {x.shape(), DType::bool_});
 }
@@ -220,6 +226,8 @@ Tensor predicate(const char* name, Unary op, const Tensor& x) {
 bool integral(double v) { return v == static_cast<double>(static_cast<int64_t>(v)); }
 
 void check_in_place(const char* op, const Tensor& dst) {
+  check(!dst.impl()->storage->readonly, op, ": the tensor of shape ", dst.shape(),
+        " is a view of read-only memory; clone() it first");
   check(!(grad_enabled() && dst.requires_grad()), op,
         ": a tensor that requires gradients cannot be changed in place; do it under no_grad");
 }
@@ -266,7 +274,7 @@ Tensor isfinite(const Tensor& x) { return predicate("isfinite", Unary::isfinite,
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   check<TypeError>(condition.dtype() == DType::bool_, "where: expected a bool condition, got ", condition.dtype());
-  DType t = promote(a.dtype(), b.dtype());
+  DType t = promote(a, b);
   Tensor x = cast(a, t), y = cast(b, t);
   Dims shape = broadcast_shapes("where", broadcast_shapes("where", condition.shape(), x.shape()), y.shape());
   return emit_broadcast(where_rule, OpKind::where, FillParams{}, {condition, x, y}, shape, t);
@@ -288,6 +296,7 @@ Tensor rdiv_scalar(double numerator, const Tensor& x) { return unary(Unary::rdiv
 Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high) {
   check(low || high, "clamp: expected at least one of min and max");
   constexpr double inf = std::numeric_limits<double>::infinity();
+  if (x.dtype() == DType::bool_) return clamp(cast(x, DType::int64), low, high);
   return unary(Unary::clamp, x, low.value_or(-inf), high.value_or(inf),
                integral(low.value_or(0)) && integral(high.value_or(0)));
 }
@@ -299,12 +308,15 @@ Tensor log1p(const Tensor& x) { return unary(Unary::log1p, x); }
 Tensor log2(const Tensor& x) { return unary(Unary::log2, x); }
 Tensor sqrt(const Tensor& x) { return unary(Unary::sqrt, x); }
 Tensor rsqrt(const Tensor& x) { return unary(Unary::rsqrt, x); }
-Tensor square(const Tensor& x) { return unary(Unary::square, x, 0, 0, true); }
+Tensor square(const Tensor& x) {
+  if (x.dtype() == DType::bool_) return cast(x, DType::int64);
+  return unary(Unary::square, x, 0, 0, true);
+}
 Tensor reciprocal(const Tensor& x) { return unary(Unary::reciprocal, x); }
 Tensor sign(const Tensor& x) { return unary(Unary::sign, x, 0, 0, true); }
-Tensor floor(const Tensor& x) { return unary(Unary::floor, x); }
-Tensor ceil(const Tensor& x) { return unary(Unary::ceil, x); }
-Tensor round(const Tensor& x) { return unary(Unary::round, x); }
+Tensor floor(const Tensor& x) { return rounded(Unary::floor, x); }
+Tensor ceil(const Tensor& x) { return rounded(Unary::ceil, x); }
+Tensor round(const Tensor& x) { return rounded(Unary::round, x); }
 Tensor sin(const Tensor& x) { return unary(Unary::sin, x); }
 Tensor cos(const Tensor& x) { return unary(Unary::cos, x); }
 Tensor erf(const Tensor& x) { return unary(Unary::erf, x); }

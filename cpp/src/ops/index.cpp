@@ -70,6 +70,8 @@ std::vector<Tensor> vjp_pad_bwd(TapeNode& n, const std::vector<Tensor>& g) {
   return {emit1(pad_rule, OpKind::pad, n.params, {contiguous(g[0])}, {n.inputs[0].shape, g[0].dtype()})};
 }
 
+constexpr int64_t kMostPadding = int64_t(1) << 40;  // sums of sizes stay in int64
+
 PadMode pad_mode(const std::string& mode) {
   if (mode == "constant") return PadMode::constant;
   if (mode == "reflect") return PadMode::reflect;
@@ -169,7 +171,8 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int dim) {
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim) {
   int64_t n = x.size(dim), at = 0;
   for (int64_t s : sizes) {
-    check(s >= 0, "split: expected sizes >= 0, got ", s);
+    check(s >= 0 && s <= n, "split: expected sizes in [0, ", n, "] for dim ", dim, " of shape ", x.shape(),
+          ", got ", s);
     at += s;
   }
   check(at == n, "split: sizes add up to ", at, ", dim ", dim, " of shape ", x.shape(), " has ", n);
@@ -195,6 +198,9 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, const std::string&
   for (int i = 0; i < count / 2; ++i) {
     int d = n - 1 - i;
     int64_t before = pads[2 * i], after = pads[2 * i + 1], size = x.shape()[d], most = std::max(before, after);
+    check(before >= -kMostPadding && before <= kMostPadding && after >= -kMostPadding && after <= kMostPadding,
+          "pad: expected padding within +-", kMostPadding, ", got (", before, ", ", after, ") for dim ", d,
+          " of shape ", x.shape());
     changes |= before != 0 || after != 0;
     p.before[d] = before;
     p.after[d] = after;

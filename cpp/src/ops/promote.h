@@ -1,4 +1,5 @@
-// What it is: the dtype of a mixed operation, as PyTorch promotes tensors (both with dimensions).
+// What it is: the dtype of a mixed operation, as PyTorch promotes tensors: a tensor without dimensions decides
+// only where its kind (bool, integer, floating) is the higher one.
 #pragma once
 #include "fastcnn/tensor.h"
 
@@ -23,6 +24,14 @@ inline DType promote(DType a, DType b) {
   };
   if (rank(a) == 1 && rank(b) == 1) return DType::int32;  // uint8 with int8: PyTorch's int16 does not exist here
   return rank(a) >= rank(b) ? a : b;
+}
+
+inline int dtype_kind(DType t) { return is_floating(t) ? 2 : t == DType::bool_ ? 0 : 1; }
+
+inline DType promote(const Tensor& a, const Tensor& b) {
+  if (a.ndim() == 0 && b.ndim() > 0 && dtype_kind(a.dtype()) <= dtype_kind(b.dtype())) return b.dtype();
+  if (b.ndim() == 0 && a.ndim() > 0 && dtype_kind(b.dtype()) <= dtype_kind(a.dtype())) return a.dtype();
+  return promote(a.dtype(), b.dtype());
 }
 
 }  // namespace fastcnn

@@ -30,6 +30,8 @@ Interp interp_mode(const std::string& mode) {
   throw ValueError("interpolate: expected mode nearest, nearest-exact, bilinear or bicubic, got '" + mode + "'");
 }
 
+constexpr int64_t kMaxFactor = 1 << 20;  // its square and what follows stay in int64
+
 // (…, C, H, W) as (N, C, H, W).
 Tensor as_images(const char* op, const Tensor& x) {
   check(x.ndim() >= 3, op, ": expected x of shape (…, C, H, W), got ", x.shape());
@@ -68,6 +70,9 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
   } else {
     check(scale->first > 0 && scale->second > 0 && std::isfinite(scale->first) && std::isfinite(scale->second),
           "interpolate: expected scale factors > 0, got (", scale->first, ", ", scale->second, ")");
+    check(static_cast<double>(p.H) * scale->first < 9e15 && static_cast<double>(p.W) * scale->second < 9e15,
+          "interpolate: scale factors (", scale->first, ", ", scale->second, ") are too large for x of shape ",
+          x.shape());
     p.oH = static_cast<int64_t>(std::floor(static_cast<double>(p.H) * scale->first));
     p.oW = static_cast<int64_t>(std::floor(static_cast<double>(p.W) * scale->second));
     p.scale_h = scale->first, p.scale_w = scale->second;
@@ -79,7 +84,7 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
 
 // Both permute in N,H,W,C order, so the result is channels-last already.
 Tensor pixel_shuffle(const Tensor& x, int64_t r) {
-  check(r > 0, "pixel_shuffle: expected a factor > 0, got ", r);
+  check(r > 0 && r <= kMaxFactor, "pixel_shuffle: expected a factor in [1, ", kMaxFactor, "], got ", r);
   Tensor v = as_images("pixel_shuffle", x);
   int64_t N = v.shape()[0], C = v.shape()[1], H = v.shape()[2], W = v.shape()[3];
   check(C % (r * r) == 0, "pixel_shuffle: expected channels divisible by ", r * r, ", got x of shape ", x.shape());
@@ -89,7 +94,7 @@ Tensor pixel_shuffle(const Tensor& x, int64_t r) {
 }
 
 Tensor pixel_unshuffle(const Tensor& x, int64_t r) {
-  check(r > 0, "pixel_unshuffle: expected a factor > 0, got ", r);
+  check(r > 0 && r <= kMaxFactor, "pixel_unshuffle: expected a factor in [1, ", kMaxFactor, "], got ", r);
   Tensor v = as_images("pixel_unshuffle", x);
   int64_t N = v.shape()[0], C = v.shape()[1], H = v.shape()[2], W = v.shape()[3];
   check(H % r == 0 && W % r == 0, "pixel_unshuffle: expected height and width divisible by ", r,

@@ -20,6 +20,8 @@
 namespace fastcnn::cpu {
 namespace {
 
+constexpr int kMostThreads = 1024;  // libgomp aborts the process where the system refuses a thread
+
 // CPU quota of the cgroup (v2, then v1) in whole cores, 0 when there is none.
 int cgroup_cores() {
   double quota = 0, period = 0;
@@ -45,7 +47,7 @@ int cgroup_cores() {
 int default_threads() {
   for (const char* name : {"FASTCNN_NUM_THREADS", "OMP_NUM_THREADS"}) {
     const char* v = std::getenv(name);
-    if (v && std::atoi(v) > 0) return std::atoi(v);
+    if (v && std::atoi(v) > 0) return std::min(std::atoi(v), kMostThreads);
   }
   cpu_set_t set;
   int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : omp_get_num_procs();
@@ -80,7 +82,9 @@ int num_threads() {
 }
 
 void set_num_threads(int n) {
-  if (n < 1) throw std::invalid_argument("set_num_threads: expected n >= 1, got " + std::to_string(n));
+  if (n < 1 || n > kMostThreads)
+    throw std::invalid_argument("set_num_threads: expected n in [1, " + std::to_string(kMostThreads) + "], got " +
+                                std::to_string(n));
   num_threads();
   threads = n;
 }

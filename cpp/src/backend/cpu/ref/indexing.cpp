@@ -70,10 +70,10 @@ void index_add(const Call& c) {
 void gather(const Call& c) {
   const auto& p = c.as<IndexParams>();
   const Operand &x = c.in[0], &index = c.in[1], &y = c.out[0];
-  check_indices("gather", index, p.size);
+  check_indices("gather", index, p.size, 0);
   dispatch_size(y.dtype, [&]<class T>() {
     for_each_index(y, [&](const int64_t* idx) {
-      int64_t from = wrap_index(index.as<int64_t>()[offset_of(index, idx)], p.size);
+      int64_t from = index.as<int64_t>()[offset_of(index, idx)];
       y.as<T>()[offset_of(y, idx)] = x.as<T>()[offset_of(x, idx) + (from - idx[p.dim]) * x.strides[p.dim]];
     });
   });
@@ -82,11 +82,11 @@ void gather(const Call& c) {
 void scatter_add(const Call& c) {
   const auto& p = c.as<IndexParams>();
   const Operand &dy = c.in[0], &index = c.in[1], &dx = c.out[0];
-  check_indices("scatter_add", index, p.size);
+  check_indices("scatter_add", index, p.size, 0);
   dispatch_all(dx.dtype, [&]<class T>() {
     std::vector<Wide<T>> sums(dx.numel(), 0);
     for_each_index(dy, [&](const int64_t* idx) {
-      int64_t to = wrap_index(index.as<int64_t>()[offset_of(index, idx)], p.size);
+      int64_t to = index.as<int64_t>()[offset_of(index, idx)];
       auto& s = sums[offset_of(dx, idx) + (to - idx[p.dim]) * dx.strides[p.dim]];
       s = plus<T>(s, load(dy.as<T>()[offset_of(dy, idx)]));
     });
