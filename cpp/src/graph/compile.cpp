@@ -3,6 +3,7 @@
 #include <list>
 
 #include "fastcnn/graph.h"
+#include "fastcnn/runtime.h"
 #include "graph/plan.h"
 #include "graph/tape.h"
 
@@ -27,6 +28,7 @@ std::string signature(const std::string& key, const std::vector<Tensor>& inputs)
     add(t.requires_grad());
   }
   add(grad_enabled());
+  add(get_conv_algorithm() == "direct");
   return s;
 }
 

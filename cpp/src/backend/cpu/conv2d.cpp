@@ -172,16 +172,19 @@ void dense_bwd_weights_run(const Call& c) {
 
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
+    {"winograd", winograd_declines, winograd_workspace, winograd_run},
     {"dense", dense_declines, dense_workspace, dense_run},
     {"ref", nullptr, nullptr, ref::conv2d},
 };
 constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+    {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
     {"ref", nullptr, nullptr, ref::conv2d_bwd_data},
 };
 constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
+    {"winograd", winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
     {"dense", dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
     {"ref", nullptr, nullptr, ref::conv2d_bwd_weights},
 };
