@@ -24,6 +24,7 @@ from ._core import (
     float64,
     from_dlpack,
     from_numpy,
+    get_conv_algorithm,
     get_num_threads,
     grad,
     int8,
@@ -33,6 +34,7 @@ from ._core import (
     isa,
     memory_info,
     ops,
+    set_conv_algorithm,
     set_memory_budget,
     set_num_threads,
     show_config,
@@ -85,8 +87,8 @@ def __dir__():
 
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
     "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build", "device", "dtype",
-    "empty", "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_num_threads", "grad",
-    "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "memory_info", "no_grad", "ops", "save_state",
-    "set_grad_enabled", "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",
-    "use_deterministic_algorithms",
+    "empty", "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_conv_algorithm",
+    "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "memory_info",
+    "no_grad", "ops", "save_state", "set_conv_algorithm", "set_grad_enabled", "set_memory_budget", "set_num_threads",
+    "show_config", "summary", "tensor", "uint8", "use_deterministic_algorithms",
 ]  # fmt: skip

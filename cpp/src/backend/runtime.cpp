@@ -1,6 +1,9 @@
 // See fastcnn/runtime.h.
 #include "fastcnn/runtime.h"
 
+#include <atomic>
+#include <cstdlib>
+
 #include "backend/cpu/isa.h"
 #include "backend/cpu/threads.h"
 #include "core/allocator.h"
@@ -17,6 +20,29 @@ std::vector<std::string> available_isas() { return cpu::available_isas(); }
 void set_isa(const std::string& name) { cpu::set_isa(name); }
 void record_kernel_choices(bool on) { record_choices(on); }
 std::vector<std::string> take_kernel_choices() { return take_choices(); }
+
+namespace {
+enum : int { kUnset, kAuto, kDirect };
+std::atomic<int> conv_algorithm{kUnset};
+
+int parse_conv_algorithm(const std::string& name, const char* who) {
+  check(name == "auto" || name == "direct", who, ": expected 'auto' or 'direct', got '", name, "'");
+  return name == "direct" ? kDirect : kAuto;
+}
+}  // namespace
+
+void set_conv_algorithm(const std::string& name) {
+  conv_algorithm = parse_conv_algorithm(name, "set_conv_algorithm");
+}
+std::string get_conv_algorithm() {
+  if (conv_algorithm.load(std::memory_order_relaxed) == kUnset) {
+    const char* env = std::getenv("FASTCNN_CONV_ALGORITHM");
+    const int chosen = parse_conv_algorithm(env && *env ? env : "auto", "FASTCNN_CONV_ALGORITHM");
+    int expected = kUnset;
+    conv_algorithm.compare_exchange_strong(expected, chosen);
+  }
+  return conv_algorithm.load(std::memory_order_relaxed) == kDirect ? "direct" : "auto";
+}
 
 MemoryInfo memory_info() {
   MemoryStats s = caching_allocator().stats();

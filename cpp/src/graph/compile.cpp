@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "fastcnn/graph.h"
+#include "fastcnn/runtime.h"
 #include "graph/plan.h"
 #include "graph/tape.h"
 
@@ -30,6 +31,7 @@ std::string signature(const std::string& key, const std::vector<Tensor>& inputs)
     add(t.requires_grad() + 2 * t.impl()->storage->readonly);
   }
   add(grad_enabled());
+  add(get_conv_algorithm() == "direct");
   return s;
 }
 

@@ -173,6 +173,7 @@ void dense_bwd_weights_run(const Call& c) {
 
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
+    {"winograd", winograd_declines, winograd_workspace, winograd_run},
     {"dense", dense_declines, dense_workspace, dense_run},
     {"pairs", pairs_declines, pairs_workspace, pairs_run},
     ViaFloat32<conv2d_list>::entry(),
@@ -180,6 +181,7 @@ constexpr Implementation kForward[] = {
 };
 constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+    {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
     {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run},
     ViaFloat32<conv2d_bwd_data_list>::entry(),
@@ -187,6 +189,7 @@ constexpr Implementation kBwdData[] = {
 };
 constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
+    {"winograd", winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
     {"dense", dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
     {"pairs", pairs_bwd_weights_declines, pairs_bwd_weights_workspace, pairs_bwd_weights_run},
     ViaFloat32<conv2d_bwd_weights_list>::entry(),

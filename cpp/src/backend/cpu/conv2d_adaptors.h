@@ -14,6 +14,12 @@ FASTCNN_ADAPTOR(depthwise_bwd_weights)
 FASTCNN_ADAPTOR(pairs)  // bfloat16
 FASTCNN_ADAPTOR(pairs_bwd_data)
 FASTCNN_ADAPTOR(pairs_bwd_weights)
+FASTCNN_ADAPTOR(winograd)
+FASTCNN_ADAPTOR(winograd_bwd_data)
+FASTCNN_ADAPTOR(winograd_bwd_weights)
 #undef FASTCNN_ADAPTOR
+
+// Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
+const char* winograd_cannot(const Call&);
 
 }  // namespace fastcnn::cpu

@@ -108,4 +108,20 @@ void parallel_ranges(int64_t n, int64_t grain, void (*body)(void*, int64_t, int6
   }
 }
 
+float* thread_scratch(int64_t floats) {
+  struct Memory {
+    float* p = nullptr;
+    int64_t floats = 0;
+    ~Memory() { std::free(p); }
+  };
+  thread_local Memory m;
+  if (m.floats < floats) {
+    std::free(m.p);
+    const int64_t bytes = (floats * 4 + 4095) / 4096 * 4096;
+    m.p = static_cast<float*>(std::aligned_alloc(4096, static_cast<size_t>(bytes)));
+    m.floats = m.p ? bytes / 4 : 0;
+  }
+  return m.p;
+}
+
 }  // namespace fastcnn::cpu

@@ -10,6 +10,7 @@
 #include "fastcnn/params.h"
 
 #include "backend/cpu/kernels/kernel_args.h"
+#include "backend/cpu/kernels/winograd_args.h"
 
 // X(name, return type, arguments…)
 #define FASTCNN_KERNELS(X)       \

@@ -11,6 +11,22 @@
   X(conv2d_depthwise, void, const GemmTask& t, int64_t begin, int64_t end)                                    \
   /* items: chunks; dw is (kH, kW, C) per chunk */                                                            \
   X(conv2d_depthwise_weights_grad, void, const WeightsGradTask& t, int64_t begin, int64_t end)                \
+  /* Winograd F(4x4, 3x3); see winograd_args.h. items: blocks of outputs */                                   \
+  X(winograd_weights, void, const WinogradTask& t, int64_t begin, int64_t end)                                \
+  /* items: groups of tiles; scratch 37 planes of u */                                                        \
+  X(winograd_groups, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)                 \
+  /* items: tiles from tile0 on */                                                                            \
+  X(winograd_input, void, const WinogradTask& t, int64_t begin, int64_t end)                                  \
+  /* items: blocks of outputs; scratch 36 planes of weights and of a group of products */                     \
+  X(winograd_blocks, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)                 \
+  /* items: chunks; scratch 36 planes of x and of dy */                                                       \
+  X(winograd_gradient_groups, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
+  /* items: outputs */                                                                                        \
+  X(winograd_gradient_finish, void, const WinogradTask& t, int64_t begin, int64_t end)                        \
+  /* items: tiles from tile0 on */                                                                            \
+  X(winograd_gradient_input, void, const WinogradTask& t, int64_t begin, int64_t end)                         \
+  /* items: blocks of C x parts of O; scratch 36 planes of sums */                                            \
+  X(winograd_gradient_blocks, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
   /* items: floats; out[i] = sum of `count` arrays at in + j*stride, in order */                              \
   X(sum_arrays, void, const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) \
   /* items: rows of out; out[row*cols + j] = in[j*in_stride + row] */                                         \

@@ -1,0 +1,320 @@
+// What it is: when a 3x3 convolution runs as Winograd F(4x4, 3x3), how its tiles are grouped, its workspace and
+// how its work goes to threads. What it is not: arithmetic (kernels/conv2d_winograd*.cpp). Two orders of work. By
+// groups: all weights are transformed first, then each thread takes groups of tiles from window to output; for
+// weights that stay in L2. By blocks: all windows are transformed first, then each thread takes blocks of outputs
+// and transforms their weights where it needs them; for many channels.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "fastcnn/error.h"
+#include "fastcnn/runtime.h"
+
+#include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/threads.h"
+#include "backend/cpu/workspace.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+// Measured on a core with 1 MB of L2 and its share of 32 MB of L3.
+constexpr int64_t kGroupWeights = 640 * 1024;  // floats: transformed weights that are read again for each group
+constexpr int64_t kGroupTiles = 28;            // a group of 64 channels and its weights fill L2
+constexpr int64_t kChunkFloats = 2 << 20;      // transformed windows of a chunk, in L3
+constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
+constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time
+constexpr int64_t kGroupSums = 150 * 1024;     // sums of the weights' gradient that stay in L2 beside a group
+constexpr int64_t kSumTiles = 56;
+constexpr int64_t kSumChunkFloats = 3 << 20;
+
+struct Plan {
+  bool by_groups = true;
+  int64_t chunk = 0;  // by blocks: tiles whose windows are transformed at a time
+  int64_t u_plane = 0, e_plane = 0;
+  int64_t scratch = 0;  // floats of a thread
+};
+
+int64_t padded(int64_t channels) { return ceil_div(channels, lanes()) * lanes(); }
+int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
+int64_t even(int64_t n, int64_t most) { return ceil_div(n, ceil_div(n, std::max<int64_t>(1, most))); }
+
+// Vectors of `channels` in blocks of at most three (two without 32 registers), as many for each thread.
+int64_t block_count(int64_t channels, int threads) {
+  const int64_t vectors = ceil_div(channels, lanes()), least = ceil_div(vectors, lanes() == 16 ? 3 : 2);
+  return std::min(vectors, ceil_div(least, threads) * threads);
+}
+
+WinogradTask window_task(const Conv2dParams& p) {
+  WinogradTask t;
+  t.N = p.N, t.H = p.H, t.W = p.W, t.C = p.C / p.groups, t.oH = p.oH, t.oW = p.oW, t.O = p.O / p.groups;
+  t.x_w = p.C, t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
+  t.y_w = p.O, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
+  t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, 4), t.tW = ceil_div(p.oW, 4);
+  t.w_o = 9 * t.C, t.w_tap = t.C, t.w_c = 1;
+  return t;
+}
+
+// dx is the convolution of dy with the mirrored weights, whose in- and outputs change places.
+WinogradTask bwd_data_task(const Conv2dParams& p) {
+  Conv2dParams q = p;
+  std::swap(q.C, q.O), std::swap(q.H, q.oH), std::swap(q.W, q.oW);
+  q.pT = 2 - p.pT, q.pL = 2 - p.pL;
+  WinogradTask t = window_task(q);
+  t.w_o = 1, t.w_tap = -t.O, t.w_c = 9 * t.O;
+  return t;
+}
+
+Plan plan_windows(WinogradTask& t, int threads) {
+  Plan p;
+  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
+  p.by_groups = 36 * C * O <= kGroupWeights;
+  t.blocks = block_count(t.O, p.by_groups ? 1 : threads);
+  if (p.by_groups) {
+    const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), threads) * threads;
+    t.group = ceil_div(tiles, groups);
+    p.scratch = 37 * winograd_plane(std::max(C, O) * t.group);
+    return p;
+  }
+  p.chunk = even(tiles, std::max<int64_t>(64, kChunkFloats / (36 * C)));
+  t.group = even(p.chunk, kBlockTiles);
+  t.depth = t.group < p.chunk ? C : std::min(C, kBlockDepth);
+  p.u_plane = winograd_plane(C * p.chunk);
+  const int64_t V = ceil_div(O / lanes(), t.blocks) * lanes();
+  p.scratch = 36 * (winograd_plane(t.depth * V) + winograd_plane(t.group * V));
+  return p;
+}
+
+struct Parts {
+  float *zeros, *wt, *u;
+  Parts(Carve c, const WinogradTask& t, const Plan& p)
+      : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
+        wt(p.by_groups ? c.take<float>(36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks)) : nullptr),
+        u(p.by_groups ? nullptr : c.take<float>(36 * p.u_plane)),
+        bytes(c.used()) {}
+  int64_t bytes;
+};
+
+// f(begin, end, scratch) on each thread's own memory.
+template <class F>
+void with_scratch(int64_t items, int64_t grain, int64_t floats, F&& f) {
+  std::atomic<bool> failed{false};
+  parallel_for(items, grain, [&](int64_t b, int64_t e, int) {
+    if (float* s = thread_scratch(floats))
+      f(b, e, s);
+    else
+      failed = true;
+  });
+  if (failed)
+    throw MemoryError("conv2d: expected " + std::to_string(floats * 4) +
+                      " bytes of scratch memory for each thread");
+}
+
+void run_windows(WinogradTask& t, void* workspace) {
+  const KernelTable& k = *kernels();
+  const Plan p = plan_windows(t, num_threads());
+  const Parts parts(Carve(workspace), t, p);
+  std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
+  t.zeros = parts.zeros, t.wt = parts.wt, t.u = parts.u, t.u_plane = p.u_plane;
+  const int64_t tiles = all_tiles(t);
+  const int64_t tile_work = 36 * t.C * t.O;
+  if (p.by_groups) {
+    parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
+                 [&](int64_t b, int64_t e, int) { k.winograd_weights(t, b, e); });
+    const int64_t groups = ceil_div(tiles, t.group);
+    with_scratch(groups, ceil_div(128 * 1024, tile_work * t.group), p.scratch,
+                 [&](int64_t b, int64_t e, float* s) { k.winograd_groups(t, s, b, e); });
+    return;
+  }
+  for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
+    t.tiles = std::min(p.chunk, tiles - t.tile0);
+    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_input(t, b, e); });
+    with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { k.winograd_blocks(t, s, b, e); });
+  }
+}
+
+// The parts do not depend on the number of threads, which may change between plan and run.
+int64_t windows_workspace(WinogradTask t) {
+  const Plan p = plan_windows(t, 1);
+  return Parts(Carve(nullptr), t, p).bytes;
+}
+
+// ---- gradient of the weights ----
+
+// Chunks have their own sums, so their number depends on the shape alone: a power of two, for even shares.
+int64_t chunk_count(int64_t tiles) {
+  const int64_t most = std::clamp<int64_t>(tiles / 512, 8, 64);
+  int64_t chunks = 1;
+  while (2 * chunks <= std::min(most, tiles / 32)) chunks *= 2;
+  return chunks;
+}
+
+Plan plan_gradient(WinogradTask& t, int threads) {
+  Plan p;
+  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
+  p.by_groups = 36 * C * O <= kGroupSums;
+  t.blocks = block_count(t.C, p.by_groups ? 1 : threads);
+  if (p.by_groups) {
+    t.chunks = chunk_count(tiles);
+    t.group = even(ceil_div(tiles, t.chunks), kSumTiles);
+    t.sums_chunk = 36 * C * O + kAlign;
+    p.scratch = 36 * (winograd_plane(C * t.group) + winograd_plane(O * t.group));
+    return p;
+  }
+  p.chunk = even(tiles, std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O))));
+  t.depth = std::min<int64_t>(O, 64);
+  p.u_plane = winograd_plane(C * p.chunk), p.e_plane = winograd_plane(O * p.chunk);
+  p.scratch = 36 * winograd_plane(t.depth * ceil_div(C / lanes(), t.blocks) * lanes());
+  return p;
+}
+
+struct GradientParts {
+  float *zeros, *u, *e, *sums, *dbias;
+  GradientParts(Carve c, const WinogradTask& t, const Plan& p)
+      : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
+        u(p.by_groups ? nullptr : c.take<float>(36 * p.u_plane)),
+        e(p.by_groups ? nullptr : c.take<float>(36 * p.e_plane)),
+        sums(p.by_groups ? c.take<float>(t.chunks * t.sums_chunk) : nullptr),
+        dbias(p.by_groups ? c.take<float>(t.chunks * t.O) : nullptr),
+        bytes(c.used()) {}
+  int64_t bytes;
+};
+
+void run_gradient(WinogradTask& t, void* workspace) {
+  const KernelTable& k = *kernels();
+  const Plan p = plan_gradient(t, num_threads());
+  const GradientParts parts(Carve(workspace), t, p);
+  std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
+  t.zeros = parts.zeros, t.u = parts.u, t.e = parts.e, t.sums = parts.sums;
+  t.u_plane = p.u_plane, t.e_plane = p.e_plane;
+  const int64_t tiles = all_tiles(t);
+  if (p.by_groups) {
+    float* dbias = t.dbias;
+    if (dbias) t.dbias = parts.dbias;
+    with_scratch(t.chunks, 1, p.scratch,
+                 [&](int64_t b, int64_t e, float* s) { k.winograd_gradient_groups(t, s, b, e); });
+    parallel_for(t.O, ceil_div(1024, t.C),
+                 [&](int64_t b, int64_t e, int) { k.winograd_gradient_finish(t, b, e); });
+    if (dbias) k.sum_arrays(t.dbias, t.O, t.chunks, dbias, 0, t.O);
+    return;
+  }
+  const int64_t items = t.blocks * ceil_div(t.O, t.depth);
+  for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles, t.add = 1) {
+    t.tiles = std::min(p.chunk, tiles - t.tile0);
+    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_gradient_input(t, b, e); });
+    with_scratch(items, 1, p.scratch,
+                 [&](int64_t b, int64_t e, float* s) { k.winograd_gradient_blocks(t, s, b, e); });
+  }
+}
+
+// ---- when ----
+
+// Why this is no work for Winograd at all.
+const char* not_winograd(const Conv2dParams& p) {
+  if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
+  if (p.kH != 3 || p.kW != 3) return "window is not 3x3";
+  if (p.sH * p.sW != 1) return "stride is not 1";
+  if (p.dH * p.dW != 1) return "dilation is not 1";
+  if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) > 2) return "padding above 2";
+  if (p.N * p.oH * p.oW == 0) return "no pixels";
+  return fused_act(p) ? nullptr : "activation is not none, relu or relu6";
+}
+
+// Costs of a call in vector multiply-adds, fitted to measured times; what the two algorithms share is left out.
+struct Cost {
+  double tile, weights;  // of one tile, of all weights
+};
+Cost forward_cost(const WinogradTask& t) {
+  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
+  const double C = static_cast<double>(t.C), tiles = static_cast<double>(all_tiles(t));
+  return {36 * C * vO * (1.35 + 2 / tiles) + 220 * (vC + vO), 500 * C * vO};
+}
+Cost gradient_cost(const WinogradTask& t) {
+  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
+  const double O = static_cast<double>(t.O), tiles = static_cast<double>(all_tiles(t));
+  const double sums =
+      36 * padded(t.C) * padded(t.O) <= kGroupSums ? static_cast<double>(chunk_count(all_tiles(t))) : 1;
+  return {36 * O * vC * (1.35 + 3.5 / tiles) + 220 * (vC + vO), (300 + 50 * sums) * O * vC};
+}
+
+const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
+  constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
+  const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
+  const double direct = pixels * direct_pixel + direct_weights;
+  if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;
+  if (kMargin * c.tile >= 16 * direct_pixel) return "too few channels for its transforms";
+  if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its 4x4 tiles lie outside";
+  return "too few pixels for its transformed weights";
+}
+const char* forward_not_worth_it(const WinogradTask& t) {
+  const double vectors = static_cast<double>(t.C * ceil_div(t.O, lanes()));
+  return not_worth_it(t, forward_cost(t), 9 * vectors, 200 * vectors);
+}
+const char* gradient_not_worth_it(const WinogradTask& t) {
+  return not_worth_it(t, gradient_cost(t), 9 * static_cast<double>(t.O * ceil_div(t.C, lanes())), 0);
+}
+
+}  // namespace
+
+const char* winograd_cannot(const Call& c) {
+  const char* why = declines_common(c);
+  return why ? why : not_winograd(c.as<Conv2dParams>());
+}
+
+const char* winograd_declines(const Call& c) {
+  const char* why = winograd_cannot(c);
+  return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()));
+}
+int64_t winograd_workspace(const Call& c) { return windows_workspace(window_task(c.as<Conv2dParams>())); }
+void winograd_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    WinogradTask t = window_task(p);
+    t.x = c.in[0].as<float>() + g * t.C, t.w = c.in[1].as<float>() + g * t.O * t.w_o;
+    t.y = c.out[0].as<float>() + g * t.O;
+    t.bias = p.has_bias ? c.in[2].as<float>() + g * t.O : nullptr;
+    t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() + g * t.O : nullptr;
+    t.act = p.act.act;
+    run_windows(t, c.workspace);
+  }
+}
+
+const char* winograd_bwd_data_declines(const Call& c) {
+  const char* why = winograd_cannot(c);
+  return why ? why : forward_not_worth_it(bwd_data_task(c.as<Conv2dParams>()));
+}
+int64_t winograd_bwd_data_workspace(const Call& c) {
+  return windows_workspace(bwd_data_task(c.as<Conv2dParams>()));
+}
+void winograd_bwd_data_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    WinogradTask t = bwd_data_task(p);
+    t.x = c.in[0].as<float>() + g * t.C, t.y = c.out[0].as<float>() + g * t.O;
+    t.w = c.in[1].as<float>() + g * t.C * t.w_c - 8 * t.w_tap;
+    t.bias = c.in.size() > 2 ? c.in[2].as<float>() + g * t.O : nullptr;
+    run_windows(t, c.workspace);
+  }
+}
+
+const char* winograd_bwd_weights_declines(const Call& c) {
+  const char* why = winograd_cannot(c);
+  return why ? why : gradient_not_worth_it(window_task(c.as<Conv2dParams>()));
+}
+int64_t winograd_bwd_weights_workspace(const Call& c) {
+  WinogradTask t = window_task(c.as<Conv2dParams>());
+  const Plan p = plan_gradient(t, 1);
+  return GradientParts(Carve(nullptr), t, p).bytes;
+}
+void winograd_bwd_weights_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    WinogradTask t = window_task(p);
+    t.x = c.in[0].as<float>() + g * t.C, t.dy = c.in[1].as<float>() + g * t.O;
+    t.dw = c.out[0].as<float>() + g * t.O * t.w_o;
+    t.dbias = c.out.size() > 1 ? c.out[1].as<float>() + g * t.O : nullptr;
+    run_gradient(t, c.workspace);
+  }
+}
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,49 @@
+// What it is: the struct that the Winograd kernels and their adaptor share, and the layout of what they exchange.
+// What it is not: when Winograd pays or how tiles are grouped (backend/cpu/conv2d_winograd.cpp).
+#pragma once
+#include <stdint.h>
+
+#include "fastcnn/params.h"
+
+namespace fastcnn {
+
+// One 3x3 convolution of stride 1 (or one group of it) as F(4x4, 3x3). Tiles are 4x4 outputs, numbered n, row,
+// column; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane of tiles lies as
+// [channels / lanes][tile][lanes], missing channels as zeros.
+struct WinogradTask {
+  int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
+  int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;       // output
+  int64_t pT = 0, pL = 0, tH = 0, tW = 0;                         // padding, grid of tiles
+  int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
+  const float* x = nullptr;
+  const float* w = nullptr;
+  float* y = nullptr;
+  const float* bias = nullptr;      // (O) or null
+  const float* residual = nullptr;  // strides of y, or null
+  Act act = Act::none;              // none, relu or relu6
+  const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
+
+  // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`.
+  int64_t blocks = 1, group = 1;
+  float* wt = nullptr;  // transformed weights: [block][plane of winograd_plane floats]
+  // Transformed windows shared by threads: tiles [tile0, tile0 + tiles), planes of `u_plane` floats.
+  int64_t tile0 = 0, tiles = 0, u_plane = 0;
+  float* u = nullptr;
+  int64_t depth = 0;  // input channels whose weights are transformed at a time
+
+  // The gradient of the weights: dw(o, tap, c) at w_o, w_tap, 1.
+  const float* dy = nullptr;
+  float* e = nullptr;  // transformed dy, like u
+  int64_t e_plane = 0;
+  float* dw = nullptr;
+  float* dbias = nullptr;  // (O), of each chunk, or null
+  int64_t chunks = 1;
+  float* sums = nullptr;  // of each chunk: [block of C][plane][O, whole blocks of lanes][vectors of the block]
+  int64_t sums_chunk = 0;
+  int32_t add = 0;  // dw += instead of dw =
+};
+
+// An odd number of cache lines, so that the 36 planes of one tile spread over all sets of a cache.
+FASTCNN_INLINE int64_t winograd_plane(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+}  // namespace fastcnn

@@ -1,0 +1,155 @@
+// Winograd F(4x4, 3x3): the three passes against the reference (sums in float64) on every ISA and several thread
+// counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the points 0,
+// +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
+#include "backend/cpu/conv2d_adaptors.h"
+#include "call_check.h"
+#include "fastcnn/runtime.h"
+
+using namespace fastcnn;
+using namespace fastcnn::test;
+
+namespace {
+
+constexpr double kTolerance = 5e-6;
+
+const Implementation kForward[] = {{"winograd", cpu::winograd_cannot, cpu::winograd_workspace, cpu::winograd_run},
+                                   {"ref", nullptr, nullptr, cpu::conv2d_list().back().run}};
+const Implementation kBwdData[] = {
+    {"winograd", cpu::winograd_cannot, cpu::winograd_bwd_data_workspace, cpu::winograd_bwd_data_run},
+    {"ref", nullptr, nullptr, cpu::conv2d_bwd_data_list().back().run}};
+const Implementation kBwdWeights[] = {
+    {"winograd", cpu::winograd_cannot, cpu::winograd_bwd_weights_workspace, cpu::winograd_bwd_weights_run},
+    {"ref", nullptr, nullptr, cpu::conv2d_bwd_weights_list().back().run}};
+
+Conv2dParams shape(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, int64_t top = 1, int64_t bottom = 1,
+                   int64_t left = 1, int64_t right = 1, int64_t groups = 1) {
+  Conv2dParams p;
+  p.N = N, p.C = C, p.H = H, p.W = W, p.O = O, p.kH = p.kW = 3, p.groups = groups;
+  p.pT = top, p.pB = bottom, p.pL = left, p.pR = right;
+  p.oH = conv_out_size(H, top, bottom, 3, 1, 1), p.oW = conv_out_size(W, left, right, 3, 1, 1);
+  return p;
+}
+
+std::string text(const Conv2dParams& p) {
+  return concat("N", p.N, " C", p.C, " ", p.H, "x", p.W, " O", p.O, " p", p.pT, ",", p.pB, ",", p.pL, ",", p.pR,
+                " g", p.groups);
+}
+
+Buffer random(int64_t n, uint32_t seed) {
+  Buffer b(n);
+  b.random(seed);
+  return b;
+}
+
+int64_t x_size(const Conv2dParams& p) { return p.N * p.C * p.H * p.W; }
+int64_t y_size(const Conv2dParams& p) { return p.N * p.O * p.oH * p.oW; }
+int64_t w_size(const Conv2dParams& p) { return p.O * p.C / p.groups * 9; }
+
+// bit 0: bias, bit 1: residual
+void check_forward(Conv2dParams p, int operands, Act act) {
+  p.has_bias = operands & 1, p.has_residual = operands >> 1, p.act.act = act;
+  std::vector<Buffer> in;
+  in.push_back(random(x_size(p), 1)), in.push_back(random(w_size(p), 2));
+  if (p.has_bias) in.push_back(random(p.O, 3));
+  if (p.has_residual) in.push_back(random(y_size(p), 4));
+  CHECK(check_call(kForward, &p, in, {y_size(p)}, kTolerance, "winograd " + text(p)) > 0);
+}
+
+void check_backward(const Conv2dParams& p, bool bias) {
+  std::vector<Buffer> data, weights;
+  data.push_back(random(y_size(p), 5)), data.push_back(random(w_size(p), 2));
+  if (bias) data.push_back(random(p.C, 6));
+  CHECK(check_call(kBwdData, &p, data, {x_size(p)}, kTolerance, "winograd_bwd_data " + text(p)) > 0);
+  weights.push_back(random(x_size(p), 1)), weights.push_back(random(y_size(p), 5));
+  std::vector<int64_t> outs = {w_size(p)};
+  if (bias) outs.push_back(p.O);
+  CHECK(check_call(kBwdWeights, &p, weights, outs, kTolerance, "winograd_bwd_weights " + text(p)) > 0);
+}
+
+void check_all(const Conv2dParams& p) {
+  check_forward(p, 0, Act::none);
+  check_backward(p, false);
+}
+
+}  // namespace
+
+TEST_CASE("winograd: every size of the last tile") {
+  for (int64_t H = 1; H <= 9; ++H)
+    for (int64_t W : {H, int64_t{10} - H}) check_all(shape(2, 17, H, W, 20));
+  for (int64_t H : {13, 14, 17}) check_all(shape(1, 16, H, H + 1, 18));
+  check_all(shape(1, 16, 56, 30, 16));
+}
+
+TEST_CASE("winograd: channels") {
+  for (auto [C, O] :
+       {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {17, 3}, {30, 64}, {64, 30}, {100, 50}, {48, 112}})
+    check_all(shape(1, C, 9, 6, O));
+}
+
+TEST_CASE("winograd: padding") {
+  for (int64_t pad : {0, 1, 2}) check_all(shape(2, 20, 7, 8, 18, pad, pad, pad, pad));
+  check_all(shape(1, 16, 7, 5, 17, 0, 2, 1, 0));
+  check_all(shape(1, 17, 6, 6, 16, 2, 1, 0, 2));
+  check_all(shape(3, 16, 1, 1, 16, 2, 2, 1, 1));
+}
+
+TEST_CASE("winograd: bias, residual, activation, groups") {
+  const Conv2dParams p = shape(2, 18, 7, 9, 35), q = shape(2, 36, 6, 5, 60, 1, 1, 1, 1, 3);
+  for (int operands = 0; operands < 4; ++operands)
+    for (Act act : {Act::none, Act::relu, Act::relu6}) check_forward(p, operands, act);
+  check_backward(p, true);
+  check_forward(q, 3, Act::relu);
+  check_backward(q, true);
+}
+
+TEST_CASE("winograd: many channels and many tiles keep the bound") {
+  check_forward(shape(1, 512, 4, 4, 40), 0, Act::none);
+  check_backward(shape(1, 40, 4, 4, 512), true);
+  check_backward(shape(1, 300, 7, 7, 160), true);  // by blocks: channels of one product at a time
+  check_backward(shape(9, 144, 14, 14, 144), true);
+  check_backward(shape(13, 16, 17, 16, 16), true);  // several chunks of sums
+  check_forward(shape(9, 176, 16, 14, 176), 1, Act::relu);
+}
+
+TEST_CASE("winograd: what it cannot do, and the strict mode") {
+  Conv2dParams p = shape(8, 64, 28, 28, 64);
+  Operand in[2], out[1];
+  Call c;
+  c.params = &p, c.in = in, c.out = out;
+  auto reason = [&] {
+    const char* why = cpu::winograd_cannot(c);
+    return std::string(why ? why : "");
+  };
+  IsaGuard restore;
+  if (cpu::isa_name() == "ref") return;
+  const std::string before = get_conv_algorithm();
+  set_conv_algorithm("auto");
+  CHECK(reason() == "");
+  CHECK(cpu::winograd_declines(c) == nullptr);
+  CHECK(cpu::winograd_bwd_data_declines(c) == nullptr);
+  CHECK(cpu::winograd_bwd_weights_declines(c) == nullptr);
+  p.kW = 5;
+  CHECK(reason() == "window is not 3x3");
+  p.kW = 3, p.sH = 2;
+  CHECK(reason() == "stride is not 1");
+  p.sH = 1, p.dW = 2;
+  CHECK(reason() == "dilation is not 1");
+  p.dW = 1, p.pB = 3;
+  CHECK(reason() == "padding above 2");
+  p.pB = 1, p.act.act = Act::gelu;
+  CHECK(reason() == "activation is not none, relu or relu6");
+  p.act.act = Act::none, p.N = 0;
+  CHECK(reason() == "no pixels");
+  p.N = 8;
+  set_conv_algorithm("direct");
+  CHECK(get_conv_algorithm() == "direct");
+  CHECK(reason() == "conv algorithm is direct");
+  for (auto d : {cpu::winograd_declines, cpu::winograd_bwd_data_declines, cpu::winograd_bwd_weights_declines})
+    CHECK(std::string(d(c)) == "conv algorithm is direct");
+  CHECK_THROWS_WITH_AS(set_conv_algorithm("fft"), "set_conv_algorithm: expected 'auto' or 'direct', got 'fft'",
+                       std::invalid_argument);
+  CHECK(get_conv_algorithm() == "direct");
+  set_conv_algorithm(before);
+  cpu::set_isa("ref");
+  CHECK(reason() == "isa is ref");
+}
