@@ -1,8 +1,10 @@
-"""Ten training steps of ResNet-20 equal PyTorch's: losses, first gradients, weights and batch-norm statistics."""
+"""Ten training steps equal PyTorch's: losses, gradients, weights and batch-norm statistics of ResNet-20 (direct
+convolution), losses and gradients of a smooth net with Winograd."""
 
 import fastcnn as fc
 import numpy as np
 import pytest
+from fastcnn import _core
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -43,11 +45,20 @@ class ResNet20(torch.nn.Module):
         return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+@pytest.fixture
+def conv_algorithm():
+    before = fc.get_conv_algorithm()
+    yield fc.set_conv_algorithm
+    fc.set_conv_algorithm(before)
+
+
 # Training on noise is chaotic: PyTorch's own float32 and float64 gradients differ by 4 % after five steps, because
 # single ReLUs flip. So ten steps are compared in float64, and float32 over the steps that rounding leaves alone.
+# Winograd's errors of 1e-6 flip a few ReLUs of a million, each worth 1e-3 of a gradient: direct convolution here.
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype, steps, tolerance", [("float64", 10, 1e-4), ("float32", 1, 1e-4)])
-def test_ten_steps_as_torch(compiled, dtype, steps, tolerance):
+def test_ten_steps_as_torch(conv_algorithm, compiled, dtype, steps, tolerance):
+    conv_algorithm("direct")
     size, batch = (16, 4) if dtype == "float64" else (32, 16)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -88,3 +99,50 @@ def test_ten_steps_as_torch(compiled, dtype, steps, tolerance):
         error = np.linalg.norm(value.numpy() - want) / max(np.linalg.norm(want), 1e-12)
         assert error < tolerance, f"{name} after {steps} steps: {error:.2e}"
     assert int(ours.state_dict()["bn1.num_batches_tracked"].item()) == steps
+
+
+def smooth_net(nn):
+    layers = []
+    for i, o in ((3, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.SiLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+
+@pytest.mark.skipif(fc.isa() == "ref", reason="the references know no algorithms")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ten_steps_with_winograd(conv_algorithm, compiled):
+    conv_algorithm("auto")
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    theirs, ours = smooth_net(torch.nn), smooth_net(fc.nn)
+    ours.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    a = fc.optim.SGD(ours.parameters(), **options)
+    b = torch.optim.SGD(theirs.parameters(), **options)
+
+    def step(x, y):
+        loss = fc.ops.cross_entropy(ours(x), y)
+        loss.backward()
+        grads = [p.grad.clone() for p in ours.parameters()]
+        a.step()
+        a.zero_grad()
+        return [loss.detach(), *grads]
+
+    run = fc.compile(step) if compiled else step
+    _core.record_kernel_choices(True)
+    for t in range(10):
+        x = rng.standard_normal((16, 3, 32, 32)).astype(np.float32)
+        y = rng.integers(0, 10, 16)
+        loss, *grads = run(fc.tensor(x), fc.tensor(y))
+        b.zero_grad()
+        want = F.cross_entropy(theirs(torch.tensor(x)), torch.tensor(y))
+        want.backward()
+        b.step()
+        assert loss.item() == pytest.approx(want.item(), rel=1e-4), f"step {t}"
+        for (name, p), grad in zip(theirs.named_parameters(), grads, strict=True):
+            w = p.grad.numpy()
+            error = np.linalg.norm(grad.numpy() - w) / np.linalg.norm(w)
+            assert error < 1e-3, f"gradient of {name} at step {t}: {error:.2e}"
+    taken = set(_core.take_kernel_choices())
+    _core.record_kernel_choices(False)
+    assert {"conv2d:winograd", "conv2d_bwd_data:winograd", "conv2d_bwd_weights:winograd"} <= taken

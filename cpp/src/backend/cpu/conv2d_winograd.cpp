@@ -20,7 +20,7 @@ namespace {
 
 // Measured on a core with 1 MB of L2 and its share of 32 MB of L3.
 constexpr int64_t kGroupWeights = 640 * 1024;  // floats: transformed weights that are read again for each group
-constexpr int64_t kGroupTiles = 28;            // a group of 64 channels and its weights fill L2
+constexpr int64_t kGroupTiles = 40;            // a group of 64 channels and its weights fill L2
 constexpr int64_t kChunkFloats = 2 << 20;      // transformed windows of a chunk, in L3
 constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
 constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time

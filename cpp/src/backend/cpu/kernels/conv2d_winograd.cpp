@@ -107,8 +107,8 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
     const int64_t o = (b.v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
     const vf bias = t.bias ? loadn(t.bias + o, n) : zero();
-    for (int64_t i = 0; i < count; ++i) {
-      const WinogradTile k(t, first + i);
+    WinogradTile k(t, first);
+    for (int64_t i = 0; i < count; ++i, k.next(t)) {
       vf y[4][4];
       output_transform(m + (i * b.V + v) * kLanes, plane, y);
       const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;

@@ -9,14 +9,15 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 // Rows of the register tile: a divisor of kLanes, so that a tile lies in one block of e.
-constexpr int kRows = kLanes == 16 ? 8 : 4;
+FASTCNN_OP constexpr int rows_of(int V) { return V == 1 ? kLanes : kLanes == 16 ? 8 : 4; }
 
 // s[p][v] (+)= sum over tiles of e[tile][p] * u[v][tile].
 template <int V>
 void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s, int first) {
-  vf acc[kRows][V];
+  constexpr int P = rows_of(V);
+  vf acc[P][V];
 #pragma GCC unroll 16
-  for (int p = 0; p < kRows; ++p)
+  for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(s + (p * V + v) * kLanes);
   for (int64_t k = 0; k < tiles; ++k, e += kLanes, u += kLanes) {
@@ -24,14 +25,14 @@ void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, fl
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(u + v * u_block);
 #pragma GCC unroll 16
-    for (int p = 0; p < kRows; ++p) {
+    for (int p = 0; p < P; ++p) {
       const vf a = set1(e[p]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[p][v] = fma(a, b[v], acc[p][v]);
     }
   }
 #pragma GCC unroll 16
-  for (int p = 0; p < kRows; ++p)
+  for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) store(s + (p * V + v) * kLanes, acc[p][v]);
 }
@@ -42,7 +43,7 @@ constexpr SumTileFn kTiles[3] = {&sum_tile<1>, &sum_tile<2>, &sum_tile<3>};
 // Outputs [o0, o0 + on) of one plane, o0 a multiple of kLanes; e and u are planes of `places` tiles.
 void sum_plane(const float* e, const float* u, int64_t places, int64_t tiles, const WinogradBlock& b, int64_t o0,
                int64_t on, float* s, int first) {
-  for (int64_t p = 0; p < on; p += kRows)
+  for (int64_t p = 0, P = rows_of(static_cast<int>(b.V)); p < on; p += P)
     kTiles[b.V - 1](e + (o0 + p) / kLanes * places * kLanes + (o0 + p) % kLanes, u + b.v0 * places * kLanes,
                     places * kLanes, tiles, s + p * b.V * kLanes, first);
 }
@@ -55,8 +56,8 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
   for (int64_t o = o0; o < o1; o += kLanes) {
     const int n = lanes_left(o1, o);
     vf s = fresh ? zero() : loadn(out + o, n);
-    for (int64_t i = 0; i < count; ++i) {
-      const WinogradTile k(t, first + i);
+    WinogradTile k(t, first);
+    for (int64_t i = 0; i < count; ++i, k.next(t)) {
       const float* p = t.dy + k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
       const int64_t rows = t.oH - k.h < 4 ? t.oH - k.h : 4, columns = t.oW - k.w < 4 ? t.oW - k.w : 4;
       for (int64_t r = 0; r < rows; ++r)

@@ -24,7 +24,34 @@ struct WinogradTile {
   int64_t n, h, w;  // image, first output row and column
   FASTCNN_OP WinogradTile(const WinogradTask& t, int64_t tile)
       : n(tile / (t.tH * t.tW)), h(tile / t.tW % t.tH * 4), w(tile % t.tW * 4) {}
+  FASTCNN_OP void next(const WinogradTask& t) {
+    if ((w += 4) < 4 * t.tW) return;
+    w = 0;
+    if ((h += 4) < 4 * t.tH) return;
+    h = 0, ++n;
+  }
 };
+
+// Where a tile's window of kSize x kSize pixels lies, pixels outside of the image at `zeros`. Without branches:
+// which pixels are outside changes from tile to tile.
+template <int kSize>
+FASTCNN_OP void find_pixels(const float* p, int64_t s_h, int64_t s_w, int64_t h0, int64_t w0, int64_t H, int64_t W,
+                            const float* zeros, const float** pixel) {
+  const uintptr_t z = reinterpret_cast<uintptr_t>(zeros), first = reinterpret_cast<uintptr_t>(p);
+  uintptr_t column[kSize];
+#pragma GCC unroll 6
+  for (int w = 0; w < kSize; ++w)
+    column[w] = -static_cast<uintptr_t>(static_cast<uint64_t>(w0 + w) < static_cast<uint64_t>(W));
+#pragma GCC unroll 6
+  for (int h = 0; h < kSize; ++h) {
+    const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h) < static_cast<uint64_t>(H));
+#pragma GCC unroll 6
+    for (int w = 0; w < kSize; ++w) {
+      const uintptr_t at = first + static_cast<uintptr_t>(h * s_h + w * s_w) * sizeof(float);
+      pixel[h * kSize + w] = reinterpret_cast<const float*>(z + ((at - z) & row & column[w]));
+    }
+  }
+}
 
 // An image of which every tile reads a window of kSize x kSize pixels.
 struct WinogradImage {
@@ -37,8 +64,8 @@ template <int kSize>
 FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, int64_t first, int64_t count,
                                 float* u, int64_t plane, int64_t at, int64_t places) {
   const int64_t whole = m.C / kLanes * kLanes, block = places * kLanes;
-  for (int64_t i = 0; i < count; ++i) {
-    const WinogradTile k(t, first + i);
+  WinogradTile k(t, first);
+  for (int64_t i = 0; i < count; ++i, k.next(t)) {
     const int64_t h0 = k.h - m.pT, w0 = k.w - m.pL;
     const float* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
     float* d = u + (at + i) * kLanes;
@@ -54,10 +81,7 @@ FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, i
       }
     if (c == m.C) continue;
     const float* pixel[kSize * kSize];
-    for (int64_t h = 0; h < kSize; ++h)
-      for (int64_t w = 0; w < kSize; ++w)
-        pixel[h * kSize + w] =
-            h0 + h >= 0 && h0 + h < m.H && w0 + w >= 0 && w0 + w < m.W ? p + h * m.s_h + w * m.s_w : t.zeros;
+    find_pixels<kSize>(p, m.s_h, m.s_w, h0, w0, m.H, m.W, t.zeros, pixel);
     for (; c < m.C; c += kLanes, d += block) {
       const AnyPixels pixels{pixel, c, lanes_left(m.C, c), kSize};
       if constexpr (kSize == 6)
