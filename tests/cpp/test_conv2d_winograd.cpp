@@ -153,3 +153,32 @@ TEST_CASE("winograd: what it cannot do, and the strict mode") {
   cpu::set_isa("ref");
   CHECK(reason() == "isa is ref");
 }
+
+TEST_CASE("winograd: where it would not pay") {
+  Operand in[2], out[1];
+  Call c;
+  c.in = in, c.out = out;
+  IsaGuard restore;
+  for (const std::string& isa : cpu::available_isas()) {
+    if (isa == "ref") continue;
+    cpu::set_isa(isa);
+    auto reasons = [&](const Conv2dParams& p) {
+      c.params = &p;
+      std::string s;
+      for (auto d :
+           {cpu::winograd_declines, cpu::winograd_bwd_data_declines, cpu::winograd_bwd_weights_declines}) {
+        const char* why = d(c);
+        s.append(why ? why : "takes it").append("; ");
+      }
+      return s;
+    };
+    auto thrice = [](const std::string& s) { return s + "; " + s + "; " + s + "; "; };
+    CHECK(reasons(shape(16, 64, 56, 56, 64)) == thrice("takes it"));
+    CHECK(reasons(shape(128, 16, 32, 32, 16)) == thrice("takes it"));
+    CHECK(reasons(shape(8, 512, 7, 7, 512)) == thrice("takes it"));
+    CHECK(reasons(shape(128, 3, 32, 32, 16)) == thrice("too few channels for its transforms"));
+    CHECK(reasons(shape(8, 96, 56, 56, 96, 1, 1, 1, 1, 32)) == thrice("too few channels for its transforms"));
+    CHECK(reasons(shape(8, 64, 5, 5, 64)) == thrice("too many pixels of its 4x4 tiles lie outside"));
+    CHECK(reasons(shape(1, 64, 8, 8, 64)) == thrice("too few pixels for its transformed weights"));
+  }
+}
