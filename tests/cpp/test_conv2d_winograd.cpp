@@ -41,12 +41,19 @@ Buffer random(int64_t n, uint32_t seed) {
   return b;
 }
 
+struct AlgorithmGuard {
+  std::string before = get_conv_algorithm();
+  AlgorithmGuard() { set_conv_algorithm("auto"); }
+  ~AlgorithmGuard() { set_conv_algorithm(before); }
+};
+
 int64_t x_size(const Conv2dParams& p) { return p.N * p.C * p.H * p.W; }
 int64_t y_size(const Conv2dParams& p) { return p.N * p.O * p.oH * p.oW; }
 int64_t w_size(const Conv2dParams& p) { return p.O * p.C / p.groups * 9; }
 
 // bit 0: bias, bit 1: residual
 void check_forward(Conv2dParams p, int operands, Act act) {
+  AlgorithmGuard algorithm;
   p.has_bias = operands & 1, p.has_residual = operands >> 1, p.act.act = act;
   std::vector<Buffer> in;
   in.push_back(random(x_size(p), 1)), in.push_back(random(w_size(p), 2));
@@ -56,6 +63,7 @@ void check_forward(Conv2dParams p, int operands, Act act) {
 }
 
 void check_backward(const Conv2dParams& p, bool bias) {
+  AlgorithmGuard algorithm;
   std::vector<Buffer> data, weights;
   data.push_back(random(y_size(p), 5)), data.push_back(random(w_size(p), 2));
   if (bias) data.push_back(random(p.C, 6));
@@ -122,8 +130,7 @@ TEST_CASE("winograd: what it cannot do, and the strict mode") {
   };
   IsaGuard restore;
   if (cpu::isa_name() == "ref") return;
-  const std::string before = get_conv_algorithm();
-  set_conv_algorithm("auto");
+  AlgorithmGuard algorithm;
   CHECK(reason() == "");
   CHECK(cpu::winograd_declines(c) == nullptr);
   CHECK(cpu::winograd_bwd_data_declines(c) == nullptr);
@@ -149,7 +156,7 @@ TEST_CASE("winograd: what it cannot do, and the strict mode") {
   CHECK_THROWS_WITH_AS(set_conv_algorithm("fft"), "set_conv_algorithm: expected 'auto' or 'direct', got 'fft'",
                        std::invalid_argument);
   CHECK(get_conv_algorithm() == "direct");
-  set_conv_algorithm(before);
+  set_conv_algorithm("auto");
   cpu::set_isa("ref");
   CHECK(reason() == "isa is ref");
 }
@@ -159,6 +166,7 @@ TEST_CASE("winograd: where it would not pay") {
   Call c;
   c.in = in, c.out = out;
   IsaGuard restore;
+  AlgorithmGuard algorithm;
   for (const std::string& isa : cpu::available_isas()) {
     if (isa == "ref") continue;
     cpu::set_isa(isa);
