@@ -20,6 +20,12 @@ FASTCNN_OP int lanes_left(int64_t channels, int64_t c) {
   return static_cast<int>(channels - c < kLanes ? channels - c : kLanes);
 }
 
+// bfloat16 addresses travel in tasks as those of floats.
+template <class T>
+FASTCNN_OP const T* values(const float* p) {
+  return reinterpret_cast<const T*>(p);
+}
+
 struct WinogradTile {
   int64_t n, h, w;  // image, first output row and column
   FASTCNN_OP WinogradTile(const WinogradTask& t, int64_t tile)
@@ -27,39 +33,41 @@ struct WinogradTile {
 };
 
 // An image of which every tile reads a window of kSize x kSize pixels.
+template <class T>
 struct WinogradImage {
-  const float* p;
+  const T* p;
   int64_t H, W, C, s_n, s_h, s_w, pT, pL;
 };
 
 // Windows of tiles [first, first + count) to planes: tile i of the result goes to place at + i of `places`.
-template <int kSize>
-FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, int64_t first, int64_t count,
+template <int kSize, class T>
+FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t first, int64_t count,
                                 float* u, int64_t plane, int64_t at, int64_t places) {
   const int64_t whole = m.C / kLanes * kLanes, block = places * kLanes;
   for (int64_t i = 0; i < count; ++i) {
     const WinogradTile k(t, first + i);
     const int64_t h0 = k.h - m.pT, w0 = k.w - m.pL;
-    const float* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
+    const T* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
     float* d = u + (at + i) * kLanes;
     int64_t c = 0;
     const bool inside = h0 >= 0 && w0 >= 0 && h0 + kSize <= m.H && w0 + kSize <= m.W;
     if (inside)
       for (; c < whole; c += kLanes, d += block) {
-        const InsidePixels pixels{p + c, m.s_h, m.s_w};
+        const InsidePixels<T> pixels{p + c, m.s_h, m.s_w};
         if constexpr (kSize == 6)
           data_transform(pixels, d, plane);
         else
           gradient_transform(pixels, d, plane);
       }
     if (c == m.C) continue;
-    const float* pixel[kSize * kSize];
+    const T* zeros = values<T>(t.zeros);
+    const T* pixel[kSize * kSize];
     for (int64_t h = 0; h < kSize; ++h)
       for (int64_t w = 0; w < kSize; ++w)
         pixel[h * kSize + w] =
-            h0 + h >= 0 && h0 + h < m.H && w0 + w >= 0 && w0 + w < m.W ? p + h * m.s_h + w * m.s_w : t.zeros;
+            h0 + h >= 0 && h0 + h < m.H && w0 + w >= 0 && w0 + w < m.W ? p + h * m.s_h + w * m.s_w : zeros;
     for (; c < m.C; c += kLanes, d += block) {
-      const AnyPixels pixels{pixel, c, lanes_left(m.C, c), kSize};
+      const AnyPixels<T> pixels{pixel, c, lanes_left(m.C, c), kSize};
       if constexpr (kSize == 6)
         data_transform(pixels, d, plane);
       else
@@ -68,11 +76,13 @@ FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, i
   }
 }
 
-FASTCNN_OP WinogradImage input_image(const WinogradTask& t) {
-  return WinogradImage{t.x, t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
+template <class T>
+FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
 }
-FASTCNN_OP WinogradImage gradient_image(const WinogradTask& t) {
-  return WinogradImage{t.dy, t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
+template <class T>
+FASTCNN_OP WinogradImage<T> gradient_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA
