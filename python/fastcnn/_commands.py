@@ -17,7 +17,7 @@ from .cli import UsageError
 _BASE = {
     "model": "resnet20", "epochs": 10, "batch_size": 128, "optimizer": "sgd", "scheduler": "onecycle",
     "label_smoothing": 0.0, "augment": "crop-flip", "seed": 0, "accumulate": 1, "ema_decay": None, "clip": None,
-    "patience": None, "workers": 1,
+    "patience": None, "workers": 1, "precision": "32-true",
 }  # fmt: skip
 _BY_DATA = {
     "fashion_mini": {"model": "resnet8", "epochs": 20, "batch_size": 64, "label_smoothing": 0.1},
@@ -169,7 +169,7 @@ def train(args):
     trainer = _usage(
         Trainer, model, args.optimizer, args.lr, device=args.device, accumulate_grad_batches=args.accumulate,
         gradient_clip_val=args.clip, ema_decay=args.ema_decay, callbacks=callbacks,
-        compile=not args.no_compile, seed=args.seed, log_dir=run,
+        compile=not args.no_compile, seed=args.seed, log_dir=run, precision=args.precision,
         scheduler=None if args.scheduler == "none" else args.scheduler, weight_decay=args.weight_decay,
         momentum=args.momentum, label_smoothing=args.label_smoothing, batch_size=args.batch_size,
         transform=_transform(args.augment, data), num_workers=args.workers,

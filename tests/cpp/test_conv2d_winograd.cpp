@@ -2,8 +2,8 @@
 // counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the points 0,
 // +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
 #include "backend/cpu/conv2d_adaptors.h"
-#include "call_check.h"
 #include "fastcnn/runtime.h"
+#include "op_check.h"
 
 using namespace fastcnn;
 using namespace fastcnn::test;
@@ -74,12 +74,36 @@ void check_backward(const Conv2dParams& p, bool bias) {
   CHECK(check_call(kBwdWeights, &p, weights, outs, kTolerance, "winograd_bwd_weights " + text(p)) > 0);
 }
 
+// bfloat16 images and weights: float32 between windows and outputs, which are rounded once. The gradient of the
+// weights may stay float32.
+void check_bf16(Conv2dParams p) {
+  constexpr DType half = DType::bfloat16;
+  const Array x = rounded(normal(x_size(p), 1)), w = rounded(normal(w_size(p), 2)),
+              dy = rounded(normal(y_size(p), 5));
+  const Tolerance bound{2 * kTolerance};
+  CHECK(check_op(kBwdData, &p, {dy, w, rounded(normal(p.C, 6))}, {{x_size(p), half}}, "bf16 bwd_data " + text(p),
+                 bound) > 0);
+  CHECK(check_op(kBwdWeights, &p, {x, dy}, {{w_size(p), half}, {p.O, half}}, "bf16 bwd_weights " + text(p),
+                 bound) > 0);
+  p.has_bias = p.has_residual = 1, p.act.act = Act::relu;
+  CHECK(check_op(kForward, &p, {x, w, rounded(normal(p.O, 3)), rounded(normal(y_size(p), 4))}, {{y_size(p), half}},
+                 "bf16 forward " + text(p), bound) > 0);
+}
+
 void check_all(const Conv2dParams& p) {
   check_forward(p, 0, Act::none);
   check_backward(p, false);
 }
 
 }  // namespace
+
+TEST_CASE("winograd: bfloat16") {
+  for (int64_t size : {4, 7, 13}) check_bf16(shape(2, 18, size, size + 1, 33));
+  check_bf16(shape(1, 3, 9, 9, 64));
+  check_bf16(shape(2, 64, 10, 10, 17, 0, 2, 1, 0));
+  check_bf16(shape(2, 36, 8, 8, 40, 1, 1, 1, 1, 2));
+  check_bf16(shape(2, 256, 14, 14, 256));
+}
 
 TEST_CASE("winograd: every size of the last tile") {
   for (int64_t H = 1; H <= 9; ++H)

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/kernels/grad_pitch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -35,11 +36,13 @@ bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
   t.o_inner = t.C < lanes / 2 && t.O >= t.C;
   t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
   t.groups = ceil_div(t.O, kMostOut);
-  const int64_t pitch = t.kW == 1 ? 2 * t.sW : 1, on = ceil_div(t.O, t.groups);
+  // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
+  const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < 2 * lanes);
+  const int64_t pitch = t.kW == 1 ? 2 * t.sW : 1, op = pair_pitch(ceil_div(t.O, t.groups));
   auto words = [&](int64_t nb, int64_t ohb, int64_t owb) {
     const int64_t cols = ceil_div((owb - 1) * t.sW + (t.kW - 1) * t.dW + 1, pitch);
-    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * cols * ceil_div(t.C, t.nc) +
-           nb * ohb * ceil_div(owb, 2) * on;
+    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * cols * pair_pitch(ceil_div(t.C, t.nc)) +
+           nb * ohb * ceil_div(owb, 2) * op;
   };
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
     return nb * ohb * owb <= kTarget && words(nb, ohb, owb) <= kScratchFloats;
@@ -61,13 +64,15 @@ bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
       while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
     t.nb = even(t.N, t.nb);
   }
-  t.merge = t.nc == 1 && t.dW == 1 && t.kW > 1;
+  t.merge = t.nc == 1 && merges;
   const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
   const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
   t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads,
-                tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
-  while (t.chunks * t.B * t.nc * t.groups < wanted && t.groups < tiles) ++t.groups;
+  while (t.chunks & (t.chunks - 1)) t.chunks &= t.chunks - 1;  // powers of two divide among threads
+  // A group copies its strips again: no more of them than share the work evenly.
+  const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
+  auto items = [&] { return t.chunks * t.B * t.nc * t.groups; };
+  while (items() % threads != 0 && items() < 4 * threads && t.groups < tiles) ++t.groups;
   return true;
 }
 

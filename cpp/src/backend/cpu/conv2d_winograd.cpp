@@ -110,8 +110,12 @@ void with_scratch(int64_t items, int64_t grain, int64_t floats, F&& f) {
                       " bytes of scratch memory for each thread");
 }
 
-void run_windows(WinogradTask& t, void* workspace) {
+void run_windows(WinogradTask& t, bool bf16, void* workspace) {
   const KernelTable& k = *kernels();
+  auto weights = bf16 ? k.winograd_weights_bf16 : k.winograd_weights;
+  auto groups_kernel = bf16 ? k.winograd_groups_bf16 : k.winograd_groups;
+  auto input = bf16 ? k.winograd_input_bf16 : k.winograd_input;
+  auto blocks = bf16 ? k.winograd_blocks_bf16 : k.winograd_blocks;
   const Plan p = plan_windows(t, num_threads());
   const Parts parts(Carve(workspace), t, p);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
@@ -120,16 +124,16 @@ void run_windows(WinogradTask& t, void* workspace) {
   const int64_t tile_work = 36 * t.C * t.O;
   if (p.by_groups) {
     parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
-                 [&](int64_t b, int64_t e, int) { k.winograd_weights(t, b, e); });
+                 [&](int64_t b, int64_t e, int) { weights(t, b, e); });
     const int64_t groups = ceil_div(tiles, t.group);
     with_scratch(groups, ceil_div(128 * 1024, tile_work * t.group), p.scratch,
-                 [&](int64_t b, int64_t e, float* s) { k.winograd_groups(t, s, b, e); });
+                 [&](int64_t b, int64_t e, float* s) { groups_kernel(t, s, b, e); });
     return;
   }
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
     t.tiles = std::min(p.chunk, tiles - t.tile0);
-    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_input(t, b, e); });
-    with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { k.winograd_blocks(t, s, b, e); });
+    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { input(t, b, e); });
+    with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
   }
 }
 
@@ -180,8 +184,11 @@ struct GradientParts {
   int64_t bytes;
 };
 
-void run_gradient(WinogradTask& t, void* workspace) {
+void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
   const KernelTable& k = *kernels();
+  auto groups = bf16 ? k.winograd_gradient_groups_bf16 : k.winograd_gradient_groups;
+  auto input = bf16 ? k.winograd_gradient_input_bf16 : k.winograd_gradient_input;
+  auto blocks = bf16 ? k.winograd_gradient_blocks_bf16 : k.winograd_gradient_blocks;
   const Plan p = plan_gradient(t, num_threads());
   const GradientParts parts(Carve(workspace), t, p);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
@@ -191,8 +198,7 @@ void run_gradient(WinogradTask& t, void* workspace) {
   if (p.by_groups) {
     float* dbias = t.dbias;
     if (dbias) t.dbias = parts.dbias;
-    with_scratch(t.chunks, 1, p.scratch,
-                 [&](int64_t b, int64_t e, float* s) { k.winograd_gradient_groups(t, s, b, e); });
+    with_scratch(t.chunks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { groups(t, s, b, e); });
     parallel_for(t.O, ceil_div(1024, t.C),
                  [&](int64_t b, int64_t e, int) { k.winograd_gradient_finish(t, b, e); });
     if (dbias) k.sum_arrays(t.dbias, t.O, t.chunks, dbias, 0, t.O);
@@ -201,9 +207,8 @@ void run_gradient(WinogradTask& t, void* workspace) {
   const int64_t items = t.blocks * ceil_div(t.O, t.depth);
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles, t.add = 1) {
     t.tiles = std::min(p.chunk, tiles - t.tile0);
-    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_gradient_input(t, b, e); });
-    with_scratch(items, 1, p.scratch,
-                 [&](int64_t b, int64_t e, float* s) { k.winograd_gradient_blocks(t, s, b, e); });
+    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { input(t, b, e); });
+    with_scratch(items, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
   }
 }
 
@@ -246,42 +251,57 @@ const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pix
   if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its 4x4 tiles lie outside";
   return "too few pixels for its transformed weights";
 }
-const char* forward_not_worth_it(const WinogradTask& t) {
+// Against bfloat16 pairs, which take two products at once; without an instruction for them, three operations.
+double direct_cost(bool bf16) { return !bf16 ? 9 : has_bf16_products() ? 4.5 : 13; }
+const char* forward_not_worth_it(const WinogradTask& t, bool bf16) {
   const double vectors = static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t), 9 * vectors, 200 * vectors);
+  return not_worth_it(t, forward_cost(t), direct_cost(bf16) * vectors, 200 * vectors);
 }
-const char* gradient_not_worth_it(const WinogradTask& t) {
-  return not_worth_it(t, gradient_cost(t), 9 * static_cast<double>(t.O * ceil_div(t.C, lanes())), 0);
+const char* gradient_not_worth_it(const WinogradTask& t, bool bf16) {
+  const double vectors = static_cast<double>(t.O * ceil_div(t.C, lanes()));
+  return not_worth_it(t, gradient_cost(t), direct_cost(bf16) * vectors, 0);
+}
+
+// bfloat16 images run in float32 from window to output; their addresses travel in tasks as those of floats.
+bool half(const Operand& o) { return o.dtype == DType::bfloat16; }
+const float* elements(const Operand& o, int64_t i) {
+  return half(o) ? reinterpret_cast<const float*>(o.as<bfloat16>() + i) : o.as<float>() + i;
+}
+float* elements_out(const Operand& o, int64_t i) {
+  return half(o) ? reinterpret_cast<float*>(o.as<bfloat16>() + i) : o.as<float>() + i;
 }
 
 }  // namespace
 
 const char* winograd_cannot(const Call& c) {
-  const char* why = declines_common(c);
-  return why ? why : not_winograd(c.as<Conv2dParams>());
+  if (!kernels()) return "isa is ref";
+  for (const Operand& o : c.in)
+    if (o.dtype != c.in[0].dtype || (o.dtype != DType::float32 && !half(o)))
+      return "dtype is not float32 or bfloat16";
+  return not_winograd(c.as<Conv2dParams>());
 }
 
 const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()));
+  return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
 }
 int64_t winograd_workspace(const Call& c) { return windows_workspace(window_task(c.as<Conv2dParams>())); }
 void winograd_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = window_task(p);
-    t.x = c.in[0].as<float>() + g * t.C, t.w = c.in[1].as<float>() + g * t.O * t.w_o;
-    t.y = c.out[0].as<float>() + g * t.O;
-    t.bias = p.has_bias ? c.in[2].as<float>() + g * t.O : nullptr;
-    t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() + g * t.O : nullptr;
+    t.x = elements(c.in[0], g * t.C), t.w = elements(c.in[1], g * t.O * t.w_o);
+    t.y = elements_out(c.out[0], g * t.O);
+    t.bias = p.has_bias ? elements(c.in[2], g * t.O) : nullptr;
+    t.residual = p.has_residual ? elements(c.in[c.in.size() - 1], g * t.O) : nullptr;
     t.act = p.act.act;
-    run_windows(t, c.workspace);
+    run_windows(t, half(c.in[0]), c.workspace);
   }
 }
 
 const char* winograd_bwd_data_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : forward_not_worth_it(bwd_data_task(c.as<Conv2dParams>()));
+  return why ? why : forward_not_worth_it(bwd_data_task(c.as<Conv2dParams>()), half(c.in[0]));
 }
 int64_t winograd_bwd_data_workspace(const Call& c) {
   return windows_workspace(bwd_data_task(c.as<Conv2dParams>()));
@@ -290,31 +310,48 @@ void winograd_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = bwd_data_task(p);
-    t.x = c.in[0].as<float>() + g * t.C, t.y = c.out[0].as<float>() + g * t.O;
-    t.w = c.in[1].as<float>() + g * t.C * t.w_c - 8 * t.w_tap;
-    t.bias = c.in.size() > 2 ? c.in[2].as<float>() + g * t.O : nullptr;
-    run_windows(t, c.workspace);
+    t.x = elements(c.in[0], g * t.C), t.y = elements_out(c.out[0], g * t.O);
+    t.w = elements(c.in[1], g * t.C * t.w_c - 8 * t.w_tap);
+    t.bias = c.in.size() > 2 ? elements(c.in[2], g * t.O) : nullptr;
+    run_windows(t, half(c.in[0]), c.workspace);
   }
 }
 
 const char* winograd_bwd_weights_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : gradient_not_worth_it(window_task(c.as<Conv2dParams>()));
+  return why ? why : gradient_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
+}
+// bfloat16 results are made in float32 at the front of the workspace.
+static int64_t unrounded_bytes(const Call& c) {
+  int64_t bytes = 0;
+  for (const Operand& o : c.out)
+    if (half(o)) bytes += 4 * aligned(o.numel());
+  return bytes;
 }
 int64_t winograd_bwd_weights_workspace(const Call& c) {
   WinogradTask t = window_task(c.as<Conv2dParams>());
   const Plan p = plan_gradient(t, 1);
-  return GradientParts(Carve(nullptr), t, p).bytes;
+  return unrounded_bytes(c) + GradientParts(Carve(nullptr), t, p).bytes;
 }
 void winograd_bwd_weights_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
+  const bool rounds = half(c.out[0]), bias = c.out.size() > 1;
+  float* front = static_cast<float*>(c.workspace);
+  float* dw = rounds ? front : c.out[0].as<float>();
+  float* dbias = !bias ? nullptr : rounds ? front + aligned(c.out[0].numel()) : c.out[1].as<float>();
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = window_task(p);
-    t.x = c.in[0].as<float>() + g * t.C, t.dy = c.in[1].as<float>() + g * t.O;
-    t.dw = c.out[0].as<float>() + g * t.O * t.w_o;
-    t.dbias = c.out.size() > 1 ? c.out[1].as<float>() + g * t.O : nullptr;
-    run_gradient(t, c.workspace);
+    t.x = elements(c.in[0], g * t.C), t.dy = elements(c.in[1], g * t.O);
+    t.dw = dw + g * t.O * t.w_o;
+    t.dbias = bias ? dbias + g * t.O : nullptr;
+    run_gradient(t, half(c.in[0]), static_cast<char*>(c.workspace) + unrounded_bytes(c));
   }
+  if (!rounds) return;
+  const KernelTable& k = *kernels();
+  for (size_t i = 0; i < c.out.size(); ++i)
+    parallel_for(c.out[i].numel(), 16 * 1024, [&](int64_t b, int64_t e, int) {
+      k.sum_arrays_bf16(i ? dbias : dw, 0, 1, c.out[i].as<bfloat16>(), b, e);
+    });
 }
 
 }  // namespace fastcnn::cpu

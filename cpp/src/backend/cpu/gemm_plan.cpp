@@ -40,8 +40,9 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   }
   t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
-  // Unpacked rows are read in place: keep a strip of them in half of L2.
-  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(128 * 1024 / s.cn, 28, 2 * kStripTarget);
+  // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
+  const int64_t room = (bf16 ? 64 : 128) * 1024 / s.cn;
+  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
     return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
   };

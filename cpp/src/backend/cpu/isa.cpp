@@ -89,6 +89,7 @@ const Candidate* use() {
 
 const KernelTable* kernels() { return use()->table; }
 std::string isa_name() { return use()->name; }
+bool has_bf16_products() { return isa_name() == "avx512bf16"; }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> out;

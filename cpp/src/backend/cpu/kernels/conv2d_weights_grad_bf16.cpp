@@ -1,6 +1,7 @@
 // What it is: the gradient of dense convolution weights from bfloat16 operands, summed in float32. Both operands
 // of a strip are copied to scratch as words of two neighbouring output pixels, so that one instruction takes both.
 // Sum order as in conv2d_weights_grad.cpp, by pairs of pixels; an odd last pixel of a row is paired with 0.
+#include "backend/cpu/kernels/grad_pitch.h"
 #include "backend/cpu/kernels/grad_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/strip.h"
@@ -22,26 +23,26 @@ FASTCNN_OP void pair_rows(const bfloat16* low, const bfloat16* high, int64_t n, 
 // Channels [c0, c0+cn) of a window of x: column j of dst pairs input columns `pitch`*j and `pitch`*j + sW, both
 // below `cols`. dst[row][col][cn].
 void pack_input(const WeightsGradTask& t, const bfloat16* x, int64_t rows, int64_t cols, int64_t pitch,
-                int64_t ih0, int64_t iw0, int64_t cn, float* dst) {
+                int64_t ih0, int64_t iw0, int64_t cn, int64_t cp, float* dst) {
   const int64_t left = iw0 < 0 ? (-iw0 < cols ? -iw0 : cols) : 0;
   const int64_t right =
       t.W - iw0 < cols ? (t.W - iw0 > left ? t.W - iw0 : left) : cols;  // [left, right) is inside
   const int64_t pairs = ceil_div(cols, pitch);
-  for (int64_t r = 0; r < rows; ++r, dst += pairs * cn) {
+  for (int64_t r = 0; r < rows; ++r, dst += pairs * cp) {
     const int64_t ih = ih0 + r;
     if (ih < 0 || ih >= t.H || left >= right) {
-      zero_floats(dst, pairs * cn);
+      zero_floats(dst, pairs * cp);
       continue;
     }
     const bfloat16* row = x + ih * t.x_h + iw0 * t.x_w;
     auto inside = [&](int64_t col) { return col >= left && col < right; };
-    const bool dense = pitch == 1 && t.x_w == cn;
+    const bool dense = pitch == 1 && t.x_w == cn && cp == cn;
     for (int64_t j = 0; j < pairs;) {
       const int64_t col = j * pitch;
       int64_t run = 1;
       if (dense && col >= left && col + t.sW < right) run = right - t.sW - col;
       pair_rows(inside(col) ? row + col * t.x_w : nullptr,
-                inside(col + t.sW) ? row + (col + t.sW) * t.x_w : nullptr, run * cn, dst + j * cn);
+                inside(col + t.sW) ? row + (col + t.sW) * t.x_w : nullptr, run * cn, dst + j * cp);
       j += run;
     }
   }
@@ -75,6 +76,7 @@ void conv2d_weights_grad_bf16(const WeightsGradTask& t, int64_t begin, int64_t e
                   chunk = item / t.groups / t.nc / t.B;
     const int64_t o0 = t.O * group / t.groups, on = t.O * (group + 1) / t.groups - o0;
     const int64_t c0 = t.C * cb / t.nc, cn = t.C * (cb + 1) / t.nc - c0;
+    const int64_t cp = t.merge ? cn : pair_pitch(cn), op = pair_pitch(on);
     float* dw = t.dw + (chunk * t.B + batch) * t.w_b;
     const int64_t last = strips * (chunk + 1) / t.chunks;
     int first = 1;
@@ -84,12 +86,12 @@ void conv2d_weights_grad_bf16(const WeightsGradTask& t, int64_t begin, int64_t e
       const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
                     ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb;
       const int64_t rows = (hh - 1) * t.sH + (t.kH - 1) * t.dH + 1, cols = (ww - 1) * t.sW + (t.kW - 1) * t.dW + 1;
-      const int64_t line = ceil_div(cols, pitch) * cn, image = rows * line;
+      const int64_t line = ceil_div(cols, pitch) * cp, image = rows * line;
       const int64_t ih0 = oh0 * t.sH - t.pT, iw0 = ow0 * t.sW - t.pL;
       for (int64_t n = 0; n < nn; ++n)
         pack_input(t, reinterpret_cast<const bfloat16*>(t.x) + batch * t.x_b + (n0 + n) * t.x_n + c0, rows, cols,
-                   pitch, ih0, iw0, cn, scratch + n * image);
-      const int64_t pairs = ceil_div(ww, 2), dy_h = pairs * on, dy_n = hh * dy_h;
+                   pitch, ih0, iw0, cn, cp, scratch + n * image);
+      const int64_t pairs = ceil_div(ww, 2), dy_h = pairs * op, dy_n = hh * dy_h;
       float* dy = scratch + nn * image;
       const bfloat16* from =
           reinterpret_cast<const bfloat16*>(t.dy) + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w + o0;
@@ -97,14 +99,14 @@ void conv2d_weights_grad_bf16(const WeightsGradTask& t, int64_t begin, int64_t e
         for (int64_t h = 0; h < hh; ++h)
           for (int64_t j = 0; j < pairs; ++j) {
             const bfloat16* low = from + n * t.y_n + h * t.y_h + 2 * j * t.y_w;
-            pair_rows(low, 2 * j + 1 < ww ? low + t.y_w : nullptr, on, dy + n * dy_n + h * dy_h + j * on);
+            pair_rows(low, 2 * j + 1 < ww ? low + t.y_w : nullptr, on, dy + n * dy_n + h * dy_h + j * op);
           }
       if (t.dbias && cb == 0)
-        add_bias_grad(dy, nn * hh * pairs, on, on, first, t.dbias + (chunk * t.B + batch) * t.O + o0);
+        add_bias_grad(dy, nn * hh * pairs, op, on, first, t.dbias + (chunk * t.B + batch) * t.O + o0);
       Walk k;
       k.once = t.kH * t.kW == 1, k.first = first, k.nn = nn, k.ww = pairs;
       const int64_t runs_w = t.merge ? 1 : t.kW, run = t.merge ? t.kW * cn : cn;
-      const int64_t x_w = pitch == 1 ? 2 * t.sW * cn : cn;
+      const int64_t x_w = pitch == 1 ? 2 * t.sW * cp : cp;
       for (int64_t kh = 0; kh < t.kH; ++kh) {
         // Rows [h0, h1) of the strip see this tap row inside the image; the others would add zeros.
         int64_t h0 = 0, h1 = hh;
@@ -113,14 +115,14 @@ void conv2d_weights_grad_bf16(const WeightsGradTask& t, int64_t begin, int64_t e
         k.hh = h1 - h0;
         const float* dy_kh = dy + h0 * dy_h;
         for (int64_t kw = 0; kw < runs_w; ++kw) {
-          const float* a = scratch + (kh * t.dH + h0 * t.sH) * line + kw * t.dW * cn;
+          const float* a = scratch + (kh * t.dH + h0 * t.sH) * line + kw * t.dW * cp;
           const int64_t at = (kh * t.kW + kw) * t.C + c0;
           if (t.o_inner) {
             k.s_n = image, k.s_h = t.sH * line, k.s_w = x_w;
-            k.v_n = dy_n, k.v_h = dy_h, k.v_w = on, k.out = t.O;
+            k.v_n = dy_n, k.v_h = dy_h, k.v_w = op, k.out = t.O;
             grad_block<bfloat16>(k, a, run, dy_kh, on, dw + at * t.O + o0);
           } else {
-            k.s_n = dy_n, k.s_h = dy_h, k.s_w = on;
+            k.s_n = dy_n, k.s_h = dy_h, k.s_w = op;
             k.v_n = image, k.v_h = t.sH * line, k.v_w = x_w, k.out = depth;
             grad_block<bfloat16>(k, dy_kh, on, a, run, dw + o0 * depth + at);
           }

@@ -60,12 +60,13 @@ void multiply_plane(const float* u, int64_t u_block, int64_t tiles, int64_t C, c
 }
 
 // Weights of channels [c0, c0 + cn) for one block of outputs to planes of [channel][vectors of the block].
+template <class T>
 void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
                        int64_t plane) {
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes, step = b.V * kLanes;
     const int n = lanes_left(t.O, o);
-    const float* src = t.w + o * t.w_o + c0 * t.w_c;
+    const T* src = values<T>(t.w) + o * t.w_o + c0 * t.w_c;
     float* d = dst + v * kLanes;
     if (t.w_o == 1) {
       for (int64_t c = 0; c < cn; ++c) {
@@ -80,7 +81,7 @@ void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0
       const int m = lanes_left(cn, c);
       alignas(64) float taps[kLanes][9][kLanes];
       for (int i = 0; i < 9; ++i) {
-        const float* s = src + c + i * t.w_tap;
+        const T* s = src + c + i * t.w_tap;
         vf r[kLanes];
 #pragma GCC unroll 16
         for (int j = 0; j < kLanes; ++j) r[j] = j < n ? loadn(s + j * t.w_o, m) : zero();
@@ -99,6 +100,7 @@ void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0
 }
 
 // Planes of tiles [first, first + count) of one block to outputs; bias, residual and activation as in gemm_tile.h.
+template <class T>
 void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m, int64_t plane, int64_t first,
                   int64_t count) {
   const vf low = set1(t.act == Act::none ? -__builtin_inff() : 0.0f),
@@ -106,7 +108,7 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
-    const vf bias = t.bias ? loadn(t.bias + o, n) : zero();
+    const vf bias = t.bias ? loadn(values<T>(t.bias) + o, n) : zero();
     WinogradTile k(t, first);
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
       vf y[4][4];
@@ -121,7 +123,7 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
           for (int c = 0; c < 4; ++c) y[r][c] = add(y[r][c], bias);
       }
       if (t.residual) {
-        const float* q = t.residual + offset;
+        const T* q = values<T>(t.residual) + offset;
         if (whole) {
 #pragma GCC unroll 4
           for (int r = 0; r < 4; ++r)
@@ -141,7 +143,7 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
 #pragma GCC unroll 4
           for (int c = 0; c < 4; ++c) y[r][c] = vmin(high, vmax(low, y[r][c]));
       }
-      float* d = t.y + offset;
+      T* d = reinterpret_cast<T*>(t.y) + offset;
       if (whole) {
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r)
@@ -158,28 +160,28 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
   }
 }
 
-}  // namespace
-
-void winograd_weights(const WinogradTask& t, int64_t begin, int64_t end) {
+template <class T>
+void weights(const WinogradTask& t, int64_t begin, int64_t end) {
   float* dst = t.wt;
   for (int64_t i = 0; i < end; ++i) {
     const WinogradBlock b(t.O, t.blocks, i);
     const int64_t plane = winograd_plane(t.C * b.V * kLanes);
-    if (i >= begin) transform_weights(t, b, 0, t.C, dst, plane);
+    if (i >= begin) transform_weights<T>(t, b, 0, t.C, dst, plane);
     dst += 36 * plane;
   }
 }
 
 // A group stays in cache from window to output. Products of a plane go where the plane before it was: scratch
 // holds 37 planes.
-void winograd_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t tiles = t.N * t.tH * t.tW, groups = ceil_div(tiles, t.group);
+template <class T>
+void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  const int64_t tiles = t.N * t.tH * t.tW, parts = ceil_div(tiles, t.group);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first = tiles * item / groups, count = tiles * (item + 1) / groups - first;
+    const int64_t first = tiles * item / parts, count = tiles * (item + 1) / parts - first;
     const int64_t widest = ceil_div(t.C > t.O ? t.C : t.O, kLanes) * kLanes;
     const int64_t plane = winograd_plane(widest * count);
     float* u = scratch + plane;
-    transform_tiles<6>(t, input_image(t), first, count, u, plane, 0, count);
+    transform_tiles<6>(t, input_image<T>(t), first, count, u, plane, 0, count);
     for (int64_t i = 0; i < 36; ++i) {
       const float* w = t.wt;
       for (int64_t j = 0; j < t.blocks; ++j) {
@@ -192,35 +194,56 @@ void winograd_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
     }
     for (int64_t j = 0; j < t.blocks; ++j) {
       const WinogradBlock b(t.O, t.blocks, j);
-      finish_tiles(t, b, scratch + b.v0 * count * kLanes, plane, first, count);
+      finish_tiles<T>(t, b, scratch + b.v0 * count * kLanes, plane, first, count);
     }
   }
 }
 
-void winograd_input(const WinogradTask& t, int64_t begin, int64_t end) {
-  transform_tiles<6>(t, input_image(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+template <class T>
+void input(const WinogradTask& t, int64_t begin, int64_t end) {
+  transform_tiles<6>(t, input_image<T>(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
 }
 
 // The weights of a block are transformed where they are used and never leave the cache of the thread.
-void winograd_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t groups = ceil_div(t.tiles, t.group);
+template <class T>
+void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  const int64_t parts = ceil_div(t.tiles, t.group);
   for (int64_t item = begin; item < end; ++item) {
     const WinogradBlock b(t.O, t.blocks, item);
     const int64_t w_plane = winograd_plane(t.depth * b.V * kLanes);
     float* m = scratch + 36 * w_plane;
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t first = t.tiles * g / groups, count = t.tiles * (g + 1) / groups - first;
+    for (int64_t g = 0; g < parts; ++g) {
+      const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
       const int64_t m_plane = winograd_plane(count * b.V * kLanes);
       for (int64_t c = 0; c < t.C; c += t.depth) {
         const int64_t cn = t.C - c < t.depth ? t.C - c : t.depth;
-        if (g == 0 || t.depth < t.C) transform_weights(t, b, c, cn, scratch, w_plane);
+        if (g == 0 || t.depth < t.C) transform_weights<T>(t, b, c, cn, scratch, w_plane);
         for (int64_t i = 0; i < 36; ++i)
           multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, count, cn,
                          scratch + i * w_plane, b.V, m + i * m_plane, c == 0);
       }
-      finish_tiles(t, b, m, m_plane, t.tile0 + first, count);
+      finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count);
     }
   }
+}
+
+}  // namespace
+
+void winograd_weights(const WinogradTask& t, int64_t begin, int64_t end) { weights<float>(t, begin, end); }
+void winograd_weights_bf16(const WinogradTask& t, int64_t begin, int64_t end) { weights<bfloat16>(t, begin, end); }
+void winograd_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  groups<float>(t, scratch, begin, end);
+}
+void winograd_groups_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  groups<bfloat16>(t, scratch, begin, end);
+}
+void winograd_input(const WinogradTask& t, int64_t begin, int64_t end) { input<float>(t, begin, end); }
+void winograd_input_bf16(const WinogradTask& t, int64_t begin, int64_t end) { input<bfloat16>(t, begin, end); }
+void winograd_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  blocks<float>(t, scratch, begin, end);
+}
+void winograd_blocks_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  blocks<bfloat16>(t, scratch, begin, end);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

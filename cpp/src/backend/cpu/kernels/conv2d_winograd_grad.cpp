@@ -51,6 +51,7 @@ void sum_plane(const float* e, const float* u, int64_t places, int64_t tiles, co
 FASTCNN_OP int64_t padded(int64_t channels) { return ceil_div(channels, kLanes) * kLanes; }
 
 // Sums of dy over all pixels of tiles [first, first + count), channels [o0, o1), added to out.
+template <class T>
 void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int64_t o0, int64_t o1, int fresh,
                        float* out) {
   for (int64_t o = o0; o < o1; o += kLanes) {
@@ -58,7 +59,7 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
     vf s = fresh ? zero() : loadn(out + o, n);
     WinogradTile k(t, first);
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
-      const float* p = t.dy + k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
+      const T* p = values<T>(t.dy) + k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
       const int64_t rows = t.oH - k.h < 4 ? t.oH - k.h : 4, columns = t.oW - k.w < 4 ? t.oW - k.w : 4;
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < columns; ++c) s = add(s, loadn(p + r * t.y_h + c * t.y_w, n));
@@ -72,10 +73,9 @@ void store_gradient(const vf* g, float* d, int64_t tap, int n, bool add_to) {
   for (int i = 0; i < 9; ++i) storen(d + i * tap, add_to ? add(loadn(d + i * tap, n), g[i]) : g[i], n);
 }
 
-}  // namespace
-
 // A group of windows stays in cache; the sums of a chunk are read and written once per group.
-void winograd_gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+template <class T>
+void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t all = t.N * t.tH * t.tW, on = padded(t.O);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t first = all * chunk / t.chunks, tiles = all * (chunk + 1) / t.chunks - first,
@@ -85,17 +85,47 @@ void winograd_gradient_groups(const WinogradTask& t, float* scratch, int64_t beg
       const int64_t at = first + tiles * g / groups, count = first + tiles * (g + 1) / groups - at;
       const int64_t u_plane = winograd_plane(padded(t.C) * count), e_plane = winograd_plane(on * count);
       float *u = scratch, *e = scratch + 36 * u_plane, *s = sums;
-      transform_tiles<6>(t, input_image(t), at, count, u, u_plane, 0, count);
-      transform_tiles<4>(t, gradient_image(t), at, count, e, e_plane, 0, count);
+      transform_tiles<6>(t, input_image<T>(t), at, count, u, u_plane, 0, count);
+      transform_tiles<4>(t, gradient_image<T>(t), at, count, e, e_plane, 0, count);
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.C, t.blocks, j);
         for (int64_t i = 0; i < 36; ++i, s += on * b.V * kLanes)
           sum_plane(e + i * e_plane, u + i * u_plane, count, count, b, 0, on, s, g == 0);
       }
-      if (t.dbias) add_bias_gradient(t, at, count, 0, t.O, g == 0, t.dbias + chunk * t.O);
+      if (t.dbias) add_bias_gradient<T>(t, at, count, 0, t.O, g == 0, t.dbias + chunk * t.O);
     }
   }
 }
+
+template <class T>
+void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
+  transform_tiles<6>(t, input_image<T>(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+  transform_tiles<4>(t, gradient_image<T>(t), t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
+}
+
+// Sums over all transformed tiles are made in registers and turned to dw while they are in cache.
+template <class T>
+void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  const int64_t parts = ceil_div(t.O, t.depth);  // t.depth outputs at a time, a multiple of kLanes
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t part = item % parts, o0 = part * t.depth, o1 = o0 + t.depth < t.O ? o0 + t.depth : t.O;
+    const WinogradBlock b(t.C, t.blocks, item / parts);
+    const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
+    for (int64_t i = 0; i < 36; ++i)
+      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane, t.tiles, t.tiles, b, o0, on, scratch + i * plane, 1);
+    for (int64_t o = o0; o < o1; ++o)
+      for (int64_t v = 0; v < b.V; ++v) {
+        const int64_t c = (b.v0 + v) * kLanes;
+        const float* s = scratch + ((o - o0) * b.V + v) * kLanes;
+        vf g[9];
+        weight_gradient([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, g);
+        store_gradient(g, t.dw + o * t.w_o + c, t.w_tap, lanes_left(t.C, c), t.add);
+      }
+    if (t.dbias && item < parts) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, !t.add, t.dbias);
+  }
+}
+
+}  // namespace
 
 // Chunks are added in order, then transformed to dw.
 void winograd_gradient_finish(const WinogradTask& t, int64_t begin, int64_t end) {
@@ -120,30 +150,23 @@ void winograd_gradient_finish(const WinogradTask& t, int64_t begin, int64_t end)
     }
 }
 
-void winograd_gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
-  transform_tiles<6>(t, input_image(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
-  transform_tiles<4>(t, gradient_image(t), t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
+void winograd_gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  gradient_groups<float>(t, scratch, begin, end);
 }
-
-// Sums over all transformed tiles are made in registers and turned to dw while they are in cache.
+void winograd_gradient_groups_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  gradient_groups<bfloat16>(t, scratch, begin, end);
+}
+void winograd_gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
+  gradient_input<float>(t, begin, end);
+}
+void winograd_gradient_input_bf16(const WinogradTask& t, int64_t begin, int64_t end) {
+  gradient_input<bfloat16>(t, begin, end);
+}
 void winograd_gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t parts = ceil_div(t.O, t.depth);  // t.depth outputs at a time, a multiple of kLanes
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t part = item % parts, o0 = part * t.depth, o1 = o0 + t.depth < t.O ? o0 + t.depth : t.O;
-    const WinogradBlock b(t.C, t.blocks, item / parts);
-    const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
-    for (int64_t i = 0; i < 36; ++i)
-      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane, t.tiles, t.tiles, b, o0, on, scratch + i * plane, 1);
-    for (int64_t o = o0; o < o1; ++o)
-      for (int64_t v = 0; v < b.V; ++v) {
-        const int64_t c = (b.v0 + v) * kLanes;
-        const float* s = scratch + ((o - o0) * b.V + v) * kLanes;
-        vf g[9];
-        weight_gradient([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, g);
-        store_gradient(g, t.dw + o * t.w_o + c, t.w_tap, lanes_left(t.C, c), t.add);
-      }
-    if (t.dbias && item < parts) add_bias_gradient(t, t.tile0, t.tiles, o0, o1, !t.add, t.dbias);
-  }
+  gradient_blocks<float>(t, scratch, begin, end);
+}
+void winograd_gradient_blocks_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  gradient_blocks<bfloat16>(t, scratch, begin, end);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

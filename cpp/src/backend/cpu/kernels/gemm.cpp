@@ -22,6 +22,8 @@ struct Tiles {
 #endif
 };
 
+constexpr int64_t kLineWords = 16;  // of a cache line
+
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
   int64_t vectors, blocks;
@@ -103,6 +105,9 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.n2 = t.kW, args.s2 = t.dW * a_w, args.run = cn;
       args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act;
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
+      // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
+      const int64_t ahead = strips_w > 1 ? t.owb * t.sW * a_w : strips_h > 1 ? t.ohb * t.sH * a_h : t.nb * a_n;
+      const int64_t lines = kPerWord<T> == 2 && !t.pack ? ceil_div(cn, kLineWords) : 0;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
         args.bias = t.bias ? reinterpret_cast<const T*>(t.bias) + batch * t.bias_b + o0 : nullptr;
@@ -118,6 +123,10 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
           for (int64_t i = 0; i < tiles; ++i) {
             const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
+            const int64_t line1 = lines * (b + 1 - b0) / (b1 - b0);
+            for (int64_t p = p0; p < p0 + P && lines; ++p)
+              for (int64_t line = lines * (b - b0) / (b1 - b0); line < line1; ++line)
+                prefetch(as + a_off[p] + ahead + line * kLineWords);
             Tiles<T>::at[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
           }
         }

@@ -27,6 +27,14 @@
   X(winograd_gradient_input, void, const WinogradTask& t, int64_t begin, int64_t end)                         \
   /* items: blocks of C x parts of O; scratch 36 planes of sums */                                            \
   X(winograd_gradient_blocks, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
+  /* the same on bfloat16 images and weights */                                                               \
+  X(winograd_weights_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                           \
+  X(winograd_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
+  X(winograd_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                             \
+  X(winograd_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
+  X(winograd_gradient_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
+  X(winograd_gradient_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                    \
+  X(winograd_gradient_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
   /* items: floats; out[i] = sum of `count` arrays at in + j*stride, in order */                              \
   X(sum_arrays, void, const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) \
   /* items: rows of out; out[row*cols + j] = in[j*in_stride + row] */                                         \

@@ -104,7 +104,15 @@ static void pack_strip(const Task& t, int64_t x_c, const bfloat16* x, int64_t ro
     } else if (t.x_w == C && C % 2 == 0) {
       copy_words(d, src, (right - left) * C);
     } else {
-      for (int64_t j = left; j < right; ++j, src += t.x_w, d += cn) copy_words(d, src, C);
+      int64_t j = left;
+      if (C == 3)  // images: eight bytes at a time, the last two of them belong to the next pixel
+        for (; j + 1 < right; ++j, src += t.x_w, d += 2) {
+          uint64_t words;
+          __builtin_memcpy(&words, src, 8);
+          words &= 0xffffffffffff;
+          __builtin_memcpy(d, &words, 8);
+        }
+      for (; j < right; ++j, src += t.x_w, d += cn) copy_words(d, src, C);
     }
     zero_floats(dst + right * cn, (cols - right) * cn);
   }

@@ -15,6 +15,7 @@ struct WinogradTask {
   int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;       // output
   int64_t pT = 0, pL = 0, tH = 0, tW = 0;                         // padding, grid of tiles
   int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
+  // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
   const float* x = nullptr;
   const float* w = nullptr;
   float* y = nullptr;

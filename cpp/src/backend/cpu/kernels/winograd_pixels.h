@@ -20,6 +20,12 @@ FASTCNN_OP int lanes_left(int64_t channels, int64_t c) {
   return static_cast<int>(channels - c < kLanes ? channels - c : kLanes);
 }
 
+// bfloat16 addresses travel in tasks as those of floats.
+template <class T>
+FASTCNN_OP const T* values(const float* p) {
+  return reinterpret_cast<const T*>(p);
+}
+
 struct WinogradTile {
   int64_t n, h, w;  // image, first output row and column
   FASTCNN_OP WinogradTile(const WinogradTask& t, int64_t tile)
@@ -34,9 +40,9 @@ struct WinogradTile {
 
 // Where a tile's window of kSize x kSize pixels lies, pixels outside of the image at `zeros`. Without branches:
 // which pixels are outside changes from tile to tile.
-template <int kSize>
-FASTCNN_OP void find_pixels(const float* p, int64_t s_h, int64_t s_w, int64_t h0, int64_t w0, int64_t H, int64_t W,
-                            const float* zeros, const float** pixel) {
+template <int kSize, class T>
+FASTCNN_OP void find_pixels(const T* p, int64_t s_h, int64_t s_w, int64_t h0, int64_t w0, int64_t H, int64_t W,
+                            const T* zeros, const T** pixel) {
   const uintptr_t z = reinterpret_cast<uintptr_t>(zeros), first = reinterpret_cast<uintptr_t>(p);
   uintptr_t column[kSize];
 #pragma GCC unroll 6
@@ -47,43 +53,44 @@ FASTCNN_OP void find_pixels(const float* p, int64_t s_h, int64_t s_w, int64_t h0
     const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h) < static_cast<uint64_t>(H));
 #pragma GCC unroll 6
     for (int w = 0; w < kSize; ++w) {
-      const uintptr_t at = first + static_cast<uintptr_t>(h * s_h + w * s_w) * sizeof(float);
-      pixel[h * kSize + w] = reinterpret_cast<const float*>(z + ((at - z) & row & column[w]));
+      const uintptr_t at = first + static_cast<uintptr_t>(h * s_h + w * s_w) * sizeof(T);
+      pixel[h * kSize + w] = reinterpret_cast<const T*>(z + ((at - z) & row & column[w]));
     }
   }
 }
 
 // An image of which every tile reads a window of kSize x kSize pixels.
+template <class T>
 struct WinogradImage {
-  const float* p;
+  const T* p;
   int64_t H, W, C, s_n, s_h, s_w, pT, pL;
 };
 
 // Windows of tiles [first, first + count) to planes: tile i of the result goes to place at + i of `places`.
-template <int kSize>
-FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, int64_t first, int64_t count,
+template <int kSize, class T>
+FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t first, int64_t count,
                                 float* u, int64_t plane, int64_t at, int64_t places) {
   const int64_t whole = m.C / kLanes * kLanes, block = places * kLanes;
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t)) {
     const int64_t h0 = k.h - m.pT, w0 = k.w - m.pL;
-    const float* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
+    const T* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
     float* d = u + (at + i) * kLanes;
     int64_t c = 0;
     const bool inside = h0 >= 0 && w0 >= 0 && h0 + kSize <= m.H && w0 + kSize <= m.W;
     if (inside)
       for (; c < whole; c += kLanes, d += block) {
-        const InsidePixels pixels{p + c, m.s_h, m.s_w};
+        const InsidePixels<T> pixels{p + c, m.s_h, m.s_w};
         if constexpr (kSize == 6)
           data_transform(pixels, d, plane);
         else
           gradient_transform(pixels, d, plane);
       }
     if (c == m.C) continue;
-    const float* pixel[kSize * kSize];
-    find_pixels<kSize>(p, m.s_h, m.s_w, h0, w0, m.H, m.W, t.zeros, pixel);
+    const T* pixel[kSize * kSize];
+    find_pixels<kSize>(p, m.s_h, m.s_w, h0, w0, m.H, m.W, values<T>(t.zeros), pixel);
     for (; c < m.C; c += kLanes, d += block) {
-      const AnyPixels pixels{pixel, c, lanes_left(m.C, c), kSize};
+      const AnyPixels<T> pixels{pixel, c, lanes_left(m.C, c), kSize};
       if constexpr (kSize == 6)
         data_transform(pixels, d, plane);
       else
@@ -92,11 +99,13 @@ FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage& m, i
   }
 }
 
-FASTCNN_OP WinogradImage input_image(const WinogradTask& t) {
-  return WinogradImage{t.x, t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
+template <class T>
+FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
 }
-FASTCNN_OP WinogradImage gradient_image(const WinogradTask& t) {
-  return WinogradImage{t.dy, t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
+template <class T>
+FASTCNN_OP WinogradImage<T> gradient_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -10,14 +10,16 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 constexpr float kSqrtHalf = 0.70710678118654752440f, kSqrt2 = 1.41421356237309504880f;
 
 // A window whose pixels lie at fixed steps.
+template <class T>
 struct InsidePixels {
-  const float* p;
+  const T* p;
   int64_t h, w;
   FASTCNN_OP vf operator()(int i, int j) const { return load(p + i * h + j * w); }
 };
 // Pixels anywhere (outside of the image: zeros); lanes from n on read as 0.
+template <class T>
 struct AnyPixels {
-  const float* const* p;
+  const T* const* p;
   int64_t c;
   int n, columns;
   FASTCNN_OP vf operator()(int i, int j) const { return loadn(p[i * columns + j] + c, n); }
