@@ -1,0 +1,97 @@
+"""What ``fastcnn bench`` does with its options (which cli.py defines), and the order of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from .. import _core
+from . import layers, machine, memory, nets, pairing, report
+
+SECTIONS = ("peak", "layers", "nets")
+
+
+def _peer(args):
+    """The module torch_peer, or None where PyTorch is absent or not wanted."""
+    if args.no_torch:
+        return None
+    if importlib.util.find_spec("torch") is None:
+        print("bench: PyTorch is not installed: fastcnn alone is measured", file=sys.stderr)
+        return None
+    from . import torch_peer
+
+    torch_peer.set_num_threads(_core.get_num_threads())
+    return torch_peer
+
+
+def _matches(name, words):
+    """Does the name hold one of the filter's words? Each is a part of the name; several parts go with '+'."""
+    return not words or any(all(part in name for part in word.split("+")) for word in words)
+
+
+def _progress(name):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{name}", end="", file=sys.stderr, flush=True)
+
+
+def _selected_layers(args):
+    rows = [x for x in layers.load(args.shapes or layers.SHAPES) if _matches(x.name, args.filter)]
+    return [x for x in rows if x.quick] if args.quick and not args.filter else rows
+
+
+def _selected_tasks(args):
+    chosen = [t for t in nets.tasks(bf16=args.bf16) if _matches(t.name, args.filter)]
+    if args.quick and not args.filter:
+        chosen = [t for t in chosen if t.net.quick and t.what == "train"]
+    return chosen
+
+
+def _rows(args, sections, effort, peer):
+    """Yields the rows of all sections."""
+    if "peak" in sections:
+        for threads in sorted({1, _core.get_num_threads()}):
+            yield {"kind": "peak", "date": machine.now(), **machine.measure_peak(0.8, threads)}
+    if "layers" in sections:
+        chosen = _selected_layers(args)
+        if chosen and peer:
+            yield layers.noise_floor(chosen[0], effort)
+        yield from layers.run(chosen, effort, peer, _progress)
+    if "nets" in sections:
+        chosen = _selected_tasks(args)
+        for task, row in zip(chosen, nets.run(chosen, effort, peer, args.compile, _progress), strict=True):
+            if args.memory:
+                memory.add_to(row, task, peer is not None)
+            yield row
+
+
+def run(args, about=None):
+    """Measures what args ask for, prints tables, writes args.json if given; returns the result."""
+    if args.threads is not None:
+        _core.set_num_threads(args.threads)
+    sections = args.sections or SECTIONS
+    unknown = [s for s in sections if s not in SECTIONS]
+    if unknown:
+        raise ValueError(f"bench: expected sections of {', '.join(SECTIONS)}, got {unknown[0]!r}")
+    effort = pairing.QUICK if args.quick else pairing.Effort()
+    if args.pairs is not None:
+        effort = pairing.Effort(args.pairs, effort.block, effort.warm)
+    peer = _peer(args) if sections != ("peak",) else None
+    settings = {"pairs": effort.pairs, "block_seconds": effort.block, "compile": args.compile, "quick": args.quick}
+    result = report.new({**machine.describe(), **(about or {})}, settings)
+    if not sections or ("layers" in sections or "nets" in sections):
+        if not (_selected_layers(args) if "layers" in sections else []) and not (
+            _selected_tasks(args) if "nets" in sections else []
+        ):
+            raise ValueError(f"bench: no layer or net matches {args.filter}")
+    for row in _rows(args, sections, effort, peer):
+        result["rows"].append({**row, "threads": _core.get_num_threads()} if row["kind"] != "peak" else row)
+    _progress("")
+    if args.json:
+        report.save(result, args.json)
+    about = result["about"]
+    print(
+        f"{about['cpu']}, {about['threads']} threads, {about['isa']}, {about['date']}, "
+        + ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    )
+    print("\n" + report.text(result))
+    return result

@@ -1,0 +1,62 @@
+"""Peak memory of a training step or an inference: of a child process of its own, so that nobody else's memory counts.
+
+``python -m fastcnn.bench.memory fastcnn "train f32 resnet18 b16"`` prints JSON; so does ``torch`` with a mode.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+
+def _status(field):
+    with open("/proc/self/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    raise RuntimeError(f"bench: no {field} in /proc/self/status")
+
+
+def _child(side, name, mode):
+    """Three steps; what the process grew to, and what it was after its imports."""
+    from . import nets
+
+    task = next(t for t in nets.tasks(bf16=True) if t.name == name)
+    arrays = nets.arrays_of(task)
+    if side == "torch":
+        from . import torch_peer
+
+        before = _status("VmRSS")
+        state = torch_peer.new_state(task.net, nets.calibration(task.net))
+        make = torch_peer.training_step if task.what == "train" else torch_peer.inference
+        call = make(task.net, state, arrays, mode, task.precision)
+    else:
+        before = _status("VmRSS")
+        call = (nets.training_step if task.what == "train" else nets.inference)(task, arrays)
+    for _ in range(3):
+        call()
+    return {"peak_mbyte": _status("VmHWM") / 1e6, "imports_mbyte": before / 1e6}
+
+
+def measure(task, side="fastcnn", mode="torch channels_last"):
+    """{"peak_mbyte": of the process, "imports_mbyte": before the model was built}, from a child process."""
+    command = [sys.executable, "-m", "fastcnn.bench.memory", side, task.name, mode]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"bench: memory of {task.name} ({side}): {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
+
+
+def add_to(row, task, with_peer):
+    """Writes both sides' peaks and their ratio into the row of a net."""
+    ours = measure(task)
+    row["memory"] = {"fastcnn": ours}
+    if with_peer:
+        mode = row["peer"].removesuffix(" compile")
+        theirs = row["memory"]["torch"] = {**measure(task, "torch", mode), "mode": mode}
+        row["memory_ratio"] = ours["peak_mbyte"] / theirs["peak_mbyte"]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_child(*sys.argv[1:4])))
