@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
 
-def _commit():
+def commit():
     """The commit that is measured, with + where the tree differs from it."""
     try:
         git = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
@@ -58,7 +58,7 @@ def main(argv=None):
     if args.save:
         args.json = str(RESULTS / f"{args.save}.json")
     try:
-        command.run(args, {"commit": _commit()})
+        command.run(args, {"commit": commit()})
     except (ValueError, RuntimeError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1

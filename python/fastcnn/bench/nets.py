@@ -248,12 +248,19 @@ def _row(task, effort, peer, compiled):
         seconds = pairing.median_interval(times).median
     else:
         make_peer = peer.training_step if task.what == "train" else peer.inference
-        calls = peer.modes(
-            lambda mode, on: make_peer(task.net, state, arrays, mode, task.precision, on), compiled
-        )
-        row["difference"] = max(_compare(task, mine, _first_results(task, call)) for call in calls.values())
-        modes = pairing.fastest(calls, effort)
-        best = min(modes, key=modes.get)
+        calls, modes, differences = {}, {}, []
+
+        def try_mode(name, layout, on):
+            calls[name] = make_peer(task.net, state, arrays, layout, task.precision, on)
+            differences.append(_compare(task, mine, _first_results(task, calls[name])))
+            modes.update(pairing.fastest({name: calls[name]}, effort))
+            return min(modes, key=modes.get)
+
+        for layout in peer.LAYOUTS:
+            best = try_mode(layout, layout, False)
+        if compiled:
+            best = try_mode(f"{best} compile", best, True)
+        row["difference"] = max(differences)
         peak = machine.higher(peak, machine.measure_peak(0.2))
         pairs = pairing.time_pairs(ours, calls[best], effort)
         seconds = layers.add_pairs(row, pairs, best, modes)

@@ -19,7 +19,7 @@ class Effort:
     """How long to measure: number of pairs, seconds per block, seconds of untimed calls before each block."""
 
     pairs: int = 12
-    block: float = 0.06
+    block: float = 0.04
     warm: float = 0.01
 
 
@@ -36,20 +36,17 @@ class Interval:
 
 
 def time_block(call, effort):
-    """Seconds of one call: the median over a block of calls, after calls that warm caches and threads."""
-    end = time.perf_counter() + effort.warm
-    single = 0.0
-    while True:
-        start = time.perf_counter()
+    """Seconds of one call: the median over a block of calls, after calls that warm caches and threads.
+
+    A call that takes longer than some blocks is its own block: the other side's traces in the caches are lost in it.
+    """
+    begin = time.perf_counter()
+    call()
+    first = time.perf_counter() - begin
+    if first > 3 * effort.block:
+        return first
+    while time.perf_counter() - begin < effort.warm:
         call()
-        now = time.perf_counter()
-        single = now - start
-        if now >= end:
-            break
-    if single > effort.block:  # long steps need no block of several, and their own first call is warm enough
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
     times = []
     begin = time.perf_counter()
     while True:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from . import torch_nets
 
+# Eager modes; torch.compile is tried on the faster one.
 LAYOUTS = {"torch NCHW": torch.contiguous_format, "torch channels_last": torch.channels_last}
 set_num_threads = torch.set_num_threads
 
@@ -147,11 +148,3 @@ def inference(net, state, arrays, mode="torch NCHW", precision="f32", compiled=F
             return model(x)
 
     return run
-
-
-def modes(make, compiled):
-    """{mode: function}: both layouts and, if wanted, torch.compile of each. make(mode, compiled) builds one."""
-    calls = {mode: make(mode, False) for mode in LAYOUTS}
-    if compiled:
-        calls |= {f"{mode} compile": make(mode, True) for mode in LAYOUTS}
-    return calls
