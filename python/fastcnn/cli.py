@@ -108,7 +108,7 @@ def _checkpoint_options(parser):
 
 def bench_options(parser):
     """The options of fastcnn bench."""
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="peak, layers, nets (default: all)")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="peak, layers, nets (default: these), memory")
     parser.add_argument(
         "--filter", action="append", default=[], metavar="TEXT",
         help="only layers and nets whose name holds TEXT ('train+resnet18': both parts); may be repeated",
@@ -117,9 +117,13 @@ def bench_options(parser):
     parser.add_argument("--no-torch", action="store_true", help="fastcnn alone, even if PyTorch is installed")
     parser.add_argument("--compile", action="store_true", help="torch.compile is one of PyTorch's modes")
     parser.add_argument("--bf16", action="store_true", help="training with bfloat16 autocast too")
-    parser.add_argument("--memory", action="store_true", help="peak memory of nets, each in a process of its own")
-    parser.add_argument("--pairs", type=_count, metavar="N", help="interleaved pairs per row (default: 12)")
+    parser.add_argument("--pairs", type=_count, metavar="N", help="pairs per row (12), or runs of --profile (5)")
     parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: all that are allowed)")
+    parser.add_argument("--profile", metavar="MODEL", help="instead: where the time of a model's training step goes")
+    parser.add_argument("--infer", action="store_true", help="with --profile: of its inference")
+    parser.add_argument("--batch", type=_count, metavar="N", help="with --profile: images per step")
+    parser.add_argument("--all-steps", action="store_true", help="with --profile: every step, not the longest 25")
+    parser.add_argument("--trace", metavar="FILE", help="with --profile: where the Chrome trace goes")
     parser.add_argument("--shapes", metavar="FILE", help="other convolution layers, JSON as fastcnn/bench/conv2d.json")
     parser.add_argument("--json", metavar="FILE", help="write the result; other rows of an existing file stay")
 

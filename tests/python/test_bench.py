@@ -187,6 +187,17 @@ def test_different_work_is_refused():
         nets._compare(infer, np.ones((1, 10)), 1.1 * np.ones((1, 10)))
 
 
+def test_peak_memory_is_of_a_process_of_its_own():
+    from fastcnn.bench import memory
+
+    task = next(t for t in nets.tasks() if t.name == "train f32 lenet b128")
+    (row,) = memory.run([task])
+    assert 10 < row["imports_mbyte"] < row["peak_mbyte"] < 2000
+    assert report.check(report.new({}, {}) | {"rows": [row]})
+    with pytest.raises(RuntimeError, match="memory of"):
+        memory.measure(nets.Task(task.net, "train", 3))
+
+
 # ---------------------------------------------------------------- command
 
 
@@ -217,9 +228,21 @@ def test_command_line(capsys, tiny_shapes):
     assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["bench", "speed"]) == 1
-    assert "expected sections of peak, layers, nets, got 'speed'" in capsys.readouterr().err
+    assert "expected sections of peak, layers, nets, memory, got 'speed'" in capsys.readouterr().err
     assert main(["bench", "layers", "--filter", "no such layer"]) == 1
     assert "no layer or net matches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [(), ("--infer",)])
+def test_profile_prints_a_table_and_writes_a_trace(how, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    argv = ["bench", "--profile", "lenet5", "--batch", "2", "--pairs", "1", "--trace", str(trace), *how]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert "conv2d" in text and "roof" in text and ("conv2d_bwd_weights" in text) == (not how)
+    assert any("conv2d" in e["name"] for e in json.loads(trace.read_text())["traceEvents"])
+    assert main(["bench", "--profile", "resnet21"]) == 1
+    assert "did you mean" in capsys.readouterr().err
 
 
 def test_checkout_command_and_committed_results():

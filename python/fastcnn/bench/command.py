@@ -6,9 +6,10 @@ import importlib.util
 import sys
 
 from .. import _core
+from ..models import create_model
 from . import layers, machine, memory, nets, pairing, report
 
-SECTIONS = ("peak", "layers", "nets")
+SECTIONS = ("peak", "layers", "nets", "memory")
 
 
 def _peer(args):
@@ -57,32 +58,54 @@ def _rows(args, sections, effort, peer):
             yield layers.noise_floor(chosen[0], effort)
         yield from layers.run(chosen, effort, peer, _progress)
     if "nets" in sections:
-        chosen = _selected_tasks(args)
-        for task, row in zip(chosen, nets.run(chosen, effort, peer, args.compile, _progress), strict=True):
-            if args.memory:
-                memory.add_to(row, task, peer is not None)
-            yield row
+        yield from nets.run(_selected_tasks(args), effort, peer, args.compile, _progress)
+    if "memory" in sections:
+        yield from memory.run([t for t in _selected_tasks(args) if t.what == "train"], peer, _progress)
+
+
+def _profile_task(args):
+    """What --profile MODEL means: the net of the list, or any other model on images of the size that it is made for."""
+    listed = {net.name: net for net in nets.NETS}
+    net = listed.get(args.profile)
+    if net is None:
+        model = create_model(args.profile, num_classes=10)  # raises for unknown names, with near matches
+        small = type(model).__name__ in ("ResNetCifar", "LeNet5", "LeNet")
+        image = (1, 28, 28) if "LeNet" in type(model).__name__ else (3, 32, 32) if small else (3, 224, 224)
+        net = nets.Net(args.profile, 64 if small else 8, image)
+    batch = args.batch or (1 if args.infer else net.batch)
+    return nets.Task(net, "infer" if args.infer else "train", batch, "bf16" if args.bf16 else "f32")
+
+
+def profile(args):
+    """Prints where the time of a plan goes and writes its Chrome trace."""
+    task = _profile_task(args)
+    found = nets.profile(task, runs=args.pairs or 5)
+    print(f"{task.name}: {machine.cpu_name()}, {_core.get_num_threads()} threads, {_core.isa()}")
+    print(found.table(limit=None if args.all_steps else 25))
+    path = args.trace or f"{task.name.replace(' ', '-')}.trace.json"
+    found.trace(path)
+    print(f"Chrome trace: {path}")
 
 
 def run(args, about=None):
     """Measures what args ask for, prints tables, writes args.json if given; returns the result."""
     if args.threads is not None:
         _core.set_num_threads(args.threads)
-    sections = args.sections or SECTIONS
+    if args.profile:
+        return profile(args)
+    sections = args.sections or SECTIONS[:3]
     unknown = [s for s in sections if s not in SECTIONS]
     if unknown:
         raise ValueError(f"bench: expected sections of {', '.join(SECTIONS)}, got {unknown[0]!r}")
     effort = pairing.QUICK if args.quick else pairing.Effort()
     if args.pairs is not None:
         effort = pairing.Effort(args.pairs, effort.block, effort.warm)
-    peer = _peer(args) if sections != ("peak",) else None
+    peer = _peer(args) if set(sections) - {"peak"} else None
     settings = {"pairs": effort.pairs, "block_seconds": effort.block, "compile": args.compile, "quick": args.quick}
     result = report.new({**machine.describe(), **(about or {})}, settings)
-    if not sections or ("layers" in sections or "nets" in sections):
-        if not (_selected_layers(args) if "layers" in sections else []) and not (
-            _selected_tasks(args) if "nets" in sections else []
-        ):
-            raise ValueError(f"bench: no layer or net matches {args.filter}")
+    wanted = {"layers": _selected_layers, "nets": _selected_tasks, "memory": _selected_tasks}
+    if args.filter and not any(select(args) for name, select in wanted.items() if name in sections):
+        raise ValueError(f"bench: no layer or net matches {args.filter}")
     for row in _rows(args, sections, effort, peer):
         result["rows"].append({**row, "threads": _core.get_num_threads()} if row["kind"] != "peak" else row)
     _progress("")

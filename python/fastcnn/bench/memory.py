@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 
+from . import machine
+
 
 def _status(field):
     with open("/proc/self/status", encoding="utf-8") as file:
@@ -39,7 +41,7 @@ def _child(side, name, mode):
     return {"peak_mbyte": _status("VmHWM") / 1e6, "imports_mbyte": before / 1e6}
 
 
-def measure(task, side="fastcnn", mode="torch channels_last"):
+def measure(task, side="fastcnn", mode=""):
     """{"peak_mbyte": of the process, "imports_mbyte": before the model was built}, from a child process."""
     command = [sys.executable, "-m", "fastcnn.bench.memory", side, task.name, mode]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -48,14 +50,18 @@ def measure(task, side="fastcnn", mode="torch channels_last"):
     return json.loads(done.stdout)
 
 
-def add_to(row, task, with_peer):
-    """Writes both sides' peaks and their ratio into the row of a net."""
-    ours = measure(task)
-    row["memory"] = {"fastcnn": ours}
-    if with_peer:
-        mode = row["peer"].removesuffix(" compile")
-        theirs = row["memory"]["torch"] = {**measure(task, "torch", mode), "mode": mode}
-        row["memory_ratio"] = ours["peak_mbyte"] / theirs["peak_mbyte"]
+def run(tasks, peer=None, progress=None):
+    """Yields one result row per task; PyTorch's is the layout that needs less."""
+    for task in tasks:
+        if progress:
+            progress(f"memory of {task.name}")
+        row = {"kind": "memory", "name": task.name, **measure(task), "date": machine.now()}
+        if peer:
+            found = {mode: measure(task, "torch", mode) for mode in peer.LAYOUTS}
+            best = min(found, key=lambda mode: found[mode]["peak_mbyte"])
+            row.update({f"peer_{k}": v for k, v in found[best].items()}, peer=best)
+            row["memory_ratio"] = row["peak_mbyte"] / row["peer_peak_mbyte"]
+        yield row
 
 
 if __name__ == "__main__":

@@ -110,7 +110,10 @@ def build(net, state=None):
 
 
 def training_step(task, arrays, state=None):
-    """A function that does one compiled training step and returns the loss as a Tensor; .plan is what it replays."""
+    """A function that does one compiled training step and returns the loss as a Tensor.
+
+    Its .plan is the compiled function, its .inputs are what that is called with.
+    """
     model = build(task.net, state).train()
     tensors = tuple(_core.tensor(a).contiguous() for a in arrays)
     plan = compile_function(_gan_step(model, task) if task.net.name == "dcgan" else _step(model, task))
@@ -118,7 +121,7 @@ def training_step(task, arrays, state=None):
     def run():
         return plan(*tensors)
 
-    run.plan = plan
+    run.plan, run.inputs = plan, tensors
     return run
 
 
@@ -166,7 +169,7 @@ def _gan_step(model, task):
 
 
 def inference(task, arrays, state=None):
-    """A function that gives the logits as a Tensor; .plan is what it replays."""
+    """A function that gives the logits as a Tensor; .plan and .inputs as above."""
     model = build(task.net, state).eval()
     x = _core.tensor(arrays[0]).contiguous()
     plan = compile_function(model)
@@ -175,8 +178,20 @@ def inference(task, arrays, state=None):
         with no_grad(), _autocast(task.precision):
             return plan(x)
 
-    run.plan = plan
+    run.plan, run.inputs = plan, (x,)
     return run
+
+
+def profile(task, runs=5):
+    """The Profile of a task's plan (see fastcnn.profile), against the limits that the machine has now."""
+    peak = machine.measure_peak(0.4)
+    call = (training_step if task.what == "train" else inference)(task, arrays_of(task))
+    limit = peak["bfloat16_gflops"] if task.precision == "bf16" else 0
+    options = {"runs": runs, "peak_gflops": limit or peak["float32_gflops"], "peak_gbs": layers.bandwidth(peak)}
+    if task.what == "train":
+        return call.plan.profile(*call.inputs, **options)
+    with no_grad(), _autocast(task.precision):
+        return call.plan.profile(*call.inputs, **options)
 
 
 def gflop(task):
@@ -252,8 +267,15 @@ def _row(task, effort, peer, compiled):
 
         def try_mode(name, layout, on):
             calls[name] = make_peer(task.net, state, arrays, layout, task.precision, on)
-            differences.append(_compare(task, mine, _first_results(task, calls[name])))
-            modes.update(pairing.fastest({name: calls[name]}, effort))
+            try:
+                found = _first_results(task, calls[name])
+            except Exception as error:  # noqa: BLE001 - whatever a peer's compiler raises
+                if not on:
+                    raise
+                row["peer_failed"] = {name: str(error).splitlines()[0][:200]}
+            else:
+                differences.append(_compare(task, mine, found))
+                modes.update(pairing.fastest({name: calls[name]}, effort))
             return min(modes, key=modes.get)
 
         for layout in peer.LAYOUTS:

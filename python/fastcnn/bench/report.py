@@ -12,6 +12,7 @@ SCHEMA = 1
 REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak", "date"),
             "net": ("name", "ms", "gflops", "peak", "date"),
             "noise": ("name", "ratio", "ratio_low", "ratio_high"),
+            "memory": ("name", "peak_mbyte", "imports_mbyte"),
             "peak": ("threads", "float32_gflops", "triad_gbytes")}  # fmt: skip
 
 
@@ -92,8 +93,7 @@ _NET = (
     ("% peak", lambda r: _number(r.get("percent_of_peak"), 2)),
     ("peer ms", lambda r: _number(r.get("peer_ms"))),
     ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")), ("ratio [95 % CI]", _ratio),
-    ("difference", lambda r: _error(r.get("difference"))), ("MB", lambda r: _memory(r, "fastcnn")),
-    ("peer MB", lambda r: _memory(r, "torch")),
+    ("difference", lambda r: _error(r.get("difference"))),
 )  # fmt: skip
 _PEAK = (
     ("threads", lambda r: str(r["threads"])), ("isa", lambda r: r["isa"]),
@@ -102,12 +102,14 @@ _PEAK = (
     ("triad GB/s", lambda r: _number(r["triad_gbytes"])), ("copy GB/s", lambda r: _number(r["copy_gbytes"])),
 )  # fmt: skip
 _NOISE = (("noise floor", lambda r: r["name"]), ("ms", lambda r: _number(r["ms"])), ("ratio [95 % CI]", _ratio))
-COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "noise": _NOISE}
-
-
-def _memory(row, side):
-    found = row.get("memory", {}).get(side)
-    return _number(found["peak_mbyte"]) if found else ""
+_MEMORY = (
+    ("peak memory of", lambda r: r["name"]), ("MB", lambda r: _number(r["peak_mbyte"])),
+    ("of it imports", lambda r: _number(r["imports_mbyte"])), ("peer MB", lambda r: _number(r.get("peer_peak_mbyte"))),
+    ("of it imports ", lambda r: _number(r.get("peer_imports_mbyte"))),
+    ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")),
+    ("fastcnn / peer", lambda r: _number(r.get("memory_ratio"), 2)),
+)  # fmt: skip
+COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "noise": _NOISE, "memory": _MEMORY}
 
 
 def _cells(kind, rows):

@@ -138,10 +138,8 @@ def inference(net, state, arrays, mode="torch NCHW", precision="f32", compiled=F
     model = _model(net, state, layout).eval()
     (x,) = _inputs(arrays[:1], layout)
     if compiled:
-        import torch._inductor.config as inductor
-
-        inductor.freezing = True  # constants folded, batch norm into the weights, weights packed once
-        model = torch.compile(model)
+        # constants folded, batch norm into the weights, weights packed once
+        model = torch.compile(model, options={"freezing": True})
 
     def run():
         with torch.inference_mode() if not compiled else torch.no_grad(), _autocast(precision):

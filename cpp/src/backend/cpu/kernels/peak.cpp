@@ -38,7 +38,7 @@ double peak_fma(int64_t rounds, float* sink) {
 
 double peak_dot_bf16(int64_t rounds, float* sink) {
 #if defined(__AVX512BF16__)
-  chains(rounds, set1(*sink), set1(*sink), sink, [](vf a, vf b, vf c) { return dot_bf16(a, b, c); });
+  chains(rounds, set1(*sink), set1(*sink), sink, [](vf a, vf b, vf c) { return dot_pairs(a, b, c); });
   return 4.0 * kLanes * kChains * kUnroll * static_cast<double>(rounds);
 #else
   return 0;

@@ -208,11 +208,6 @@ FASTCNN_OP void prefetch(const void* p) { __builtin_prefetch(p); }
 
 #endif
 
-// Two bfloat16 products per lane, accumulated in float: pairs of bf16 lie in the bits of a float lane.
-#if defined(__AVX512BF16__)
-FASTCNN_OP vf dot_bf16(vf a, vf b, vf c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
-#endif
-
 // 64-bit unsigned lanes, half as many as floats; + ^ & << >> are GCC's operators.
 typedef uint64_t vu __attribute__((vector_size(kLanes * 4)));
 FASTCNN_OP vu mul_low32(vu a, vu b) {  // product of the low halves
