@@ -221,6 +221,10 @@ def test_a_run_is_saved_and_completed_in_parts(tiny_shapes, tmp_path, capsys):
         report.check({**saved, "rows": saved["rows"][-1:]})
 
 
+def test_numbers_keep_their_digits():
+    assert [report._number(v, 2) for v in (0.0123, 0.5, 9.94, 99.7, 541.2)] == ["0.012", "0.5", "9.9", "100", "541"]
+
+
 def test_command_line(capsys, tiny_shapes):
     with pytest.raises(SystemExit) as stop:
         main(["bench", "--help"])

@@ -108,9 +108,9 @@ def run(args, about=None):
         raise ValueError(f"bench: no layer or net matches {args.filter}")
     for row in _rows(args, sections, effort, peer):
         result["rows"].append({**row, "threads": _core.get_num_threads()} if row["kind"] != "peak" else row)
+        if args.json:  # after each row: a run that is cut short keeps what it has
+            report.save(result, args.json)
     _progress("")
-    if args.json:
-        report.save(result, args.json)
     about = result["about"]
     print(
         f"{about['cpu']}, {about['threads']} threads, {about['isa']}, {about['date']}, "

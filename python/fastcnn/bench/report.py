@@ -64,7 +64,7 @@ def _rounded(value):
 def _number(value, digits=3):
     if value is None:
         return ""
-    if value >= 100:
+    if value >= 10 ** (digits - 1):
         return f"{value:.0f}"
     return f"{value:.{digits}g}"
 
