@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 OURS, PEER, MUTED = "#1f5fa8", "#c46210", "#666666"
 MARKS = {"fwd": "o", "bwd_data": "s", "bwd_weights": "^"}
@@ -58,8 +59,8 @@ def _ratios(plt, kind, rows, caption):
 
 def _roofline(plt, kind, rows, caption):
     figure, axes = plt.subplots(figsize=(8, 5))
-    flops = max(r["peak"]["float32_gflops"] for r in rows)
-    stream = max(max(r["peak"]["triad_gbytes"], r["peak"]["copy_gbytes"]) for r in rows)
+    flops = median(r["peak"]["float32_gflops"] for r in rows)
+    stream = median(max(r["peak"]["triad_gbytes"], r["peak"]["copy_gbytes"]) for r in rows)
     x = [0.5, flops / stream, 1000]
     axes.plot(x, [min(flops, stream * v) for v in x], color=MUTED, linewidth=1.5)
     axes.annotate(f"{flops:.0f} GFLOP/s", (400, flops), color=MUTED, fontsize=8, va="bottom")

@@ -75,8 +75,8 @@ MachinePeak measure_peak(double seconds) {
   peak.float32_gflops = gflops(each, k->peak_fma);
   peak.bfloat16_gflops = gflops(each, k->peak_dot_bf16);
 
-  // 32 MB per array and three arrays: more than the caches that two or three cores are given.
-  const int64_t blocks = (int64_t(32) << 20) / 4 / kPeakBlock, n = blocks * kPeakBlock;
+  // Each array alone is larger than the caches that few cores are given, or what is only read would stay there.
+  const int64_t blocks = (int64_t(64) << 20) / 4 / kPeakBlock, n = blocks * kPeakBlock;
   Floats a(n), b(n), c(n);
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int) {  // first touch by the thread that will use it
     std::fill(a.p + begin * kPeakBlock, a.p + end * kPeakBlock, 0.0f);
