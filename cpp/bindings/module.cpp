@@ -492,6 +492,23 @@ PYBIND11_MODULE(_core, m) {
   m.def("reset_peak_memory", &reset_peak_memory);
   m.def("release_cached_memory", &release_cached_memory);
   m.def("set_memory_budget", &set_memory_budget, py::arg("bytes"));
+  m.def(
+      "measure_peak",
+      [](double seconds) {
+        MachinePeak p;
+        {
+          py::gil_scoped_release nogil;
+          p = measure_peak(seconds);
+        }
+        py::dict d;
+        d["threads"] = p.threads, d["isa"] = p.isa;
+        d["float32_gflops"] = p.float32_gflops, d["bfloat16_gflops"] = p.bfloat16_gflops;
+        d["triad_gbytes"] = p.triad_gbytes, d["copy_gbytes"] = p.copy_gbytes;
+        return d;
+      },
+      py::arg("seconds") = 0.4,
+      "What the machine can do with the threads and the ISA in use: float32_gflops, bfloat16_gflops (0: no such "
+      "instruction), triad_gbytes and copy_gbytes per second.");
   m.def("cuda_device_count", &cuda_device_count);
   m.def("cuda_build", &cuda_build);
 

@@ -1,4 +1,4 @@
-"""What the commands of fastcnn do: train, evaluate, predict, summary, info. Options are defined in cli.py."""
+"""What the commands of fastcnn do: train, evaluate, predict, summary, bench, info. Options are defined in cli.py."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ def predict(args):
     return 1 if failed else 0
 
 
-# ---------------------------------------------------------------- summary, info
+# ---------------------------------------------------------------- summary, bench, info
 
 
 def summary(args):
@@ -360,6 +360,14 @@ def summary(args):
     shape = tuple(args.input or shape)
     model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[1:]))
     print(summarize(model, (1, *shape)))
+    return 0
+
+
+def bench(args):
+    """fastcnn bench: see fastcnn.bench."""
+    from .bench import command
+
+    command.run(args)
     return 0
 
 

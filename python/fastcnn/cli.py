@@ -107,6 +107,28 @@ def _checkpoint_options(parser):
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def bench_options(parser):
+    """The options of fastcnn bench."""
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="peak, layers, nets (default: these), memory")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="TEXT",
+        help="only layers and nets whose name holds TEXT ('train+resnet18': both parts); may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="a few layers and nets, in less than a minute")
+    parser.add_argument("--no-torch", action="store_true", help="fastcnn alone, even if PyTorch is installed")
+    parser.add_argument("--compile", action="store_true", help="torch.compile is one of PyTorch's modes")
+    parser.add_argument("--bf16", action="store_true", help="training with bfloat16 autocast too")
+    parser.add_argument("--pairs", type=_count, metavar="N", help="pairs per row (12), or runs of --profile (5)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: all that are allowed)")
+    parser.add_argument("--profile", metavar="MODEL", help="instead: where the time of a model's training step goes")
+    parser.add_argument("--infer", action="store_true", help="with --profile: of its inference")
+    parser.add_argument("--batch", type=_count, metavar="N", help="with --profile: images per step")
+    parser.add_argument("--all-steps", action="store_true", help="with --profile: every step, not the longest 25")
+    parser.add_argument("--trace", metavar="FILE", help="with --profile: where the Chrome trace goes")
+    parser.add_argument("--shapes", metavar="FILE", help="other convolution layers, JSON as fastcnn/bench/conv2d.json")
+    parser.add_argument("--json", metavar="FILE", help="write the result; other rows of an existing file stay")
+
+
 def make_parser():
     """The argparse parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -136,8 +158,15 @@ def make_parser():
     summary.add_argument("--input", type=_count, nargs=3, default=None, metavar=("C", "H", "W"))
     summary.add_argument("--num-classes", type=_count, default=None, metavar="N")
 
+    bench = commands.add_parser(
+        "bench", help="limits of this machine, speed of layers and nets, also against PyTorch",
+        description="Measures what this machine can do and how fast fastcnn's layers and nets run on it; where PyTorch "
+        "is installed in interleaved pairs with it.",
+    )  # fmt: skip
+    bench_options(bench)
+
     info = commands.add_parser("info", help="version, instruction set, threads, devices")
-    for p in [*all_parsers, evaluate, predict, summary, info]:
+    for p in [*all_parsers, evaluate, predict, summary, bench, info]:
         p.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return parser
 

@@ -34,6 +34,16 @@ FASTCNN_API void reset_peak_memory();
 FASTCNN_API void release_cached_memory();
 FASTCNN_API void set_memory_budget(int64_t bytes);  // most bytes that the caching allocator keeps for reuse
 
+// What the machine can do with the threads and the ISA in use: multiply-adds in registers, streams through memory
+// (stores past the caches). bfloat16 is 0 where the ISA has no such instruction.
+struct MachinePeak {
+  int threads = 0;
+  std::string isa;
+  double float32_gflops = 0, bfloat16_gflops = 0;
+  double triad_gbytes = 0, copy_gbytes = 0;  // GB/s
+};
+FASTCNN_API MachinePeak measure_peak(double seconds = 0.4);
+
 FASTCNN_API int cuda_device_count();
 FASTCNN_API const char* cuda_build();
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "backend/cpu/isa.h"
+#include "backend/cpu/peak.h"
 #include "backend/cpu/threads.h"
 #include "core/allocator.h"
 #include "core/tensor_impl.h"
@@ -43,6 +44,8 @@ std::string get_conv_algorithm() {
   }
   return conv_algorithm.load(std::memory_order_relaxed) == kDirect ? "direct" : "auto";
 }
+
+MachinePeak measure_peak(double seconds) { return cpu::measure_peak(seconds); }
 
 MemoryInfo memory_info() {
   MemoryStats s = caching_allocator().stats();

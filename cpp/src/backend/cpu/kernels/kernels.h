@@ -19,13 +19,15 @@
   FASTCNN_KERNELS_NORM(X)        \
   FASTCNN_KERNELS_POOL(X)        \
   FASTCNN_KERNELS_ELEMENTWISE(X) \
-  FASTCNN_KERNELS_OPTIM(X)
+  FASTCNN_KERNELS_OPTIM(X)       \
+  FASTCNN_KERNELS_PEAK(X)
 
 #include "backend/cpu/kernels/list_conv.h"
 #include "backend/cpu/kernels/list_elementwise.h"
 #include "backend/cpu/kernels/list_gemm.h"
 #include "backend/cpu/kernels/list_norm.h"
 #include "backend/cpu/kernels/list_optim.h"
+#include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
 
 namespace fastcnn::cpu {

@@ -1,0 +1,258 @@
+"""The benchmarks: statistics, order of pairs, shape data, results of tiny runs, form of the JSON, the command line."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastcnn import _core
+from fastcnn.bench import command, layers, machine, nets, pairing, report
+from fastcnn.cli import bench_options, main
+
+TINY = pairing.Effort(pairs=3, block=0.001, warm=0.0)
+ROOT = Path(__file__).parents[2]
+
+
+def options(*argv):
+    parser = argparse.ArgumentParser()
+    bench_options(parser)
+    return parser.parse_args([str(a) for a in argv])
+
+
+@pytest.fixture
+def tiny_shapes(tmp_path):
+    row = {"name": "tiny", "x": [2, 3, 9, 8], "w": [4, 3, 3, 3], "stride": 2, "padding": 1, "family": "test"}
+    path = tmp_path / "shapes.json"
+    path.write_text(json.dumps([row, {**row, "name": "tiny first", "first": True}]))
+    return path
+
+
+# ---------------------------------------------------------------- statistics
+
+
+@pytest.mark.smoke
+def test_intervals_cover_the_true_median():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        found = pairing.median_interval(rng.lognormal(0.3, 0.2, 25), resamples=500, seed=seed)
+        hits += found.low <= np.exp(0.3) <= found.high
+    assert 0.88 <= hits / 200 <= 1.0
+    narrow = pairing.median_interval(rng.normal(2, 0.1, 400))
+    wide = pairing.median_interval(rng.normal(2, 0.1, 10))
+    assert narrow.high - narrow.low < wide.high - wide.low
+    assert pairing.median_interval([3.0]) == pairing.Interval(3.0, 3.0, 3.0)
+    with pytest.raises(ValueError, match="expected a list of numbers"):
+        pairing.median_interval([])
+
+
+def test_ratios_are_of_neighbours_in_time():
+    # The machine slows down by ten during the run; the ratio of neighbours stays.
+    pairs = [(0.001 * drift, 0.003 * drift) for drift in np.linspace(1, 10, 20)]
+    found = pairing.ratio_interval(pairs)
+    assert found.median == pytest.approx(3) and found.high - found.low < 1e-9
+    assert pairing.geometric_mean([1, 4]) == pytest.approx(2)
+
+
+def test_pairs_alternate_their_order():
+    calls = []
+    pairing.time_pairs(lambda: calls.append("A"), lambda: calls.append("B"), pairing.Effort(4, 0.0, 0.0))
+    runs = [c for i, c in enumerate(calls) if i == 0 or calls[i - 1] != c]
+    assert runs == ["A", "B", "A", "B", "A"]  # AB, BA, AB, BA: neighbours of one side join
+
+
+def test_a_slower_side_is_seen_as_slower():
+    def work(n):
+        def run():
+            total = 0
+            for i in range(n):
+                total += i
+            return total
+
+        return run
+
+    pairs = pairing.time_pairs(work(2000), work(20000), pairing.Effort(5, 0.005, 0.001))
+    assert 5 < pairing.ratio_interval(pairs).median < 20
+
+
+# ---------------------------------------------------------------- machine
+
+
+@pytest.mark.smoke
+def test_peaks_are_plausible_and_restore_the_threads():
+    before = _core.get_num_threads()
+    one = machine.measure_peak(0.2, threads=1)
+    assert _core.get_num_threads() == before
+    assert one["threads"] == 1 and one["isa"] == _core.isa()
+    assert 1 < one["float32_gflops"] < 1000  # one core
+    assert 0.5 < one["triad_gbytes"] < 500 and 0.5 < one["copy_gbytes"] < 500
+    assert (one["bfloat16_gflops"] > 0) == (_core.isa() == "avx512bf16")
+    assert one["bfloat16_gflops"] == 0 or 1.3 < one["bfloat16_gflops"] / one["float32_gflops"] < 3
+
+
+def test_wider_vectors_have_the_higher_peak():
+    isas = _core.available_isas()
+    before = _core.isa()
+    try:
+        found = {}
+        for isa in [i for i in isas if i != "ref"]:
+            _core.set_isa(isa)
+            found[isa] = max(_core.measure_peak(0.1)["float32_gflops"] for _ in range(3))
+        if {"avx2", "avx512bf16"} <= found.keys():
+            assert found["avx512bf16"] > 0.9 * found["avx2"]
+        _core.set_isa("ref")
+        with pytest.raises(RuntimeError, match="FASTCNN_ISA=ref has no vector kernels"):
+            _core.measure_peak(0.1)
+    finally:
+        _core.set_isa(before)
+
+
+# ---------------------------------------------------------------- layers
+
+
+@pytest.mark.smoke
+def test_shapes_are_valid_convolutions():
+    rows = layers.load()
+    assert len({r.name for r in rows}) == len(rows) >= 25
+    assert {r.family for r in rows} >= {"ResNet 3x3", "ResNet 1x1", "first layers", "CIFAR", "depthwise", "GAN 4x4/2"}
+    for r in rows:
+        assert r.x[1] == r.w[1] * r.groups and r.w[0] % r.groups == 0, r.name
+        assert min(r.y) >= 1 and r.gflop > 0 and r.gbyte > 0
+        assert r.first == (r.x[1] <= 3), r.name
+    known = next(r for r in rows if r.name == "3x3 64@56 N8")
+    assert known.y == (8, 64, 56, 56)
+    assert known.gflop == pytest.approx(2 * 8 * 64 * 56 * 56 * 64 * 9 / 1e9)
+
+
+def test_layers_alone(tiny_shapes):
+    rows = list(layers.run(layers.load(tiny_shapes), TINY))
+    assert [r["pass"] for r in rows] == ["fwd", "bwd_data", "bwd_weights", "fwd", "bwd_weights"]
+    for row in rows:
+        assert row["ms"] > 0 and row["gflops"] > 0 and "ratio" not in row and row["implementation"]
+
+
+def test_layers_against_torch(tiny_shapes):
+    pytest.importorskip("torch")
+    from fastcnn.bench import torch_peer
+
+    for row in layers.run(layers.load(tiny_shapes), TINY, torch_peer):
+        assert row["error"] < 1e-5 and row["peer_error"] < 1e-5
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"] and row["pairs"] == TINY.pairs
+        assert row["peer"] in row["peer_modes_ms"] and len(row["peer_modes_ms"]) == 2
+
+
+# ---------------------------------------------------------------- nets
+
+
+def test_costs_of_nets():
+    by_name = {t.name: nets.gflop(t) for t in nets.tasks()}
+    assert by_name["infer f32 resnet18 b1"] == pytest.approx(3.628, rel=0.01)
+    assert by_name["infer f32 resnet50 b1"] == pytest.approx(8.178, rel=0.01)
+    assert by_name["train f32 resnet18 b16"] == pytest.approx(16 * 10.648, rel=0.01)
+    assert by_name["train f32 resnet20 b128"] == pytest.approx(128 * 0.2424, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [n.name for n in nets.NETS])
+def test_nets_do_the_same_work_as_torch(name):
+    torch = pytest.importorskip("torch")
+    from fastcnn.bench import torch_nets, torch_peer
+
+    net = next(n for n in nets.NETS if n.name == name)
+    ours = nets.build(net)
+    theirs = torch_nets.BUILDERS[name]()
+    assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {
+        k: tuple(v.shape) for k, v in theirs.state_dict().items()
+    }
+    small = nets.Net(net.name, 4, net.image if name in ("lenet", "dcgan") else (3, 32, 32), net.classes, net.lr)
+    task = nets.Task(small, "train", 2 if name == "dcgan" else 4)
+    arrays = nets.arrays_of(task)
+    state = torch_peer.new_state(net, nets.calibration(net))
+    mine = nets.training_step(task, arrays, state)
+    their = torch_peer.training_step(small, state, arrays)
+    assert mine().item() == pytest.approx(their().item(), rel=2e-4)
+    assert isinstance(their(), torch.Tensor)
+
+
+def test_different_work_is_refused():
+    task = nets.tasks()[0]
+    assert nets._compare(task, [2.0, 1.5], [2.0, 1.5]) == 0
+    for wrong in ([2.1, 1.5], [2.0, 1.0], [float("nan"), 1.5]):
+        with pytest.raises(nets.DifferentWork, match="the sides differ"):
+            nets._compare(task, wrong, [2.0, 1.5])
+    infer = nets.Task(task.net, "infer", 1)
+    with pytest.raises(nets.DifferentWork):
+        nets._compare(infer, np.ones((1, 10)), 1.1 * np.ones((1, 10)))
+
+
+def test_peak_memory_is_of_a_process_of_its_own():
+    from fastcnn.bench import memory
+
+    task = next(t for t in nets.tasks() if t.name == "train f32 lenet b128")
+    (row,) = memory.run([task])
+    assert 10 < row["imports_mbyte"] < row["peak_mbyte"] < 2000
+    assert report.check(report.new({}, {}) | {"rows": [row]})
+    with pytest.raises(RuntimeError, match="memory of"):
+        memory.measure(nets.Task(task.net, "train", 3))
+
+
+# ---------------------------------------------------------------- command
+
+
+def test_a_run_is_saved_and_completed_in_parts(tiny_shapes, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    base = ("--shapes", tiny_shapes, "--pairs", 2, "--no-torch", "--json", out)
+    command.run(options("layers", *base, "--filter", "tiny first"))
+    assert {(r["name"], r["pass"]) for r in report.load(out)["rows"]} == {
+        ("tiny first", "fwd"), ("tiny first", "bwd_weights")
+    }  # fmt: skip
+    result = command.run(options("layers", "peak", *base))
+    saved = report.load(out)
+    assert len(saved["rows"]) == 5 + len([r for r in result["rows"] if r["kind"] == "peak"])
+    assert saved["about"]["cpu"] and saved["about"]["versions"]["fastcnn"] == _core.version()
+    text = capsys.readouterr().out
+    assert "GFLOP/s" in text and "tiny" in text and "ratio" not in text
+    assert report.text(saved, markdown=True).count("|") > 40
+    saved["rows"][0].pop("ms", None)
+    saved["rows"].append({"kind": "layer", "name": "broken"})
+    with pytest.raises(ValueError, match="'broken' lacks"):
+        report.check({**saved, "rows": saved["rows"][-1:]})
+
+
+def test_numbers_keep_their_digits():
+    assert [report._number(v, 2) for v in (0.0123, 0.5, 9.94, 99.7, 541.2)] == ["0.012", "0.5", "9.9", "100", "541"]
+
+
+def test_command_line(capsys, tiny_shapes):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--help"])
+    assert stop.value.code == 0 and "--quick" in capsys.readouterr().out
+    assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
+    assert "tiny" in capsys.readouterr().out
+    assert main(["bench", "speed"]) == 1
+    assert "expected sections of peak, layers, nets, memory, got 'speed'" in capsys.readouterr().err
+    assert main(["bench", "layers", "--filter", "no such layer"]) == 1
+    assert "no layer or net matches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [(), ("--infer",)])
+def test_profile_prints_a_table_and_writes_a_trace(how, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    argv = ["bench", "--profile", "lenet5", "--batch", "2", "--pairs", "1", "--trace", str(trace), *how]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert "conv2d" in text and "roof" in text and ("conv2d_bwd_weights" in text) == (not how)
+    assert any("conv2d" in e["name"] for e in json.loads(trace.read_text())["traceEvents"])
+    assert main(["bench", "--profile", "resnet21"]) == 1
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_checkout_command_and_committed_results():
+    done = subprocess.run([sys.executable, "-m", "bench", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--save" in done.stdout
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        result = report.load(path)
+        assert result["rows"] and result["about"]["date"], path
+        assert not any(r["kind"] != "peak" and r.get("ratio", 1) <= 0 for r in result["rows"])
