@@ -22,6 +22,8 @@ struct Tiles {
 #endif
 };
 
+constexpr int64_t kFetchFloats = 64;
+
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
   int64_t vectors, blocks;
@@ -101,7 +103,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.n2 = 1, args.s2 = 0, args.run = t.kW * cn;
       else
         args.n2 = t.kW, args.s2 = t.dW * a_w, args.run = cn;
-      args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act;
+      args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act, args.stream = t.stream;
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
@@ -118,12 +120,15 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
           for (int64_t i = 0; i < tiles; ++i) {
             const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
+            // Long rows of pixels are many short streams, which the hardware does not run ahead of.
+            args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
             Tiles<T>::at[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
           }
         }
       }
     }
   }
+  if (t.stream) fence();
 }
 
 }  // namespace
