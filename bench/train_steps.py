@@ -108,7 +108,7 @@ def mobilenet_own(batch):
         opt.zero_grad()
         return loss
 
-    return lambda: train(x, y).item(), train
+    return lambda: train(x, y).item(), train, (x, y)
 
 
 def dcgan_torch(cl, batch):
@@ -156,7 +156,7 @@ def dcgan_own(batch):
         og.step()
         return loss
 
-    return lambda: train(real, z).item(), train
+    return lambda: train(real, z).item(), train, (real, z)
 
 
 def main():
@@ -166,7 +166,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--batch", type=int, default=0)
     p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--describe", action="store_true", help="print the plan")
+    p.add_argument("--profile", action="store_true", help="print the plan and what its steps cost")
     a = p.parse_args()
     if a.threads:
         fc.set_num_threads(a.threads)
@@ -174,7 +174,7 @@ def main():
     for net in a.nets:
         batch = a.batch or (16 if net == "mobilenet_v2" else 64)
         make, own = (mobilenet_torch, mobilenet_own) if net == "mobilenet_v2" else (dcgan_torch, dcgan_own)
-        step, plan = own(batch)
+        step, plan, inputs = own(batch)
         every = {"nchw": lambda: make(False, batch), "cl": lambda: make(True, batch), "own": lambda: step}
         sides = {k: every[k]() for k in a.sides.split(",")}
         for f in sides.values():
@@ -189,8 +189,8 @@ def main():
         peers = [v for k, v in ms.items() if k != "own"]
         ratio = f"ratio {min(peers) / ms['own']:.2f}" if peers and "own" in ms else ""
         print(net, f"b{batch}", " ".join(f"{k} {v:.1f} ms" for k, v in ms.items()), ratio, flush=True)
-        if a.describe:
-            print(plan.describe())
+        if a.profile:
+            print(plan.profile(*inputs, runs=4))
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ namespace fastcnn::cpu {
 const char* dense_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
   if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
-  GemmTask t = forward_task(c.as<Conv2dParams>());
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
 }
 
 int64_t dense_workspace(const Call& c) {
-  GemmTask t = forward_task(c.as<Conv2dParams>());
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return packed_floats(t, lanes()) * 4;
 }
 
 void dense_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
   GemmTask t = forward_task(p);
   plan_gemm(t, k.vector_floats, num_threads());
@@ -48,24 +48,31 @@ void dense_run(const Call& c) {
 }
 
 // ---- dense backward to data ----
+
+// The bias there is one of the channels, not of the pixels.
+static Conv2dParams data_params(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return c.in.size() > 2 ? p : whole_window(p);
+}
+
 const char* dense_bwd_data_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
   bool fits = true;
-  for_each_residue(c.as<Conv2dParams>(), lanes(),
+  for_each_residue(data_params(c), lanes(),
                    [&](GemmTask& t, PackTask&, int64_t, int64_t) { fits = fits && plan_gemm(t, lanes(), 1); });
   return fits ? nullptr : "window too large";
 }
 
 int64_t dense_bwd_data_workspace(const Call& c) {
   int64_t floats = 0;
-  for_each_residue(c.as<Conv2dParams>(), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
+  for_each_residue(data_params(c), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
     floats += aligned(packed_floats(t, lanes()));
   });
   return floats * 4;
 }
 
 void dense_bwd_data_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = data_params(c);
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
   float* packed = static_cast<float*>(c.workspace);
@@ -132,19 +139,19 @@ bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; 
 
 const char* dense_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
-  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
 }
 
 int64_t dense_bwd_weights_workspace(const Call& c) {
-  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   plan_weights(t, lanes(), 1);
   if (!partial_sums(t)) return 0;
   return 4 * (aligned(t.chunks * t.B * t.w_b) + aligned(t.chunks * t.B * t.O));
 }
 
 void dense_bwd_weights_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
   WeightsGradTask t = weights_task(p);
   plan_weights(t, k.vector_floats, num_threads());

@@ -33,6 +33,15 @@ inline void choose_stream(GemmTask& t, int64_t floats, int64_t channels) {  // o
              reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
 }
 
+// A window as large as the image is a product of matrices: one pixel with all of it as channels.
+inline Conv2dParams whole_window(Conv2dParams p) {
+  if (p.oH * p.oW != 1 || p.kH != p.H || p.kW != p.W || (p.pT | p.pL) != 0 || p.groups != 1) return p;
+  if ((p.dH != 1 && p.kH > 1) || (p.dW != 1 && p.kW > 1)) return p;
+  p.C *= p.H * p.W;
+  p.H = p.W = p.kH = p.kW = p.sH = p.sW = p.dH = p.dW = 1, p.pB = p.pR = 0;
+  return p;
+}
+
 inline GemmTask forward_task(const Conv2dParams& p) {
   GemmTask t;
   t.B = p.groups, t.x_b = t.C = p.C / p.groups, t.y_b = t.bias_b = t.O = p.O / p.groups;

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weights stays in a third of L2
 constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
+constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 
 int64_t even(int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); }
 
@@ -22,6 +23,27 @@ struct Strip {
 };
 
 int64_t strips(const GemmTask& t) { return ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb); }
+
+// Fills nb, ohb, owb; `depth` words of a pixel.
+void cut_strips(GemmTask& t, int64_t depth) {
+  const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
+  // Unpacked rows are read in place: keep a strip of them in half of L2.
+  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(128 * 1024 / s.cn, 28, 2 * kStripTarget);
+  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
+  };
+  t.nb = t.ohb = 1;
+  t.owb = std::min<int64_t>(std::max<int64_t>(t.oW, 1), target);
+  while (t.owb > 1 && !fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
+  t.owb = even(t.oW, t.owb);
+  if (t.owb >= t.oW) {
+    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
+    t.ohb = even(t.oH, t.ohb);
+    if (t.ohb >= t.oH)
+      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
+    t.nb = even(t.N, t.nb);
+  }
+}
 
 // `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
 // between blocks.
@@ -39,22 +61,11 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
     if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
   }
   t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
-  const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
-  // Unpacked rows are read in place: keep a strip of them in half of L2.
-  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(128 * 1024 / s.cn, 28, 2 * kStripTarget);
-  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
-    return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
-  };
-  t.nb = t.ohb = 1;
-  t.owb = std::min<int64_t>(std::max<int64_t>(t.oW, 1), target);
-  while (t.owb > 1 && !fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
-  t.owb = even(t.oW, t.owb);
-  if (t.owb >= t.oW) {
-    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
-    t.ohb = even(t.oH, t.ohb);
-    if (t.ohb >= t.oH)
-      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
-    t.nb = even(t.N, t.nb);
+  cut_strips(t, depth);
+  // Wide windows (dilation): a strip of few pixels reads all weights for them; fewer channels leave room for more.
+  while (!bf16 && t.pack && t.nb * t.ohb * t.owb < std::min(kFewPixels, t.N * t.oH * t.oW) && t.C >= 64 * t.nc) {
+    t.nc *= 2;
+    cut_strips(t, depth);
   }
   // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
   // threads.

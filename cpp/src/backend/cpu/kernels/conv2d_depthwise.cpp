@@ -329,10 +329,29 @@ FASTCNN_OP Row start_row(const Task& t) {
   return r;
 }
 
+// A dilated row of stride 1 is `dilation` rows between each other, of pixels that far apart.
+template <class Fn>
+FASTCNN_OP void run_row(Fn fn, const Row& r, int64_t dilation) {
+  if (dilation == 1 || r.sW != 1) return fn(r);
+  for (int64_t i = 0; i < dilation && i < r.oW; ++i) {
+    Row q = r;
+    const int64_t first = i - r.pL, m = (first % dilation + dilation) % dilation;
+    q.dW = 1;
+    q.x_w = dilation * r.x_w, q.y_w = dilation * r.y_w;
+    q.oW = ceil_div(r.oW - i, dilation), q.W = m < r.W ? ceil_div(r.W - m, dilation) : 0;
+    q.pL = (m - first) / dilation;
+    q.x = r.x + r.pL * r.x_w + m * r.x_w - q.pL * q.x_w;
+    if (r.y) q.y = r.y + i * r.y_w;
+    if (r.residual) q.residual = r.residual + i * r.y_w;
+    if (r.dy) q.dy = r.dy + i * r.y_w;
+    fn(q);
+  }
+}
+
 }  // namespace
 
 void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
-  const RowFn row_fn = pick_row(t.kW, t.sW, t.dW);
+  const RowFn row_fn = pick_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   Row r = start_row(t);
   r.bias = t.bias;
   r.stream = t.stream;
@@ -343,13 +362,13 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
     r.w = t.w + locate(t, n, oh, r) * t.kW * t.C;
     r.y = t.y + n * t.y_n + oh * t.y_h;
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
-    row_fn(r);
+    run_row(row_fn, r, t.dW);
   }
   if (t.stream) fence();
 }
 
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
-  const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.dW);
+  const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   const int64_t rows = t.N * t.oH;
   Row r = start_row(t);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -361,7 +380,7 @@ void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int6
       const int64_t n = i / t.oH, oh = i % t.oH;
       r.dw = dw + locate(t, n, oh, r) * t.kW * t.C;
       r.dy = t.dy + n * t.y_n + oh * t.y_h;
-      row_fn(r);
+      run_row(row_fn, r, t.dW);
       for (int64_t c = 0; dbias && c < t.C; c += kLanes) {
         const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
         vf sum = loadn(dbias + c, m);
