@@ -146,9 +146,29 @@ TEST_CASE("conv2d dense: groups and depthwise") {
     }
   check(Case(0, 16, 7, 7, 16, 3, 3).groups(16).pad(1).p);
   check(Case(1, 20, 9, 10, 20, 3, 3).groups(20).pad(2).dilate(2, 2).p);
+  check(Case(2, 33, 9, 31, 33, 3, 3).groups(33).pad(3).dilate(3, 3).p);
+  check(Case(1, 16, 8, 5, 16, 5, 5).groups(16).pad(8).dilate(4, 4).p);
+  check(Case(1, 16, 12, 12, 16, 3, 3).groups(16).pad(2, 3, 1, 4).dilate(2, 2).stride(2, 2).p);
+  check(Case(1, 400, 12, 13, 20, 3, 3).pad(6).dilate(6, 6).p);
   check(Case(1, 20, 9, 10, 20, 4, 2).groups(20).pad(2, 1, 0, 3).stride(3, 1).p);
   check(Case(2, 6, 7, 7, 18, 3, 3).groups(6).pad(1).p);
   check(Case(2, 32, 7, 40, 32, 7, 7).groups(32).pad(3).p);
+}
+
+TEST_CASE("conv2d with few input channels: their gradient in whole vectors of pixels") {
+  check(Case(2, 3, 12, 16, 40, 4, 4).stride(2, 2).pad(1).p);
+  check(Case(1, 3, 9, 20, 17, 3, 3).pad(1).p);
+  check(Case(2, 1, 10, 32, 20, 5, 5).pad(2).p);
+  check(Case(1, 2, 11, 24, 9, 7, 7).stride(2, 2).pad(3).p);
+  check(Case(1, 4, 13, 24, 33, 3, 5).stride(3, 1).pad(0, 2, 1, 3).dilate(2, 1).p);
+  check(Case(1, 3, 15, 12, 8, 5, 4).stride(2, 3).pad(2, 1, 3, 0).p);
+  check(Case(2, 1, 8, 16, 5, 1, 3).stride(3, 1).p);
+}
+
+TEST_CASE("conv2d over the whole image") {
+  check(Case(9, 20, 4, 4, 33, 4, 4).p);
+  check(Case(3, 5, 3, 5, 16, 3, 5).stride(2, 2).p);
+  check(Case(130, 16, 5, 5, 20, 5, 5).p);
 }
 
 TEST_CASE("conv2d 4x4 of stride 2") {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fastcnn/runtime.h"
+
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/threads.h"
@@ -123,6 +125,7 @@ void run_blocks(Winograd2x2Task t, void* workspace) {
 
 const char* declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
+  if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
   const auto& p = c.as<Conv2dParams>();
   if (p.kH != 4 || p.kW != 4 || p.sH != 2 || p.sW != 2) return "not 4x4 of stride 2";
   if (p.dH != 1 || p.dW != 1 || p.groups != 1) return "dilation or groups";

@@ -6,7 +6,8 @@
 
 namespace fastcnn {
 
-// y(m, n) = act(sum over k of a(m, k) * b(k, n) + bias(n)), y row-major. One stride of b is 1.
+// y(m, n) = act(sum over k of a(m, k) * b(k, n) + bias(n)), y row-major. One stride of b is 1; where
+// only b_k is, a_k is 1 too.
 struct FewTask {
   int64_t M = 0, N = 0, K = 0, a_m = 0, a_k = 0, b_k = 0, b_n = 0;
   const float* a = nullptr;

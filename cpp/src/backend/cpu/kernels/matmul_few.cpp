@@ -101,7 +101,7 @@ void row_range(const FewTask& t, int64_t begin, int64_t end) {
 
 template <int M>
 void few(const FewTask& t, int64_t begin, int64_t end) {
-  t.b_k == 1 ? dot_range<M>(t, begin, end) : row_range<M>(t, begin, end);
+  t.b_k == 1 && t.a_k == 1 ? dot_range<M>(t, begin, end) : row_range<M>(t, begin, end);
 }
 
 }  // namespace
