@@ -7,7 +7,9 @@ using namespace fastcnn::test;
 TEST_CASE("matmul: shapes, transposes, batch, bias, activation") {
   const int64_t shapes[][3] = {{1, 1, 1},     {1, 10, 84},   {2, 17, 33},  {3, 64, 70},    {7, 130, 129},
                                {33, 40, 600}, {128, 10, 64}, {70, 65, 31}, {5, 3, 1100},   {300, 20, 16},
-                               {0, 4, 5},     {4, 0, 5},     {3, 4, 0},    {16, 1000, 20}, {12, 33, 12}};
+                               {0, 4, 5},     {4, 0, 5},     {3, 4, 0},    {16, 1000, 20}, {12, 33, 12},
+                               {1, 70, 40},   {4, 1, 3},     {3, 1, 40},   {4, 37, 19},    {2, 40, 1030},
+                               {65, 50, 1},   {40, 33, 3}};
   for (auto& s : shapes)
     for (int flags = 0; flags < 4; ++flags)
       for (int variant = 0; variant < 4; ++variant) {

@@ -13,24 +13,23 @@
 #include "backend/cpu/via_float32.h"
 
 namespace fastcnn::cpu {
-namespace {
 
 // ---- dense forward ----
 
 const char* dense_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
   if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
-  GemmTask t = forward_task(c.as<Conv2dParams>());
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
 }
 
 int64_t dense_workspace(const Call& c) {
-  GemmTask t = forward_task(c.as<Conv2dParams>());
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return packed_floats(t, lanes()) * 4;
 }
 
 void dense_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
   GemmTask t = forward_task(p);
   plan_gemm(t, k.vector_floats, num_threads());
@@ -44,28 +43,36 @@ void dense_run(const Call& c) {
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
+  choose_stream(t, p.N * p.oH * p.oW * p.O, p.O);
   run_gemm(t, k);
 }
 
 // ---- dense backward to data ----
+
+// The bias there is one of the channels, not of the pixels.
+static Conv2dParams data_params(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return c.in.size() > 2 ? p : whole_window(p);
+}
+
 const char* dense_bwd_data_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
   bool fits = true;
-  for_each_residue(c.as<Conv2dParams>(), lanes(),
+  for_each_residue(data_params(c), lanes(),
                    [&](GemmTask& t, PackTask&, int64_t, int64_t) { fits = fits && plan_gemm(t, lanes(), 1); });
   return fits ? nullptr : "window too large";
 }
 
 int64_t dense_bwd_data_workspace(const Call& c) {
   int64_t floats = 0;
-  for_each_residue(c.as<Conv2dParams>(), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
+  for_each_residue(data_params(c), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
     floats += aligned(packed_floats(t, lanes()));
   });
   return floats * 4;
 }
 
 void dense_bwd_data_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = data_params(c);
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
   float* packed = static_cast<float*>(c.workspace);
@@ -77,11 +84,14 @@ void dense_bwd_data_run(const Call& c) {
     if (t.kH * t.kW > 0) run_pack(w, k);
     t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
     t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+    choose_stream(t, p.N * p.H * p.W * p.C, p.C);
     run_gemm(t, k);
   });
 }
 
 // ---- dense backward to weights ----
+
+namespace {
 
 // Strips and chunks depend on the shape alone, so that the order of sums does too; only `groups` knows the
 // threads.
@@ -123,23 +133,25 @@ bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
   return true;
 }
 
+bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; }
+
+}  // namespace
+
 const char* dense_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
-  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
 }
 
-bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; }
-
 int64_t dense_bwd_weights_workspace(const Call& c) {
-  WeightsGradTask t = weights_task(c.as<Conv2dParams>());
+  WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   plan_weights(t, lanes(), 1);
   if (!partial_sums(t)) return 0;
   return 4 * (aligned(t.chunks * t.B * t.w_b) + aligned(t.chunks * t.B * t.O));
 }
 
 void dense_bwd_weights_run(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
+  const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
   WeightsGradTask t = weights_task(p);
   plan_weights(t, k.vector_floats, num_threads());
@@ -171,9 +183,13 @@ void dense_bwd_weights_run(const Call& c) {
   if (dbias) k.sum_arrays(t.dbias, biases, t.chunks, dbias, 0, biases);
 }
 
+namespace {
+
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
     {"winograd", winograd_declines, winograd_workspace, winograd_run},
+    {"winograd2x2", winograd2x2_declines, winograd2x2_workspace, winograd2x2_run},
+    {"merged_groups", merged_declines, merged_workspace, merged_run},
     {"dense", dense_declines, dense_workspace, dense_run},
     {"pairs", pairs_declines, pairs_workspace, pairs_run},
     ViaFloat32<conv2d_list>::entry(),
@@ -182,6 +198,9 @@ constexpr Implementation kForward[] = {
 constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
     {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
+    {"winograd2x2", winograd2x2_bwd_data_declines, winograd2x2_bwd_data_workspace, winograd2x2_bwd_data_run},
+    {"merged_groups", merged_bwd_data_declines, merged_bwd_data_workspace, merged_bwd_data_run},
+    {"narrow", narrow_bwd_data_declines, narrow_bwd_data_workspace, narrow_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
     {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run},
     ViaFloat32<conv2d_bwd_data_list>::entry(),
@@ -190,6 +209,9 @@ constexpr Implementation kBwdData[] = {
 constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
     {"winograd", winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
+    {"winograd2x2", winograd2x2_bwd_weights_declines, winograd2x2_bwd_weights_workspace,
+     winograd2x2_bwd_weights_run},
+    {"merged_groups", merged_bwd_weights_declines, merged_bwd_weights_workspace, merged_bwd_weights_run},
     {"dense", dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
     {"pairs", pairs_bwd_weights_declines, pairs_bwd_weights_workspace, pairs_bwd_weights_run},
     ViaFloat32<conv2d_bwd_weights_list>::entry(),

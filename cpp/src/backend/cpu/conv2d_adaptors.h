@@ -8,6 +8,9 @@ namespace fastcnn::cpu {
   const char* name##_declines(const Call&); \
   int64_t name##_workspace(const Call&);    \
   void name##_run(const Call&);
+FASTCNN_ADAPTOR(dense)
+FASTCNN_ADAPTOR(dense_bwd_data)
+FASTCNN_ADAPTOR(dense_bwd_weights)
 FASTCNN_ADAPTOR(depthwise)
 FASTCNN_ADAPTOR(depthwise_bwd_data)
 FASTCNN_ADAPTOR(depthwise_bwd_weights)
@@ -17,6 +20,13 @@ FASTCNN_ADAPTOR(pairs_bwd_weights)
 FASTCNN_ADAPTOR(winograd)
 FASTCNN_ADAPTOR(winograd_bwd_data)
 FASTCNN_ADAPTOR(winograd_bwd_weights)
+FASTCNN_ADAPTOR(merged)
+FASTCNN_ADAPTOR(merged_bwd_data)
+FASTCNN_ADAPTOR(merged_bwd_weights)
+FASTCNN_ADAPTOR(narrow_bwd_data)
+FASTCNN_ADAPTOR(winograd2x2)
+FASTCNN_ADAPTOR(winograd2x2_bwd_data)
+FASTCNN_ADAPTOR(winograd2x2_bwd_weights)
 #undef FASTCNN_ADAPTOR
 
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.

@@ -24,13 +24,6 @@ void channels(Task& t, int64_t C) {
   t.B = 1, t.C = t.O = C;
 }
 
-// Past some size the result leaves the caches before it is read: do not read its lines in first.
-constexpr int64_t kStreamFloats = 3 * 1024 * 1024;
-void choose_stream(GemmTask& t, int64_t floats, int lanes) {  // floats: of the whole result
-  t.stream =
-      t.N * t.oH * t.oW * t.C >= kStreamFloats && t.C % lanes == 0 && reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
-}
-
 int64_t grain(const GemmTask& t) { return ceil_div(16 * 1024, std::max<int64_t>(1, t.oW * t.C)); }
 
 }  // namespace
@@ -56,7 +49,7 @@ void depthwise_run(const Call& c) {
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>(), t.w = w;
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
-  choose_stream(t, p.N * p.oH * p.oW * p.C, k.vector_floats);
+  choose_stream(t, p.N * p.oH * p.oW * p.C, p.C);
   parallel_for(t.N * t.oH, grain(t), [&](int64_t b, int64_t e, int) { k.conv2d_depthwise(t, b, e); });
 }
 
@@ -69,21 +62,42 @@ int64_t depthwise_bwd_data_workspace(const Call& c) {
   return floats * 4;
 }
 
+// All residues of a band of rows are done before the next band: they read the same rows of dy and fill the lines
+// of dx between them.
 void depthwise_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const KernelTable& k = *kernels();
   if (p.N == 0) return;
   float* packed = static_cast<float*>(c.workspace);
-  for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
-    channels(t, p.C);
-    if (t.kH * t.kW == 0) t.kH = t.kW = 0;
-    t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = packed;
-    t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+  auto each = [&](auto&& f) {
+    float* w = packed;
+    for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
+      channels(t, p.C);
+      if (t.kH * t.kW == 0) t.kH = t.kW = 0;
+      t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
+      t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+      choose_stream(t, p.N * p.H * p.W * p.C, p.C);
+      f(t, q, src, w);
+      w += t.kH * t.kW * p.C;
+    });
+  };
+  each([&](GemmTask& t, PackTask& q, int64_t src, float* w) {
     for (int64_t kh = 0; kh < t.kH; ++kh)
-      for (int64_t kw = 0; kw < t.kW; ++kw, packed += p.C)
-        k.transpose_matrix(c.in[1].as<float>() + src + kh * w.s_kh + kw * w.s_kw, p.kH * p.kW, p.C, packed, 0, 1);
-    choose_stream(t, p.N * p.H * p.W * p.C, k.vector_floats);
-    parallel_for(t.N * t.oH, grain(t), [&](int64_t b, int64_t e, int) { k.conv2d_depthwise(t, b, e); });
+      for (int64_t kw = 0; kw < t.kW; ++kw, w += p.C)
+        k.transpose_matrix(c.in[1].as<float>() + src + kh * q.s_kh + kw * q.s_kw, p.kH * p.kW, p.C, w, 0, 1);
+  });
+  const int64_t rows = ceil_div(p.H, p.sH), band = p.sH * p.sW == 1 ? 1 : 4, bands = ceil_div(rows, band);
+  const int64_t least = ceil_div(16 * 1024, std::max<int64_t>(1, band * p.sH * p.W * p.C));
+  parallel_for(p.N * bands, least, [&](int64_t b, int64_t e, int) {
+    each([&](GemmTask& t, PackTask&, int64_t, float*) {
+      if (p.sH * p.sW == 1) k.conv2d_depthwise(t, b, e);
+    });
+    if (p.sH * p.sW == 1) return;
+    for (int64_t i = b; i < e; ++i)
+      each([&](GemmTask& t, PackTask&, int64_t, float*) {
+        const int64_t n = i / bands, r = i % bands * band;
+        if (r < t.oH) k.conv2d_depthwise(t, n * t.oH + r, n * t.oH + std::min(t.oH, r + band));
+      });
   });
 }
 

@@ -2,6 +2,7 @@
 // What it is not: plans (gemm_plan.cpp, conv2d.cpp) or pointers.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <numeric>
 
 #include "backend/cpu/gemm_plan.h"
@@ -23,6 +24,22 @@ inline const char* declines_common(const Call& c) {
 
 inline bool fused_act(const Conv2dParams& p) {
   return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
+}
+
+// Past some size the result leaves the caches before it is read: do not read its lines in first.
+constexpr int64_t kStreamFloats = 3 * 1024 * 1024;
+inline void choose_stream(GemmTask& t, int64_t floats, int64_t channels) {  // of the whole result
+  t.stream = floats >= kStreamFloats && t.nc == 1 && channels % lanes() == 0 && t.O % lanes() == 0 &&
+             reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
+}
+
+// A window as large as the image is a product of matrices: one pixel with all of it as channels.
+inline Conv2dParams whole_window(Conv2dParams p) {
+  if (p.oH * p.oW != 1 || p.kH != p.H || p.kW != p.W || (p.pT | p.pL) != 0 || p.groups != 1) return p;
+  if ((p.dH != 1 && p.kH > 1) || (p.dW != 1 && p.kW > 1)) return p;
+  p.C *= p.H * p.W;
+  p.H = p.W = p.kH = p.kW = p.sH = p.sW = p.dH = p.dW = 1, p.pB = p.pR = 0;
+  return p;
 }
 
 inline GemmTask forward_task(const Conv2dParams& p) {

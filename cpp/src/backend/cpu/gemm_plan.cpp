@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weights stays in a third of L2
 constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
+constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 
 int64_t even(int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); }
 
@@ -23,22 +24,8 @@ struct Strip {
 
 int64_t strips(const GemmTask& t) { return ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb); }
 
-// `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
-// between blocks.
-bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
-  const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
-  const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
-  const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
-  const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
-  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1 && words);
-  t.merge = t.pack && t.dW == 1 && t.kW > 1;
-  int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
-  if (t.pack) {
-    const int64_t px = Strip{t, 1}.floats(1, 1, std::min<int64_t>(std::max<int64_t>(t.oW, 1), 14));
-    most_c = std::min(most_c, kScratchFloats / px);
-    if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
-  }
-  t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
+// Fills nb, ohb, owb; `depth` words of a pixel.
+void cut_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
   const int64_t room = (bf16 ? 64 : 128) * 1024 / s.cn;
@@ -56,6 +43,30 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
     if (t.ohb >= t.oH)
       while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
     t.nb = even(t.N, t.nb);
+  }
+}
+
+// `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
+// between blocks.
+bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
+  const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
+  const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
+  const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
+  const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
+  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1 && words);
+  t.merge = t.pack && t.dW == 1 && t.kW > 1;
+  int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
+  if (t.pack) {
+    const int64_t px = Strip{t, 1}.floats(1, 1, std::min<int64_t>(std::max<int64_t>(t.oW, 1), 14));
+    most_c = std::min(most_c, kScratchFloats / px);
+    if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
+  }
+  t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
+  cut_strips(t, depth, bf16);
+  // Wide windows (dilation): a strip of few pixels reads all weights for them; fewer channels leave room for more.
+  while (!bf16 && t.pack && t.nb * t.ohb * t.owb < std::min(kFewPixels, t.N * t.oH * t.oW) && t.C >= 64 * t.nc) {
+    t.nc *= 2;
+    cut_strips(t, depth, bf16);
   }
   // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
   // threads.

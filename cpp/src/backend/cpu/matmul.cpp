@@ -1,4 +1,6 @@
 // What it is: the implementations of matmul on the CPU. What it is not: arithmetic (kernels/gemm.cpp, ref/).
+#include <algorithm>
+
 #include "backend/cpu/gemm_plan.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
@@ -87,7 +89,52 @@ void pairs_run(const Call& c) {
   run_gemm_bf16(t, k);
 }
 
+// ---- few rows, or short sums ----
+
+FewTask few_task(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  FewTask t;
+  t.M = p.M, t.N = p.N, t.K = p.K, t.act = p.act.act;
+  t.a_m = p.trans_a ? 1 : p.K, t.a_k = p.trans_a && p.M != 1 ? p.M : 1;
+  t.b_k = p.trans_b ? 1 : p.N, t.b_n = p.trans_b ? p.K : 1;
+  t.a = c.in[0].as<float>(), t.b = c.in[1].as<float>(), t.y = c.out[0].as<float>();
+  t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  return t;
+}
+
+const char* few_rows_declines(const Call& c) {
+  if (const char* why = packed_declines(c)) return why;
+  const auto& p = c.as<MatmulParams>();
+  if (p.batch != 1 || p.M > kFewRows) return "many rows";
+  return p.trans_b && p.trans_a && p.M != 1 ? "both operands are transposed" : nullptr;
+}
+
+void few_rows_run(const Call& c) {
+  const FewTask t = few_task(c);
+  const KernelTable& k = *kernels();
+  constexpr int64_t kColumns = 16;
+  if (t.M == 0) return;
+  parallel_for(
+      ceil_div(t.N, kColumns), ceil_div(32 * 1024, kColumns * std::max<int64_t>(t.K, 1)),
+      [&](int64_t b, int64_t e, int) { k.matmul_few_rows(t, b * kColumns, std::min(e * kColumns, t.N)); });
+}
+
+const char* outer_declines(const Call& c) {
+  if (const char* why = packed_declines(c)) return why;
+  const auto& p = c.as<MatmulParams>();
+  if (p.batch != 1 || p.K > kFewRows) return "long sums";
+  return p.trans_b ? "b is transposed" : nullptr;
+}
+
+void outer_run(const Call& c) {
+  const FewTask t = few_task(c);
+  parallel_for(t.M, ceil_div(16 * 1024, std::max<int64_t>(t.N, 1)),
+               [&](int64_t b, int64_t e, int) { kernels()->matmul_outer(t, b, e); });
+}
+
 constexpr Implementation kList[] = {
+    {"few_rows", few_rows_declines, nullptr, few_rows_run},
+    {"outer", outer_declines, nullptr, outer_run},
     {"packed", packed_declines, workspace, run},
     {"pairs", pairs_declines, pairs_workspace, pairs_run},
     ViaFloat32<matmul_list>::entry(),

@@ -26,7 +26,17 @@ struct Row {
   float low, high;
   int stream;
   int64_t oW, W, pL;
+  int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
 };
+
+// Lines of the rows that the next row of outputs adds, under `pixels` columns. Channels are the inner loop, so
+// that each column is a short run in memory, too short for the hardware to run ahead.
+template <int kPixelCount>
+FASTCNN_OP void fetch_below(const Row& r, const float* x) {
+  for (int64_t i = 0; i < r.ahead; ++i, x += r.x_kh)
+#pragma GCC unroll 16
+    for (int j = 0; j < kPixelCount; ++j) __builtin_prefetch(x + j * r.x_w, 0, 2);
+}
 
 template <int T>
 FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
@@ -46,16 +56,21 @@ FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
   }
 }
 
-// Column j of a tile, or zero where it is outside the image. kCareful: at the border of the image or of the
-// channels.
-template <bool kCareful>
-FASTCNN_OP vf column(const Row& r, const float* x, int64_t first, int j, int n) {
-  if (kCareful && static_cast<uint64_t>(first + j) >= static_cast<uint64_t>(r.W)) return zero();
-  return kCareful ? loadn(x + j * r.x_w, n) : load(x + j * r.x_w);
+// Columns [L, count - R) of a tile are inside the image, the others are zero. kAny: at the border of the
+// channels, or however many columns are outside.
+constexpr int kAny = -1;
+template <int L, int R>
+FASTCNN_OP vf column(const Row& r, const float* x, int64_t first, int j, int count, int n) {
+  if (L == kAny) {
+    if (static_cast<uint64_t>(first + j) >= static_cast<uint64_t>(r.W)) return zero();
+    return loadn(x + j * r.x_w, n);
+  }
+  return j < L || j >= count - R ? zero() : load(x + j * r.x_w);
 }
 
-template <int K, int S, int T, bool kCareful>
+template <int K, int S, int T, int L, int R>
 FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
+  constexpr int kColumns = (T - 1) * S + K;
   const int64_t first = ow * S - r.pL;
   vf acc[T];
 #pragma GCC unroll 8
@@ -63,27 +78,58 @@ FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
   const float* x = r.x + ow * S * r.x_w + c;
   const float* w = r.w + c;
   for (int64_t kh = 0; kh < r.taps_h; ++kh, x += r.x_kh, w += K * r.C) {
-    vf k[K], v[(T - 1) * S + K];
+    vf k[K], v[kColumns];
 #pragma GCC unroll 8
-    for (int i = 0; i < K; ++i) k[i] = kCareful ? loadn(w + i * r.C, n) : load(w + i * r.C);
+    for (int i = 0; i < K; ++i) k[i] = L == kAny ? loadn(w + i * r.C, n) : load(w + i * r.C);
 #pragma GCC unroll 32
-    for (int i = 0; i < (T - 1) * S + K; ++i) v[i] = column<kCareful>(r, x, first, i, n);
+    for (int i = 0; i < kColumns; ++i) v[i] = column<L, R>(r, x, first, i, kColumns, n);
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i)
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[t] = fma(v[t * S + i], k[i], acc[t]);
+      for (int t = 0; t < T; ++t)
+        if (L == kAny || (t * S + i >= L && t * S + i < kColumns - R)) acc[t] = fma(v[t * S + i], k[i], acc[t]);
   }
+  fetch_below<T * S>(r, x + r.pL * r.x_w);
   finish<T>(r, acc, ow, c, n);
 }
 
-template <int K, int S, int T>
-static void tile(const Row& r, int64_t ow, bool inside) {
+template <int K, int S, int T, int L, int R>
+static void tile_vectors(const Row& r, int64_t ow) {
   int64_t c = 0;
-  if (inside && T >= 4)
-    for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, false>(r, ow, c, kLanes);
+  if (L != kAny)
+    for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, L, R>(r, ow, c, kLanes);
   for (; c < r.C; c += kLanes)
-    tile_vector<K, S, T, true>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+    tile_vector<K, S, T, kAny, kAny>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
 }
+
+// f<L, R>() for the columns of a tile that are outside the image; common cases have loops of their own.
+template <int K, int S, int T, class F>
+FASTCNN_OP void by_border(const Row& r, int64_t ow, F&& f) {
+  constexpr int kHalf = K / 2;
+  const int64_t left = r.pL - ow * S, right = (ow + T - 1) * S - r.pL + K - r.W;
+  if (T < 4 || K > 5)
+    return left <= 0 && right <= 0 && T >= 4 ? f.template at<0, 0>() : f.template at<kAny, kAny>();
+  if (left <= 0) {
+    if (right <= 0) return f.template at<0, 0>();
+    if (right == kHalf) return f.template at<0, kHalf>();
+    if (right == kHalf - 1) return f.template at<0, kHalf - 1>();
+  } else if (left == kHalf) {
+    if (right <= 0) return f.template at<kHalf, 0>();
+    if (right == kHalf) return f.template at<kHalf, kHalf>();
+    if (right == kHalf - 1) return f.template at<kHalf, kHalf - 1>();
+  }
+  f.template at<kAny, kAny>();
+}
+
+template <int K, int S, int T>
+struct ForwardTile {
+  const Row& r;
+  int64_t ow;
+  template <int L, int R>
+  FASTCNN_OP void at() const {
+    tile_vectors<K, S, T, L, R>(r, ow);
+  }
+};
 
 // Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1; f.at<T>(ow) runs one.
 template <class F>
@@ -99,11 +145,6 @@ FASTCNN_OP void cut_row(int64_t oW, F&& f) {
   for (; ow + 4 <= oW; ow += 4) f.template at<4>(ow);
   if (ow + 2 <= oW) f.template at<2>(ow), ow += 2;
   if (ow < oW) f.template at<1>(ow);
-}
-
-template <int K, int S, int T>
-FASTCNN_OP bool tile_inside(const Row& r, int64_t ow) {
-  return ow * S - r.pL >= 0 && (ow + T - 1) * S - r.pL + K <= r.W;
 }
 
 // Columns of a window that are inside the image: [k0, k1).
@@ -133,7 +174,7 @@ struct ForwardRow {
   const Row& r;
   template <int T>
   FASTCNN_OP void at(int64_t ow) const {
-    tile<K, S, T>(r, ow, tile_inside<K, S, T>(r, ow));
+    by_border<K, S, T>(r, ow, ForwardTile<K, S, T>{r, ow});
   }
 };
 template <int K, int S>
@@ -162,53 +203,65 @@ RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
 }
 
 // H tap rows of dw at once over T pixels; dw itself is the accumulator and stays in L1.
-template <int H, int K, int S, int T, bool kCareful>
+template <int H, int K, int S, int T, int L, int R>
 FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int n) {
+  constexpr int kColumns = (T - 1) * S + K;
   const int64_t first = ow * S - r.pL;
   vf acc[H][K], d[T];
   float* dw = r.dw + kh * K * r.C + c;
   const float* x = r.x + kh * r.x_kh + ow * S * r.x_w + c;
+  const float* dy = r.dy + ow * r.y_w + c;
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t)
-    d[t] = kCareful ? loadn(r.dy + (ow + t) * r.y_w + c, n) : load(r.dy + (ow + t) * r.y_w + c);
+  for (int t = 0; t < T; ++t) d[t] = L == kAny ? loadn(dy + t * r.y_w, n) : load(dy + t * r.y_w);
 #pragma GCC unroll 4
   for (int h = 0; h < H; ++h) {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i)
-      acc[h][i] = kCareful ? loadn(dw + (h * K + i) * r.C, n) : load(dw + (h * K + i) * r.C);
+      acc[h][i] = L == kAny ? loadn(dw + (h * K + i) * r.C, n) : load(dw + (h * K + i) * r.C);
 #pragma GCC unroll 32
-    for (int j = 0; j < (T - 1) * S + K; ++j) {
-      vf v = column<kCareful>(r, x + h * r.x_kh, first, j, n);
+    for (int j = 0; j < kColumns; ++j) {
+      if (L != kAny && (j < L || j >= kColumns - R)) continue;
+      vf v = column<L, R>(r, x + h * r.x_kh, first, j, kColumns, n);
 #pragma GCC unroll 8
       for (int i = 0; i < K; ++i)
         if (j >= i && (j - i) % S == 0 && (j - i) / S < T) acc[h][i] = fma(v, d[(j - i) / S], acc[h][i]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) {
-      if (kCareful)
+      if (L == kAny)
         storen(dw + (h * K + i) * r.C, acc[h][i], n);
       else
         store(dw + (h * K + i) * r.C, acc[h][i]);
     }
   }
+  if (r.ahead && kh + H >= r.taps_h) {
+    fetch_below<T * S>(r, x + H * r.x_kh + r.pL * r.x_w);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) __builtin_prefetch(dy + (r.oW + t) * r.y_w, 0, 2);
+  }
 }
 
-template <int H, int K, int S, int T>
-static void grad_tile(const Row& r, int64_t kh, int64_t ow, bool inside) {
+template <int H, int K, int S, int T, int L, int R>
+static void grad_vectors(const Row& r, int64_t kh, int64_t ow) {
   int64_t c = 0;
-  if (inside && T >= 4)
-    for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, false>(r, kh, ow, c, kLanes);
+  if (L != kAny)
+    for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, L, R>(r, kh, ow, c, kLanes);
   for (; c < r.C; c += kLanes)
-    grad_vector<H, K, S, T, true>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+    grad_vector<H, K, S, T, kAny, kAny>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
 }
 
 template <int K, int S, int T>
-FASTCNN_OP void grad_rows(const Row& r, int64_t ow, bool inside) {
-  int64_t kh = 0;
-  if (K == 3)
-    for (; kh + 3 <= r.taps_h; kh += 3) grad_tile<3, K, S, T>(r, kh, ow, inside);
-  for (; kh < r.taps_h; ++kh) grad_tile<1, K, S, T>(r, kh, ow, inside);
-}
+struct GradTile {
+  const Row& r;
+  int64_t ow;
+  template <int L, int R>
+  FASTCNN_OP void at() const {
+    int64_t kh = 0;
+    if (K == 3)
+      for (; kh + 3 <= r.taps_h; kh += 3) grad_vectors<3, K, S, T, L, R>(r, kh, ow);
+    for (; kh < r.taps_h; ++kh) grad_vectors<1, K, S, T, L, R>(r, kh, ow);
+  }
+};
 
 void grad_pixel(const Row& r, int64_t ow) {
   int64_t k0, k1;
@@ -230,7 +283,7 @@ struct GradRow {
   const Row& r;
   template <int T>
   FASTCNN_OP void at(int64_t ow) const {
-    grad_rows<K, S, T>(r, ow, tile_inside<K, S, T>(r, ow));
+    by_border<K, S, T>(r, ow, GradTile<K, S, T>{r, ow});
   }
 };
 template <int K, int S>
@@ -271,13 +324,34 @@ FASTCNN_OP Row start_row(const Task& t) {
   Row r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
   r.oW = t.oW, r.W = t.W, r.pL = t.pL;
+  // From half of L2 on.
+  if (t.N * t.x_n > 128 * 1024 && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
   return r;
+}
+
+// A dilated row of stride 1 is `dilation` rows between each other, of pixels that far apart.
+template <class Fn>
+FASTCNN_OP void run_row(Fn fn, const Row& r, int64_t dilation) {
+  if (dilation == 1 || r.sW != 1) return fn(r);
+  for (int64_t i = 0; i < dilation && i < r.oW; ++i) {
+    Row q = r;
+    const int64_t first = i - r.pL, m = (first % dilation + dilation) % dilation;
+    q.dW = 1;
+    q.x_w = dilation * r.x_w, q.y_w = dilation * r.y_w;
+    q.oW = ceil_div(r.oW - i, dilation), q.W = m < r.W ? ceil_div(r.W - m, dilation) : 0;
+    q.pL = (m - first) / dilation;
+    q.x = r.x + r.pL * r.x_w + m * r.x_w - q.pL * q.x_w;
+    if (r.y) q.y = r.y + i * r.y_w;
+    if (r.residual) q.residual = r.residual + i * r.y_w;
+    if (r.dy) q.dy = r.dy + i * r.y_w;
+    fn(q);
+  }
 }
 
 }  // namespace
 
 void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
-  const RowFn row_fn = pick_row(t.kW, t.sW, t.dW);
+  const RowFn row_fn = pick_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   Row r = start_row(t);
   r.bias = t.bias;
   r.stream = t.stream;
@@ -288,13 +362,13 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
     r.w = t.w + locate(t, n, oh, r) * t.kW * t.C;
     r.y = t.y + n * t.y_n + oh * t.y_h;
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
-    row_fn(r);
+    run_row(row_fn, r, t.dW);
   }
   if (t.stream) fence();
 }
 
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
-  const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.dW);
+  const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   const int64_t rows = t.N * t.oH;
   Row r = start_row(t);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -306,7 +380,7 @@ void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int6
       const int64_t n = i / t.oH, oh = i % t.oH;
       r.dw = dw + locate(t, n, oh, r) * t.kW * t.C;
       r.dy = t.dy + n * t.y_n + oh * t.y_h;
-      row_fn(r);
+      run_row(row_fn, r, t.dW);
       for (int64_t c = 0; dbias && c < t.C; c += kLanes) {
         const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
         vf sum = loadn(dbias + c, m);

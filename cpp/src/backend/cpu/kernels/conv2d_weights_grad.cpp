@@ -65,6 +65,14 @@ void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
         dy = d;
         dy_h = k.ww * dy_w, dy_n = k.hh * dy_h;
       }
+      Ahead ahead;
+      if (k.once && t.N * t.oH == 1 && strip + 1 < last && on == t.y_w && cn == t.x_w &&
+          t.oW * (t.x_w + t.y_w) > 128 * 1024) {
+        const int64_t next = ow0 + t.owb, pixels = t.oW - next < t.owb ? t.oW - next : t.owb;
+        ahead.next[0] = reinterpret_cast<const char*>(t.dy + next * t.y_w);
+        ahead.next[1] = reinterpret_cast<const char*>(t.x + next * t.x_w);
+        ahead.lines[0] = pixels * t.y_w / 16, ahead.lines[1] = pixels * t.x_w / 16;
+      }
       const int64_t runs_w = t.merge ? 1 : t.kW, run = t.merge ? t.kW * cn : cn;
       const int64_t ih0 = oh0 * t.sH - t.pT, all_rows = k.hh;
       for (int64_t kh = 0; kh < t.kH; ++kh) {
@@ -80,11 +88,11 @@ void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
           if (t.o_inner) {
             k.s_n = image, k.s_h = t.sH * cols * cn, k.s_w = t.sW * cn;
             k.v_n = dy_n, k.v_h = dy_h, k.v_w = dy_w, k.out = t.O;
-            grad_block<float>(k, a, run, dy_kh + o0, on, dw + at * t.O + o0);
+            grad_block<float>(k, a, run, dy_kh + o0, on, dw + at * t.O + o0, ahead);
           } else {
             k.s_n = dy_n, k.s_h = dy_h, k.s_w = dy_w;
             k.v_n = image, k.v_h = t.sH * cols * cn, k.v_w = t.sW * cn, k.out = depth;
-            grad_block<float>(k, dy_kh + o0, on, a, run, dw + o0 * depth + at);
+            grad_block<float>(k, dy_kh + o0, on, a, run, dw + o0 * depth + at, ahead);
           }
         }
       }

@@ -23,6 +23,7 @@ struct Tiles {
 };
 
 constexpr int64_t kLineWords = 16;  // of a cache line
+constexpr int64_t kFetchFloats = 64;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
@@ -103,7 +104,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.n2 = 1, args.s2 = 0, args.run = t.kW * cn;
       else
         args.n2 = t.kW, args.s2 = t.dW * a_w, args.run = cn;
-      args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act;
+      args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act, args.stream = t.stream;
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
       const int64_t ahead = strips_w > 1 ? t.owb * t.sW * a_w : strips_h > 1 ? t.ohb * t.sH * a_h : t.nb * a_n;
@@ -127,12 +128,15 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             for (int64_t p = p0; p < p0 + P && lines; ++p)
               for (int64_t line = lines * (b - b0) / (b1 - b0); line < line1; ++line)
                 prefetch(as + a_off[p] + ahead + line * kLineWords);
+            // Long rows of pixels are many short streams, which the hardware does not run ahead of.
+            args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
             Tiles<T>::at[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
           }
         }
       }
     }
   }
+  if (t.stream) fence();
 }
 
 }  // namespace

@@ -33,7 +33,9 @@ struct TileArgs {
   const T* bias;
   const T* residual;  // offsets as for y
   Act act;
-  int tail;  // lanes of the last vector
+  int tail;       // lanes of the last vector
+  int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
+  int stream;     // write y past the caches: whole vectors at multiples of a vector only
 };
 
 template <int P, int V, class T>
@@ -62,6 +64,10 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
       int64_t run = t.run;
       const int64_t w_step = V * kLanes;
       for (int64_t k = 0; k < run; ++k) {
+        if (kPerWord<T> == 1 && t.ahead && k % 16 == 0) {
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
+        }
         vf b[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
@@ -99,6 +105,15 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[p][v] = vmin(high, vmax(low, acc[p][v]));
+    }
+  }
+  if constexpr (kPerWord<T> == 1) {
+    if (t.stream && t.last) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) stream(y + y_off[p] + v * kLanes, acc[p][v]);
+      return;
     }
   }
 #pragma GCC unroll 16

@@ -81,9 +81,24 @@ struct GradTiles {
 };
 #undef TILES4
 
+// What the next strip of a 1x1 window reads, fetched to L2 in equal shares while the tiles of this one run: each
+// tile touches a line or two of every pixel, too short a run for the hardware to see.
+struct Ahead {
+  const char* next[2] = {};
+  int64_t lines[2] = {};
+  FASTCNN_OP void fetch(int64_t shares) {
+    for (int i = 0; i < 2; ++i) {
+      const int64_t n = ceil_div(lines[i], shares);
+      for (int64_t j = 0; j < n; ++j) __builtin_prefetch(next[i] + j * 64, 0, 2);
+      next[i] += n * 64;
+    }
+  }
+};
+
 // A block of the result: `rows` broadcast values by `cols` floats of vectors.
 template <class T>
-static void grad_block(Walk k, const float* s, int64_t rows, const float* v, int64_t cols, float* out) {
+static void grad_block(Walk k, const float* s, int64_t rows, const float* v, int64_t cols, float* out,
+                       Ahead ahead = {}) {
   const int64_t vectors = ceil_div(cols, kLanes), blocks = ceil_div(vectors, kTileV);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
@@ -92,6 +107,7 @@ static void grad_block(Walk k, const float* s, int64_t rows, const float* v, int
     const int64_t tiles = ceil_div(rows, tile_pixels(static_cast<int>(V)));
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t p0 = rows * i / tiles, P = rows * (i + 1) / tiles - p0;
+      if (ahead.next[0]) ahead.fetch(tiles * blocks);
       (k.once ? GradTiles<T, true>::at : GradTiles<T, false>::at)[V - 1][P - 1](k, s + p0, v + v0 * kLanes,
                                                                                 out + p0 * k.out + v0 * kLanes);
     }

@@ -27,7 +27,7 @@ struct GemmTask {
   // The plan: a strip is nb images x ohb rows x owb columns of outputs; its input is copied, padded, to scratch
   // when `pack` is set. Channels are taken in nc blocks. Output blocks are dealt to `groups` separate work items.
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
-  int32_t stream = 0;           // depthwise: write y past the caches (aligned rows of whole vectors only)
+  int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
 };
 

@@ -9,8 +9,10 @@
 #include "fastcnn/dtype.h"
 #include "fastcnn/params.h"
 
+#include "backend/cpu/kernels/few_args.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
+#include "backend/cpu/kernels/winograd2x2_args.h"
 
 // X(name, return type, arguments…)
 #define FASTCNN_KERNELS(X)       \

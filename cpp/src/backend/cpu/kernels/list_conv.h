@@ -35,6 +35,14 @@
   X(winograd_gradient_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
   X(winograd_gradient_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                    \
   X(winograd_gradient_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
+  /* items: tiles of t.tiles; windows of x to t.u */                                                          \
+  X(winograd2x2_input, void, const Winograd2x2Task& t, int64_t begin, int64_t end)                            \
+  /* items: tiles of t.tiles; tiles of dy to t.e */                                                           \
+  X(winograd2x2_gradient, void, const Winograd2x2Task& t, int64_t begin, int64_t end)                         \
+  /* items: blocks * groups */                                                                                \
+  X(winograd2x2_blocks, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end)           \
+  /* items: blocks * ranges of depth outputs */                                                               \
+  X(winograd2x2_gradient_blocks, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end)  \
   /* items: floats; out[i] = sum of `count` arrays at in + j*stride, in order */                              \
   X(sum_arrays, void, const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) \
   /* items: rows of out; out[row*cols + j] = in[j*in_stride + row] */                                         \
