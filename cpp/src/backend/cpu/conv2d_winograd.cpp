@@ -244,6 +244,7 @@ Cost gradient_cost(const WinogradTask& t) {
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
+  if (t.C < 8 || t.O < 8) return "too few channels for its transforms";  // direct: vectors over the longer side
   const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double direct = pixels * direct_pixel + direct_weights;
   if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;
