@@ -101,7 +101,7 @@ def test_bf16_mixed_learns_like_float32(tmp_path):
         )  # fmt: skip
         final[precision] = t.fit(train, val, max_epochs=2)["val_accuracy"][-1]
         assert t.predict(np.zeros((2, 1, 28, 28), np.float32)).dtype == np.float32
-    assert final["bf16-mixed"] > max(0.6, final["32-true"] - 0.05), final
+    assert final["bf16-mixed"] > max(0.5, final["32-true"] - 0.06), final
     saved = fc.load_state(tmp_path / "bf16-mixed" / "last.safetensors")
     assert {v.dtype for k, v in saved.items() if "num_batches" not in k} == {fc.float32}
 
