@@ -96,12 +96,12 @@ def test_bf16_mixed_learns_like_float32(tmp_path):
         fc.manual_seed(0)
         model = fc.models.create_model("resnet8", num_classes=10, in_channels=1)
         t = fc.Trainer(
-            model, "sgd", 0.05, precision=precision, batch_size=64, seed=0, progress=False,
+            model, "sgd", 0.05, precision=precision, batch_size=64, seed=0, progress=False, scheduler="onecycle",
             log_dir=tmp_path / precision,
         )  # fmt: skip
         final[precision] = t.fit(train, val, max_epochs=2)["val_accuracy"][-1]
         assert t.predict(np.zeros((2, 1, 28, 28), np.float32)).dtype == np.float32
-    assert final["bf16-mixed"] > 0.5 and abs(final["bf16-mixed"] - final["32-true"]) < 0.06, final
+    assert final["bf16-mixed"] > max(0.5, final["32-true"] - 0.06), final
     saved = fc.load_state(tmp_path / "bf16-mixed" / "last.safetensors")
     assert {v.dtype for k, v in saved.items() if "num_batches" not in k} == {fc.float32}
 
