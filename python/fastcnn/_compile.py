@@ -159,8 +159,8 @@ def compile(fn=None, *, budget_bytes=8 << 30):
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function
     (closure, global, attribute, item of a list or dict) is another tensor, module or number. Not seen, since no cheap
-    look finds it: tensors behind properties, ``getattr`` with a computed name, C extensions, or NumPy arrays that change
-    in place (their values are constants). What ``fn`` itself assigns outside is assigned when it is traced, not later.
+    look finds it: tensors behind properties, ``getattr`` with a computed name, C extensions, NumPy arrays changing in
+    place (their values are constants). What ``fn`` itself assigns outside is assigned when it is traced, not later.
 
     budget_bytes: how much memory the plans of this function may hold; the least recently used go first.
     ``FASTCNN_EAGER=1`` in the environment runs everything eagerly. Usable as a decorator.

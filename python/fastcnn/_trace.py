@@ -195,7 +195,7 @@ class Guards:
                 self._visit(v, names, depth + 1)
         else:
             members = getattr(value, "__dict__", None)
-            call = getattr(type(value), "__call__", None)
+            call = vars(type(value)).get("__call__")
             if isinstance(call, types.FunctionType):
                 names = (*names, *_names_of(call))
                 self._visit_code(call, depth)
