@@ -119,7 +119,23 @@ void bind_creation(py::module_& ops) {
       },
       py::arg("low"), py::arg("high") = py::none(), py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("device") = py::none(), "Random integers in [low, high).");
-  ops.def("manual_seed", &manual_seed, py::arg("seed"), "Starts the random numbers of all devices anew.");
+  ops.def(
+      "manual_seed",
+      [](const py::int_& seed) {
+        int overflow = 0;
+        long long low = PyLong_AsLongLongAndOverflow(seed.ptr(), &overflow);
+        uint64_t value = static_cast<uint64_t>(low);
+        if (overflow > 0) {
+          value = PyLong_AsUnsignedLongLong(seed.ptr());
+          if (PyErr_Occurred())
+            PyErr_Clear();
+          else
+            overflow = 0;
+        }
+        check(overflow == 0, "manual_seed: expected a seed in [-2**63, 2**64), got ", std::string(py::str(seed)));
+        manual_seed(value);
+      },
+      py::arg("seed"), "Starts the random numbers of all devices anew. A negative seed counts from 2**64.");
   ops.def(
       "random_state", [](const py::object& device) { return random_state(device_from(device)); },
       py::arg("device") = py::none(),

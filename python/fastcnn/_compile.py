@@ -11,9 +11,10 @@ import itertools
 import numpy as np
 
 from . import _core
-from ._trace import Guards, hold
+from ._trace import Guards
 
 _LEAF = object()
+_MOST_VARIANTS = 32
 
 
 def _flatten(value, tensors, memo):
@@ -69,20 +70,21 @@ class CompiledFunction:
         structure = _flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
         variants = self._variants.setdefault((structure, modes), [])
-        key = next((key for guards, key in variants if hold(guards)), None)
+        key = next((key for guards, key in variants if guards.hold()), None)
         fresh = key is None
         if fresh:
             key = str(next(self._number)).encode()
         traced = {}
 
         def trace(symbols):
-            with Guards() as seen:
+            guards = Guards(self._fn, *constants)
+            with guards:
                 a, k = _unflatten(structure, iter(symbols), iter(constants))
                 result = self._fn(*a, **k)
             out, rest = [], []
             traced["tree"] = _flatten(result, out, rest)
             traced["constants"] = rest
-            traced["guards"] = seen.freeze()
+            traced["guards"] = guards.settle()
             traced["result"] = result
             return out
 
@@ -90,6 +92,7 @@ class CompiledFunction:
         if traced:
             if fresh:
                 variants.append((traced["guards"], key))
+                del variants[:-_MOST_VARIANTS]  # a constant that is new in each call; the plans go by the budget
                 self._alive.append(constants)  # ids in the structure stay theirs
             if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
                 return traced["result"]
@@ -152,6 +155,12 @@ def compile(fn=None, *, budget_bytes=8 << 30):
     anywhere in its arguments may change from call to call; other arguments are constants, and a new value makes a new
     plan. Parameters, running statistics and learning rates are read and updated in place. Results do not carry
     gradients: differentiate inside ``fn``. Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
+
+    What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
+    child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function
+    (closure, global, attribute, item of a list or dict) is another tensor, module or number. Not seen, since no cheap
+    look finds it: tensors behind properties, ``getattr`` with a computed name, C extensions, NumPy arrays changing in
+    place (their values are constants). What ``fn`` itself assigns outside is assigned when it is traced, not later.
 
     budget_bytes: how much memory the plans of this function may hold; the least recently used go first.
     ``FASTCNN_EAGER=1`` in the environment runs everything eagerly. Usable as a decorator.

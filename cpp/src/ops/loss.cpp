@@ -88,7 +88,11 @@ std::vector<Tensor> vjp_cross_entropy_bwd(TapeNode& n, const std::vector<Tensor>
   if (p.has_weight) T = mul(T, n.input(5));
   T = mul(T, unsqueeze(cast(valid, t), 1));
   Tensor S = sum(T, {1}, true), P = softmax(x, 1);
-  auto scaled = [&](const Tensor& v) { return p.reduction == Reduction::mean ? div(v, cast(total, t)) : v; };
+  auto scaled = [&](const Tensor& v) {
+    if (p.reduction != Reduction::mean) return v;
+    Tensor zero = zeros({}, total.dtype(), device), w = cast(total, t);  // all ignored: 0, not 0/0
+    return div(v, where(eq(total, zero), ones({}, t, device), w));
+  };
   std::vector<Tensor> r(n.inputs.size());
   if (n.needs(0)) {
     Tensor d = sum(mul(g[0], sub(mul(P, S), T)),

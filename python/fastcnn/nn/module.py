@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 
 from .. import _core, safetensors
+from .._trace import bump
 from .parameter import Parameter, no_grad
 
 PARAMETER, BUFFER, TEMPORARY, MODULE = "parameter", "buffer", "temporary buffer", "module"
@@ -22,7 +23,7 @@ _call_observer = None
 def set_call_observer(observer):
     """Hook point of compile: observer(module) runs at each Module call, None stops it; returns the last one.
 
-    While a function is traced the observer notes (module, module.training), which the plan depends on.
+    While a function is traced the observer notes the modules that the plan depends on.
     """
     global _call_observer
     before, _call_observer = _call_observer, observer
@@ -46,6 +47,7 @@ class RemovableHandle:
     def remove(self):
         """Takes the hook away; a second call does nothing."""
         self._hooks.pop(self.id, None)
+        bump()
 
     def __enter__(self):
         return self
@@ -131,6 +133,7 @@ class Module:
         hooks = self.__dict__.setdefault(name, {})
         handle = RemovableHandle(hooks)
         hooks[handle.id] = hook
+        bump()
         return handle
 
     # ---- registration ----------------------------------------------------------------------------------
@@ -147,6 +150,7 @@ class Module:
         elif kind is not None and value is not None:
             raise self._wrong_type(name, kind.capitalize(), value)
         object.__setattr__(self, name, value)
+        bump()
 
     def _wrong_type(self, name, expected, value):
         got = type(value).__name__
@@ -155,6 +159,7 @@ class Module:
     def __delattr__(self, name):
         object.__delattr__(self, name)
         self._kinds.pop(name, None)
+        bump()
 
     def _register(self, name, value, kind, expected):
         if not isinstance(name, str) or not name or "." in name:
@@ -165,6 +170,7 @@ class Module:
             raise self._wrong_type(name, expected.__name__, value)
         self._kinds[name] = kind
         object.__setattr__(self, name, value)
+        bump()
 
     def register_parameter(self, name, param):
         """As self.name = param, where param may be None (a parameter that this instance goes without)."""
@@ -396,6 +402,7 @@ class Module:
                     if id(b) not in seen:
                         seen[id(b)] = convert(b)
                     object.__setattr__(module, name, seen[id(b)])
+        bump()
         return self
 
     def cpu(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import _core
+from .._trace import bump
 from ..safetensors import bits_of, from_bits
 
 
@@ -21,6 +22,9 @@ def empty(shape, device=None, dtype=None):
     return _core.empty(tuple(shape), dtype=dtype, device=device)
 
 
+_requires_grad = _core.Tensor.requires_grad
+
+
 class Parameter(_core.Tensor):
     """A tensor that becomes part of Module.parameters() when it is set as an attribute of a module.
 
@@ -32,6 +36,16 @@ class Parameter(_core.Tensor):
         super().__init__(data)
         if requires_grad:
             self.requires_grad = True
+
+    @property
+    def requires_grad(self):
+        """Does backward fill its gradient?"""
+        return _requires_grad.__get__(self)
+
+    @requires_grad.setter
+    def requires_grad(self, on):
+        _requires_grad.__set__(self, on)
+        bump()  # compiled steps look again
 
     def requires_grad_(self, requires_grad=True):
         """Sets requires_grad and returns the parameter itself."""

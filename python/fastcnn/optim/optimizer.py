@@ -44,11 +44,11 @@ class Optimizer:
     defaults: options of groups that do not set them.
 
     step() updates the parameters that have a gradient, in place; the others keep value and state. Options in
-    param_groups may change between steps, in compiled ones too; what picks another rule (nesterov,
-    maximize, momentum from or to zero) is fixed when a step is traced.
+    param_groups may change between steps, in compiled ones too, where only momentum from or to zero is fixed when the
+    step is traced.
     """
 
-    _switches = ()  # options that a compiled step has fixed
+    _switches = ("nesterov", "maximize", "amsgrad", "centered")  # other values make a new plan
 
     def __init__(self, params, defaults):
         self.defaults = dict(defaults)

@@ -1,0 +1,232 @@
+"""A plan is used only while every tensor, module and number that its function read is still the same one."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import weakref
+
+import fastcnn as fc
+import numpy as np
+import pytest
+from fastcnn import nn
+
+GLOBAL = fc.tensor([1.0, 2.0])
+FACTOR = 2.0
+NET = None
+
+
+def misses(step):
+    return step.cache_info()["misses"]
+
+
+def test_closure_tensor_replaced():
+    w = fc.tensor([1.0, 2.0])
+
+    @fc.compile
+    def step(x):
+        return x * w
+
+    x = fc.ones(2)
+    assert step(x).tolist() == [1, 2]
+    w.add_(1)  # in place: the plan stays
+    assert step(x).tolist() == [2, 3] and misses(step) == 1
+    old, w = w, fc.tensor([5.0, 7.0])
+    assert step(x).tolist() == [5, 7] and misses(step) == 2
+    w = old  # back: the first plan again
+    assert step(x).tolist() == [2, 3] and misses(step) == 2
+
+
+def helper(x):
+    return x * GLOBAL * FACTOR
+
+
+@pytest.mark.parametrize("name, value, want", [("GLOBAL", [3.0, 5.0], [6, 10]), ("FACTOR", 4.0, [4, 8])])
+def test_global_read_by_a_helper_replaced(monkeypatch, name, value, want):
+    step, x = fc.compile(lambda x: helper(x)), fc.ones(2)
+    assert step(x).tolist() == [2, 4]
+    monkeypatch.setitem(globals(), name, fc.tensor(value) if isinstance(value, list) else value)
+    assert step(x).tolist() == want
+    monkeypatch.undo()
+    assert step(x).tolist() == [2, 4] and misses(step) == 2
+
+
+def test_helper_replaced(monkeypatch):
+    step, x = fc.compile(lambda x: helper(x)), fc.ones(2)
+    step(x)
+    monkeypatch.setitem(globals(), "helper", lambda x: -x)
+    assert step(x).tolist() == [-1, -1]
+
+
+def change_weight(net):
+    net[0].weight = nn.Parameter(fc.full((2, 3), 0.5))
+
+
+def change_buffer(net):
+    net[1].running_mean = fc.full((2,), 0.25)
+
+
+def change_child(net):
+    net[0] = nn.Linear(3, 2)
+
+
+def change_option(net):
+    net[1].eps = 0.5
+
+
+def change_hook(net):
+    net[0].register_forward_hook(lambda module, args, y: y * 2)
+
+
+def append(net):
+    net.append(nn.ReLU())
+
+
+def to_double(net):
+    net.double()
+
+
+@pytest.mark.parametrize("held_by", ["closure", "argument", "module", "global", "attribute", "partial"])
+@pytest.mark.parametrize(
+    "change", [change_weight, change_buffer, change_child, change_option, change_hook, append, to_double]
+)
+def test_module_changed(monkeypatch, change, held_by):
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    monkeypatch.setitem(globals(), "NET", net)
+
+    class Holder:
+        def run(self, x):
+            return self.net(x)
+
+    holder = Holder()
+    holder.net = net
+    step = {
+        "closure": fc.compile(lambda x: net(x)),
+        "argument": functools.partial(fc.compile(lambda n, x: n(x)), net),
+        "module": fc.compile(net),
+        "global": fc.compile(lambda x: NET(x)),
+        "attribute": fc.compile(holder.run),
+        "partial": fc.compile(functools.partial(lambda n, x: n(x), net)),
+    }[held_by]
+    x = fc.tensor(np.random.default_rng(0).normal(size=(4, 3)).astype("float32"))
+    np.testing.assert_allclose(step(x).numpy(), net(x).detach().numpy(), rtol=1e-6)
+    change(net)
+    if change is to_double:
+        x = x.double()
+    want = net(x).detach()
+    got = step(x)
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-6)
+
+
+def test_bfloat16_weights_with_the_same_input():
+    """to() keeps the Parameter object: what changed is the tensor it stands for."""
+    w = nn.Parameter(fc.ones(2))
+    net = nn.Module()
+    net.w = w
+    step = fc.compile(lambda: net.w * 2)
+    assert step().dtype == fc.float32
+    net.bfloat16()
+    assert net.w is w and step().dtype == fc.bfloat16
+
+
+def test_weight_read_without_a_call():
+    net = nn.Linear(2, 2, bias=False)
+    step = fc.compile(lambda x: fc.ops.linear(x, net.weight))
+    x = fc.ones(1, 2)
+    step(x)
+    net.weight = nn.Parameter(fc.full((2, 2), 3.0))
+    assert step(x).tolist() == [[6, 6]]
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "attribute"])
+def test_tensor_in_a_container_replaced(kind):
+    class Box:
+        pass
+
+    box = {"list": [fc.ones(2)], "dict": {"w": fc.ones(2)}, "attribute": Box()}[kind]
+    box_w = lambda: box[0] if kind == "list" else box["w"] if kind == "dict" else box.w  # noqa: E731
+
+    def put(t):
+        if kind == "attribute":
+            box.w = t
+        else:
+            box[0 if kind == "list" else "w"] = t
+
+    put(fc.ones(2))
+    step = fc.compile(lambda x: x * box_w())
+    assert step(fc.ones(2)).tolist() == [1, 1]
+    put(fc.full((2,), 4.0))
+    assert step(fc.ones(2)).tolist() == [4, 4]
+
+
+def test_requires_grad_of_a_closure_tensor_and_of_a_parameter():
+    for w in (fc.ones(2).requires_grad_(), nn.Parameter(fc.ones(2))):
+
+        def fn(x, w=w):
+            y = (x * w).sum()
+            return fc.grad(y, w)[0] if y.requires_grad else y.detach() * 0 - 1
+
+        step = fc.compile(fn)
+        assert step(fc.ones(2)).tolist() == [1, 1]
+        w.requires_grad = False
+        assert step(fc.ones(2)).tolist() == -1
+        w.requires_grad = True
+        assert step(fc.ones(2)).tolist() == [1, 1] and misses(step) == 2
+
+
+def test_optimizer_gets_another_group():
+    a, b = nn.Parameter(fc.ones(1)), nn.Parameter(fc.ones(1))
+    opt = fc.optim.SGD([a], lr=0.5)
+
+    @fc.compile
+    def step(x):
+        opt.zero_grad()
+        loss = ((a + b) * x).sum()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    x = fc.ones(1)
+    step(x)
+    assert (a.item(), b.item()) == (0.5, 1)
+    opt.add_param_group({"params": [b]})
+    step(x)
+    assert (a.item(), b.item()) == (0, 0.5)
+
+
+def test_what_the_function_assigns_is_no_condition():
+    calls, last, net = 0, None, nn.Linear(2, 2)
+
+    @fc.compile
+    def step(x):
+        nonlocal calls, last
+        calls += 1
+        net.calls = calls
+        last = net(x)
+        return last.detach()
+
+    for _ in range(4):
+        step(fc.ones(1, 2))
+    assert calls == 1 and misses(step) == 1
+
+
+def test_a_number_that_is_new_each_time_does_not_pile_up():
+    scale = 0
+
+    step = fc.compile(lambda x: x * scale, budget_bytes=1 << 12)
+    for scale in range(100):
+        assert step(fc.ones(2)).tolist() == [scale, scale]
+    assert max(map(len, step._variants.values())) <= 32
+
+
+def test_the_compiled_function_and_its_module_can_die():
+    def make():
+        net = nn.Linear(2, 2)
+        step = fc.compile(lambda x: net(x))
+        step(fc.ones(1, 2))
+        return weakref.ref(net)
+
+    ref = make()
+    gc.collect()
+    assert ref() is None
