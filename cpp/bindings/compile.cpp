@@ -53,6 +53,9 @@ void bind_compile(py::module_& m) {
              d["arena_bytes"] = i.arena_bytes;
              d["tensor_bytes"] = i.tensor_bytes;
              d["output_bytes"] = i.output_bytes;
+             d["prepared_bytes"] = i.prepared_bytes;
+             d["prepared_nodes"] = i.prepared_nodes;
+             d["prepared_operands"] = i.prepared_operands;
              d["traced_nodes"] = i.traced_nodes;
              d["steps"] = i.steps;
              return d;
@@ -94,6 +97,7 @@ void bind_compile(py::module_& m) {
       "on_each_run", [](const py::function& work) { on_each_run(held(work)); }, py::arg("work"),
       "Does host work now; inside a traced function, before each replay instead.");
   m.def("is_tracing", &is_tracing);
+  m.def("requires_grad_changes", &requires_grad_changes);
   m.def(
       "checkpoint", [](const py::function& run) { checkpoint(held(run)); }, py::arg("run"),
       "Runs a function now and again in backward; see fastcnn.checkpoint.");

@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 
 from . import _core
-from ._trace import Guards, hold
+from ._trace import Guards
 
 _LEAF = object()
 
@@ -69,7 +69,7 @@ class CompiledFunction:
         structure = _flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
         variants = self._variants.setdefault((structure, modes), [])
-        key = next((key for guards, key in variants if hold(guards)), None)
+        key = next((key for guards, key in variants if guards.hold()), None)
         fresh = key is None
         if fresh:
             key = str(next(self._number)).encode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 
+from . import _core
+
 _active = threading.local()
 
 
@@ -29,21 +31,35 @@ class Guards:
         set_call_observer(self._observer)
 
     def freeze(self):
-        return [(weakref.ref(m), flags) for m, flags in self.modules.values()]
+        return Frozen([(weakref.ref(m), flags) for m, flags in self.modules.values()])
+
+
+class Frozen:
+    """The flags that one plan has baked in. They are compared anew only after some module or leaf changed a flag."""
+
+    def __init__(self, guards):
+        self.guards, self.held_at = guards, None
+
+    def hold(self) -> bool:
+        """Are all modules as they were when the plan was traced?"""
+        now = changes[0], requires_grad_changes()
+        if now == self.held_at:
+            return True
+        for ref, flags in self.guards:
+            module = ref()
+            if module is None or flags_of(module) != flags:
+                return False
+        self.held_at = now
+        return True
+
+
+changes = [0]  # counts new values of `training` and new parameters, of any module
+requires_grad_changes = _core.requires_grad_changes
 
 
 def flags_of(module):
     """What a plan bakes in: training or evaluation, and which parameters get gradients."""
     return module.training, [p.requires_grad for p in module.parameters(recurse=False)]
-
-
-def hold(guards) -> bool:
-    """Are all modules as they were when the plan was traced?"""
-    for ref, flags in guards:
-        module = ref()
-        if module is None or flags_of(module) != flags:
-            return False
-    return True
 
 
 def note_module(module) -> None:

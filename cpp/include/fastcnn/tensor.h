@@ -127,6 +127,9 @@ class FASTCNN_API Tensor {
   std::shared_ptr<TensorImpl> impl_;
 };
 
+// Counts the changes of requires_grad of all leaves: equal numbers mean that nothing changed in between.
+FASTCNN_API uint64_t requires_grad_changes();
+
 // Uninitialised tensor in canonical layout.
 FASTCNN_API Tensor empty(const Dims& shape, DType dtype = DType::float32, Device device = {});
 // A tensor over memory of somebody else; `owner` is kept alive as long as the memory is in use.

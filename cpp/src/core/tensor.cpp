@@ -1,6 +1,7 @@
 // See fastcnn/tensor.h and core/tensor_impl.h.
 #include <atomic>
 #include <cstdlib>
+#include <utility>
 
 #include "backend/backend.h"
 #include "fastcnn/runtime.h"
@@ -161,10 +162,13 @@ double Tensor::item() const {
 bool Tensor::requires_grad() const { return get(*this).requires_grad || get(*this).producer; }
 bool Tensor::is_leaf() const { return !get(*this).producer; }
 
+static std::atomic<uint64_t> requires_grad_changes_{0};
+uint64_t requires_grad_changes() { return requires_grad_changes_; }
+
 Tensor& Tensor::set_requires_grad(bool on) {
   check<TypeError>(!on || is_floating(dtype()), "requires_grad: expected a floating dtype, got ", dtype());
   check(on || is_leaf(), "requires_grad: only leaves can stop requiring gradients; use detach()");
-  if (is_leaf()) impl_->requires_grad = on;
+  if (is_leaf() && std::exchange(impl_->requires_grad, on) != on) ++requires_grad_changes_;
   return *this;
 }
 
@@ -183,6 +187,7 @@ Tensor from_blob(void* data, const Dims& shape, const Dims& strides, DType dtype
   checked_numel("from_blob", shape, dtype);
   auto s = std::make_shared<StorageImpl>();
   s->data = data;
+  s->exports = 1;  // its owner may write it for ever
   s->device = device;
   s->owner = owner ? std::move(owner) : std::shared_ptr<void>(data, [](void*) {});
   return make_tensor(std::move(s), shape, strides, 0, dtype);

@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 
 from .. import _core, safetensors
+from .._trace import changes
 from .parameter import Parameter, no_grad
 
 PARAMETER, BUFFER, TEMPORARY, MODULE = "parameter", "buffer", "temporary buffer", "module"
@@ -137,6 +138,8 @@ class Module:
     def __setattr__(self, name, value):
         kinds = self._kinds
         kind = kinds.get(name)
+        if name == "training" or kind == PARAMETER or isinstance(value, Parameter):
+            changes[0] += 1
         if isinstance(value, Parameter):
             kinds[name] = PARAMETER
         elif isinstance(value, Module):
@@ -154,6 +157,7 @@ class Module:
 
     def __delattr__(self, name):
         object.__delattr__(self, name)
+        changes[0] += 1
         self._kinds.pop(name, None)
 
     def _register(self, name, value, kind, expected):
@@ -164,6 +168,7 @@ class Module:
         if value is not None and not isinstance(value, expected):
             raise self._wrong_type(name, expected.__name__, value)
         self._kinds[name] = kind
+        changes[0] += 1
         object.__setattr__(self, name, value)
 
     def register_parameter(self, name, param):
