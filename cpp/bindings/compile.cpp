@@ -53,6 +53,9 @@ void bind_compile(py::module_& m) {
              d["arena_bytes"] = i.arena_bytes;
              d["tensor_bytes"] = i.tensor_bytes;
              d["output_bytes"] = i.output_bytes;
+             d["prepared_bytes"] = i.prepared_bytes;
+             d["prepared_nodes"] = i.prepared_nodes;
+             d["prepared_operands"] = i.prepared_operands;
              d["traced_nodes"] = i.traced_nodes;
              d["steps"] = i.steps;
              return d;

@@ -37,6 +37,7 @@ DType dtype_of(DLDataType t) {
 // What an exported capsule keeps alive.
 struct Export {
   Tensor tensor;
+  std::optional<MemoryExport> writer;
   int64_t shape[kMaxDims], strides[kMaxDims];
   DLManagedTensor plain;
   DLManagedTensorVersioned versioned;
@@ -86,6 +87,7 @@ py::object to_dlpack(const Tensor& self, const py::object& stream, const py::obj
     buffer_error("__dlpack__: the memory is read-only and the consumer does not speak DLPack 1.0; clone() first");
   auto e = std::make_unique<Export>();
   e->tensor = t;
+  if (!readonly) e->writer.emplace(t);
   if (versioned) {
     e->fill(e->versioned.dl_tensor);
     e->versioned.version = {1, 0};

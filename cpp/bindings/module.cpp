@@ -77,7 +77,10 @@ py::object to_numpy(const Tensor& t) {
   void* data = t.data();
   std::vector<py::ssize_t> shape(t.shape().begin(), t.shape().end()), strides;
   for (int64_t s : t.strides()) strides.push_back(s * static_cast<py::ssize_t>(dtype_size(t.dtype())));
-  py::capsule owner(new Tensor(t.detach()), [](void* p) { delete static_cast<Tensor*>(p); });
+  py::capsule owner =
+      is_readonly(t)
+          ? py::capsule(new Tensor(t.detach()), [](void* p) { delete static_cast<Tensor*>(p); })
+          : py::capsule(new MemoryExport(t.detach()), [](void* p) { delete static_cast<MemoryExport*>(p); });
   py::array a(numpy_dtype(t.dtype()), shape, strides, data, owner);
   if (is_readonly(t)) a.attr("flags").attr("writeable") = false;
   return a;

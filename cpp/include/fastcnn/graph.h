@@ -14,9 +14,11 @@
 namespace fastcnn {
 
 struct PlanInfo {
-  int64_t arena_bytes = 0;          // one block for all temporaries and workspaces, from their lifetimes
-  int64_t tensor_bytes = 0;         // the sum of all temporaries: what it would take without reuse
-  int64_t output_bytes = 0;         // allocated anew for each run
+  int64_t arena_bytes = 0;     // one block for all temporaries and workspaces, from their lifetimes
+  int64_t tensor_bytes = 0;    // the sum of all temporaries: what it would take without reuse
+  int64_t output_bytes = 0;    // allocated anew for each run
+  int64_t prepared_bytes = 0;  // constants and weights in kernel order, made again only when a weight changes
+  int prepared_nodes = 0, prepared_operands = 0;
   int traced_nodes = 0, steps = 0;  // before and after simplify and fuse
 };
 

@@ -86,6 +86,13 @@ struct BatchNormParams {
   ActParams act;
 };
 
+// Batch norm folded into the weights before it: element i of w belongs to channel i / block * step + i % inner.
+struct FoldParams {
+  int64_t C = 0, block = 1, step = 1, inner = 1;
+  int64_t has_bias = 0;
+  double eps = 1e-5;
+};
+
 // layer_norm: x seen as (outer, inner), normalised over inner. group_norm, instance_norm: x is (N, HW, C) in
 // memory, normalised over HW and the C/groups channels of a group.
 struct NormParams {

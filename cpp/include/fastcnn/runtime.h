@@ -51,6 +51,18 @@ FASTCNN_API const char* cuda_build();
 FASTCNN_API bool is_readonly(const Tensor& t);
 FASTCNN_API void set_readonly(const Tensor& t);
 FASTCNN_API const void* identity(const Tensor& t);  // equal for handles of one tensor
-FASTCNN_API void bump_version(const Tensor& t);     // memory was changed behind autograd's back
+// Memory was changed behind autograd's back: code that writes through data() says so here, or plans that keep
+// prepared weights go on with the old ones.
+FASTCNN_API void bump_version(const Tensor& t);
+
+// Lives as long as somebody outside (NumPy, DLPack) may write the memory of a tensor.
+class FASTCNN_API MemoryExport {
+ public:
+  explicit MemoryExport(const Tensor& t);
+  ~MemoryExport();
+  MemoryExport(const MemoryExport&) = delete;
+  MemoryExport& operator=(const MemoryExport&) = delete;
+  const Tensor tensor;
+};
 
 }  // namespace fastcnn

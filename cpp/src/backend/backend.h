@@ -38,7 +38,8 @@ struct Call {
   OpKind kind{};
   const void* params = nullptr;
   std::span<const Operand> in, out;
-  void* workspace = nullptr;  // 64-byte aligned, as many bytes as workspace() asked for
+  void* workspace = nullptr;       // 64-byte aligned, as many bytes as workspace() asked for
+  const void* prepared = nullptr;  // what prepare() made of operand 1; any non-null value while planning
   template <class P>
   const P& as() const {
     return *static_cast<const P*>(params);
@@ -51,6 +52,10 @@ struct Implementation {
   const char* (*declines)(const Call&);  // why not, or nullptr when it accepts; may be nullptr itself: accepts all
   int64_t (*workspace)(const Call&);     // bytes; nullptr: none
   void (*run)(const Call&);
+  // Optional: operand 1 (weights) brought into the kernel's own order once, where a plan knows that it seldom
+  // changes. run() then finds it in call.prepared and must not read the operand.
+  int64_t (*prepared_bytes)(const Call&) = nullptr;
+  void (*prepare)(const Call&, void* dst) = nullptr;
 };
 
 class Backend {

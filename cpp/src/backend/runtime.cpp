@@ -57,6 +57,11 @@ void set_memory_budget(int64_t bytes) { caching_allocator().set_budget(bytes); }
 
 bool is_readonly(const Tensor& t) { return t.impl()->storage->readonly; }
 void set_readonly(const Tensor& t) { t.impl()->storage->readonly = true; }
+MemoryExport::MemoryExport(const Tensor& t) : tensor(t) { ++tensor.impl()->storage->exports; }
+MemoryExport::~MemoryExport() {
+  ++tensor.impl()->storage->exports_ended;
+  --tensor.impl()->storage->exports;
+}
 const void* identity(const Tensor& t) { return t.impl().get(); }
 void bump_version(const Tensor& t) { ++t.impl()->storage->version; }
 

@@ -183,6 +183,7 @@ Tensor from_blob(void* data, const Dims& shape, const Dims& strides, DType dtype
   checked_numel("from_blob", shape, dtype);
   auto s = std::make_shared<StorageImpl>();
   s->data = data;
+  s->exports = 1;  // its owner may write it for ever
   s->device = device;
   s->owner = owner ? std::move(owner) : std::shared_ptr<void>(data, [](void*) {});
   return make_tensor(std::move(s), shape, strides, 0, dtype);

@@ -16,6 +16,8 @@ struct StorageImpl {
   Device device;
   std::shared_ptr<void> owner;  // set: the memory is somebody else's
   uint64_t version = 0;         // counts in-place changes, so that backward can tell
+  std::atomic<int> exports{0};  // views outside (NumPy, DLPack) that may write at any time
+  std::atomic<uint64_t> exports_ended{0};
   bool readonly = false;
   uint64_t trace = 0;
   int buffer = -1;

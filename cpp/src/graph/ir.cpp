@@ -20,6 +20,11 @@ bool covers_buffer(const Graph& g, const Value& v) {
          v.strides == canonical_strides(v.shape);
 }
 
+bool constant_external(const Graph& g, const Uses& uses, int buffer) {
+  const Buffer& b = g.buffers[buffer];
+  return b.kind == Buffer::Kind::external && uses.writers[buffer].empty() && b.storage->exports == 0;
+}
+
 Uses::Uses(const Graph& g) : readers(g.buffers.size()), writers(g.buffers.size()) {
   auto note = [](std::vector<int>& list, int node) {
     if (list.empty() || list.back() != node) list.push_back(node);

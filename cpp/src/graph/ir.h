@@ -53,9 +53,16 @@ struct Uses {
   bool single_writer(int buffer) const { return writers[buffer].size() == 1; }
 };
 
+// Is the value the same in every run unless somebody outside changes it: external memory that no node writes and
+// that no view outside (NumPy, DLPack) can change unseen?
+bool constant_external(const Graph& g, const Uses& uses, int buffer);
+
 // Passes, in the order in which compile runs them; each is one file in passes/.
 void simplify(Graph& g);  // common subexpressions, dead nodes
 void fuse(Graph& g);      // conv+bias+activation, batch_norm+residual+activation, and their backward twins
 void schedule(Graph& g);  // optimizer steps where their gradients are born
+// Nodes whose operands are constant (constant_external, or made by such nodes) leave g.nodes: a plan runs them
+// once and again when a source has changed. Bounded: nothing large is kept that is cheap to make.
+std::vector<Node> take_constant(Graph& g);
 
 }  // namespace fastcnn

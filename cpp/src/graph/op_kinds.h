@@ -33,6 +33,8 @@
   X(batch_norm_bwd, BatchNormParams)                                                                           \
   /* x, gamma, beta, mean, var [, residual] -> y; given statistics (inference) */                              \
   X(batch_norm_infer, BatchNormParams)                                                                         \
+  /* w, gamma, beta, mean, var [, bias] -> w, bias: batch_norm_infer folded into the op before it */           \
+  X(fold_batch_norm, FoldParams)                                                                               \
   /* mean, invstd, running_mean, running_var, num_batches(int64) -> running_mean = in 2, running_var = in 3 */ \
   X(bn_update_running, BnUpdateParams)                                                                         \
   /* x [, gamma, beta] -> y, mean(outer), invstd(outer) */                                                     \

@@ -11,17 +11,6 @@
 namespace fastcnn {
 namespace {
 
-Operand operand_shape(const Value& v) {
-  Operand o;
-  o.dtype = v.dtype;
-  o.ndim = v.shape.size();
-  for (int i = 0; i < o.ndim; ++i) {
-    o.shape[i] = v.shape[i];
-    o.strides[i] = v.strides[i];
-  }
-  return o;
-}
-
 int64_t byte_offset(const Value& v) { return v.offset * static_cast<int64_t>(dtype_size(v.dtype)); }
 
 }  // namespace
@@ -65,6 +54,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   fuse(graph_);
   simplify(graph_);
   schedule(graph_);
+  prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());
 
   // Choose implementations on shapes alone.
@@ -73,6 +63,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   operands_.reserve(count);
   Backend& backend = backend_of(device_);
   std::vector<int64_t> workspace;
+  std::vector<char> read_unprepared(graph_.buffers.size(), 0);
+  steps_.reserve(graph_.nodes.size());
   for (const Node& n : graph_.nodes) {
     size_t first = operands_.size();
     for (const Value& v : n.in) operands_.push_back(operand_shape(v));
@@ -84,14 +76,22 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
               {operands_.data() + first, n.in.size()},
               {operands_.data() + first + n.in.size(), n.out.size()},
               nullptr};
-    s.call.params = n.params.data();
-    const Implementation& impl = select_implementation(backend, s.call);
-    s.run = impl.run;
-    s.implementation = impl.name;
-    workspace.push_back(impl.workspace ? impl.workspace(s.call) : 0);
     steps_.push_back(std::move(s));
+    Step& step = steps_.back();
+    step.call.params = step.params.data();
+    const Implementation& impl = select_implementation(backend, step.call);
+    step.run = impl.run;
+    step.implementation = impl.name;
+    const bool prepared = impl.prepare && prepared_->covers(graph_, n);
+    if (prepared) step.call.prepared = prepared_->add(impl, step.call, n.in[1]);
+    workspace.push_back(impl.workspace ? impl.workspace(step.call) : 0);
+    for (size_t k = 0; k < n.in.size(); ++k)
+      if (!prepared || k != 1) read_unprepared[n.in[k].buffer] = 1;
   }
-  for (Step& s : steps_) s.call.params = s.params.data();
+  prepared_->finish(graph_, read_unprepared);
+  info_.prepared_bytes = prepared_->bytes();
+  info_.prepared_operands = static_cast<int>(prepared_->operands());
+  info_.prepared_nodes = static_cast<int>(prepared_->nodes());
 
   Layout layout = lay_memory(graph_, workspace);
   info_.arena_bytes = layout.arena_bytes;
@@ -167,6 +167,7 @@ Tensor Plan::output_tensor(const Value& v, const std::vector<Storage>& fresh,
 
 std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   for (auto& work : before_run_) work();
+  prepared_->refresh(graph_);
   for (size_t i = 0; i < inputs.size(); ++i) {
     char* data = static_cast<char*>(inputs[i].data());
     for (const Patch& p : input_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
@@ -247,6 +248,9 @@ std::string Plan::describe() const {
   std::ostringstream s;
   s << "plan: " << info_.steps << " steps (" << info_.traced_nodes << " nodes traced), arena " << info_.arena_bytes
     << " bytes of " << info_.tensor_bytes << " bytes of temporaries\n";
+  if (info_.prepared_nodes + info_.prepared_operands)
+    s << "prepared when weights change: " << info_.prepared_nodes << " nodes, " << info_.prepared_operands
+      << " operands in kernel order, " << info_.prepared_bytes << " bytes\n";
   int i = 0;
   for (const StepInfo& step : steps())
     s << i++ << ' ' << step.op << " [" << step.implementation << "] " << step.shapes << ' ' << step.bytes << " B "

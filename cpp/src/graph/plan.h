@@ -2,12 +2,14 @@
 // every call bound to addresses. What it is not: a cache (compile.cpp) or a tracer (trace.h).
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "fastcnn/graph.h"
 #include "graph/ir.h"
+#include "graph/prepared.h"
 #include "graph/trace.h"
 
 namespace fastcnn {
@@ -33,7 +35,7 @@ class Plan {
   std::vector<StepInfo> steps() const;
   void record_times(bool on);
   int64_t recorded_runs() const { return steps_.empty() ? 0 : static_cast<int64_t>(stamps_.size() / stride()); }
-  int64_t bytes() const { return info_.arena_bytes; }
+  int64_t bytes() const { return info_.arena_bytes + info_.prepared_bytes; }
 
  private:
   struct Step {
@@ -61,6 +63,7 @@ class Plan {
   Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
 
   Graph graph_;
+  std::optional<Prepared> prepared_;
   Device device_;
   std::vector<Step> steps_;
   std::vector<Operand> operands_;

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "fastcnn/runtime.h"
-#include "graph/ir.h"
 
 namespace fastcnn {
 namespace {
@@ -55,6 +54,17 @@ Backend& backend_of(Device device) {
   Backend* b = cuda_backend();
   check(b != nullptr, "device: expected a CUDA device, but this build has ", cuda_build());
   return *b;
+}
+
+Operand operand_shape(const Value& v) {
+  Operand o;
+  o.dtype = v.dtype;
+  o.ndim = v.shape.size();
+  for (int i = 0; i < o.ndim; ++i) {
+    o.shape[i] = v.shape[i];
+    o.strides[i] = v.strides[i];
+  }
+  return o;
 }
 
 const Implementation& select_implementation(Backend& backend, const Call& call) {

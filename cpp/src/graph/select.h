@@ -6,11 +6,13 @@
 
 #include "backend/backend.h"
 #include "core/tensor_impl.h"
+#include "graph/ir.h"
 
 namespace fastcnn {
 
 Backend& backend_of(Device device);
 Operand operand_of(const Tensor& t);
+Operand operand_shape(const Value& v);  // without memory
 const Implementation& select_implementation(Backend& backend, const Call& call);
 
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.

@@ -256,6 +256,11 @@ List batch_norm_infer_list() {
   return list;
 }
 
+List fold_batch_norm_list() {  // runs once per change of the weights
+  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::fold_batch_norm}};
+  return list;
+}
+
 List bn_update_running_list() {
   static const Implementation list[] = {{"float32", update_declines, nullptr, update},
                                         {"ref", nullptr, nullptr, ref::bn_update_running}};

@@ -23,23 +23,34 @@ const char* dense_declines(const Call& c) {
   return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
 }
 
-int64_t dense_workspace(const Call& c) {
+int64_t dense_packed(const Call& c) {
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return packed_floats(t, lanes()) * 4;
+}
+
+int64_t dense_workspace(const Call& c) { return c.prepared ? 0 : dense_packed(c); }
+
+void dense_prepare(const Call& c, void* dst) {
+  const KernelTable& k = *kernels();
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
+  plan_gemm(t, k.vector_floats, num_threads());
+  PackTask w;
+  w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C, w.nc = t.nc;
+  w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
+  w.src_b = t.O * w.s_o, w.dst_b = packed_floats(t, k.vector_floats) / t.B;
+  w.src = c.in[1].as<float>(), w.dst = static_cast<float*>(dst);
+  run_pack(w, k);
 }
 
 void dense_run(const Call& c) {
   const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
+  if (p.N == 0) return;
   GemmTask t = forward_task(p);
   plan_gemm(t, k.vector_floats, num_threads());
-  PackTask w;
-  w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C, w.nc = t.nc;
-  w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
-  w.src_b = t.O * w.s_o, t.w_b = w.dst_b = packed_floats(t, k.vector_floats) / t.B;
-  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
-  if (p.N == 0) return;
-  run_pack(w, k);
+  if (!c.prepared) dense_prepare(c, c.workspace);
+  t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
+  t.w_b = packed_floats(t, k.vector_floats) / t.B;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
@@ -63,7 +74,7 @@ const char* dense_bwd_data_declines(const Call& c) {
   return fits ? nullptr : "window too large";
 }
 
-int64_t dense_bwd_data_workspace(const Call& c) {
+int64_t dense_bwd_data_packed(const Call& c) {
   int64_t floats = 0;
   for_each_residue(data_params(c), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
     floats += aligned(packed_floats(t, lanes()));
@@ -71,17 +82,30 @@ int64_t dense_bwd_data_workspace(const Call& c) {
   return floats * 4;
 }
 
+int64_t dense_bwd_data_workspace(const Call& c) { return c.prepared ? 0 : dense_bwd_data_packed(c); }
+
+void dense_bwd_data_prepare(const Call& c, void* dst) {
+  const KernelTable& k = *kernels();
+  float* packed = static_cast<float*>(dst);
+  for_each_residue(data_params(c), k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t) {
+    plan_gemm(t, k.vector_floats, num_threads());
+    w.nc = t.nc;
+    w.src = c.in[1].as<float>() + src, w.dst = packed;
+    packed += aligned(packed_floats(t, k.vector_floats));
+    if (t.kH * t.kW > 0) run_pack(w, k);
+  });
+}
+
 void dense_bwd_data_run(const Call& c) {
   const Conv2dParams p = data_params(c);
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
-  float* packed = static_cast<float*>(c.workspace);
-  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
+  if (!c.prepared) dense_bwd_data_prepare(c, c.workspace);
+  const float* packed = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
+  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask&, int64_t, int64_t dst) {
     plan_gemm(t, k.vector_floats, num_threads());
-    w.nc = t.nc;
-    w.src = c.in[1].as<float>() + src, t.w = w.dst = packed;
+    t.w = packed;
     packed += aligned(packed_floats(t, k.vector_floats));
-    if (t.kH * t.kW > 0) run_pack(w, k);
     t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
     t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
     choose_stream(t, p.N * p.H * p.W * p.C, p.C);
@@ -190,7 +214,7 @@ constexpr Implementation kForward[] = {
     {"winograd", winograd_declines, winograd_workspace, winograd_run},
     {"winograd2x2", winograd2x2_declines, winograd2x2_workspace, winograd2x2_run},
     {"merged_groups", merged_declines, merged_workspace, merged_run},
-    {"dense", dense_declines, dense_workspace, dense_run},
+    {"dense", dense_declines, dense_workspace, dense_run, dense_packed, dense_prepare},
     {"pairs", pairs_declines, pairs_workspace, pairs_run},
     ViaFloat32<conv2d_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d},
@@ -201,7 +225,8 @@ constexpr Implementation kBwdData[] = {
     {"winograd2x2", winograd2x2_bwd_data_declines, winograd2x2_bwd_data_workspace, winograd2x2_bwd_data_run},
     {"merged_groups", merged_bwd_data_declines, merged_bwd_data_workspace, merged_bwd_data_run},
     {"narrow", narrow_bwd_data_declines, narrow_bwd_data_workspace, narrow_bwd_data_run},
-    {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+    {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run, dense_bwd_data_packed,
+     dense_bwd_data_prepare},
     {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run},
     ViaFloat32<conv2d_bwd_data_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d_bwd_data},

@@ -33,24 +33,36 @@ GemmTask task(const MatmulParams& p) {
 
 int64_t one_packed(const GemmTask& t, int lanes) { return t.B == 0 ? 0 : packed_floats(t, lanes) / t.B; }
 
-int64_t workspace(const Call& c) {
+int64_t packed_bytes(const Call& c) {
   const auto& p = c.as<MatmulParams>();
   const GemmTask t = task(p);
   return one_packed(t, kernels()->vector_floats) * (p.b_batched ? p.batch : 1) * 4;
 }
 
-void run(const Call& c) {
+int64_t workspace(const Call& c) { return c.prepared ? 0 : packed_bytes(c); }
+
+void prepare(const Call& c, void* dst) {
   const auto& p = c.as<MatmulParams>();
   const KernelTable& k = *kernels();
   GemmTask t = task(p);
-  if (p.batch * p.M * p.N == 0) return;
   plan_gemm(t, k.vector_floats, num_threads());
   PackTask w;
   w.B = p.b_batched ? p.batch : 1, w.O = p.N, w.C = p.K, w.nc = t.nc;
   w.s_o = p.trans_b ? p.K : 1, w.s_c = p.trans_b ? 1 : p.N;
-  w.src_b = p.K * p.N, w.dst_b = one_packed(t, k.vector_floats), t.w_b = p.b_batched ? w.dst_b : 0;
-  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
+  w.src_b = p.K * p.N, w.dst_b = one_packed(t, k.vector_floats);
+  w.src = c.in[1].as<float>(), w.dst = static_cast<float*>(dst);
   run_pack(w, k);
+}
+
+void run(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const KernelTable& k = *kernels();
+  if (p.batch * p.M * p.N == 0) return;
+  GemmTask t = task(p);
+  plan_gemm(t, k.vector_floats, num_threads());
+  if (!c.prepared) prepare(c, c.workspace);
+  t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
+  t.w_b = p.b_batched ? one_packed(t, k.vector_floats) : 0;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   run_gemm(t, k);
@@ -135,7 +147,7 @@ void outer_run(const Call& c) {
 constexpr Implementation kList[] = {
     {"few_rows", few_rows_declines, nullptr, few_rows_run},
     {"outer", outer_declines, nullptr, outer_run},
-    {"packed", packed_declines, workspace, run},
+    {"packed", packed_declines, workspace, run, packed_bytes, prepare},
     {"pairs", pairs_declines, pairs_workspace, pairs_run},
     ViaFloat32<matmul_list>::entry(),
     {"ref", nullptr, nullptr, ref::matmul},

@@ -10,17 +10,6 @@
 namespace fastcnn {
 namespace {
 
-Operand shape_of(const Value& v) {
-  Operand o;
-  o.dtype = v.dtype;
-  o.ndim = v.shape.size();
-  for (int i = 0; i < o.ndim; ++i) {
-    o.shape[i] = v.shape[i];
-    o.strides[i] = v.strides[i];
-  }
-  return o;
-}
-
 class Fuser {
  public:
   explicit Fuser(Graph& g) : g_(g), uses_(g), gone_(g.nodes.size(), 0) {}
@@ -29,11 +18,18 @@ class Fuser {
     for (int i = 0; i < static_cast<int>(g_.nodes.size()); ++i) {
       if (gone_[i]) continue;
       switch (g_.nodes[i].kind) {
-        case OpKind::conv2d: join_activation<Conv2dParams>(i); break;
-        case OpKind::matmul: join_activation<MatmulParams>(i); break;
+        case OpKind::conv2d:
+          fold_batch_norm<Conv2dParams>(i);
+          if (!join_residual_activation<Conv2dParams>(i)) join_activation<Conv2dParams>(i);
+          break;
+        case OpKind::conv2d_bwd_data: fold_batch_norm<Conv2dParams>(i); break;  // of conv_transpose2d
+        case OpKind::matmul:
+          fold_batch_norm<MatmulParams>(i);
+          join_activation<MatmulParams>(i);
+          break;
         case OpKind::batch_norm:
         case OpKind::batch_norm_infer:
-          if (!join_residual_activation(i)) join_activation<BatchNormParams>(i);
+          if (!join_residual_activation<BatchNormParams>(i)) join_activation<BatchNormParams>(i);
           break;
         case OpKind::activation_bwd: join_batch_norm_bwd(i); break;
         case OpKind::conv2d_bwd_weights: join_widening(i); break;
@@ -41,8 +37,11 @@ class Fuser {
       }
     }
     std::vector<Node> kept;
-    for (size_t i = 0; i < g_.nodes.size(); ++i)
+    for (size_t i = 0; i < g_.nodes.size(); ++i) {
+      for (auto& [before, node] : inserted_)
+        if (before == static_cast<int>(i)) kept.push_back(std::move(node));
       if (!gone_[i]) kept.push_back(std::move(g_.nodes[i]));
+    }
     g_.nodes = std::move(kept);
   }
 
@@ -50,16 +49,17 @@ class Fuser {
   Graph& g_;
   Uses uses_;
   std::vector<char> gone_;
+  std::vector<std::pair<int, Node>> inserted_;  // before which node
 
-  bool has_kernel(const Node& n) const {
+  const Implementation* kernel_of(const Node& n) const {
     std::vector<Operand> in, out;
-    for (const Value& v : n.in) in.push_back(shape_of(v));
-    for (const Value& v : n.out) out.push_back(shape_of(v));
+    for (const Value& v : n.in) in.push_back(operand_shape(v));
+    for (const Value& v : n.out) out.push_back(operand_shape(v));
     Call call{n.kind, n.params.data(), in, out, nullptr};
-    Backend& b = backend_of(Device{});
-    const Implementation& chosen = select_implementation(b, call);
-    auto list = b.implementations(n.kind);
-    return &chosen != &list.back();
+    return &select_implementation(backend_of(Device{}), call);
+  }
+  bool has_kernel(const Node& n) const {
+    return kernel_of(n) != &backend_of(Device{}).implementations(n.kind).back();
   }
 
   // The one node that reads what node i writes to out[k], reading all of it; -1 if there are more or other
@@ -131,11 +131,74 @@ class Fuser {
     for (int a : casts) absorb(i, a, joined);
   }
 
+  Value new_value(const Value& like, const Dims& shape, int writer) {
+    Value v = like;
+    v.buffer = static_cast<int>(g_.buffers.size());
+    v.offset = 0, v.shape = shape, v.strides = canonical_strides(shape);
+    g_.buffers.push_back(
+        {Buffer::Kind::temporary, shape.numel() * static_cast<int64_t>(dtype_size(v.dtype)), nullptr});
+    uses_.readers.push_back({writer});
+    uses_.writers.push_back({writer});
+    return v;
+  }
+
+  static FoldParams fold_params(const Conv2dParams& p, OpKind kind) {
+    FoldParams f;
+    const int64_t taps = p.kH * p.kW, Cg = p.C / p.groups;
+    if (kind == OpKind::conv2d)
+      f.C = p.O, f.block = taps * Cg;
+    else
+      f.C = p.C, f.block = p.O / p.groups * taps * Cg, f.step = f.inner = Cg;
+    return f;
+  }
+  static FoldParams fold_params(const MatmulParams& p, OpKind) {
+    FoldParams f;
+    f.C = p.N;
+    if (p.trans_b)
+      f.block = p.K;
+    else
+      f.block = p.K * p.N, f.inner = p.N;
+    return f;
+  }
+  static bool plain(const Conv2dParams& p) { return p.act.act == Act::none && !p.has_residual; }
+  static bool plain(const MatmulParams& p) { return p.act.act == Act::none && p.batch == 1; }
+
+  // op(x, w) + batch_norm_infer on weights that no node writes: folded weights, made once by the plan
+  // (prepared.h).
+  template <class P>
+  bool fold_batch_norm(int i) {
+    const Node& n = g_.nodes[i];
+    if (n.out.size() != 1 || !plain(n.params.as<P>())) return false;
+    int r = only_reader(i);
+    if (r < 0 || g_.nodes[r].kind != OpKind::batch_norm_infer || !(g_.nodes[r].in[0] == n.out[0])) return false;
+    const Node& bn = g_.nodes[r];
+    FoldParams f = fold_params(n.params.as<P>(), n.kind);
+    f.eps = bn.params.as<BatchNormParams>().eps;
+    f.has_bias = n.in.size() > 2;
+    std::vector<Value> in{n.in[1], bn.in[1], bn.in[2], bn.in[3], bn.in[4]};
+    if (f.has_bias) in.push_back(n.in[2]);
+    for (const Value& v : in)
+      if (v.dtype != DType::float32 || !constant_external(g_, uses_, v.buffer)) return false;
+    if (f.C != bn.in[1].shape.numel() || f.C == 0 || !(in[0].strides == canonical_strides(in[0].shape)))
+      return false;
+    Node fold{OpKind::fold_batch_norm, f, in, {}}, joined = n;
+    fold.out = {new_value(in[0], in[0].shape, i), new_value(bn.in[1], {f.C}, i)};
+    joined.params.as<P>().has_bias = 1;
+    joined.in.resize(2);
+    joined.in[1] = fold.out[0];
+    joined.in.push_back(fold.out[1]);
+    joined.out = bn.out;
+    inserted_.push_back({i, std::move(fold)});
+    absorb(i, r, joined);
+    return true;
+  }
+
+  template <class P>
   bool join_residual_activation(int i) {
     int a = only_reader(i);
     if (a < 0 || g_.nodes[a].kind != OpKind::binary || g_.nodes[a].params.as<BinaryParams>().op != Binary::add)
       return false;
-    const BatchNormParams& p = g_.nodes[i].params.as<BatchNormParams>();
+    const P& p = g_.nodes[i].params.as<P>();
     if (p.act.act != Act::none || p.has_residual) return false;
     const Value& y = g_.nodes[i].out[0];
     const Value& other = g_.nodes[a].in[0].buffer == y.buffer ? g_.nodes[a].in[1] : g_.nodes[a].in[0];
@@ -143,17 +206,24 @@ class Fuser {
     // Of two norms that meet in an addition (a shortcut with its own) the later one takes the other as residual.
     if (!ready(other, i, a)) return false;
     Node joined = g_.nodes[i];
-    joined.params.as<BatchNormParams>().has_residual = 1;
+    joined.params.as<P>().has_residual = 1;
     joined.in.push_back(other);
     joined.out[0] = g_.nodes[a].out[0];
     int act = only_reader(a);
     if (act >= 0 && g_.nodes[act].kind == OpKind::activation) {
-      joined.params.as<BatchNormParams>().act = g_.nodes[act].params.as<ActParams>();
+      joined.params.as<P>().act = g_.nodes[act].params.as<ActParams>();
       joined.out[0] = g_.nodes[act].out[0];
     } else {
       act = -1;
     }
-    if (!has_kernel(joined)) return false;
+    // A residual must not move a convolution from its kernel to a slower one.
+    if (!has_kernel(joined) || kernel_of(joined) != kernel_of(g_.nodes[i])) {
+      if (act < 0) return false;
+      joined.params.as<P>().act = {};
+      joined.out[0] = g_.nodes[a].out[0];
+      act = -1;
+      if (!has_kernel(joined) || kernel_of(joined) != kernel_of(g_.nodes[i])) return false;
+    }
     absorb(i, a, joined);
     if (act >= 0) absorb(i, act, joined);
     return true;

@@ -33,6 +33,21 @@ void batch_norm(const Call& c) {
   }
 }
 
+void fold_batch_norm(const Call& c) {
+  const auto& p = c.as<FoldParams>();
+  expect_floating(c.in[0], "fold_batch_norm");
+  Reader w(c.in[0]), gamma(c.in[1]), beta(c.in[2]), mean(c.in[3]), var(c.in[4]), bias;
+  if (p.has_bias) bias = c.in[5];
+  Writer folded(c.out[0]), shift(c.out[1]);
+  std::vector<double> scale(static_cast<size_t>(p.C));
+  for (int64_t ch = 0; ch < p.C; ++ch) {
+    scale[ch] = gamma[ch] / std::sqrt(var[ch] + p.eps);
+    shift.set(ch, beta[ch] + ((p.has_bias ? bias[ch] : 0) - mean[ch]) * scale[ch]);
+  }
+  for (int64_t i = 0, n = c.in[0].numel(); i < n; ++i)
+    folded.set(i, w[i] * scale[i / p.block * p.step + i % p.inner]);
+}
+
 void batch_norm_bwd(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   expect_floating(c.in[0], "batch_norm_bwd");
