@@ -93,19 +93,16 @@ def test_peaks_are_plausible_and_restore_the_threads():
     assert one["bfloat16_gflops"] == 0 or 1.3 < one["bfloat16_gflops"] / one["float32_gflops"] < 3
 
 
-def test_wider_vectors_have_the_higher_peak():
-    isas = _core.available_isas()
+def test_every_isa_has_a_peak_kernel():
     before = _core.isa()
     try:
-        found = {}
-        for isa in [i for i in isas if i != "ref"]:
+        for isa in _core.available_isas():
             _core.set_isa(isa)
-            found[isa] = max(_core.measure_peak(0.1)["float32_gflops"] for _ in range(3))
-        if {"avx2", "avx512bf16"} <= found.keys():
-            assert found["avx512bf16"] > 0.9 * found["avx2"]
-        _core.set_isa("ref")
-        with pytest.raises(RuntimeError, match="FASTCNN_ISA=ref has no vector kernels"):
-            _core.measure_peak(0.1)
+            if isa == "ref":
+                with pytest.raises(RuntimeError, match="FASTCNN_ISA=ref has no vector kernels"):
+                    _core.measure_peak(0.01)
+            else:
+                assert _core.measure_peak(0.01)["float32_gflops"] > 0
     finally:
         _core.set_isa(before)
 
