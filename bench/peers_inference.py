@@ -73,6 +73,7 @@ def run(tasks, effort):
             differences = {name: layers.relative_error(call(), want) for name, call in calls.items()}
             if not max(differences.values()) < nets.TOLERANCE["f32"][0]:
                 raise nets.DifferentWork(f"{task.name}: the logits differ by {differences}")
+            others = machine.Others()
             peak = machine.measure_peak(0.2)
             modes = pairing.fastest(calls, effort)
             best = min(modes, key=modes.get)
@@ -84,6 +85,7 @@ def run(tasks, effort):
             ms=1e3 * seconds, images_per_s=task.batch / seconds, gflops=row["gflop"] / seconds, peak=peak,
             percent_of_peak=100 * row["gflop"] / seconds / peak["float32_gflops"],
             difference=max(differences.values()), threads=_core.get_num_threads(), date=machine.now(),
+            others=others.share(),
         )  # fmt: skip
         yield row
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from fastcnn.bench import report
+
 OURS, PEER, MUTED = "#1f5fa8", "#c46210", "#666666"
 MARKS = {"fwd": "o", "bwd_data": "s", "bwd_weights": "^"}
 
@@ -21,7 +23,7 @@ def draw(result, folder):
     folder.mkdir(exist_ok=True)
     paths = []
     for kind, make in (("net", _ratios), ("layer", _ratios), ("layer", _roofline)):
-        rows = [r for r in result["rows"] if r["kind"] == kind]
+        rows = [r for r in result["rows"] if r["kind"] == kind and r not in report.disturbed(result)]
         if make is _ratios:
             rows = [r for r in rows if "ratio" in r]
         if not rows:

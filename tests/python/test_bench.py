@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,23 @@ def test_every_isa_has_a_peak_kernel():
                 assert _core.measure_peak(0.01)["float32_gflops"] > 0
     finally:
         _core.set_isa(before)
+
+
+def test_work_of_others_is_seen_and_marked():
+    others = machine.Others()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.6)
+        share = others.share()
+    finally:
+        busy.kill()
+        busy.wait()
+    assert share > 0.5 / _core.get_num_threads()
+    row = {"kind": "noise", "name": "A/A", "ms": 1.0, "ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
+    marked = report.new({}, {}) | {"rows": [row | {"others": share}, row | {"others": 0.01}]}
+    assert report.disturbed(marked) == marked["rows"][:1]
+    text = report.text(marked)
+    assert "DISTURBED: in 1 of 2 rows" in text and text.count("] !") == 1
 
 
 # ---------------------------------------------------------------- layers

@@ -153,6 +153,7 @@ def _row(layer, name, ours, theirs, effort):
         "kind": "layer", "name": layer.name, "pass": name, "family": layer.family, "gflop": layer.gflop,
         "gbyte": layer.gbyte, "implementation": ours.implementation,
     }  # fmt: skip
+    others = machine.Others()
     peak = machine.measure_peak(0.08)
     if theirs is None:
         times = [pairing.time_block(ours, effort) for _ in range(effort.pairs)]
@@ -171,6 +172,7 @@ def _row(layer, name, ours, theirs, effort):
         ms=1e3 * seconds, gflops=layer.gflop / seconds, gbytes_per_s=layer.gbyte / seconds,
         percent_of_peak=100 * layer.gflop / seconds / peak["float32_gflops"],
         percent_of_bandwidth=100 * layer.gbyte / seconds / bandwidth(peak), peak=peak, date=machine.now(),
+        others=others.share(),
     )  # fmt: skip
     return row
 
@@ -194,8 +196,9 @@ def add_pairs(row, pairs, best, modes):
 def noise_floor(layer, effort):
     """One side against itself: the ratio that chance alone gives."""
     call = Fastcnn(Operands(layer)).call("fwd")
+    others = machine.Others()
     pairs = pairing.time_pairs(call, call, effort)
     row = {"kind": "noise", "name": f"A/A {layer.name}", "pass": "fwd"}
     row["ms"] = 1e3 * add_pairs(row, pairs, "fastcnn itself", {})
-    row["date"] = machine.now()
+    row.update(others=others.share(), date=machine.now())
     return row

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import platform
 import sys
+import time
 
 from .. import _core
 
@@ -45,6 +47,36 @@ def measure_peak(seconds=0.4, threads=None):
         return _core.measure_peak(seconds)
     finally:
         _core.set_num_threads(before)
+
+
+class Others:
+    """How much of the cores that we use others took since the start: 0 on a quiet machine, above 1 when we waited.
+
+    Times of a disturbed minute say nothing about either side, so rows carry this share and tables point at it.
+    """
+
+    def __init__(self):
+        self._start = self._read()
+
+    @staticmethod
+    def _read():
+        own = os.times()
+        try:
+            with open("/proc/stat", encoding="utf-8") as file:
+                ticks = [int(v) for v in file.readline().split()[1:9]]
+        except (OSError, ValueError):
+            return None
+        # user nice system idle iowait irq softirq steal: all but idle and iowait
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy, own.user + own.system
+
+    def share(self):
+        """CPU seconds of other processes per second and thread, or None where the system does not tell."""
+        now_, start = self._read(), self._start
+        if now_ is None or start is None:
+            return None
+        seconds, busy, own = (a - b for a, b in zip(now_, start, strict=True))
+        return max(0.0, busy - own) / max(seconds, 1e-6) / _core.get_num_threads()
 
 
 def higher(a, b):

@@ -256,6 +256,7 @@ def _row(task, effort, peer, compiled):
     mine = _first_results(task, ours)
     row = {"kind": "net", "name": task.name, "net": task.net.name, "what": task.what, "precision": task.precision,
            "batch": task.batch, "gflop": gflop(task)}  # fmt: skip
+    others = machine.Others()
     peak = machine.measure_peak(0.4)
     if peer is None:
         ours()
@@ -292,5 +293,6 @@ def _row(task, effort, peer, compiled):
         ms=1e3 * seconds, images_per_s=task.batch / seconds, gflops=row["gflop"] / seconds,
         percent_of_peak=100 * row["gflop"] / seconds / limit if limit else None,
         arena_mbyte=ours.plan.info()["arena_bytes"] / 1e6, peak=peak, date=machine.now(),
+        others=others.share(),
     )  # fmt: skip
     return row

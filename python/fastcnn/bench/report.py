@@ -9,6 +9,7 @@ from .._files import atomic_write
 from . import pairing
 
 SCHEMA = 1
+DISTURBED = 0.05  # share of the cores that others took, from which on a row is not to be trusted
 REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak", "date"),
             "net": ("name", "ms", "gflops", "peak", "date"),
             "noise": ("name", "ratio", "ratio_low", "ratio_high"),
@@ -72,7 +73,13 @@ def _number(value, digits=3):
 def _ratio(row):
     if "ratio" not in row:
         return ""
-    return f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
+    mark = " !" if (row.get("others") or 0) > DISTURBED else ""
+    return f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]{mark}"
+
+
+def disturbed(result):
+    """The rows during which other processes took too much of the cores."""
+    return [r for r in result["rows"] if (r.get("others") or 0) > DISTURBED]
 
 
 def _error(value):
@@ -145,4 +152,11 @@ def text(result, markdown=False):
         ratios = [r["ratio"] for r in rows if "ratio" in r]
         if kind in ("layer", "net") and len(ratios) > 1:
             parts.append(f"geometric mean of {len(ratios)} ratios: {pairing.geometric_mean(ratios):.2f}")
+    bad = disturbed(result)
+    if bad:
+        worst = max(r["others"] for r in bad)
+        parts.append(
+            f"DISTURBED: in {len(bad)} of {len(result['rows'])} rows other processes took up to {100 * worst:.0f} % of "
+            "the cores; these rows (marked !) say nothing, measure them again on a quiet machine"
+        )
     return "\n\n".join(parts)
