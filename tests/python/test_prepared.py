@@ -113,6 +113,44 @@ def test_models(name):
     assert f.info()["prepared_operands"] > 15
 
 
+@pytest.mark.parametrize(("channels", "size"), [(64, 28), (128, 14), (256, 14)])
+def test_transformed_weights_of_winograd(isa, channels, size):
+    """Weights of 64 channels stay whole in cache, those of 256 are taken in blocks; both for any number of threads."""
+    model = randomise(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
+    f, x = inference(model), rand(2, channels, size, size)
+    threads = fc.get_num_threads()
+    results = []
+    try:
+        for n in (1, 3, 2, 4):
+            fc.set_num_threads(n)
+            results.append(f(x).numpy().copy())
+    finally:
+        fc.set_num_threads(threads)
+    step = f._core.steps()[0]
+    if step["implementation"] == "winograd":
+        assert f.info()["prepared_operands"] == 1
+    else:
+        assert isa in ("ref", "portable"), step
+    assert all(np.array_equal(results[0], r) for r in results)
+    np.testing.assert_array_equal(results[0], eager(model, x))
+    with fc.no_grad():
+        model[0].weight.mul_(2.0)
+    np.testing.assert_array_equal(f(x).numpy(), eager(model, x))
+
+
+def test_a_lowered_isa_makes_a_new_plan():
+    model = randomise(nn.Sequential(nn.Conv2d(17, 33, 3, padding=1), nn.ReLU()))
+    f, x = inference(model), rand(2, 17, 9, 9)
+    before = fc.isa()
+    try:
+        for isa in fc._core.available_isas():
+            fc._core.set_isa(isa)
+            np.testing.assert_allclose(f(x).numpy(), eager(model, x), rtol=1e-5, atol=1e-5)
+        assert f._core.cache_info()["plans"] == len(fc._core.available_isas())
+    finally:
+        fc._core.set_isa(before)
+
+
 def test_every_way_to_change_a_weight_is_seen():
     model = randomise(nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()))
     f, x = inference(model), rand(2, 4, 6, 6)
@@ -148,7 +186,7 @@ def test_every_way_to_change_a_weight_is_seen():
     model(x).sum().backward()
     opt.step()
     changed()
-    assert f._core.cache_info()["misses"] == traced + 1  # all of it without a new trace
+    assert f._core.cache_info()["misses"] == traced + 2  # one with gradients on and one without: no new trace for new weights
 
 
 def test_weights_over_foreign_memory():

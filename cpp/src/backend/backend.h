@@ -54,7 +54,7 @@ struct Implementation {
   void (*run)(const Call&);
   // Optional: operand 1 (weights) brought into the kernel's own order once, where a plan knows that it seldom
   // changes. run() then finds it in call.prepared and must not read the operand.
-  int64_t (*prepared_bytes)(const Call&) = nullptr;
+  int64_t (*prepared_bytes)(const Call&) = nullptr;  // 0: not for this call
   void (*prepare)(const Call&, void* dst) = nullptr;
 };
 

@@ -82,7 +82,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
     const Implementation& impl = select_implementation(backend, step.call);
     step.run = impl.run;
     step.implementation = impl.name;
-    const bool prepared = impl.prepare && prepared_->covers(graph_, n);
+    const bool prepared = impl.prepare && prepared_->covers(graph_, n) && impl.prepared_bytes(step.call) > 0;
     if (prepared) step.call.prepared = prepared_->add(impl, step.call, n.in[1]);
     workspace.push_back(impl.workspace ? impl.workspace(step.call) : 0);
     for (size_t k = 0; k < n.in.size(); ++k)

@@ -211,7 +211,7 @@ namespace {
 
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
-    {"winograd", winograd_declines, winograd_workspace, winograd_run},
+    {"winograd", winograd_declines, winograd_workspace, winograd_run, winograd_prepared, winograd_prepare},
     {"winograd2x2", winograd2x2_declines, winograd2x2_workspace, winograd2x2_run},
     {"merged_groups", merged_declines, merged_workspace, merged_run},
     {"dense", dense_declines, dense_workspace, dense_run, dense_packed, dense_prepare},

@@ -28,6 +28,8 @@ FASTCNN_ADAPTOR(winograd2x2)
 FASTCNN_ADAPTOR(winograd2x2_bwd_data)
 FASTCNN_ADAPTOR(winograd2x2_bwd_weights)
 #undef FASTCNN_ADAPTOR
+int64_t winograd_prepared(const Call&);
+void winograd_prepare(const Call&, void* dst);
 
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);

@@ -24,7 +24,10 @@ constexpr int64_t kGroupTiles = 40;            // a group of 64 channels and its
 constexpr int64_t kChunkFloats = 2 << 20;      // transformed windows of a chunk, in L3
 constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
 constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time
-constexpr int64_t kGroupSums = 150 * 1024;     // sums of the weights' gradient that stay in L2 beside a group
+constexpr int64_t kPreparedWeights =
+    4 << 20;                                // floats: more would cost memory and its traffic more than they save
+constexpr int64_t kPreparedShares = 4;      // blocks of prepared weights are dealt to any number of threads
+constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient that stay in L2 beside a group
 constexpr int64_t kSumTiles = 56;
 constexpr int64_t kSumChunkFloats = 3 << 20;
 
@@ -65,11 +68,11 @@ WinogradTask bwd_data_task(const Conv2dParams& p) {
   return t;
 }
 
-Plan plan_windows(WinogradTask& t, int threads) {
+Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   Plan p;
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
   p.by_groups = 36 * C * O <= kGroupWeights;
-  t.blocks = block_count(t.O, p.by_groups ? 1 : threads);
+  t.blocks = block_count(t.O, p.by_groups ? 1 : prepared ? kPreparedShares : threads);
   if (p.by_groups) {
     const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), threads) * threads;
     t.group = ceil_div(tiles, groups);
@@ -80,16 +83,20 @@ Plan plan_windows(WinogradTask& t, int threads) {
   t.group = even(p.chunk, kBlockTiles);
   t.depth = t.group < p.chunk ? C : std::min(C, kBlockDepth);
   p.u_plane = winograd_plane(C * p.chunk);
+  if (prepared) t.depth = C;
   const int64_t V = ceil_div(O / lanes(), t.blocks) * lanes();
-  p.scratch = 36 * (winograd_plane(t.depth * V) + winograd_plane(t.group * V));
+  p.scratch = 36 * ((prepared ? 0 : winograd_plane(t.depth * V)) + winograd_plane(t.group * V));
   return p;
 }
 
+// All transformed weights of one group of a convolution.
+int64_t weight_floats(const WinogradTask& t) { return 36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks); }
+
 struct Parts {
   float *zeros, *wt, *u;
-  Parts(Carve c, const WinogradTask& t, const Plan& p)
+  Parts(Carve c, const WinogradTask& t, const Plan& p, bool prepared)
       : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
-        wt(p.by_groups ? c.take<float>(36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks)) : nullptr),
+        wt(p.by_groups && !prepared ? c.take<float>(weight_floats(t)) : nullptr),
         u(p.by_groups ? nullptr : c.take<float>(36 * p.u_plane)),
         bytes(c.used()) {}
   int64_t bytes;
@@ -110,21 +117,41 @@ void with_scratch(int64_t items, int64_t grain, int64_t floats, F&& f) {
                       " bytes of scratch memory for each thread");
 }
 
-void run_windows(WinogradTask& t, bool bf16, void* workspace) {
+// Of one group; 0: better transformed where they are used.
+int64_t prepared_floats(WinogradTask t) {
+  plan_windows(t, 1, true);
+  return weight_floats(t) <= kPreparedWeights ? weight_floats(t) : 0;
+}
+
+void transform_all_weights(const WinogradTask& t, bool bf16) {
   const KernelTable& k = *kernels();
   auto weights = bf16 ? k.winograd_weights_bf16 : k.winograd_weights;
+  parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
+               [&](int64_t b, int64_t e, int) { weights(t, b, e); });
+}
+
+void prepare_windows(WinogradTask& t, bool bf16, float* dst) {
+  plan_windows(t, 1, true);
+  t.wt = dst;
+  transform_all_weights(t, bf16);
+}
+
+// prepared: t.wt holds the transformed weights.
+void run_windows(WinogradTask& t, bool bf16, void* workspace) {
+  const KernelTable& k = *kernels();
   auto groups_kernel = bf16 ? k.winograd_groups_bf16 : k.winograd_groups;
   auto input = bf16 ? k.winograd_input_bf16 : k.winograd_input;
   auto blocks = bf16 ? k.winograd_blocks_bf16 : k.winograd_blocks;
-  const Plan p = plan_windows(t, num_threads());
-  const Parts parts(Carve(workspace), t, p);
+  const bool prepared = t.wt != nullptr;
+  const Plan p = plan_windows(t, num_threads(), prepared);
+  const Parts parts(Carve(workspace), t, p, prepared);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
-  t.zeros = parts.zeros, t.wt = parts.wt, t.u = parts.u, t.u_plane = p.u_plane;
+  t.zeros = parts.zeros, t.u = parts.u, t.u_plane = p.u_plane;
+  if (!prepared) t.wt = parts.wt;
   const int64_t tiles = all_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
   if (p.by_groups) {
-    parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
-                 [&](int64_t b, int64_t e, int) { weights(t, b, e); });
+    if (!prepared) transform_all_weights(t, bf16);
     const int64_t groups = ceil_div(tiles, t.group);
     with_scratch(groups, ceil_div(128 * 1024, tile_work * t.group), p.scratch,
                  [&](int64_t b, int64_t e, float* s) { groups_kernel(t, s, b, e); });
@@ -138,9 +165,9 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
 }
 
 // The parts do not depend on the number of threads, which may change between plan and run.
-int64_t windows_workspace(WinogradTask t) {
-  const Plan p = plan_windows(t, 1);
-  return Parts(Carve(nullptr), t, p).bytes;
+int64_t windows_workspace(WinogradTask t, bool prepared) {
+  const Plan p = plan_windows(t, 1, prepared);
+  return Parts(Carve(nullptr), t, p, prepared).bytes;
 }
 
 // ---- gradient of the weights ----
@@ -286,11 +313,27 @@ const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
   return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
 }
-int64_t winograd_workspace(const Call& c) { return windows_workspace(window_task(c.as<Conv2dParams>())); }
+int64_t winograd_workspace(const Call& c) {
+  return windows_workspace(window_task(c.as<Conv2dParams>()), c.prepared != nullptr);
+}
+int64_t winograd_prepared(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return 4 * p.groups * prepared_floats(window_task(p));
+}
+void winograd_prepare(const Call& c, void* dst) {
+  const auto& p = c.as<Conv2dParams>();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    WinogradTask t = window_task(p);
+    t.w = elements(c.in[1], g * t.O * t.w_o);
+    prepare_windows(t, half(c.in[0]), static_cast<float*>(dst) + g * prepared_floats(t));
+  }
+}
 void winograd_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = window_task(p);
+    // The kernels only read them.
+    if (c.prepared) t.wt = static_cast<float*>(const_cast<void*>(c.prepared)) + g * prepared_floats(t);
     t.x = elements(c.in[0], g * t.C), t.w = elements(c.in[1], g * t.O * t.w_o);
     t.y = elements_out(c.out[0], g * t.O);
     t.bias = p.has_bias ? elements(c.in[2], g * t.O) : nullptr;
@@ -305,7 +348,7 @@ const char* winograd_bwd_data_declines(const Call& c) {
   return why ? why : forward_not_worth_it(bwd_data_task(c.as<Conv2dParams>()), half(c.in[0]));
 }
 int64_t winograd_bwd_data_workspace(const Call& c) {
-  return windows_workspace(bwd_data_task(c.as<Conv2dParams>()));
+  return windows_workspace(bwd_data_task(c.as<Conv2dParams>()), false);
 }
 void winograd_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();

@@ -204,23 +204,27 @@ void input(const WinogradTask& t, int64_t begin, int64_t end) {
   transform_tiles<6>(t, input_image<T>(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
 }
 
-// The weights of a block are transformed where they are used and never leave the cache of the thread.
+// The weights of a block are transformed where they are used and never leave the cache of the thread, unless t.wt
+// holds all of them.
 template <class T>
 void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t parts = ceil_div(t.tiles, t.group);
   for (int64_t item = begin; item < end; ++item) {
     const WinogradBlock b(t.O, t.blocks, item);
-    const int64_t w_plane = winograd_plane(t.depth * b.V * kLanes);
-    float* m = scratch + 36 * w_plane;
+    const int64_t w_plane = winograd_plane((t.wt ? t.C : t.depth) * b.V * kLanes);
+    float* m = t.wt ? scratch : scratch + 36 * w_plane;
+    const float* w = t.wt ? t.wt : scratch;
+    for (int64_t j = 0; t.wt && j < item; ++j)
+      w += 36 * winograd_plane(t.C * WinogradBlock(t.O, t.blocks, j).V * kLanes);
     for (int64_t g = 0; g < parts; ++g) {
       const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
       const int64_t m_plane = winograd_plane(count * b.V * kLanes);
       for (int64_t c = 0; c < t.C; c += t.depth) {
         const int64_t cn = t.C - c < t.depth ? t.C - c : t.depth;
-        if (g == 0 || t.depth < t.C) transform_weights<T>(t, b, c, cn, scratch, w_plane);
+        if (!t.wt && (g == 0 || t.depth < t.C)) transform_weights<T>(t, b, c, cn, scratch, w_plane);
         for (int64_t i = 0; i < 36; ++i)
           multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, count, cn,
-                         scratch + i * w_plane, b.V, m + i * m_plane, c == 0);
+                         w + i * w_plane, b.V, m + i * m_plane, c == 0);
       }
       finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count);
     }
