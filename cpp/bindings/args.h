@@ -25,6 +25,7 @@ struct Number {
   bool is_float = false;  // a float takes integer tensors to float32, an int does not
   int64_t exact = 0;      // the value of an int that a double does not hold, where `large`
   bool large = false;
+  bool is_bool = false;  // True and False leave bool tensors as they are
 };
 
 // Ints that a double holds exactly are doubles; others are kept beside, as far as int64 goes.
@@ -47,7 +48,7 @@ inline Number number_of_int(PyObject* p) {
 // Python and NumPy numbers; nothing for anything else.
 inline std::optional<Number> number_from(const py::handle& v) {
   PyObject* p = v.ptr();
-  if (PyBool_Check(p)) return Number{p == Py_True ? 1.0 : 0.0, false};
+  if (PyBool_Check(p)) return Number{p == Py_True ? 1.0 : 0.0, false, 0, false, true};
   if (PyFloat_Check(p)) return Number{PyFloat_AS_DOUBLE(p), true};
   if (PyLong_Check(p)) return number_of_int(p);
   if (py::isinstance<Tensor>(v) || !PyNumber_Check(p) || py::hasattr(v, "__len__")) return std::nullopt;
@@ -70,7 +71,7 @@ inline std::optional<Number> number_from(const py::handle& v) {
 inline DType number_type(const Tensor& x, const Number& n) {
   if (is_floating(x.dtype())) return x.dtype();
   if (n.is_float) return DType::float32;
-  return x.dtype() == DType::bool_ ? DType::int64 : x.dtype();
+  return x.dtype() == DType::bool_ && !n.is_bool ? DType::int64 : x.dtype();
 }
 inline Tensor number_tensor(const Number& n, DType dtype, Device device) {
   if (!n.large || dtype != DType::int64 || device.type != DeviceType::cpu) return full({}, n.value, dtype, device);
@@ -83,6 +84,7 @@ inline Tensor number_like(const Tensor& x, const Number& n) {
 }
 // May n stand in the double parameters of an op on x?
 inline bool fits_double(const Tensor& x, const Number& n) {
+  if (x.dtype() == DType::bool_ && n.is_bool) return false;
   return is_floating(x.dtype()) || n.is_float ||
          (!n.large && n.value >= -9007199254740992.0 && n.value <= 9007199254740992.0);
 }

@@ -88,12 +88,22 @@ Tensor take_slice(const Tensor& x, int dim, const py::object& s) {
   return slice(x, dim, start, stop, step);
 }
 
+void check_broadcast(const Dims& a, const Dims& b) {
+  bool fits = true;
+  for (int i = 1; i <= std::min(a.size(), b.size()); ++i) {
+    const int64_t m = a[a.size() - i], n = b[b.size() - i];
+    fits = fits && (m == n || m == 1 || n == 1);
+  }
+  check<IndexError>(fits, "index: expected index tensors whose shapes broadcast, got ", a, " and ", b);
+}
+
 // Index tensors for neighbouring dims first, first + 1, …: one index into these dims made one.
 Tensor take_indices(const Tensor& x, int first, const std::vector<Tensor>& indices) {
   py::gil_scoped_release release;
   int k = static_cast<int>(indices.size());
   Tensor at;
   for (int i = 0; i < k; ++i) {
+    if (at.defined()) check_broadcast(at.shape(), indices[i].shape());
     int64_t n = x.shape()[first + i];
     Tensor index = indices[i];
     if (k > 1) {  // a linear index would hide what is out of range

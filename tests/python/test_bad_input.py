@@ -122,12 +122,7 @@ CASES = {
 }
 
 
-def inner(name):
-    """These messages name the op that the call is composed of, not the call."""
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="names an inner op"))
-
-
-@pytest.mark.parametrize("name", [inner(n) if n in ("index shapes", "one_hot") else n for n in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_message(name):
     word, call = CASES[name]
     with pytest.raises(ERRORS, match=f"(?i){word}"):

@@ -344,7 +344,7 @@ def test_one_hot(isa):  # noqa: F811
     assert ops.one_hot(fc.tensor([0, 2]), dtype="int64").tolist() == [[1, 0, 0], [0, 0, 1]]
     with pytest.raises(IndexError, match=r"one_hot: expected class ids >= 0, got -1"):
         ops.one_hot(fc.tensor([0, -1]), 3)
-    with pytest.raises(IndexError, match=r"expected indices in \[0, 3\), got 3"):
+    with pytest.raises(IndexError, match=r"expected class ids in \[0, 3\), got 3"):
         ops.one_hot(fc.tensor([0, 3]), 3)
 
 

@@ -186,7 +186,8 @@ def test_every_way_to_change_a_weight_is_seen():
     model(x).sum().backward()
     opt.step()
     changed()
-    assert f._core.cache_info()["misses"] == traced + 2  # one with gradients on and one without: no new trace for new weights
+    # One with gradients on and one without: new weights make no new trace.
+    assert f._core.cache_info()["misses"] == traced + 2
 
 
 def test_weights_over_foreign_memory():

@@ -116,9 +116,11 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
 Tensor one_hot(const Tensor& ids, int64_t num_classes, DType dtype) {
   Tensor i = as_index("one_hot", ids);
   if (i.numel() > 0 && !i.is_symbolic()) {  // the kernel counts negative ids from the end
-    double low = amin(i).item();
+    double low = amin(i).item(), high = amax(i).item();
     check<IndexError>(low >= 0, "one_hot: expected class ids >= 0, got ", low);
-    if (num_classes < 0) num_classes = static_cast<int64_t>(amax(i).item()) + 1;
+    if (num_classes < 0) num_classes = static_cast<int64_t>(high) + 1;
+    check<IndexError>(num_classes < 1 || high < static_cast<double>(num_classes),
+                      "one_hot: expected class ids in [0, ", num_classes, "), got ", high);
   }
   check(num_classes > 0, "one_hot: expected num_classes > 0, got ", num_classes);
   Dims shape = i.shape();
