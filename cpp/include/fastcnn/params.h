@@ -82,7 +82,11 @@ struct BatchNormParams {
   int64_t rows = 0, C = 0;
   double eps = 1e-5;
   int64_t has_residual =
-      0;  // forward: y = act(norm(x) + residual); backward: second output is the residual gradient
+      0;  // forward: y = act(norm(x) + residual); backward: last output is the residual gradient
+  // Forward: also gives the scale and shift of each channel. Backward: makes y from x with them instead of reading
+  // it.
+  int64_t has_affine = 0;
+  int64_t has_dy2 = 0;  // backward: the gradient of y is the sum dy + dy2
   ActParams act;
 };
 

@@ -27,9 +27,9 @@
   X(avg_pool2d, Pool2dParams)                                                                                  \
   /* dy -> dx */                                                                                               \
   X(avg_pool2d_bwd, Pool2dParams)                                                                              \
-  /* x, gamma, beta [, residual] -> y, mean, invstd (float32 (C)); batch statistics */                         \
+  /* x, gamma, beta [, residual] -> y, mean, invstd (float32 (C)) [, affine (2,C)]; batch statistics */        \
   X(batch_norm, BatchNormParams)                                                                               \
-  /* dy, x, gamma, mean, invstd [, y if act] -> dx, dgamma, dbeta [, dresidual] */                             \
+  /* dy, x, gamma, mean, invstd [, y if act, or affine] [, dy2] -> dx, dgamma, dbeta [, dresidual] */          \
   X(batch_norm_bwd, BatchNormParams)                                                                           \
   /* x, gamma, beta, mean, var [, residual] -> y; given statistics (inference) */                              \
   X(batch_norm_infer, BatchNormParams)                                                                         \

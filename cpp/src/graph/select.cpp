@@ -81,6 +81,12 @@ const Implementation& select_implementation(Backend& backend, const Call& call) 
   throw TypeError(concat(op_name(call.kind), ": no implementation on ", backend.name(), declined));
 }
 
+const Implementation* would_select(Backend& backend, const Call& call) {
+  for (const Implementation& i : backend.implementations(call.kind))
+    if (!i.declines || !i.declines(call)) return &i;
+  return nullptr;
+}
+
 void record_choices(bool on) {
   std::lock_guard<std::mutex> lock(mutex);
   recording = on;

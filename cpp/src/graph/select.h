@@ -14,6 +14,8 @@ Backend& backend_of(Device device);
 Operand operand_of(const Tensor& t);
 Operand operand_shape(const Value& v);  // without memory
 const Implementation& select_implementation(Backend& backend, const Call& call);
+// The same, unseen by FASTCNN_VERBOSE and by tests: a pass asks what a node would get. nullptr: nobody takes it.
+const Implementation* would_select(Backend& backend, const Call& call);
 
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.
 void record_choices(bool on);

@@ -98,6 +98,11 @@ void forward(const Call& c) {
     // What the float mean lost goes into the shift.
     w.shift[ch] = static_cast<float>(beta[ch] - (m - static_cast<double>(mean[ch])) * r * gamma[ch]);
   }
+  if (p.has_affine) {
+    float* affine = c.out[3].as<float>();
+    std::copy_n(w.scale, p.C, affine);
+    std::copy_n(w.shift, p.C, affine + p.C);
+  }
   for (float* t : {w.hi, w.scale, w.shift}) tile(s, t);
   if (p.rows == 0) return;
   const float* res = p.has_residual ? c.in[3].as<float>() : nullptr;
@@ -135,7 +140,7 @@ void infer(const Call& c) {
 
 struct BackwardSpace {
   double *part, *s1, *s2;
-  float *mean, *a, *b, *c;
+  float *mean, *a, *b, *c, *scale, *shift;
   int64_t bytes;
   BackwardSpace(const NormShape& s, void* base) {
     Carve w(base);
@@ -146,6 +151,8 @@ struct BackwardSpace {
     a = w.take<float>(s.period);
     b = w.take<float>(s.period);
     c = w.take<float>(s.period);
+    scale = w.take<float>(s.period);
+    shift = w.take<float>(s.period);
     bytes = w.used();
   }
 };
@@ -153,6 +160,8 @@ struct BackwardSpace {
 const char* backward_declines(const Call& c) {
   if (const char* why = images_decline(c, 1 | 2 | 32, 1 | 8)) return why;
   const ActParams& a = c.as<BatchNormParams>().act;
+  if (c.as<BatchNormParams>().has_dy2 && !c.as<BatchNormParams>().has_residual)
+    return "dy2 without residual gradient";
   if (a.act == Act::leaky_relu) return a.alpha > 0 ? nullptr : "slope is not positive";
   return a.act == Act::none || a.act == Act::relu || a.act == Act::relu6 ? nullptr : "activation is not fused";
 }
@@ -167,15 +176,23 @@ void backward(const Call& c) {
   if (p.C == 0) return;
   const float *dy = c.in[0].as<float>(), *x = c.in[1].as<float>(), *gamma = c.in[2].as<float>();
   const float *mean = c.in[3].as<float>(), *invstd = c.in[4].as<float>();
-  const float* y = p.act.act != Act::none ? c.in[5].as<float>() : nullptr;
+  const bool act = p.act.act != Act::none, again = act && p.has_affine;
+  const float* y = act && !again ? c.in[5].as<float>() : nullptr;
+  const float* dy2 = p.has_dy2 ? c.in[c.in.size() - 1].as<float>() : nullptr;
   float *dx = c.out[0].as<float>(), *dgamma = c.out[1].as<float>(), *dbeta = c.out[2].as<float>();
   float* dz = p.has_residual ? c.out[3].as<float>() : nullptr;
   NormShape s = norm_shape(1, p.rows, p.C);
   BackwardSpace w(s, c.workspace);
   for (int64_t ch = 0; ch < p.C; ++ch) w.mean[ch] = mean[ch], w.s1[ch] = w.s2[ch] = 0;
   tile(s, w.mean);
+  if (again) {
+    std::copy_n(c.in[5].as<float>(), p.C, w.scale);
+    std::copy_n(c.in[5].as<float>() + p.C, p.C, w.shift);
+    for (float* t : {w.scale, w.shift}) tile(s, t);
+  }
+  const float *scale = again ? w.scale : nullptr, *shift = again ? w.shift : nullptr;
   if (p.rows > 0) {
-    NormBwdSumsArgs a{s, dy, x, y, dz, w.mean, w.part, p.act};
+    NormBwdSumsArgs a{s, dy, dy2, x, y, scale, shift, dz, w.mean, w.part, p.act};
     auto kernel = half(c.in[1]) ? kernels()->norm_bwd_sums_bf16 : kernels()->norm_bwd_sums;
     for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
     parallel_for(p.C, 64,
@@ -197,6 +214,8 @@ void backward(const Call& c) {
                      dz ? dz : dy,
                      x,
                      y,
+                     scale,
+                     shift,
                      dx,
                      w.mean,
                      w.a,

@@ -3,6 +3,7 @@
 // where the backend has a kernel better than the reference for it. What it is not: a change of numbers beyond
 // rounding.
 #include <algorithm>
+#include <cstring>
 
 #include "graph/ir.h"
 #include "graph/select.h"
@@ -33,6 +34,7 @@ class Fuser {
           break;
         case OpKind::activation_bwd: join_batch_norm_bwd(i); break;
         case OpKind::conv2d_bwd_weights: join_widening(i); break;
+        case OpKind::binary: join_addition_batch_norm_bwd(i); break;
         default: break;
       }
     }
@@ -56,10 +58,11 @@ class Fuser {
     for (const Value& v : n.in) in.push_back(operand_shape(v));
     for (const Value& v : n.out) out.push_back(operand_shape(v));
     Call call{n.kind, n.params.data(), in, out, nullptr};
-    return &select_implementation(backend_of(Device{}), call);
+    return would_select(backend_of(Device{}), call);
   }
   bool has_kernel(const Node& n) const {
-    return kernel_of(n) != &backend_of(Device{}).implementations(n.kind).back();
+    const Implementation* k = kernel_of(n);
+    return k && k != &backend_of(Device{}).implementations(n.kind).back();
   }
 
   // The one node that reads what node i writes to out[k], reading all of it; -1 if there are more or other
@@ -229,6 +232,7 @@ class Fuser {
     return true;
   }
 
+  // activation_bwd + batch_norm_bwd; where the gradient of y is a sum of two, that addition too.
   void join_batch_norm_bwd(int i) {
     const Node& a = g_.nodes[i];
     const ActParams& act = a.params.as<ActParams>();
@@ -237,15 +241,8 @@ class Fuser {
     if (g_.buffers[dz.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(dz.buffer)) return;
     const auto readers = uses_.readers[dz.buffer];
     for (int r : readers) {
-      if (r >= static_cast<int>(g_.nodes.size()) || gone_[r]) continue;
-      const Node& b = g_.nodes[r];
-      if (b.kind != OpKind::batch_norm_bwd || !(b.in[0] == dz) ||
-          b.params.as<BatchNormParams>().act.act != Act::none)
-        continue;
-      bool ok = true;
-      for (size_t k = 1; k < b.in.size(); ++k) ok &= ready(b.in[k], i, r) && b.in[k].buffer != dz.buffer;
-      if (!ok) continue;
-      Node joined = b;
+      if (!movable_batch_norm_bwd(r, i, dz)) continue;
+      Node joined = g_.nodes[r];
       auto& p = joined.params.as<BatchNormParams>();
       p.act = act;
       joined.in[0] = a.in[0];
@@ -253,14 +250,112 @@ class Fuser {
       p.has_residual = readers.size() > 1;
       if (p.has_residual) joined.out.push_back(dz);
       if (!has_kernel(joined)) continue;
-      for (const Value& v : b.out) {
-        auto& w = uses_.writers[v.buffer];
-        std::replace(w.begin(), w.end(), r, i);
+      int sum = p.has_residual ? addition_before(i, a.in[0]) : -1;
+      if (sum >= 0) {
+        Node with_sum = take_addition(joined, sum);
+        if (kernel_of(with_sum) == kernel_of(joined)) joined = with_sum, drop_addition(sum, i);
       }
-      g_.nodes[i] = joined;
-      gone_[r] = 1;
+      replace(i, r, joined);
+      make_output_again(i);
       return;
     }
+  }
+
+  // The sum of two gradients that a batch_norm_bwd without activation and others read (inverted residuals).
+  void join_addition_batch_norm_bwd(int i) {
+    const Node& a = g_.nodes[i];
+    if (!plain_addition(a)) return;
+    const Value sum = a.out[0];
+    if (g_.buffers[sum.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(sum.buffer)) return;
+    const auto readers = uses_.readers[sum.buffer];
+    if (readers.size() < 2) return;
+    for (int r : readers) {
+      if (!movable_batch_norm_bwd(r, i, sum)) continue;
+      Node joined = g_.nodes[r];
+      joined.params.as<BatchNormParams>().has_residual = 1;
+      joined.out.push_back(sum);
+      joined = take_addition(joined, i);
+      if (!has_kernel(joined) || kernel_of(joined) != kernel_of(g_.nodes[r])) continue;
+      replace(i, r, joined);
+      return;
+    }
+  }
+
+  // A batch_norm_bwd without activation that reads the gradient dy and may run at position `to`.
+  bool movable_batch_norm_bwd(int r, int to, const Value& dy) const {
+    if (r >= static_cast<int>(g_.nodes.size()) || gone_[r]) return false;
+    const Node& b = g_.nodes[r];
+    if (b.kind != OpKind::batch_norm_bwd || !(b.in[0] == dy)) return false;
+    const auto& p = b.params.as<BatchNormParams>();
+    if (p.act.act != Act::none || p.has_residual || p.has_dy2) return false;
+    for (size_t k = 1; k < b.in.size(); ++k)
+      if (!ready(b.in[k], to, r) || b.in[k].buffer == dy.buffer) return false;
+    return true;
+  }
+
+  static bool plain_addition(const Node& n) {
+    return n.kind == OpKind::binary && n.params.as<BinaryParams>().op == Binary::add &&
+           n.in[0].shape == n.out[0].shape && n.in[1].shape == n.out[0].shape &&
+           n.in[0].strides == n.out[0].strides && n.in[1].strides == n.out[0].strides &&
+           n.in[0].dtype == n.out[0].dtype && n.in[0].buffer != n.out[0].buffer &&
+           n.in[1].buffer != n.out[0].buffer;
+  }
+  // The addition that makes v for node i alone and whose operands still stand there at i; -1 without one.
+  int addition_before(int i, const Value& v) const {
+    if (!uses_.single_writer(v.buffer)) return -1;
+    int a = uses_.writers[v.buffer][0];
+    if (gone_[a] || !plain_addition(g_.nodes[a]) || only_reader(a) != i) return -1;
+    for (const Value& in : g_.nodes[a].in)
+      if (!ready(in, a + 1, i)) return -1;
+    return a;
+  }
+  Node take_addition(Node bwd, int sum) const {
+    bwd.params.as<BatchNormParams>().has_dy2 = 1;
+    bwd.in[0] = g_.nodes[sum].in[0];
+    bwd.in.push_back(g_.nodes[sum].in[1]);
+    return bwd;
+  }
+  void drop_addition(int sum, int i) {
+    for (const Value& v : g_.nodes[sum].in)
+      std::replace(uses_.readers[v.buffer].begin(), uses_.readers[v.buffer].end(), sum, i);
+    gone_[sum] = 1;
+  }
+  // Node r moves to position i, whose node it has taken in.
+  void replace(int i, int r, const Node& joined) {
+    for (const Value& v : g_.nodes[r].out)
+      std::replace(uses_.writers[v.buffer].begin(), uses_.writers[v.buffer].end(), r, i);
+    for (const Value& v : g_.nodes[r].in) {
+      auto& readers = uses_.readers[v.buffer];
+      std::replace(readers.begin(), readers.end(), r, i);
+      std::sort(readers.begin(), readers.end());
+      readers.erase(std::unique(readers.begin(), readers.end()), readers.end());
+    }
+    g_.nodes[i] = joined;
+    gone_[r] = 1;
+  }
+
+  // The backward pass reads x anyway: y = act(affine(x)) is cheaper to make again than to read.
+  void make_output_again(int i) {
+    Node again = g_.nodes[i];
+    auto& p = again.params.as<BatchNormParams>();
+    const Value y = again.in[5];
+    if (p.act.act == Act::none || p.has_affine || !uses_.single_writer(y.buffer)) return;
+    int f = uses_.writers[y.buffer][0];
+    if (f >= i || gone_[f] || g_.nodes[f].kind != OpKind::batch_norm) return;
+    Node fwd = g_.nodes[f];
+    auto& q = fwd.params.as<BatchNormParams>();
+    if (q.has_residual || std::memcmp(&q.act, &p.act, sizeof q.act) != 0 || !(fwd.out[0] == y) ||
+        !(fwd.in[0] == again.in[1]) || !(fwd.out[1] == again.in[3]) || !ready(fwd.in[0], f + 1, i))
+      return;
+    if (!q.has_affine) {
+      q.has_affine = 1;
+      fwd.out.push_back(new_value(fwd.out[1], {2, q.C}, f));
+    }
+    p.has_affine = 1;
+    again.in[5] = fwd.out[3];
+    if (kernel_of(fwd) != kernel_of(g_.nodes[f]) || kernel_of(again) != kernel_of(g_.nodes[i])) return;
+    g_.nodes[f] = fwd;
+    g_.nodes[i] = again;
   }
 };
 

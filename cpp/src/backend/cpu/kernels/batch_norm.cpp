@@ -152,10 +152,16 @@ struct Apply {
   }
 };
 
-template <Act A, class T>
+// y of an element, read or made again with the arithmetic of the forward pass.
+template <Act A, bool Again, class T>
+FASTCNN_OP vf output_of(const T* y, int64_t i, vf centred, vf scale, vf shift, float alpha, int n) {
+  return Again ? act_fwd<A>(fma(centred, scale, shift), alpha, 0) : get(y + i, n);
+}
+
+template <Act A, bool Again, class T>
 struct BwdApply {
   const T *dy, *x, *y;
-  const float *mean, *a, *b, *c;
+  const float *scale, *shift, *mean, *a, *b, *c;
   T* dx;
   int64_t period;
   float alpha;
@@ -163,34 +169,41 @@ struct BwdApply {
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
     vf m = get(mean + j, n), va = get(a + j, n), vb = get(b + j, n), vc = get(c + j, n);
+    vf sc = Again ? get(scale + j, n) : m, sh = Again ? get(shift + j, n) : m;
     for (int r = 0; r < R; ++r, off += period) {
-      vf dz = get(dy + off, n);
-      if (A != Act::none) dz = act_grad<A>(dz, get(y + off, n), alpha, 0);
-      put(dx + off, fma(va, dz, fma(vb, sub(get(x + off, n), m), vc)), n, nt);
+      vf dz = get(dy + off, n), centred = sub(get(x + off, n), m);
+      if (A != Act::none) dz = act_grad<A>(dz, output_of<A, Again>(y, off, centred, sc, sh, alpha, n), alpha, 0);
+      put(dx + off, fma(va, dz, fma(vb, centred, vc)), n, nt);
     }
   }
 };
 
-template <int NV, Act A, bool Dz, class T>
+// How the gradient arrives and leaves: Dz stores dz, Two adds a second dy, Again makes y from x.
+template <int NV, Act A, bool Dz, bool Two, bool Again, class T>
 FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
-                               const float* mean, int n, float* s1, float* s2, bool more) {
-  vf m[NV], a[NV], q[NV];
+                               const float* mean, int64_t j, int n, float* s1, float* s2, bool more) {
+  vf m[NV], a[NV], q[NV], sc[NV], sh[NV];
   const float alpha = static_cast<float>(p.act.alpha);
   const T *dy = values<T>(p.dy), *x = values<T>(p.x), *y = values<T>(p.y);
+  const T* dy2 = values<T>(p.dy2);
   T* to = values<T>(p.dz);
   for (int v = 0; v < NV; ++v) {
     m[v] = get(mean + v * kLanes, n);
     a[v] = more ? load(s1 + v * kLanes) : zero();
     q[v] = more ? load(s2 + v * kLanes) : zero();
+    sc[v] = Again ? get(p.scale + j + v * kLanes, n) : m[v];
+    sh[v] = Again ? get(p.shift + j + v * kLanes, n) : m[v];
   }
   for (int64_t r = 0; r < vrows; ++r, off += stride)
     for (int v = 0; v < NV; ++v) {
       int64_t i = off + v * kLanes;
-      vf dz = get(dy + i, n);
-      if (A != Act::none) dz = act_grad<A>(dz, get(y + i, n), alpha, 0);
+      vf dz = get(dy + i, n), centred = sub(get(x + i, n), m[v]);
+      if (Two) dz = add(dz, get(dy2 + i, n));
+      if (A != Act::none)
+        dz = act_grad<A>(dz, output_of<A, Again>(y, i, centred, sc[v], sh[v], alpha, n), alpha, 0);
       if (Dz) put(to + i, dz, n, false);
       a[v] = add(a[v], dz);
-      q[v] = fma(dz, sub(get(x + i, n), m[v]), q[v]);
+      q[v] = fma(dz, centred, q[v]);
     }
   for (int v = 0; v < NV; ++v) {
     store(s1 + v * kLanes, a[v]);
@@ -198,7 +211,7 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
   }
 }
 
-template <class T, Act A, bool Dz>
+template <class T, Act A, bool Dz, bool Two, bool Again>
 FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   const NormShape& s = p.s;
   alignas(64) float s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
@@ -209,13 +222,16 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
       for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
-        bwd_sums_block<NV, A, Dz, T>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, n, s1 + j, s2 + j,
-                                     false);
+        // Two more parameters per vector: four vectors of them still fit the registers.
+        constexpr int V = Again && NV > 4 ? NV / 2 : NV;
+        for (int64_t k = j; k < j + NV * kLanes; k += V * kLanes)
+          bwd_sums_block<V, A, Dz, Two, Again, T>(p, c.offset + j0 + k, s.period, c.vrows, mean + j0 + k, j0 + k,
+                                                  n, s1 + k, s2 + k, false);
       });
       for (int64_t j = 0; j < c.rem; j += kLanes)
-        bwd_sums_block<1, A, Dz, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j,
-                                    static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j, s2 + j,
-                                    true);
+        bwd_sums_block<1, A, Dz, Two, Again, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j, j,
+                                                static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j,
+                                                s2 + j, true);
       int64_t channels = s.fold > 1 ? s.C : width;
       for (int64_t ch = 0; ch < channels; ++ch) part[j0 + ch] = s1[ch], part[s.C + j0 + ch] = s2[ch];
       for (int64_t t = 1; t < s.fold; ++t)
@@ -238,16 +254,17 @@ FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
   if (p.nt) fence();
 }
 
-template <class T, Act A>
+template <class T, Act A, bool Again>
 FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = end - 1; item >= begin; --item) {
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
-    sweep(
-        c, p.s.period,
-        BwdApply<A, T>{values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
-                       A != Act::none ? values<T>(p.y) + c.offset : nullptr, p.mean + t, p.a + t, p.b + t, p.c + t,
-                       values<T>(p.dx) + c.offset, p.s.period, static_cast<float>(p.act.alpha), p.nt != 0});
+    sweep(c, p.s.period,
+          BwdApply<A, Again, T>{values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
+                                A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr,
+                                Again ? p.scale + t : nullptr, Again ? p.shift + t : nullptr, p.mean + t, p.a + t,
+                                p.b + t, p.c + t, values<T>(p.dx) + c.offset, p.s.period,
+                                static_cast<float>(p.act.alpha), p.nt != 0});
   }
   if (p.nt) fence();
 }
@@ -328,15 +345,23 @@ static void apply_any(const NormApplyArgs* p, int64_t begin, int64_t end) {
 void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(p, begin, end); }
 void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
 
-#define FASTCNN_MASK_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu)
+#define FASTCNN_MASK_ACTS(X) X(relu) X(relu6) X(leaky_relu)
+
+template <class T, Act A, bool Again>
+static void bwd_sums_of(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
+  if (p.dz && p.dy2) return bwd_sums<T, A, true, true, Again>(p, begin, end);
+  if (p.dz) return bwd_sums<T, A, true, false, Again>(p, begin, end);
+  return bwd_sums<T, A, false, false, Again>(p, begin, end);
+}
 
 template <class T>
 static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
   switch (p->act.act) {
+    case Act::none: return bwd_sums_of<T, Act::none, false>(*p, begin, end);
 #define FASTCNN_CASE(a) \
   case Act::a:          \
-    return p->dz ? bwd_sums<T, Act::a, true>(*p, begin, end) : bwd_sums<T, Act::a, false>(*p, begin, end);
-    FASTCNN_MASK_ACTS(FASTCNN_CASE)
+    return p->scale ? bwd_sums_of<T, Act::a, true>(*p, begin, end) : bwd_sums_of<T, Act::a, false>(*p, begin, end);
+      FASTCNN_MASK_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
@@ -349,9 +374,11 @@ void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
 template <class T>
 static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
   switch (p->act.act) {
+    case Act::none: return bwd_apply<T, Act::none, false>(*p, begin, end);
 #define FASTCNN_CASE(a) \
-  case Act::a: return bwd_apply<T, Act::a>(*p, begin, end);
-    FASTCNN_MASK_ACTS(FASTCNN_CASE)
+  case Act::a:          \
+    return p->scale ? bwd_apply<T, Act::a, true>(*p, begin, end) : bwd_apply<T, Act::a, false>(*p, begin, end);
+      FASTCNN_MASK_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }

@@ -36,7 +36,8 @@ struct NormApplyArgs {
 // Per channel: sum of dz and sum of dz * (x - mean); dz = dy * act'(y), stored to `dz` unless null.
 struct NormBwdSumsArgs {
   NormShape s;
-  const float *dy, *x, *y;
+  const float *dy, *dy2, *x, *y;  // dy2, where not null (then dz is not null either), is added to dy
+  const float *scale, *shift;     // where not null: y = act((x - mean) * scale + shift) instead of reading y
   float* dz;
   const float* mean;
   double* part;
@@ -47,6 +48,7 @@ struct NormBwdSumsArgs {
 struct NormBwdApplyArgs {
   NormShape s;
   const float *dy, *x, *y;
+  const float *scale, *shift;  // as in NormBwdSumsArgs
   float* dx;
   const float *mean, *a, *b, *c;
   ActParams act;

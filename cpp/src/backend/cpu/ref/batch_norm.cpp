@@ -24,6 +24,11 @@ void batch_norm(const Call& c) {
     double s = 1 / std::sqrt(v + p.eps);
     mean.set(ch, m);
     invstd.set(ch, s);
+    if (p.has_affine) {
+      Writer affine(c.out[3]);
+      affine.set(ch, s * gamma[ch]);
+      affine.set(p.C + ch, beta[ch] - (m - Reader(c.out[1])[ch]) * s * gamma[ch]);
+    }
     for (int64_t r = 0; r < p.rows; ++r) {
       int64_t i = r * p.C + ch;
       double z = (x[i] - m) * s * gamma[ch] + beta[ch];
@@ -55,14 +60,21 @@ void batch_norm_bwd(const Call& c) {
     throw std::logic_error("batch_norm_bwd: this activation cannot be differentiated from its output");
   Reader dy(c.in[0]), x(c.in[1]), gamma(c.in[2]), mean(c.in[3]), invstd(c.in[4]), y;
   bool act = p.act.act != Act::none;
-  if (act) y = c.in[5];
+  Reader dy2;
+  if (act) y = c.in[5];  // or the affine map of the forward pass
+  if (p.has_dy2) dy2 = c.in[c.in.size() - 1];
+  auto dz_at = [&](int64_t i, int64_t ch) {
+    double d = p.has_dy2 ? dy[i] + dy2[i] : dy[i];
+    if (!act) return d;
+    return act_bwd(p.act, d, p.has_affine ? apply_act(p.act, (x[i] - mean[ch]) * y[ch] + y[p.C + ch]) : y[i]);
+  };
   Writer dx(c.out[0]), dgamma(c.out[1]), dbeta(c.out[2]), dres;
   if (p.has_residual) dres = c.out[3];
   for (int64_t ch = 0; ch < p.C; ++ch) {
     double m = mean[ch], s = invstd[ch], sum = 0, dot = 0, n = static_cast<double>(std::max<int64_t>(p.rows, 1));
     for (int64_t r = 0; r < p.rows; ++r) {
       int64_t i = r * p.C + ch;
-      double dz = act ? act_bwd(p.act, dy[i], y[i]) : dy[i];
+      double dz = dz_at(i, ch);
       sum += dz;
       dot += dz * (x[i] - m) * s;
     }
@@ -70,7 +82,7 @@ void batch_norm_bwd(const Call& c) {
     dbeta.set(ch, sum);
     for (int64_t r = 0; r < p.rows; ++r) {
       int64_t i = r * p.C + ch;
-      double dz = act ? act_bwd(p.act, dy[i], y[i]) : dy[i];
+      double dz = dz_at(i, ch);
       dx.set(i, gamma[ch] * s * (dz - sum / n - (x[i] - m) * s * dot / n));
       if (p.has_residual) dres.set(i, dz);
     }

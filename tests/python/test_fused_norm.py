@@ -1,0 +1,133 @@
+"""Batch norm in training plans: backward passes that make their output again and take the sum of two gradients. Each
+join must be seen to happen, give eager's numbers bit for bit, and stay away where an operand changes in between."""
+
+from __future__ import annotations
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+ops, nn = fc.ops, fc.nn
+
+
+@pytest.fixture(params=[i for i in fc._core.available_isas() if i != "ref"])
+def isa(request):
+    before = fc.isa()
+    fc._core.set_isa(request.param)
+    yield request.param
+    fc._core.set_isa(before)
+
+
+def rand(*shape, seed=0):
+    return fc.tensor(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
+
+
+class Residual(nn.Module):
+    """relu(bn(conv(relu(bn(conv(x))))) + x), twice: gradients meet at the input of the second block."""
+
+    def __init__(self, act, linear=False):
+        super().__init__()
+        for i in range(2):
+            for j in range(2):
+                self.add_module(f"c{i}{j}", nn.Conv2d(12, 12, 3, padding=1, bias=False))
+                self.add_module(f"b{i}{j}", nn.BatchNorm2d(12))
+        self.act, self.linear = act, linear
+
+    def forward(self, x):
+        for i in range(2):
+            y = self.act(getattr(self, f"b{i}0")(getattr(self, f"c{i}0")(x)))
+            y = getattr(self, f"b{i}1")(getattr(self, f"c{i}1")(y)) + x
+            x = y if self.linear else self.act(y)
+        return x
+
+
+def gradients(model, x, compiled):
+    def fn(x):
+        loss = (model(x) ** 2).sum()
+        return (loss, *fc.grad(loss, [x, *model.parameters()]))
+
+    f = fc.compile(fn) if compiled else fn
+    return f, [t.numpy() for t in f(x)]
+
+
+def steps(f, kind):
+    return [s for s in f._core.steps() if s["op"] == kind]
+
+
+def same(model, x):
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    _, want = gradients(model, x, False)
+    model.load_state_dict(state)
+    f, got = gradients(model, x, True)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    return f
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_residual_blocks(act, linear, isa):
+    fc.manual_seed(3)
+    model = Residual(getattr(ops, act), linear)
+    f = same(model, rand(3, 12, 6, 7).requires_grad_())
+    bwd = steps(f, "batch_norm_bwd")
+    assert len(bwd) == 4
+    assert not steps(f, "activation_bwd") and not steps(f, "activation")
+    # The inner norm of each block makes its output again: a (2, 12) operand instead of a tensor.
+    assert sum("(2, 12)" in s["shapes"] for s in bwd) == 2, f.describe()
+    # Of the two sums of gradients (at the input of each block) the norm in front takes the one it can see.
+    full = "(3, 12, 6, 7)"
+    sums = [s for s in steps(f, "binary") if s["shapes"] == f"{full} {full} -> {full}"]
+    assert len(sums) == 2, f.describe()  # the other binary step is the gradient of the loss
+
+
+def test_no_join_when_x_changes_in_between(isa):
+    bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3)
+
+    def fn(a):
+        v = a * 2
+        y = ops.relu(bn(v))
+        return fc.grad((y * y).sum(), [a]), y
+
+    for grad in (True,):
+        a = x.clone().requires_grad_(grad)
+        f = fc.compile(lambda a: fn(a)[0][0])
+        state = {k: v.clone() for k, v in bn.state_dict().items()}
+        want = fn(a)[0][0].numpy()
+        bn.load_state_dict(state)
+        np.testing.assert_array_equal(f(a).numpy(), want)
+
+
+def test_sums_that_others_change_stay(isa):
+    """The sum of two gradients is changed in place before the norm's backward pass may read its parts."""
+    bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3).requires_grad_()
+    g1, g2 = rand(5, 4, 3, 3, seed=1), rand(5, 4, 3, 3, seed=2)
+
+    def fn(x, g1, g2):
+        y = bn(x)
+        a, b = g1 * 1, g2 * 1
+        g = a + b
+        a.mul_(3)
+        (dx,) = fc.grad(y, [x], [g])
+        return dx, g, a
+
+    state = {k: v.clone() for k, v in bn.state_dict().items()}
+    want = [t.numpy() for t in fn(x, g1, g2)]
+    bn.load_state_dict(state)
+    for got, w in zip(fc.compile(fn)(x, g1, g2), want, strict=True):
+        np.testing.assert_array_equal(got.numpy(), w)
+
+
+def test_double_backward(isa):
+    bn = nn.BatchNorm2d(4)
+    x = rand(5, 4, 3, 3).requires_grad_()
+
+    def fn(x):
+        y = ops.relu(bn(x))
+        (g,) = fc.grad((y * y).sum(), [x], create_graph=True)
+        return fc.grad((g * g).sum(), [x])[0]
+
+    state = {k: v.clone() for k, v in bn.state_dict().items()}
+    want = fn(x).numpy()
+    bn.load_state_dict(state)
+    np.testing.assert_allclose(fc.compile(fn)(x).numpy(), want, rtol=2e-4, atol=1e-5 * np.abs(want).max())
