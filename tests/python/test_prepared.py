@@ -110,7 +110,7 @@ def test_models(name):
     f = check(model.eval(), rand(2, 3, size, size))
     left = set(kinds(f)) & {"batch_norm_infer", "binary", "activation"}
     assert not left, f.describe()
-    assert f.info()["prepared_operands"] > 5
+    assert f.info()["prepared_operands"] > 15
 
 
 @pytest.mark.parametrize(("channels", "size"), [(64, 28), (128, 14), (256, 14)])
@@ -186,8 +186,7 @@ def test_every_way_to_change_a_weight_is_seen():
     model(x).sum().backward()
     opt.step()
     changed()
-    # One with gradients on and one without: new weights make no new trace.
-    assert f._core.cache_info()["misses"] == traced + 2
+    assert f._core.cache_info()["misses"] == traced + 1  # all of it without a new trace
 
 
 def test_weights_over_foreign_memory():
