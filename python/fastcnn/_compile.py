@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 
 import numpy as np
 
@@ -61,11 +62,17 @@ class CompiledFunction:
         self._results = {}  # plan id -> (tree, constants)
         self._number = itertools.count()
         self._alive = []
+        # One call at a time, as in the core: a plan must not be found before its results are described here.
+        self._lock = threading.RLock()
         functools.update_wrapper(self, fn, updated=())
 
     def __call__(self, *args, **kwargs):
         if _core.is_tracing():  # inside another compiled function: its ops join that trace
             return self._fn(*args, **kwargs)
+        with self._lock:
+            return self._call(args, kwargs)
+
+    def _call(self, args, kwargs):
         tensors, constants = [], []
         structure = _flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())

@@ -91,7 +91,6 @@ def test_peaks_are_plausible_and_restore_the_threads():
     assert 1 < one["float32_gflops"] < 1000  # one core
     assert 0.5 < one["triad_gbytes"] < 500 and 0.5 < one["copy_gbytes"] < 500
     assert (one["bfloat16_gflops"] > 0) == (_core.isa() == "avx512bf16")
-    assert one["bfloat16_gflops"] == 0 or 1.3 < one["bfloat16_gflops"] / one["float32_gflops"] < 3
 
 
 def test_every_isa_has_a_peak_kernel():

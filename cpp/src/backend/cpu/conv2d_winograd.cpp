@@ -4,14 +4,13 @@
 // weights that stay in L2. By blocks: all windows are transformed first, then each thread takes blocks of outputs
 // and transforms their weights where it needs them; for many channels.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
-#include "fastcnn/error.h"
 #include "fastcnn/runtime.h"
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -101,21 +100,6 @@ struct Parts {
         bytes(c.used()) {}
   int64_t bytes;
 };
-
-// f(begin, end, scratch) on each thread's own memory.
-template <class F>
-void with_scratch(int64_t items, int64_t grain, int64_t floats, F&& f) {
-  std::atomic<bool> failed{false};
-  parallel_for(items, grain, [&](int64_t b, int64_t e, int) {
-    if (float* s = thread_scratch(floats))
-      f(b, e, s);
-    else
-      failed = true;
-  });
-  if (failed)
-    throw MemoryError("conv2d: expected " + std::to_string(floats * 4) +
-                      " bytes of scratch memory for each thread");
-}
 
 // Of one group; 0: better transformed where they are used.
 int64_t prepared_floats(WinogradTask t) {

@@ -10,6 +10,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -18,7 +19,6 @@ namespace {
 
 constexpr int64_t kWindowFloats = 2 * 1024 * 1024;  // transformed windows stay in L3
 constexpr int64_t kHalfScratch = 100 * 1024;        // weights and products of a block, each, stay in L2
-constexpr int64_t kMostWorkers = 16;                // threads that have scratch memory
 constexpr int64_t kFewestTiles = 48, kFewestChannels = 32, kGradientOutputs = 64;
 
 int64_t vectors(int64_t channels) { return ceil_div(channels, lanes()); }
@@ -81,44 +81,34 @@ int64_t plan_gradient(Winograd2x2Task& t) {
   return 25 * winograd2x2_plane(t.depth * width);
 }
 
-// f(begin, end, scratch): each worker on its own scratch.
-template <class F>
-void with_scratch(int64_t items, float* scratch, int64_t floats, F&& f) {
-  const int64_t workers = std::min<int64_t>({items, num_threads(), kMostWorkers});
-  parallel_for(workers, 1, [&](int64_t b, int64_t e, int) {
-    for (int64_t i = b; i < e; ++i) f(items * i / workers, items * (i + 1) / workers, scratch + i * floats);
-  });
-}
-
 struct Memory {
-  float *zeros, *u, *e, *scratch;
+  float *zeros, *u, *e;
   int64_t bytes;
-  Memory(const Winograd2x2Task& t, int64_t scratch_floats, void* base) {
+  Memory(const Winograd2x2Task& t, void* base) {
     Carve c(base);
     zeros = c.take<float>(padded(std::max(t.C, t.O)));
     u = c.take<float>(25 * t.u_plane);
     e = c.take<float>(25 * t.e_plane);
-    scratch = c.take<float>(aligned(scratch_floats) * kMostWorkers);
     bytes = c.used();
   }
 };
 
 int64_t blocks_bytes(Winograd2x2Task t) {
-  const int64_t one = plan_blocks(t, 1);  // more threads make smaller groups
-  return Memory(t, one, nullptr).bytes;
+  plan_blocks(t, 1);
+  return Memory(t, nullptr).bytes;
 }
 
 void run_blocks(Winograd2x2Task t, void* workspace) {
   const KernelTable& k = *kernels();
-  const int64_t scratch = aligned(plan_blocks(t, num_threads()));
-  Memory m(t, scratch, workspace);
+  const int64_t scratch = plan_blocks(t, num_threads());
+  Memory m(t, workspace);
   std::memset(m.zeros, 0, static_cast<size_t>(padded(std::max(t.C, t.O))) * 4);
   t.zeros = m.zeros, t.u = m.u;
   const int64_t all = tiles_of(t);
   for (t.tile0 = 0; t.tile0 < all; t.tile0 += t.places) {
     t.tiles = std::min(t.places, all - t.tile0);
     parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd2x2_input(t, b, e); });
-    with_scratch(t.blocks * t.groups, m.scratch, scratch,
+    with_scratch(t.blocks * t.groups, 1, scratch,
                  [&](int64_t b, int64_t e, float* s) { k.winograd2x2_blocks(t, s, b, e); });
   }
 }
@@ -178,15 +168,15 @@ const char* winograd2x2_bwd_weights_declines(const Call& c) {
 
 int64_t winograd2x2_bwd_weights_workspace(const Call& c) {
   Winograd2x2Task t = forward_task2x2(c.as<Conv2dParams>());
-  const int64_t scratch = plan_gradient(t);
-  return Memory(t, scratch, nullptr).bytes;
+  plan_gradient(t);
+  return Memory(t, nullptr).bytes;
 }
 
 void winograd2x2_bwd_weights_run(const Call& c) {
   Winograd2x2Task t = forward_task2x2(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
-  const int64_t scratch = aligned(plan_gradient(t));
-  Memory m(t, scratch, c.workspace);
+  const int64_t scratch = plan_gradient(t);
+  Memory m(t, c.workspace);
   std::memset(m.zeros, 0, static_cast<size_t>(padded(std::max(t.C, t.O))) * 4);
   t.zeros = m.zeros, t.u = m.u, t.e = m.e;
   t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = c.out[0].as<float>();
@@ -197,7 +187,7 @@ void winograd2x2_bwd_weights_run(const Call& c) {
       k.winograd2x2_input(t, b, e);
       k.winograd2x2_gradient(t, b, e);
     });
-    with_scratch(items, m.scratch, scratch,
+    with_scratch(items, 1, scratch,
                  [&](int64_t b, int64_t e, float* s) { k.winograd2x2_gradient_blocks(t, s, b, e); });
   }
 }
