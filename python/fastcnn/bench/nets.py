@@ -284,6 +284,7 @@ def _row(task, effort, peer, compiled):
         if compiled:
             best = try_mode(f"{best} compile", best, True)
         row["difference"] = max(differences)
+        others = machine.Others()  # from here on: the peer's compiler ran in processes of its own
         peak = machine.higher(peak, machine.measure_peak(0.2))
         pairs = pairing.time_pairs(ours, calls[best], effort)
         seconds = layers.add_pairs(row, pairs, best, modes)
