@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -117,8 +118,13 @@ float* thread_scratch(int64_t floats) {
   thread_local Memory m;
   if (m.floats < floats) {
     std::free(m.p);
-    const int64_t bytes = (floats * 4 + 4095) / 4096 * 4096;
-    m.p = static_cast<float*>(std::aligned_alloc(4096, static_cast<size_t>(bytes)));
+    // Of small pages, which the kernel scatters, some would share sets of the second-level cache by chance.
+    constexpr int64_t kHugePage = 2 << 20;
+    const int64_t bytes = (floats * 4 + kHugePage - 1) / kHugePage * kHugePage;
+    m.p = static_cast<float*>(std::aligned_alloc(kHugePage, static_cast<size_t>(bytes)));
+#if defined(MADV_HUGEPAGE)
+    if (m.p) madvise(m.p, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+#endif
     m.floats = m.p ? bytes / 4 : 0;
   }
   return m.p;
