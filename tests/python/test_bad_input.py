@@ -153,4 +153,33 @@ def test_empty_batches_where_they_make_sense():
 def test_nan_goes_through():
     bad = fc.tensor([[float("nan"), 1.0]])
     assert np.isnan(ops.relu(bad).numpy()[0, 0]) and np.isnan(bad.max().item()) and np.isnan(bad.sum().item())
-    assert np.isnan(ops.cross_entropy(z(1, 2), bad).item())  # soft targets that are NaN give a NaN loss
+    assert np.isnan(ops.mse_loss(z(1, 2), bad.requires_grad_()).item())  # the other side of a loss, no data
+
+
+TARGET_LOSSES = {
+    "cross_entropy": lambda x, t: ops.cross_entropy(x, t),
+    "binary_cross_entropy_with_logits": lambda x, t: ops.binary_cross_entropy_with_logits(x, t),
+    "mse_loss": lambda x, t: ops.mse_loss(x, t),
+    "l1_loss": lambda x, t: ops.l1_loss(x, t),
+    "smooth_l1_loss": lambda x, t: ops.smooth_l1_loss(x, t),
+    "huber_loss": lambda x, t: ops.huber_loss(x, t),
+    "kl_div": lambda x, t: ops.kl_div(x, t),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("op", TARGET_LOSSES)
+def test_nan_target(op, dtype):
+    loss = TARGET_LOSSES[op]
+    values = np.full((2, 3, 4, 5), 0.25, np.float32)
+    good = fc.tensor(values).to(dtype)
+    values[1, 2, 0, 3] = np.nan
+    bad, x = fc.tensor(values).to(dtype), z(2, 3, 4, 5, dtype=dtype)
+    message = rf"^{op}: expected a target without NaN, got NaN at position \(1, 2, 0, 3\)"
+    step = fc.compile(loss)
+    expected = loss(x, good).item()
+    assert step(x, good).item() == pytest.approx(expected, rel=1e-5)
+    for call in (loss, step):
+        with pytest.raises(ValueError, match=message):
+            call(x, bad)
+    assert step(x, good).item() == pytest.approx(expected, rel=1e-5)

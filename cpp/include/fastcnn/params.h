@@ -97,6 +97,11 @@ struct FoldParams {
   double eps = 1e-5;
 };
 
+// The loss whose target is checked for NaN, for the message.
+struct CheckTargetParams {
+  char op[40] = {};
+};
+
 // layer_norm: x seen as (outer, inner), normalised over inner. group_norm, instance_norm: x is (N, HW, C) in
 // memory, normalised over HW and the C/groups channels of a group.
 struct NormParams {

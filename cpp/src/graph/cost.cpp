@@ -59,6 +59,7 @@ int64_t flops_of(const Call& c) {
     case OpKind::interpolate: return 8 * out;
     case OpKind::interpolate_bwd: return 8 * in;
     case OpKind::unary: return c.as<UnaryParams>().op == Unary::copy ? 0 : out;
+    case OpKind::check_target:
     case OpKind::fill:
     case OpKind::strided_scatter:
     case OpKind::index_select:

@@ -61,6 +61,8 @@
   X(cross_entropy, CrossEntropyParams)                                                                         \
   /* dloss, logits, target, lse, weight_sum [, weight] -> dlogits */                                           \
   X(cross_entropy_bwd, CrossEntropyParams)                                                                     \
+  /* x -> y, a copy; ValueError where x is NaN */                                                              \
+  X(check_target, CheckTargetParams)                                                                           \
   /* x [strided] -> y (may be = in 0) */                                                                       \
   X(unary, UnaryParams)                                                                                        \
   /* a, b [strided, broadcast] -> y (may be = in 0) */                                                         \

@@ -1,6 +1,7 @@
 // What it is: losses. cross_entropy on class ids is one fused kernel; the others are composed of ops.
 // 16-bit inputs are taken to float32 first: losses and their sums need it.
 #include <cmath>
+#include <cstdio>
 
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
@@ -25,11 +26,23 @@ Tensor wide(const char* op, const Tensor& x) {
   return dtype_size(x.dtype()) == 2 ? cast(x, DType::float32) : x;
 }
 
+const Rule check_target_rule{"check_target",
+                             [](TapeNode&, const std::vector<Tensor>& g) { return std::vector<Tensor>{g[0]}; }};
+
+// Data with NaN in it would end as a NaN loss steps later; it is refused where it enters, in plans too.
+Tensor without_nan(const char* op, const Tensor& target) {
+  CheckTargetParams p;
+  std::snprintf(p.op, sizeof p.op, "%s", op);
+  Tensor t = contiguous(target);
+  return emit1(check_target_rule, OpKind::check_target, p, {t}, {t.shape(), t.dtype()});
+}
+
 // The target beside x: of x's shape (or one number), of x's dtype.
 Tensor paired(const char* op, const Tensor& x, const Tensor& target) {
   check(target.shape() == x.shape() || target.ndim() == 0, op, ": expected a target of shape ", x.shape(),
         ", got ", target.shape());
-  return cast(target, x.dtype());
+  Tensor t = cast(target, x.dtype());
+  return target.requires_grad() ? t : without_nan(op, t);  // what a net gave may diverge; that is no bad input
 }
 
 // (N, C, …) as rows of classes; a view of channels-last and of 2-D logits.
@@ -139,7 +152,7 @@ Tensor cross_entropy_of_ids(const Tensor& logits, const Tensor& target, const Te
 
 Tensor cross_entropy_of_probabilities(const Tensor& logits, const Tensor& target, const Tensor& weight,
                                       Reduction reduction, double label_smoothing) {
-  Tensor x = wide("cross_entropy", logits), t = cast(target, x.dtype());
+  Tensor x = wide("cross_entropy", logits), t = paired("cross_entropy", x, target);
   int dim = x.ndim() == 1 ? 0 : 1;
   int64_t C = x.shape()[dim];
   if (label_smoothing > 0) t = affine(t, 1 - label_smoothing, label_smoothing / static_cast<double>(C));
@@ -203,7 +216,7 @@ Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& targ
   Reduction r = parse_reduction(op, reduction);
   Tensor x = wide(op, logits);
   check(target.shape() == x.shape(), op, ": expected a target of shape ", x.shape(), ", got ", target.shape());
-  Tensor t = cast(target, x.dtype());
+  Tensor t = paired(op, x, target);
   // -log(sigmoid(x)); the threshold lies where the branches agree to the last bit of float64.
   Tensor cost = softplus(neg(x), 1, 40);
   if (pos_weight.defined()) cost = mul(cost, affine(mul(affine(cast(pos_weight, x.dtype()), 1, -1), t), 1, 1));
