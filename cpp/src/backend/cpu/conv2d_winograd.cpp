@@ -27,7 +27,7 @@ constexpr int64_t kPreparedWeights =
     4 << 20;                                // floats: more would cost memory and its traffic more than they save
 constexpr int64_t kPreparedShares = 4;      // blocks of prepared weights are dealt to any number of threads
 constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient that stay in L2 beside a group
-constexpr int64_t kSumTiles = 56;
+constexpr int64_t kSumTiles = 72;
 constexpr int64_t kSumChunkFloats = 3 << 20;
 
 struct Plan {

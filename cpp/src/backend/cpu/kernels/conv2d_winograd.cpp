@@ -178,11 +178,14 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t tiles = t.N * t.tH * t.tW, parts = ceil_div(tiles, t.group);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first = tiles * item / parts, count = tiles * (item + 1) / parts - first;
+    const int64_t next = first + count, ahead = item + 1 < end ? tiles * (item + 2) / parts - next : 0;
     const int64_t widest = ceil_div(t.C > t.O ? t.C : t.O, kLanes) * kLanes;
     const int64_t plane = winograd_plane(widest * count);
     float* u = scratch + plane;
     transform_tiles<6>(t, input_image<T>(t), first, count, u, plane, 0, count);
     for (int64_t i = 0; i < 36; ++i) {
+      fetch_tiles(t, output_image<T>(t), first + count * i / 36, first + count * (i + 1) / 36);
+      fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
       const float* w = t.wt;
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.O, t.blocks, j);

@@ -83,14 +83,20 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
     float* sums = t.sums + chunk * t.sums_chunk;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t at = first + tiles * g / groups, count = first + tiles * (g + 1) / groups - at;
+      const int64_t next = at + count, ahead = next < all ? (all - next < count ? all - next : count) : 0;
       const int64_t u_plane = winograd_plane(padded(t.C) * count), e_plane = winograd_plane(on * count);
       float *u = scratch, *e = scratch + 36 * u_plane, *s = sums;
       transform_tiles<6>(t, input_image<T>(t), at, count, u, u_plane, 0, count);
       transform_tiles<4>(t, gradient_image<T>(t), at, count, e, e_plane, 0, count);
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.C, t.blocks, j);
-        for (int64_t i = 0; i < 36; ++i, s += on * b.V * kLanes)
+        for (int64_t i = 0; i < 36; ++i, s += on * b.V * kLanes) {
+          if (j == 0) {
+            fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
+            fetch_tiles(t, gradient_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
+          }
           sum_plane(e + i * e_plane, u + i * u_plane, count, count, b, 0, on, s, g == 0);
+        }
       }
       if (t.dbias) add_bias_gradient<T>(t, at, count, 0, t.O, g == 0, t.dbias + chunk * t.O);
     }

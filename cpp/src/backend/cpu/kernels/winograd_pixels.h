@@ -107,5 +107,24 @@ template <class T>
 FASTCNN_OP WinogradImage<T> gradient_image(const WinogradTask& t) {
   return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
 }
+template <class T>
+FASTCNN_OP WinogradImage<T> output_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.y), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
+}
+
+// Asks for the 4x4 pixels of tiles [begin, end) of an image, so that memory works while the cores multiply: what
+// the transforms touch next lies in the second-level cache then.
+template <class T>
+FASTCNN_OP void fetch_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t begin, int64_t end) {
+  WinogradTile k(t, begin);
+  for (int64_t i = begin; i < end; ++i, k.next(t)) {
+    const int64_t h0 = k.h - m.pT + (m.pT > 0), w0 = k.w - m.pL + (m.pL > 0);
+    for (int64_t h = h0 < 0 ? 0 : h0; h < h0 + 4 && h < m.H; ++h)
+      for (int64_t w = w0 < 0 ? 0 : w0; w < w0 + 4 && w < m.W; ++w) {
+        const char* p = reinterpret_cast<const char*>(m.p + k.n * m.s_n + h * m.s_h + w * m.s_w);
+        for (int64_t b = 0; b < m.C * static_cast<int64_t>(sizeof(T)); b += 64) __builtin_prefetch(p + b, 0, 2);
+      }
+  }
+}
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA
