@@ -58,6 +58,10 @@ struct Conv2dParams {
   int64_t has_bias = 0;      // conv2d: bias (O) is input 2; conv2d_bwd_weights: second output is the bias gradient
   int64_t has_residual = 0;  // conv2d: a tensor of y's shape, the last input, is added before the activation
   ActParams act;             // conv2d epilogue: y = act(conv + bias + residual)
+  // conv2d, conv2d_bwd_weights: a batch norm is applied as x is read, which stands for in_act((x - mean) * scale +
+  // shift) with mean (C) and affine (2,C) of batch_norm. Padding is zero behind it.
+  int64_t has_norm_in = 0;
+  ActParams in_act;
 };
 
 // matmul family: C[b] (M,N) = op(A[b]) (M,K) * op(B[b]) (K,N); transposes come as strides of the operands.
@@ -86,7 +90,8 @@ struct BatchNormParams {
   // Forward: also gives the scale and shift of each channel. Backward: makes y from x with them instead of reading
   // it.
   int64_t has_affine = 0;
-  int64_t has_dy2 = 0;  // backward: the gradient of y is the sum dy + dy2
+  int64_t has_dy2 = 0;     // backward: the gradient of y is the sum dy + dy2
+  int64_t stats_only = 0;  // forward, with has_affine: no y, readers make it from x (Conv2dParams::has_norm_in)
   ActParams act;
 };
 

@@ -25,7 +25,8 @@ int64_t flops_of(const Call& c) {
     case OpKind::conv2d_bwd_data:
     case OpKind::conv2d_bwd_weights: {
       const auto& p = c.as<Conv2dParams>();
-      return 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+      const int64_t norm = p.has_norm_in ? 3 * in : 0;
+      return norm + 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
     }
     case OpKind::matmul: {
       const auto& p = c.as<MatmulParams>();
@@ -38,7 +39,7 @@ int64_t flops_of(const Call& c) {
       return p.adaptive ? std::max(in, out) : p.N * p.C * p.oH * p.oW * p.kH * p.kW;
     }
     // Counted per element of x from the formulas: sums, then normalise and scale.
-    case OpKind::batch_norm: return 7 * in;
+    case OpKind::batch_norm: return (c.as<BatchNormParams>().stats_only ? 4 : 7) * in;
     case OpKind::batch_norm_bwd: return 9 * in;
     case OpKind::layer_norm:
     case OpKind::group_norm: return 7 * in;

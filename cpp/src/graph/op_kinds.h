@@ -9,11 +9,11 @@
 
 // X(kind, ParamsStruct)
 #define FASTCNN_OPS(X)                                                                                         \
-  /* x, w [, bias] [, residual] -> y */                                                                        \
+  /* x, w [, bias] [, mean(C), affine(2,C) if has_norm_in] [, residual] -> y */                                \
   X(conv2d, Conv2dParams)                                                                                      \
   /* dy, w [, bias(C)] -> dx; with bias it is conv_transpose2d */                                              \
   X(conv2d_bwd_data, Conv2dParams)                                                                             \
-  /* x, dy -> dw [, dbias] */                                                                                  \
+  /* x, dy [, mean(C), affine(2,C) if has_norm_in] -> dw [, dbias] */                                          \
   X(conv2d_bwd_weights, Conv2dParams)                                                                          \
   /* a, b [, bias] -> c (batch,M,N); a stored (batch,M,K) or (batch,K,M) by trans_a; batched operands 3-D */   \
   X(matmul, MatmulParams)                                                                                      \
@@ -27,7 +27,7 @@
   X(avg_pool2d, Pool2dParams)                                                                                  \
   /* dy -> dx */                                                                                               \
   X(avg_pool2d_bwd, Pool2dParams)                                                                              \
-  /* x, gamma, beta [, residual] -> y, mean, invstd (float32 (C)) [, affine (2,C)]; batch statistics */        \
+  /* x, gamma, beta [, residual] -> y unless stats_only, mean, invstd (C) [, affine (2,C)]; of the batch */    \
   X(batch_norm, BatchNormParams)                                                                               \
   /* dy, x, gamma, mean, invstd [, y if act, or affine] [, dy2] -> dx, dgamma, dbeta [, dresidual] */          \
   X(batch_norm_bwd, BatchNormParams)                                                                           \

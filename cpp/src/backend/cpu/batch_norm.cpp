@@ -31,7 +31,9 @@ const char* images_decline(const Call& c, unsigned in, unsigned out) {
   if (half(c.in[0]) && !fuses(c.as<BatchNormParams>().act.act)) return "two roundings: activation is not fused";
   return nullptr;
 }
-const char* forward_declines(const Call& c) { return images_decline(c, 1 | 8, 1); }
+const char* forward_declines(const Call& c) {
+  return images_decline(c, 1 | 8, c.as<BatchNormParams>().stats_only ? 0 : 1);
+}
 const char* infer_declines(const Call& c) { return images_decline(c, 1 | 32, 1); }
 
 // y = act(y) in place, for the activations that the apply pass has no variant of.
@@ -77,7 +79,8 @@ int64_t forward_workspace(const Call& c) {
 void forward(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   const float *gamma = c.in[1].as<float>(), *beta = c.in[2].as<float>();
-  float *mean = c.out[1].as<float>(), *invstd = c.out[2].as<float>();
+  const int64_t first = p.stats_only ? 0 : 1;
+  float *mean = c.out[first].as<float>(), *invstd = c.out[first + 1].as<float>();
   if (p.C == 0) return;
   NormShape s = norm_shape(1, p.rows, p.C);
   ForwardSpace w(s, c.workspace);
@@ -99,12 +102,12 @@ void forward(const Call& c) {
     w.shift[ch] = static_cast<float>(beta[ch] - (m - static_cast<double>(mean[ch])) * r * gamma[ch]);
   }
   if (p.has_affine) {
-    float* affine = c.out[3].as<float>();
+    float* affine = c.out[first + 2].as<float>();
     std::copy_n(w.scale, p.C, affine);
     std::copy_n(w.shift, p.C, affine + p.C);
   }
+  if (p.stats_only || p.rows == 0) return;
   for (float* t : {w.hi, w.scale, w.shift}) tile(s, t);
-  if (p.rows == 0) return;
   const float* res = p.has_residual ? c.in[3].as<float>() : nullptr;
   apply(s, {s, c.in[0].as<float>(), res, c.out[0].as<float>(), w.hi, w.scale, w.shift, {}, 0}, half(c.in[0]),
         p.act);

@@ -16,8 +16,14 @@ namespace fastcnn::cpu {
 
 // ---- dense forward ----
 
+static const char* norm_of_whole_window(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return p.has_norm_in && whole_window(p).C != p.C ? "input norm of a whole image" : nullptr;
+}
+
 const char* dense_declines(const Call& c) {
-  if (const char* why = declines_common(c)) return why;
+  if (const char* why = declines_common(c, true)) return why;
+  if (const char* why = norm_of_whole_window(c)) return why;
   if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
@@ -53,6 +59,7 @@ void dense_run(const Call& c) {
   t.w_b = packed_floats(t, k.vector_floats) / t.B;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  t.norm = norm_in(c, norm_in_at(p));
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
   choose_stream(t, p.N * p.oH * p.oW * p.O, p.O);
   run_gemm(t, k);
@@ -162,7 +169,8 @@ bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; 
 }  // namespace
 
 const char* dense_bwd_weights_declines(const Call& c) {
-  if (const char* why = declines_common(c)) return why;
+  if (const char* why = declines_common(c, true)) return why;
+  if (const char* why = norm_of_whole_window(c)) return why;
   WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
 }
@@ -187,7 +195,7 @@ void dense_bwd_weights_run(const Call& c) {
     if (dbias) std::memset(dbias, 0, static_cast<size_t>(biases) * 4);
     return;
   }
-  t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = dw, t.dbias = dbias;
+  t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = dw, t.dbias = dbias, t.norm = norm_in(c, 2);
   if (partial_sums(t)) {
     t.dw = static_cast<float*>(c.workspace);
     if (dbias) t.dbias = t.dw + aligned(t.chunks * total);

@@ -17,6 +17,7 @@ const char* declines_pairs(const Call& c) {
   for (const Operand& o : c.in)
     if (o.dtype != DType::bfloat16) return "dtype is not bfloat16";
   const auto& p = c.as<Conv2dParams>();
+  if (p.has_norm_in) return "input norm";
   if (p.groups > 1 && p.C == p.groups) return "depthwise: no channels to pair";
   return nullptr;
 }

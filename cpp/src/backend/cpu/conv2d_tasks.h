@@ -15,8 +15,13 @@ inline int64_t aligned(int64_t floats) { return ceil_div(floats, kAlign) * kAlig
 
 inline int lanes() { return kernels()->vector_floats; }
 
-inline const char* declines_common(const Call& c) {
+// norm_in: the adaptor reads x through a batch norm where the call asks for it.
+inline const char* declines_common(const Call& c, bool norm_in = false) {
   if (!kernels()) return "isa is ref";
+  const auto& p = c.as<Conv2dParams>();
+  if (p.has_norm_in && !norm_in) return "input norm";
+  if (p.has_norm_in && p.in_act.act != Act::none && p.in_act.act != Act::relu && p.in_act.act != Act::relu6)
+    return "activation of the input is not none, relu or relu6";
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
   return nullptr;
@@ -25,6 +30,18 @@ inline const char* declines_common(const Call& c) {
 inline bool fused_act(const Conv2dParams& p) {
   return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
 }
+
+// The batch norm that x is read through; its mean is input `at`.
+inline NormIn norm_in(const Call& c, int64_t at) {
+  const auto& p = c.as<Conv2dParams>();
+  NormIn n;
+  n.on = p.has_norm_in != 0, n.act = p.in_act.act;
+  if (!n.on) return n;
+  n.mean = c.in[at].as<float>(), n.scale = c.in[at + 1].as<float>();
+  if (n.scale) n.shift = n.scale + p.C;  // no address yet in a plan that is being made
+  return n;
+}
+inline int64_t norm_in_at(const Conv2dParams& p) { return 2 + p.has_bias; }  // of conv2d
 
 // Past some size the result leaves the caches before it is read: do not read its lines in first.
 constexpr int64_t kStreamFloats = 3 * 1024 * 1024;
@@ -55,7 +72,7 @@ inline GemmTask forward_task(const Conv2dParams& p) {
   }
   t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
   t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
-  t.act = p.act.act;
+  t.act = p.act.act, t.norm.on = p.has_norm_in != 0;
   return t;
 }
 

@@ -290,6 +290,7 @@ const char* winograd_cannot(const Call& c) {
   for (const Operand& o : c.in)
     if (o.dtype != c.in[0].dtype || (o.dtype != DType::float32 && !half(o)))
       return "dtype is not float32 or bfloat16";
+  if (c.as<Conv2dParams>().has_norm_in) return "input norm";
   return not_winograd(c.as<Conv2dParams>());
 }
 

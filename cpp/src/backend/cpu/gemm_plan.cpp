@@ -53,7 +53,7 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
   const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
-  t.pack = taps > 0 && !(taps == 1 && inside && t.x_c == 1 && words);
+  t.pack = taps > 0 && (t.norm.on || !(taps == 1 && inside && t.x_c == 1 && words));
   t.merge = t.pack && t.dW == 1 && t.kW > 1;
   int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
   if (t.pack) {

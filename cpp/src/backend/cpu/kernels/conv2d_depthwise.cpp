@@ -27,6 +27,7 @@ struct Row {
   int stream;
   int64_t oW, W, pL;
   int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
+  int ahead_dy;   // the next row of dy too
 };
 
 // Lines of the rows that the next row of outputs adds, under `pixels` columns. Channels are the inner loop, so
@@ -234,7 +235,7 @@ FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int
         store(dw + (h * K + i) * r.C, acc[h][i]);
     }
   }
-  if (r.ahead && kh + H >= r.taps_h) {
+  if (r.ahead_dy && kh + H >= r.taps_h) {
     fetch_below<T * S>(r, x + H * r.x_kh + r.pL * r.x_w);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) __builtin_prefetch(dy + (r.oW + t) * r.y_w, 0, 2);
@@ -324,8 +325,9 @@ FASTCNN_OP Row start_row(const Task& t) {
   Row r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
   r.oW = t.oW, r.W = t.W, r.pL = t.pL;
-  // From half of L2 on.
-  if (t.N * t.x_n > 128 * 1024 && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  // From half of L2 on; normalised rows lie in the cache.
+  r.ahead_dy = t.N * t.x_n > 128 * 1024 && t.dH == 1;
+  if (r.ahead_dy && !t.norm.on) r.ahead = t.sH < t.kH ? t.sH : t.kH;
   return r;
 }
 
@@ -369,24 +371,17 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
 
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
   const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
-  const int64_t rows = t.N * t.oH;
   Row r = start_row(t);
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    float* dw = t.dw + chunk * t.w_b;
-    float* dbias = t.dbias ? t.dbias + chunk * t.C : nullptr;
-    for (int64_t i = 0; i < t.w_b; ++i) dw[i] = 0;
-    for (int64_t i = 0; dbias && i < t.C; ++i) dbias[i] = 0;
-    for (int64_t i = rows * chunk / t.chunks; i < rows * (chunk + 1) / t.chunks; ++i) {
-      const int64_t n = i / t.oH, oh = i % t.oH;
-      r.dw = dw + locate(t, n, oh, r) * t.kW * t.C;
-      r.dy = t.dy + n * t.y_n + oh * t.y_h;
-      run_row(row_fn, r, t.dW);
-      for (int64_t c = 0; dbias && c < t.C; c += kLanes) {
-        const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
-        vf sum = loadn(dbias + c, m);
-        for (int64_t w = 0; w < t.oW; ++w) sum = add(sum, loadn(r.dy + w * t.y_w + c, m));
-        storen(dbias + c, sum, m);
-      }
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t n = i / t.oH, oh = i % t.oH;
+    r.dw = t.dw + locate(t, n, oh, r) * t.kW * t.C;
+    r.dy = t.dy + n * t.y_n + oh * t.y_h;
+    run_row(row_fn, r, t.dW);
+    for (int64_t c = 0; t.dbias && c < t.C; c += kLanes) {
+      const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
+      vf sum = loadn(t.dbias + c, m);
+      for (int64_t w = 0; w < t.oW; ++w) sum = add(sum, loadn(r.dy + w * t.y_w + c, m));
+      storen(t.dbias + c, sum, m);
     }
   }
 }

@@ -51,7 +51,7 @@ void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
       const int64_t image = rows * cols * cn;
       for (int64_t n = 0; n < k.nn; ++n)
         pack_strip(t, 1, t.x + batch * t.x_b + (n0 + n) * t.x_n + c0, rows, cols, oh0 * t.sH - t.pT,
-                   ow0 * t.sW - t.pL, cn, scratch + n * image);
+                   ow0 * t.sW - t.pL, cn, scratch + n * image, norm_from(t.norm, batch * t.x_b + c0));
       const float* dy = t.dy + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
       if (t.dbias && cb == 0)
         add_bias_grad(k, dy + o0, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);

@@ -87,7 +87,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       if (t.pack) {
         for (int64_t n = 0; n < nn; ++n)
           pack_strip(t, t.x_c, x + n * t.x_n + c0 * kPerWord<T> * t.x_c, rows, cols, ih0, iw0,
-                     kPerWord<T> == 1 ? cn : t.C, scratch + n * rows * cols * cn);
+                     kPerWord<T> == 1 ? cn : t.C, scratch + n * rows * cols * cn,
+                     norm_from(t.norm, batch * t.x_b + c0));
         a = scratch;
         a_w = cn, a_h = cols * cn, a_n = rows * cols * cn;
       } else {

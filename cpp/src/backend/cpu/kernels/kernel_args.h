@@ -7,6 +7,13 @@
 
 namespace fastcnn {
 
+// A batch norm that is applied as an image is read: x stands for act((x - mean) * scale + shift).
+struct NormIn {
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // of the channels
+  Act act = Act::none;                                              // none, relu or relu6
+  int32_t on = 0;                                                   // known before the addresses are
+};
+
 // A batch of matrix products whose left rows are windows of an image: every convolution forward and backward to
 // data and every matmul is one or a few of these. A matmul is a 1x1 window on one row of M pixels.
 struct GemmTask {
@@ -29,6 +36,7 @@ struct GemmTask {
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
   int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
+  NormIn norm;                  // float32, with pack and x_c of 1
 };
 
 // Weights w(o, kh, kw, c) at src + o*s_o + kh*s_kh + kw*s_kw + c*s_c, for B batches, to the order gemm_windows
@@ -55,6 +63,7 @@ struct WeightsGradTask {
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1, chunks = 1;
   int32_t merge = 0;    // the columns of a window are one run of kW*C floats
   int32_t o_inner = 0;  // vectors over output channels: for few input channels
+  NormIn norm;          // float32
 };
 
 constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack

@@ -9,7 +9,7 @@
     int64_t end)                                                                                              \
   /* items: rows of outputs (n, oh); w (kH, kW, C) */                                                         \
   X(conv2d_depthwise, void, const GemmTask& t, int64_t begin, int64_t end)                                    \
-  /* items: chunks; dw is (kH, kW, C) per chunk */                                                            \
+  /* items: rows of dy (n, oh), added in order to dw (kH, kW, C) and dbias */                                 \
   X(conv2d_depthwise_weights_grad, void, const WeightsGradTask& t, int64_t begin, int64_t end)                \
   /* Winograd F(4x4, 3x3); see winograd_args.h. items: blocks of outputs */                                   \
   X(winograd_weights, void, const WinogradTask& t, int64_t begin, int64_t end)                                \

@@ -1,8 +1,8 @@
 // What it is: copies of image windows to a thread's scratch memory, with zeros where a window leaves the
 // image.
 #pragma once
+#include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernel_args.h"
-#include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
@@ -19,10 +19,47 @@ FASTCNN_OP void zero_floats(float* d, int64_t n) {
   for (; i < n; ++i) d[i] = 0;
 }
 
+// The channels from `from` on.
+FASTCNN_OP NormIn norm_from(const NormIn& norm, int64_t from) {
+  NormIn n = norm;
+  if (n.on) n.mean += from, n.scale += from, n.shift += from;
+  return n;
+}
+
+// P pixels of cn channels, normalised with the arithmetic of norm_apply.
+template <Act A, int P>
+FASTCNN_OP void norm_pixels(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn) {
+  int64_t c = 0;
+  for (; c + kLanes <= cn; c += kLanes) {
+    const vf m = load(p.mean + c), a = load(p.scale + c), b = load(p.shift + c);
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i) store(d + i * cn + c, act_fwd<A>(fma(sub(load(s + i * s_w + c), m), a, b), 0, 0));
+  }
+  if (c == cn) return;
+  const int n = static_cast<int>(cn - c);
+  const vf m = loadn(p.mean + c, n), a = loadn(p.scale + c, n), b = loadn(p.shift + c, n);
+#pragma GCC unroll 4
+  for (int i = 0; i < P; ++i)
+    storen(d + i * cn + c, act_fwd<A>(fma(sub(loadn(s + i * s_w + c, n), m), a, b), 0, 0), n);
+}
+template <Act A>
+static void norm_row(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn, int64_t pixels) {
+  int64_t i = 0;
+  for (; i + 4 <= pixels; i += 4) norm_pixels<A, 4>(p, d + i * cn, s + i * s_w, s_w, cn);
+  for (; i < pixels; ++i) norm_pixels<A, 1>(p, d + i * cn, s + i * s_w, s_w, cn);
+}
+FASTCNN_OP void norm_copy(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn, int64_t pixels) {
+  switch (p.act) {
+    case Act::relu: return norm_row<Act::relu>(p, d, s, s_w, cn, pixels);
+    case Act::relu6: return norm_row<Act::relu6>(p, d, s, s_w, cn, pixels);
+    default: return norm_row<Act::none>(p, d, s, s_w, cn, pixels);
+  }
+}
+
 // Rows of channels [c0, c0+cn) of a window of pixels, zero where it leaves the image, to dst[row][col][cn].
 template <class Task>
 static void pack_strip(const Task& t, int64_t x_c, const float* x, int64_t rows, int64_t cols, int64_t ih0,
-                       int64_t iw0, int64_t cn, float* dst) {
+                       int64_t iw0, int64_t cn, float* dst, const NormIn& norm) {
   int64_t left = iw0 < 0 ? (-iw0 < cols ? -iw0 : cols) : 0;
   int64_t right = t.W - iw0 < cols ? (t.W - iw0 > left ? t.W - iw0 : left) : cols;  // [left, right) is inside
   for (int64_t r = 0; r < rows; ++r, dst += cols * cn) {
@@ -50,6 +87,8 @@ static void pack_strip(const Task& t, int64_t x_c, const float* x, int64_t rows,
             if (i < m) storen(d + (j + i) * cn + c, b[i], q);
         }
       }
+    } else if (norm.on) {
+      norm_copy(norm, d, src, t.x_w, cn, right - left);
     } else if (t.x_w == cn) {
       copy_floats(d, src, (right - left) * cn);
     } else {
@@ -81,7 +120,7 @@ FASTCNN_OP void copy_words(float* d, const bfloat16* s, int64_t C) {
 // The same for bfloat16, as words of two neighbouring channels: dst[row][col][ceil(C/2)].
 template <class Task>
 static void pack_strip(const Task& t, int64_t x_c, const bfloat16* x, int64_t rows, int64_t cols, int64_t ih0,
-                       int64_t iw0, int64_t C, float* dst) {
+                       int64_t iw0, int64_t C, float* dst, const NormIn&) {
   const int64_t cn = ceil_div(C, 2);
   int64_t left = iw0 < 0 ? (-iw0 < cols ? -iw0 : cols) : 0;
   int64_t right = t.W - iw0 < cols ? (t.W - iw0 > left ? t.W - iw0 : left) : cols;

@@ -14,7 +14,9 @@ void batch_norm(const Call& c) {
   expect_floating(c.in[0], "batch_norm");
   Reader x(c.in[0]), gamma(c.in[1]), beta(c.in[2]), res;
   if (p.has_residual) res = c.in[3];
-  Writer y(c.out[0]), mean(c.out[1]), invstd(c.out[2]);
+  const int64_t first = p.stats_only ? 0 : 1;
+  Writer y, mean(c.out[first]), invstd(c.out[first + 1]);
+  if (!p.stats_only) y = c.out[0];
   for (int64_t ch = 0; ch < p.C; ++ch) {
     double m = 0, v = 0;
     for (int64_t r = 0; r < p.rows; ++r) m += x[r * p.C + ch];
@@ -25,11 +27,11 @@ void batch_norm(const Call& c) {
     mean.set(ch, m);
     invstd.set(ch, s);
     if (p.has_affine) {
-      Writer affine(c.out[3]);
+      Writer affine(c.out[first + 2]);
       affine.set(ch, s * gamma[ch]);
-      affine.set(p.C + ch, beta[ch] - (m - Reader(c.out[1])[ch]) * s * gamma[ch]);
+      affine.set(p.C + ch, beta[ch] - (m - Reader(c.out[first])[ch]) * s * gamma[ch]);
     }
-    for (int64_t r = 0; r < p.rows; ++r) {
+    for (int64_t r = 0; r < p.rows && !p.stats_only; ++r) {
       int64_t i = r * p.C + ch;
       double z = (x[i] - m) * s * gamma[ch] + beta[ch];
       if (p.has_residual) z += res[i];

@@ -1,4 +1,5 @@
 // What it is: convolution and its two backward passes as the plainest loops, every option and floating dtype.
+#include "backend/cpu/ref/access.h"
 #include "backend/cpu/ref/act.h"
 #include "backend/cpu/ref/ref.h"
 
@@ -14,6 +15,18 @@ struct Conv {
   int64_t w(int64_t o, int64_t kh, int64_t kw, int64_t i) const { return ((o * p.kH + kh) * p.kW + kw) * Cg + i; }
 };
 
+// What a value of x stands for: itself, or a batch norm of it (has_norm_in) whose mean is input `at`.
+struct Input {
+  const Conv2dParams& p;
+  Reader mean, affine;
+  Input(const Conv2dParams& q, const Call& c, int64_t at) : p(q) {
+    if (p.has_norm_in) mean = c.in[at], affine = c.in[at + 1];
+  }
+  double operator()(double x, int64_t ch) const {
+    return p.has_norm_in ? apply_act(p.in_act, (x - mean[ch]) * affine[ch] + affine[p.C + ch]) : x;
+  }
+};
+
 }  // namespace
 
 void conv2d(const Call& c) {
@@ -24,6 +37,7 @@ void conv2d(const Call& c) {
     const T* bias = p.has_bias ? c.in[2].as<T>() : nullptr;
     const T* residual = p.has_residual ? c.in[c.in.size() - 1].as<T>() : nullptr;
     T* y = c.out[0].as<T>();
+    const Input input(p, c, 2 + p.has_bias);
     for (int64_t n = 0; n < p.N; ++n)
       for (int64_t oh = 0; oh < p.oH; ++oh)
         for (int64_t ow = 0; ow < p.oW; ++ow)
@@ -33,8 +47,10 @@ void conv2d(const Call& c) {
               for (int64_t kw = 0; kw < p.kW; ++kw) {
                 int64_t h = oh * p.sH - p.pT + kh * p.dH, v = ow * p.sW - p.pL + kw * p.dW;
                 if (h < 0 || h >= p.H || v < 0 || v >= p.W) continue;
-                for (int64_t i = 0; i < g.Cg; ++i)
-                  s += to_double(x[g.x(n, h, v, o / g.Og * g.Cg + i)]) * to_double(w[g.w(o, kh, kw, i)]);
+                for (int64_t i = 0; i < g.Cg; ++i) {
+                  const int64_t ch = o / g.Og * g.Cg + i;
+                  s += input(to_double(x[g.x(n, h, v, ch)]), ch) * to_double(w[g.w(o, kh, kw, i)]);
+                }
               }
             int64_t at = g.y(n, oh, ow, o);
             if (residual) s += to_double(residual[at]);
@@ -73,17 +89,19 @@ void conv2d_bwd_weights(const Call& c) {
   dispatch_floating(c.out[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
     const T *x = c.in[0].as<T>(), *dy = c.in[1].as<T>();
     T* dw = c.out[0].as<T>();
+    const Input input(p, c, 2);
     for (int64_t o = 0; o < p.O; ++o) {
       for (int64_t kh = 0; kh < p.kH; ++kh)
         for (int64_t kw = 0; kw < p.kW; ++kw)
           for (int64_t i = 0; i < g.Cg; ++i) {
             double s = 0;
+            const int64_t ch = o / g.Og * g.Cg + i;
             for (int64_t n = 0; n < p.N; ++n)
               for (int64_t oh = 0; oh < p.oH; ++oh)
                 for (int64_t ow = 0; ow < p.oW; ++ow) {
                   int64_t h = oh * p.sH - p.pT + kh * p.dH, v = ow * p.sW - p.pL + kw * p.dW;
                   if (h < 0 || h >= p.H || v < 0 || v >= p.W) continue;
-                  s += to_double(x[g.x(n, h, v, o / g.Og * g.Cg + i)]) * to_double(dy[g.y(n, oh, ow, o)]);
+                  s += input(to_double(x[g.x(n, h, v, ch)]), ch) * to_double(dy[g.y(n, oh, ow, o)]);
                 }
             dw[g.w(o, kh, kw, i)] = from_double<T>(s);
           }
