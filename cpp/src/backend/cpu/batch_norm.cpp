@@ -87,7 +87,11 @@ void forward(const Call& c) {
   if (p.rows > 0) {
     NormMomentsArgs m{s, c.in[0].as<float>(), w.part};
     auto kernel = half(c.in[0]) ? kernels()->norm_moments_bf16 : kernels()->norm_moments;
-    for_chunks(s, [&](int64_t b, int64_t e) { kernel(&m, b, e); });
+    for_chunks(s, [&](int64_t b, int64_t e) {
+      if (!p.stats_only) return kernel(&m, b, e);
+      // Last to first: what made x ended there, and the convolution that reads it next starts at the other end.
+      while (e-- > b) kernel(&m, e, e + 1);
+    });
     parallel_for(p.C, 64, [&](int64_t b, int64_t e, int) {
       kernels()->norm_reduce_moments(&s, w.part, w.mean, w.var, b, e);
     });

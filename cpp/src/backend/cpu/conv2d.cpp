@@ -21,12 +21,27 @@ static const char* norm_of_whole_window(const Call& c) {
   return p.has_norm_in && whole_window(p).C != p.C ? "input norm of a whole image" : nullptr;
 }
 
+// A norm is applied in the copy of a strip. Where strips would be read in place, copies are of fewer pixels, and
+// each strip reads all weights: more of that than the image itself has is no gain.
+static const char* norm_costs_more(const GemmTask& t) {
+  GemmTask in_place = t;
+  in_place.norm.on = 0;
+  plan_gemm(in_place, lanes(), 1);
+  auto strips = [](const GemmTask& s) {
+    return ceil_div(s.N, s.nb) * ceil_div(s.oH, s.ohb) * ceil_div(s.oW, s.owb);
+  };
+  const int64_t pixels = t.N * t.H * t.W;
+  const int64_t more = t.O * (strips(t) - strips(in_place)) + (in_place.pack ? 0 : (t.groups - 1) * pixels);
+  return more > pixels ? "input norm: copied strips read the weights too often" : nullptr;
+}
+
 const char* dense_declines(const Call& c) {
   if (const char* why = declines_common(c, true)) return why;
   if (const char* why = norm_of_whole_window(c)) return why;
   if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
-  return plan_gemm(t, lanes(), 1) ? nullptr : "window too large";
+  if (!plan_gemm(t, lanes(), 1)) return "window too large";
+  return t.norm.on ? norm_costs_more(t) : nullptr;
 }
 
 int64_t dense_packed(const Call& c) {

@@ -27,13 +27,14 @@ struct Row {
   int stream;
   int64_t oW, W, pL;
   int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
-  int ahead_dy;   // the next row of dy too
+  int64_t fetch;  // from x to what is fetched
 };
 
 // Lines of the rows that the next row of outputs adds, under `pixels` columns. Channels are the inner loop, so
 // that each column is a short run in memory, too short for the hardware to run ahead.
 template <int kPixelCount>
 FASTCNN_OP void fetch_below(const Row& r, const float* x) {
+  x += r.fetch;
   for (int64_t i = 0; i < r.ahead; ++i, x += r.x_kh)
 #pragma GCC unroll 16
     for (int j = 0; j < kPixelCount; ++j) __builtin_prefetch(x + j * r.x_w, 0, 2);
@@ -235,7 +236,7 @@ FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int
         store(dw + (h * K + i) * r.C, acc[h][i]);
     }
   }
-  if (r.ahead_dy && kh + H >= r.taps_h) {
+  if (r.ahead && kh + H >= r.taps_h) {
     fetch_below<T * S>(r, x + H * r.x_kh + r.pL * r.x_w);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) __builtin_prefetch(dy + (r.oW + t) * r.y_w, 0, 2);
@@ -325,9 +326,9 @@ FASTCNN_OP Row start_row(const Task& t) {
   Row r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
   r.oW = t.oW, r.W = t.W, r.pL = t.pL;
-  // From half of L2 on; normalised rows lie in the cache.
-  r.ahead_dy = t.N * t.x_n > 128 * 1024 && t.dH == 1;
-  if (r.ahead_dy && !t.norm.on) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  // From half of L2 on.
+  if (t.N * t.x_n > 128 * 1024 && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  r.fetch = t.norm.fetch;
   return r;
 }
 

@@ -84,11 +84,16 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       const int64_t c0 = depth * c / t.nc, cn = depth * (c + 1) / t.nc - c0;
       const float* a;
       int64_t a_n, a_h, a_w;
-      if (t.pack) {
+      // Pixels of a 1x1 window are normalised tile by tile, right before the first block reads them.
+      const bool by_tile = t.norm.on && taps == 1 && t.N * t.oH == 1 && t.sW == 1;
+      const NormIn norm = norm_from(t.norm, batch * t.x_b + c0);
+      if (by_tile) {
+        a = scratch;
+        a_w = cn, a_h = a_n = 0;
+      } else if (t.pack) {
         for (int64_t n = 0; n < nn; ++n)
           pack_strip(t, t.x_c, x + n * t.x_n + c0 * kPerWord<T> * t.x_c, rows, cols, ih0, iw0,
-                     kPerWord<T> == 1 ? cn : t.C, scratch + n * rows * cols * cn,
-                     norm_from(t.norm, batch * t.x_b + c0));
+                     kPerWord<T> == 1 ? cn : t.C, scratch + n * rows * cols * cn, norm);
         a = scratch;
         a_w = cn, a_h = cols * cn, a_n = rows * cols * cn;
       } else {
@@ -131,7 +136,17 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                 prefetch(as + a_off[p] + ahead + line * kLineWords);
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
-            Tiles<T>::at[V - 1][P - 1](args, as, a_off + p0, ws, y + o0, y_off + p0);
+            const float* at = as;
+            if (kPerWord<T> == 1 && by_tile) {
+              float* to = scratch + a_off[p0];
+              if (b1 - b0 == 1) to = scratch, at = scratch - a_off[p0];  // one place for all tiles
+              if (b == b0) {
+                const float* from = reinterpret_cast<const float*>(x + c0 + (iw0 + p0) * t.x_w);
+                norm_copy(norm, to, from, t.x_w, cn, P);
+                args.ahead = t.x_w == cn ? from - to + P * cn : 0;
+              }
+            }
+            Tiles<T>::at[V - 1][P - 1](args, at, a_off + p0, ws, y + o0, y_off + p0);
           }
         }
       }

@@ -11,7 +11,8 @@ namespace fastcnn {
 struct NormIn {
   const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // of the channels
   Act act = Act::none;                                              // none, relu or relu6
-  int32_t on = 0;                                                   // known before the addresses are
+  int64_t fetch = 0;  // depthwise, whose x is normalised already: floats from a row to the one to fetch meanwhile
+  int32_t on = 0;     // known before the addresses are
 };
 
 // A batch of matrix products whose left rows are windows of an image: every convolution forward and backward to
