@@ -177,6 +177,16 @@ TEST_CASE("dense conv2d on a norm applied on load") {
   check({1, 256, 14, 14, 1024, 1, 1});  // weights that many strips would read
 }
 
+TEST_CASE("Winograd conv2d on a norm applied on load") {
+  // Groups of tiles and blocks of outputs; every kind of edge; channels that fill no vector.
+  for (int64_t p : {0, 1, 2}) check_taken({4, 32, 30, 29, 32, 3, 3, 1, p});
+  check_taken({8, 16, 32, 32, 16, 3, 3, 1, 1});
+  check_taken({3, 40, 27, 21, 24, 3, 3, 1, 1, 1, 1, 1});
+  check_taken({6, 72, 14, 15, 80, 3, 3, 1, 1, 1, 2});  // two groups of channels
+  check_taken({2, 144, 14, 14, 160, 3, 3, 1, 1});
+  check_taken({4, 256, 7, 7, 256, 3, 3, 1, 1});
+}
+
 TEST_CASE("a norm applied on load: who declines") {
   auto reason = [](cpu::List list, const char* name, const Conv2dParams& p, const std::vector<Array>& in,
                    const std::vector<Out>& outs) -> std::string {
@@ -196,8 +206,8 @@ TEST_CASE("a norm applied on load: who declines") {
   p.has_norm_in = 1;
   const int64_t x = 2 * 32 * 28 * 28, w = 32 * 32 * 9;
   std::vector<Array> in{Array(x), Array(w), Array(32), Array(64)}, bwd{Array(x), Array(x), Array(32), Array(64)};
-  CHECK(reason(cpu::conv2d_list(), "winograd", p, in, {{x}}) == "input norm");
-  CHECK(reason(cpu::conv2d_bwd_weights_list(), "winograd", p, bwd, {{w}}) == "input norm");
+  CHECK(reason(cpu::conv2d_list(), "winograd2x2", p, in, {{x}}) == "input norm");
+  CHECK(reason(cpu::conv2d_bwd_weights_list(), "winograd2x2", p, bwd, {{w}}) == "input norm");
   CHECK(reason(cpu::conv2d_list(), "dense", p, in, {{x}}) == "");
   p.in_act.act = Act::gelu;
   CHECK(reason(cpu::conv2d_list(), "dense", p, in, {{x}}) == "activation of the input is not none, relu or relu6");

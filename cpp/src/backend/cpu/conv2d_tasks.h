@@ -15,13 +15,18 @@ inline int64_t aligned(int64_t floats) { return ceil_div(floats, kAlign) * kAlig
 
 inline int lanes() { return kernels()->vector_floats; }
 
+inline const char* norm_in_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const bool known = p.in_act.act == Act::none || p.in_act.act == Act::relu || p.in_act.act == Act::relu6;
+  return p.has_norm_in && !known ? "activation of the input is not none, relu or relu6" : nullptr;
+}
+
 // norm_in: the adaptor reads x through a batch norm where the call asks for it.
 inline const char* declines_common(const Call& c, bool norm_in = false) {
   if (!kernels()) return "isa is ref";
   const auto& p = c.as<Conv2dParams>();
   if (p.has_norm_in && !norm_in) return "input norm";
-  if (p.has_norm_in && p.in_act.act != Act::none && p.in_act.act != Act::relu && p.in_act.act != Act::relu6)
-    return "activation of the input is not none, relu or relu6";
+  if (const char* why = norm_in_declines(c)) return why;
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
   return nullptr;

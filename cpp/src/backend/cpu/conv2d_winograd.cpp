@@ -290,7 +290,8 @@ const char* winograd_cannot(const Call& c) {
   for (const Operand& o : c.in)
     if (o.dtype != c.in[0].dtype || (o.dtype != DType::float32 && !half(o)))
       return "dtype is not float32 or bfloat16";
-  if (c.as<Conv2dParams>().has_norm_in) return "input norm";
+  if (const char* why = norm_in_declines(c)) return why;
+  if (c.as<Conv2dParams>().has_norm_in && half(c.in[0])) return "input norm of bfloat16";
   return not_winograd(c.as<Conv2dParams>());
 }
 
@@ -324,6 +325,7 @@ void winograd_run(const Call& c) {
     t.bias = p.has_bias ? elements(c.in[2], g * t.O) : nullptr;
     t.residual = p.has_residual ? elements(c.in[c.in.size() - 1], g * t.O) : nullptr;
     t.act = p.act.act;
+    t.norm = norm_from(norm_in(c, norm_in_at(p)), g * t.C);
     run_windows(t, half(c.in[0]), c.workspace);
   }
 }
@@ -373,6 +375,7 @@ void winograd_bwd_weights_run(const Call& c) {
     t.x = elements(c.in[0], g * t.C), t.dy = elements(c.in[1], g * t.O);
     t.dw = dw + g * t.O * t.w_o;
     t.dbias = bias ? dbias + g * t.O : nullptr;
+    t.norm = norm_from(norm_in(c, 2), g * t.C);
     run_gradient(t, half(c.in[0]), static_cast<char*>(c.workspace) + unrounded_bytes(c));
   }
   if (!rounds) return;

@@ -182,7 +182,7 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     const int64_t widest = ceil_div(t.C > t.O ? t.C : t.O, kLanes) * kLanes;
     const int64_t plane = winograd_plane(widest * count);
     float* u = scratch + plane;
-    transform_tiles<6>(t, input_image<T>(t), first, count, u, plane, 0, count);
+    transform_input<T>(t, first, count, u, plane, 0, count);
     for (int64_t i = 0; i < 36; ++i) {
       fetch_tiles(t, output_image<T>(t), first + count * i / 36, first + count * (i + 1) / 36);
       fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
@@ -204,7 +204,7 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
 
 template <class T>
 void input(const WinogradTask& t, int64_t begin, int64_t end) {
-  transform_tiles<6>(t, input_image<T>(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+  transform_input<T>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
 }
 
 // The weights of a block are transformed where they are used and never leave the cache of the thread, unless t.wt

@@ -86,7 +86,7 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
       const int64_t next = at + count, ahead = next < all ? (all - next < count ? all - next : count) : 0;
       const int64_t u_plane = winograd_plane(padded(t.C) * count), e_plane = winograd_plane(on * count);
       float *u = scratch, *e = scratch + 36 * u_plane, *s = sums;
-      transform_tiles<6>(t, input_image<T>(t), at, count, u, u_plane, 0, count);
+      transform_input<T>(t, at, count, u, u_plane, 0, count);
       transform_tiles<4>(t, gradient_image<T>(t), at, count, e, e_plane, 0, count);
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.C, t.blocks, j);
@@ -105,7 +105,7 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
 
 template <class T>
 void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
-  transform_tiles<6>(t, input_image<T>(t), t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+  transform_input<T>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
   transform_tiles<4>(t, gradient_image<T>(t), t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
 }
 

@@ -15,6 +15,13 @@ struct NormIn {
   int32_t on = 0;     // known before the addresses are
 };
 
+// The channels from `from` on.
+FASTCNN_INLINE NormIn norm_from(const NormIn& norm, int64_t from) {
+  NormIn n = norm;
+  if (n.on) n.mean += from, n.scale += from, n.shift += from;
+  return n;
+}
+
 // A batch of matrix products whose left rows are windows of an image: every convolution forward and backward to
 // data and every matmul is one or a few of these. A matmul is a 1x1 window on one row of M pixels.
 struct GemmTask {

@@ -19,13 +19,6 @@ FASTCNN_OP void zero_floats(float* d, int64_t n) {
   for (; i < n; ++i) d[i] = 0;
 }
 
-// The channels from `from` on.
-FASTCNN_OP NormIn norm_from(const NormIn& norm, int64_t from) {
-  NormIn n = norm;
-  if (n.on) n.mean += from, n.scale += from, n.shift += from;
-  return n;
-}
-
 // P pixels of cn channels, normalised with the arithmetic of norm_apply.
 template <Act A, int P>
 FASTCNN_OP void norm_pixels(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn) {

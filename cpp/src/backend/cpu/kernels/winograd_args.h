@@ -3,6 +3,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "backend/cpu/kernels/kernel_args.h"
 #include "fastcnn/params.h"
 
 namespace fastcnn {
@@ -22,6 +23,7 @@ struct WinogradTask {
   const float* bias = nullptr;      // (O) or null
   const float* residual = nullptr;  // strides of y, or null
   Act act = Act::none;              // none, relu or relu6
+  NormIn norm;                      // float32: x is read through it
   const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
 
   // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`.

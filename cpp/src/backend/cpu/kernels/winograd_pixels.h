@@ -1,6 +1,7 @@
 // What it is: walks over the tiles of a Winograd convolution: which pixels of an image a tile reads, and how
 // whole ranges of tiles are transformed. What it is not: the transforms (winograd_transform.h).
 #pragma once
+#include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd_transform.h"
@@ -96,6 +97,49 @@ FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m
       else
         gradient_transform(pixels, d, plane);
     }
+  }
+}
+
+// A window of one vector of channels, normalised, that the transform reads more than once.
+struct HeldPixels {
+  const float* p;
+  FASTCNN_OP vf operator()(int i, int j) const { return load(p + (i * 6 + j) * kLanes); }
+};
+
+template <Act A>
+static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int64_t count, float* u,
+                                       int64_t plane, int64_t at, int64_t places) {
+  alignas(64) float held[36 * kLanes];
+  WinogradTile k(t, first);
+  for (int64_t i = 0; i < count; ++i, k.next(t)) {
+    const int64_t h0 = k.h - t.pT, w0 = k.w - t.pL;
+    const float *p = t.x + k.n * t.x_n + h0 * t.x_h + w0 * t.x_w, *pixel[36];
+    const bool inside = h0 >= 0 && w0 >= 0 && h0 + 6 <= t.H && w0 + 6 <= t.W;
+    find_pixels<6>(p, t.x_h, t.x_w, h0, w0, t.H, t.W, t.zeros, pixel);
+    float* d = u + (at + i) * kLanes;
+    for (int64_t c = 0; c < t.C; c += kLanes, d += places * kLanes) {
+      const int n = lanes_left(t.C, c);
+      const vf m = loadn(t.norm.mean + c, n), a = loadn(t.norm.scale + c, n), b = loadn(t.norm.shift + c, n);
+      for (int j = 0; j < 36; ++j) {
+        const vf x = n == kLanes ? load(pixel[j] + c) : loadn(pixel[j] + c, n);
+        const vf y = act_fwd<A>(fma(sub(x, m), a, b), 0, 0);
+        store(held + j * kLanes, inside || pixel[j] != t.zeros ? y : zero());  // padding lies behind the norm
+      }
+      data_transform(HeldPixels{held}, d, plane);
+    }
+  }
+}
+
+// Windows of the input, read through the norm where there is one.
+template <class T>
+FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t count, float* u, int64_t plane,
+                                int64_t at, int64_t places) {
+  const WinogradImage<T> image{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
+  if (!t.norm.on) return transform_tiles<6>(t, image, first, count, u, plane, at, places);
+  switch (t.norm.act) {
+    case Act::relu: return transform_normalised_tiles<Act::relu>(t, first, count, u, plane, at, places);
+    case Act::relu6: return transform_normalised_tiles<Act::relu6>(t, first, count, u, plane, at, places);
+    default: return transform_normalised_tiles<Act::none>(t, first, count, u, plane, at, places);
   }
 }
 
