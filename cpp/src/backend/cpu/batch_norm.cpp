@@ -90,7 +90,8 @@ void forward(const Call& c) {
     for_chunks(s, [&](int64_t b, int64_t e) {
       if (!p.stats_only) return kernel(&m, b, e);
       // Last to first: what made x ended there, and the convolution that reads it next starts at the other end.
-      while (e-- > b) kernel(&m, e, e + 1);
+      constexpr int64_t run = 16;  // chunks that memory still reads in order
+      for (; e > b; e -= std::min(run, e - b)) kernel(&m, std::max(b, e - run), e);
     });
     parallel_for(p.C, 64, [&](int64_t b, int64_t e, int) {
       kernels()->norm_reduce_moments(&s, w.part, w.mean, w.var, b, e);

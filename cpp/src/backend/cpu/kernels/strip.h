@@ -21,25 +21,28 @@ FASTCNN_OP void zero_floats(float* d, int64_t n) {
 
 // P pixels of cn channels, normalised with the arithmetic of norm_apply.
 template <Act A, int P>
-FASTCNN_OP void norm_pixels(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn) {
+FASTCNN_OP void norm_pixels(const float* mean, const float* scale, const float* shift, float* d, const float* s,
+                            int64_t s_w, int64_t cn) {
   int64_t c = 0;
   for (; c + kLanes <= cn; c += kLanes) {
-    const vf m = load(p.mean + c), a = load(p.scale + c), b = load(p.shift + c);
+    const vf m = load(mean + c), a = load(scale + c), b = load(shift + c);
 #pragma GCC unroll 4
     for (int i = 0; i < P; ++i) store(d + i * cn + c, act_fwd<A>(fma(sub(load(s + i * s_w + c), m), a, b), 0, 0));
   }
   if (c == cn) return;
   const int n = static_cast<int>(cn - c);
-  const vf m = loadn(p.mean + c, n), a = loadn(p.scale + c, n), b = loadn(p.shift + c, n);
+  const vf m = loadn(mean + c, n), a = loadn(scale + c, n), b = loadn(shift + c, n);
 #pragma GCC unroll 4
   for (int i = 0; i < P; ++i)
     storen(d + i * cn + c, act_fwd<A>(fma(sub(loadn(s + i * s_w + c, n), m), a, b), 0, 0), n);
 }
 template <Act A>
 static void norm_row(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn, int64_t pixels) {
+  const float *mean = p.mean, *scale = p.scale, *shift = p.shift;
   int64_t i = 0;
-  for (; i + 4 <= pixels; i += 4) norm_pixels<A, 4>(p, d + i * cn, s + i * s_w, s_w, cn);
-  for (; i < pixels; ++i) norm_pixels<A, 1>(p, d + i * cn, s + i * s_w, s_w, cn);
+  for (; i + 4 <= pixels; i += 4) norm_pixels<A, 4>(mean, scale, shift, d + i * cn, s + i * s_w, s_w, cn);
+  for (; i + 2 <= pixels; i += 2) norm_pixels<A, 2>(mean, scale, shift, d + i * cn, s + i * s_w, s_w, cn);
+  for (; i < pixels; ++i) norm_pixels<A, 1>(mean, scale, shift, d + i * cn, s + i * s_w, s_w, cn);
 }
 FASTCNN_OP void norm_copy(const NormIn& p, float* d, const float* s, int64_t s_w, int64_t cn, int64_t pixels) {
   switch (p.act) {
