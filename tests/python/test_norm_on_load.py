@@ -140,7 +140,7 @@ def test_training_steps(isa):
 def net_of(kind):
     """Nets in which the result of norm `bn` has a reader that cannot make it."""
     conv, bn, more = nn.Conv2d(6, 24, 1), nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1, groups=24)
-    wide, other = nn.Conv2d(24, 32, 3, padding=1), nn.Conv2d(24, 4, 1)
+    wide, other = nn.Conv2d(24, 24, 3, padding=1, groups=12), nn.Conv2d(24, 4, 1)
     model = nn.ModuleList([conv, bn, more, wide, other])
 
     def forward(x):
@@ -161,7 +161,7 @@ def net_of(kind):
             return (more(ops.tanh(bn(conv(x)))),)
         if kind == "as weights":
             return more(y), ops.conv2d(x[:, :2, :3, :3], y[:2, :2, :3, :3])
-        assert kind == "winograd beside"
+        assert kind == "merged groups beside"
         return more(y), wide(y)
 
     return model, forward
@@ -178,7 +178,7 @@ def net_of(kind):
         "gelu",
         "tanh",
         "as weights",
-        "winograd beside",
+        "merged groups beside",
     ],
 )
 def test_other_readers_keep_the_result(kind, isa):
@@ -211,6 +211,24 @@ def test_two_convolutions_read_one_norm(isa):
     f = compare(model, fn, rand(2, 6, 11, 10).requires_grad_())
     assert unstored(f) == 1
     assert sorted(readers(f, "conv2d")) == ["dense", "depthwise"]
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6"])
+def test_inner_norm_of_a_residual_block(act, isa):
+    """3x3 convolutions: Winograd reads through the norm too, where the shape is one for it."""
+    fc.manual_seed(9)
+    a, bn, b = nn.Conv2d(32, 48, 3, padding=1), nn.BatchNorm2d(48), nn.Conv2d(48, 32, 3, padding=1)
+    model = nn.ModuleList([a, bn, b])
+
+    def fn(x):
+        y = b(getattr(ops, act)(bn(a(x)))) + x
+        return (y, *fc.grad((y * y).sum(), [x, *model.parameters()]))
+
+    f = compare(model, fn, rand(4, 32, 21, 26).requires_grad_())
+    assert unstored(f) == 1
+    plain = fc.compile(lambda x: b(x))
+    plain(rand(4, 48, 21, 26))
+    assert readers(f, "conv2d") == [plain._core.steps()[0]["implementation"]]
 
 
 def test_norm_of_an_input(isa):
