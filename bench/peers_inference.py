@@ -5,7 +5,8 @@
 Needs torch (the nets), onnx and onnxscript (the export), and onnxruntime or openvino or both:
     pip install torch==2.13.0 onnx onnxscript onnxruntime openvino
 Each runs at its own best: all graph optimisations, as many threads as fastcnn, the latency hint. Which of the peers is
-faster is decided first; the pairs are against that one, and the others' times stand beside it.
+faster is decided first; the pairs are against that one, and the others' times stand beside it. Engines keep their
+threads spinning after a call: each turn begins after a pause in which they go to sleep.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def main(argv=None):
     torch_peer.set_num_threads(_core.get_num_threads())
     imagenet = [n for n in nets.NETS if n.image[1] == 224]
     tasks = [t for t in nets.tasks(imagenet) if t.what == "infer" and args.filter in t.name]
-    rows = list(run(tasks, pairing.Effort(pairs=args.pairs)))
+    rows = list(run(tasks, pairing.Effort(pairs=args.pairs, pause=0.02)))
     result = report.new({**machine.describe(), "commit": bench.commit()}, {"pairs": args.pairs})
     result["rows"] = rows
     if args.save:

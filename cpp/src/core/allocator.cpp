@@ -46,7 +46,7 @@ void* CachingAllocator::allocate(size_t bytes) {
   if (!p)
     throw MemoryError(concat("allocate: out of memory asking for ", bytes, " bytes; ", stats_.in_use,
                              " bytes are in use by tensors"));
-  if (size >= kHuge) madvise(p, size, MADV_HUGEPAGE);
+  if (size >= kHuge) madvise(p, (size + kHuge - 1) / kHuge * kHuge, MADV_HUGEPAGE);
   stats_.in_use += static_cast<int64_t>(size);
   stats_.peak = std::max(stats_.peak, stats_.in_use);
   return p;

@@ -16,11 +16,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: number of pairs, seconds per block, seconds of untimed calls before each block."""
+    """How long to measure: number of pairs, seconds per block, seconds of untimed calls before each block.
+
+    ``pause``: seconds of nothing before each side's turn, where threads of the other would still spin for work.
+    """
 
     pairs: int = 12
     block: float = 0.04
     warm: float = 0.01
+    pause: float = 0.0
 
 
 QUICK = Effort(pairs=4, block=0.02, warm=0.005)
@@ -40,6 +44,8 @@ def time_block(call, effort):
 
     A call that takes longer than some blocks is its own block: the other side's traces in the caches are lost in it.
     """
+    if effort.pause:
+        time.sleep(effort.pause)
     begin = time.perf_counter()
     call()
     first = time.perf_counter() - begin

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weights stays in a third of L2
 constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
+constexpr int64_t kL2Weights = 96 * 1024;          // floats: more do not stay in L2 beside pixels
 constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 
 int64_t even(int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); }
@@ -50,7 +51,8 @@ void cut_strips(GemmTask& t, int64_t depth, bool bf16) {
 // between blocks.
 bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
-  const int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
+  int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
+  if (blocks > 2) blocks += blocks & 1;  // as the kernel deals them
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
   const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
   t.pack = taps > 0 && (t.norm.on || !(taps == 1 && inside && t.x_c == 1 && words));
@@ -73,6 +75,10 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
   t.groups = t.O * taps * t.C > t.N * t.H * t.W * t.C ? blocks : 1;
   auto items = [&] { return t.B * t.groups * strips(t); };
+  const int64_t weights = t.O * taps * t.C;
+  // Weights that stay in L2 cost less to read again than pixels in place.
+  if (!t.pack && weights <= kL2Weights)
+    while (items() < wanted && t.N * t.oH == 1 && t.owb >= 2 * kFewPixels) t.owb = ceil_div(t.owb, 2);
   while (items() < wanted && t.groups < blocks) ++t.groups;
   while (items() < wanted && t.nb > 1) t.nb = ceil_div(t.nb, 2);
   while (items() < wanted && t.ohb > 1 && t.ohb * t.owb > 28) t.ohb = ceil_div(t.ohb, 2);
