@@ -23,7 +23,7 @@ struct Tiles {
 };
 
 constexpr int64_t kLineWords = 16;  // of a cache line
-constexpr int64_t kFetchFloats = 64;
+constexpr int64_t kFetchFloats = 16;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV; an even number of blocks halves well.
 struct OutBlocks {
