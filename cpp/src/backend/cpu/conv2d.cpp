@@ -6,9 +6,11 @@
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/gemm_plan.h"
+#include "backend/cpu/grad_plan.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/via_float32.h"
 
@@ -139,46 +141,6 @@ void dense_bwd_data_run(const Call& c) {
 
 namespace {
 
-// Strips and chunks depend on the shape alone, so that the order of sums does too; only `groups` knows the
-// threads.
-bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
-  constexpr int64_t kTarget = 160, kPartialFloats = 256 * 1024, kMostChunks = 16;
-  const int64_t O16 = ceil_div(t.O, 16) * 16;
-  t.o_inner = t.C < lanes / 2 && t.O >= t.C;
-  t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
-  auto floats = [&](int64_t nb, int64_t ohb, int64_t owb) {
-    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * ((owb - 1) * t.sW + (t.kW - 1) * t.dW + 1) *
-               ceil_div(t.C, t.nc) +
-           (t.o_inner ? nb * ohb * owb * O16 : 0);
-  };
-  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
-    return nb * ohb * owb <= kTarget && floats(nb, ohb, owb) <= kScratchFloats;
-  };
-  auto even = [](int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); };
-  const int64_t least = std::clamp<int64_t>(t.oW, 1, 14);
-  while (t.nc < t.C && floats(1, 1, least) > kScratchFloats) t.nc = std::min(t.C, t.nc * 2);
-  if (floats(1, 1, 1) > kScratchFloats) return false;
-  t.nb = t.ohb = 1;
-  t.owb = std::clamp<int64_t>(t.oW, 1, kTarget);
-  while (!fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
-  t.owb = even(t.oW, t.owb);
-  if (t.owb >= t.oW) {
-    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
-    t.ohb = even(t.oH, t.ohb);
-    if (t.ohb >= t.oH)
-      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
-    t.nb = even(t.N, t.nb);
-  }
-  t.merge = t.nc == 1 && t.dW == 1 && t.kW > 1;
-  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
-  const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
-  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads,
-                tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
-  while (t.chunks * t.B * t.nc * t.groups < wanted && t.groups < tiles) ++t.groups;
-  return true;
-}
-
 bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; }
 
 }  // namespace
@@ -187,12 +149,12 @@ const char* dense_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c, true)) return why;
   if (const char* why = norm_of_whole_window(c)) return why;
   WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
-  return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
+  return plan_weights_grad(t, 1, lanes(), 1) ? nullptr : "window too large";
 }
 
 int64_t dense_bwd_weights_workspace(const Call& c) {
   WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
-  plan_weights(t, lanes(), 1);
+  plan_weights_grad(t, 1, lanes(), 1);
   if (!partial_sums(t)) return 0;
   return 4 * (aligned(t.chunks * t.B * t.w_b) + aligned(t.chunks * t.B * t.O));
 }
@@ -201,7 +163,7 @@ void dense_bwd_weights_run(const Call& c) {
   const Conv2dParams p = whole_window(c.as<Conv2dParams>());
   const KernelTable& k = *kernels();
   WeightsGradTask t = weights_task(p);
-  plan_weights(t, k.vector_floats, num_threads());
+  plan_weights_grad(t, 1, k.vector_floats, num_threads());
   float* dw = c.out[0].as<float>();
   float* dbias = c.out.size() > 1 ? c.out[1].as<float>() : nullptr;
   const int64_t total = t.B * t.w_b, biases = t.B * t.O;
@@ -216,7 +178,7 @@ void dense_bwd_weights_run(const Call& c) {
     if (dbias) t.dbias = t.dw + aligned(t.chunks * total);
   }
   const int64_t items = t.chunks * t.B * t.nc * t.groups;
-  parallel_for(items, 1, [&](int64_t b, int64_t e, int) { k.conv2d_weights_grad(t, b, e); });
+  with_scratch(items, 1, kGradFloats, [&](int64_t b, int64_t e, float* s) { k.conv2d_weights_grad(t, s, b, e); });
   if (!partial_sums(t)) return;
   float* sum = t.o_inner ? t.dw : dw;
   if (t.chunks > 1 || sum != t.dw)

@@ -5,7 +5,8 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
-#include "backend/cpu/kernels/grad_pitch.h"
+#include "backend/cpu/grad_plan.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -28,53 +29,6 @@ const float* rows(const Operand& o, int64_t elements = 0) {
 }
 float* rows_out(const Operand& o, int64_t elements = 0) {
   return reinterpret_cast<float*>(o.as<bfloat16>() + elements);
-}
-
-// Strips and chunks depend on the shape alone, so that the order of sums does too; only `groups` knows the
-// threads.
-bool plan_weights(WeightsGradTask& t, int lanes, int threads) {
-  constexpr int64_t kTarget = 320, kPartialFloats = 256 * 1024, kMostChunks = 16, kMostOut = 192;
-  t.o_inner = t.C < lanes / 2 && t.O >= t.C;
-  t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
-  t.groups = ceil_div(t.O, kMostOut);
-  // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
-  const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < 2 * lanes);
-  const int64_t pitch = t.kW == 1 ? 2 * t.sW : 1, op = pair_pitch(ceil_div(t.O, t.groups));
-  auto words = [&](int64_t nb, int64_t ohb, int64_t owb) {
-    const int64_t cols = ceil_div((owb - 1) * t.sW + (t.kW - 1) * t.dW + 1, pitch);
-    return nb * ((ohb - 1) * t.sH + (t.kH - 1) * t.dH + 1) * cols * pair_pitch(ceil_div(t.C, t.nc)) +
-           nb * ohb * ceil_div(owb, 2) * op;
-  };
-  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
-    return nb * ohb * owb <= kTarget && words(nb, ohb, owb) <= kScratchFloats;
-  };
-  auto even = [](int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); };
-  const int64_t least = std::clamp<int64_t>(t.oW, 1, 14);
-  while (t.nc < t.C && words(1, 1, least) > kScratchFloats) t.nc = std::min(t.C, t.nc * 2);
-  if (words(1, 1, 1) > kScratchFloats) return false;
-  t.nb = t.ohb = 1;
-  t.owb = std::clamp<int64_t>(t.oW, 1, kTarget);
-  while (!fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
-  t.owb = even(t.oW, t.owb);
-  if (t.owb < t.oW) t.owb += t.owb % 2;  // whole pairs but in the last strip
-  if (!fits(1, 1, t.owb)) --t.owb;
-  if (t.owb >= t.oW) {
-    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
-    t.ohb = even(t.oH, t.ohb);
-    if (t.ohb >= t.oH)
-      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
-    t.nb = even(t.N, t.nb);
-  }
-  t.merge = t.nc == 1 && merges;
-  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
-  const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
-  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
-  while (t.chunks & (t.chunks - 1)) t.chunks &= t.chunks - 1;  // powers of two divide among threads
-  // A group copies its strips again: no more of them than share the work evenly.
-  const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
-  auto items = [&] { return t.chunks * t.B * t.nc * t.groups; };
-  while (items() % threads != 0 && items() < 4 * threads && t.groups < tiles) ++t.groups;
-  return true;
 }
 
 // Sums of chunks, with vectors over output channels once more transposed, before they are rounded. A single chunk
@@ -162,12 +116,12 @@ const char* pairs_bwd_weights_declines(const Call& c) {
     if (o.dtype != c.out[0].dtype || (o.dtype != DType::bfloat16 && o.dtype != DType::float32))
       return "results are not bfloat16 or float32";
   WeightsGradTask t = weights_task(c.as<Conv2dParams>());
-  return plan_weights(t, lanes(), 1) ? nullptr : "window too large";
+  return plan_weights_grad(t, 2, lanes(), 1) ? nullptr : "window too large";
 }
 
 int64_t pairs_bwd_weights_workspace(const Call& c) {
   WeightsGradTask t = weights_task(c.as<Conv2dParams>());
-  plan_weights(t, lanes(), 1);
+  plan_weights_grad(t, 2, lanes(), 1);
   return GradSpace(t, c.out.size() > 1, c.out[0].dtype == DType::bfloat16, nullptr).bytes;
 }
 
@@ -175,7 +129,7 @@ void pairs_bwd_weights_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const KernelTable& k = *kernels();
   WeightsGradTask t = weights_task(p);
-  plan_weights(t, k.vector_floats, num_threads());
+  plan_weights_grad(t, 2, k.vector_floats, num_threads());
   const bool bias = c.out.size() > 1;
   const int64_t total = t.B * t.w_b, biases = t.B * t.O;
   const bool rounds = c.out[0].dtype == DType::bfloat16;
@@ -186,7 +140,8 @@ void pairs_bwd_weights_run(const Call& c) {
   GradSpace w(t, bias, rounds, c.workspace);
   t.x = rows(c.in[0]), t.dy = rows(c.in[1]), t.dw = w.dw ? w.dw : c.out[0].as<float>(), t.dbias = w.dbias;
   const int64_t items = t.chunks * t.B * t.nc * t.groups;
-  parallel_for(items, 1, [&](int64_t b, int64_t e, int) { k.conv2d_weights_grad_bf16(t, b, e); });
+  with_scratch(items, 1, kGradFloats,
+               [&](int64_t b, int64_t e, float* s) { k.conv2d_weights_grad_bf16(t, s, b, e); });
   auto sum = [&](const float* in, int64_t n, int64_t chunks, const Operand& out) {
     parallel_for(n, 16 * 1024, [&](int64_t b, int64_t e, int) {
       if (out.dtype == DType::bfloat16)

@@ -1,98 +1,193 @@
-// What it is: the gradient of dense convolution weights, float32: strips and channel blocks around grad_tile.h.
+// What it is: the gradient of dense convolution weights from float32 or bfloat16 operands, summed in float32:
+// strips and channel blocks around grad_tile.h. bfloat16 goes by words of two neighbouring output pixels, an odd
+// last pixel of a row beside a 0.
 // The order of every sum (strips of a chunk, rows, columns, then chunks) does not depend on threads.
-#include "backend/cpu/kernels/grad_tile.h"
+#include "backend/cpu/kernels/grad_panels.h"
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/strip.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 // dbias of `n` channels over the pixels of a strip.
-void add_bias_grad(const Walk& k, const float* dy, int64_t y_n, int64_t y_h, int64_t y_w, int64_t n, float* out) {
+template <class T>
+void add_bias_grad(const Walk& k, int64_t ww, const T* dy, int64_t y_n, int64_t y_h, int64_t y_w, int64_t n,
+                   float* out) {
   for (int64_t o = 0; o < n; o += kLanes) {
     const int m = static_cast<int>(n - o < kLanes ? n - o : kLanes);
     vf s = k.first ? zero() : loadn(out + o, m);
     for (int64_t i = 0; i < k.nn; ++i)
       for (int64_t h = 0; h < k.hh; ++h) {
-        const float* p = dy + i * y_n + h * y_h + o;
-        for (int64_t w = 0; w < k.ww; ++w) s = add(s, loadn(p + w * y_w, m));
+        const T* p = dy + i * y_n + h * y_h + o;
+        for (int64_t w = 0; w < ww; ++w) s = add(s, loadn(p + w * y_w, m));
       }
     storen(out + o, s, m);
   }
 }
 
-}  // namespace
+// n channels of pixels of an image, some of which may lie outside: only addresses are made.
+template <class T>
+Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, int64_t rows, int64_t row,
+                         int64_t images, int64_t image) {
+  constexpr int64_t bytes = sizeof(T);
+  Ahead::Image a;
+  a.base = reinterpret_cast<uintptr_t>(base);
+  if (col == n) n *= cols, cols = 1;
+  a.lines = ceil_div(n * bytes, 64), a.cols = cols, a.rows = rows, a.images = images;
+  a.col = col * bytes, a.row = row * bytes, a.image = image * bytes;
+  return a;
+}
 
-void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
-  alignas(64) float scratch[kScratchFloats + kScratchSlack];
+// Operands below this many bytes are in L2 anyway.
+constexpr int64_t kAheadBytes = 768 * 1024;
+
+template <class T>
+void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
+  float* more = scratch + kScratchFloats + kScratchSlack;
+  constexpr int64_t kPixels = kPerWord<T>;  // of a word
   const int64_t strips_h = ceil_div(t.oH, t.ohb), strips_w = ceil_div(t.oW, t.owb);
   const int64_t strips = ceil_div(t.N, t.nb) * strips_h * strips_w;
-  const int64_t depth = t.kH * t.kW * t.C;
-  // Vectors of dy are read in place only where no vector reaches past a pixel.
-  const bool copy_dy = t.o_inner && t.O % kLanes != 0;
-  const int64_t dy_w = copy_dy ? ceil_div(t.O, kLanes) * kLanes : t.y_w;
+  const int64_t depth = t.kH * t.kW * t.C, runs_w = t.merge ? 1 : t.kW;
+  // In panels: only the rows of a single tap row, and columns by the step from word to word (GradImage).
+  const GradLayout layout(t, kPixels);
+  const int64_t row_step = layout.row_step, col_step = layout.col_step;
+  // Short tiles have no time for it, and read rows that the hardware runs ahead of.
+  const bool fetch = (t.N * t.x_n + t.N * t.y_n) * static_cast<int64_t>(sizeof(T)) > kAheadBytes &&
+                     !(t.o_inner && t.kW * t.C < kFetchPixels);
+  const int64_t burst = fetch ? kFetchPixels : kStripPixels;
+  // dy is read in place by a single tap and where no vector reaches past a pixel.
+  const bool in_place = kPixels == 1 && (t.o_inner ? t.O % kLanes == 0 : t.kH * t.kW == 1);
+  const bool copies = !in_place && !t.o_inner;
+  // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
+  const bool by_panels = t.panels && t.kH * t.kW == 1;
+  float* rows_of_dy = by_panels ? scratch : more;
+  const int64_t room = by_panels ? kScratchFloats : kGradRowFloats;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item % t.groups, cb = item / t.groups % t.nc, batch = item / t.groups / t.nc % t.B,
                   chunk = item / t.groups / t.nc / t.B;
     const int64_t o0 = t.O * group / t.groups, on = t.O * (group + 1) / t.groups - o0;
     const int64_t c0 = t.C * cb / t.nc, cn = t.C * (cb + 1) / t.nc - c0;
+    const int64_t run = t.merge ? t.kW * cn : cn, cp = t.panels ? ceil_div(cn, kLanes) * kLanes : cn;
     float* dw = t.dw + (chunk * t.B + batch) * t.w_b;
+    const T* x = reinterpret_cast<const T*>(t.x) + batch * t.x_b + c0;
+    const T* dy = reinterpret_cast<const T*>(t.dy) + batch * t.y_b + o0;
+    const NormIn norm = norm_from(t.norm, batch * t.x_b + c0);
     const int64_t last = strips * (chunk + 1) / t.chunks;
     int first = 1;
     for (int64_t strip = strips * chunk / t.chunks; strip < last; ++strip, first = 0) {
-      const int64_t n0 = strip / (strips_h * strips_w) * t.nb, oh0 = strip / strips_w % strips_h * t.ohb,
-                    ow0 = strip % strips_w * t.owb;
+      auto origin = [&](int64_t s, int64_t& n0, int64_t& oh0, int64_t& ow0) {
+        n0 = s / (strips_h * strips_w) * t.nb, oh0 = s / strips_w % strips_h * t.ohb, ow0 = s % strips_w * t.owb;
+      };
+      int64_t n0, oh0, ow0;
+      origin(strip, n0, oh0, ow0);
+      const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
+                    ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb;
+      GradImage m;
+      m.rows = layout.rows(hh), m.cols = layout.cols(ww), m.phases = layout.phases;
+      m.ih0 = oh0 * t.sH - t.pT, m.iw0 = ow0 * t.sW - t.pL, m.row_step = row_step, m.col_step = col_step;
+      const int64_t line = m.phases * m.cols, image = m.rows * line;
+      const T* x0 = x + n0 * t.x_n;
+      for (int64_t n = 0; n < nn && !by_panels; ++n) {
+        if (t.panels)
+          pack_image_panels(t, x0 + n * t.x_n, m, cn, nn * image, n * image, scratch, norm);
+        else
+          pack_image(t, x0 + n * t.x_n, m, cn, scratch + n * image * cn, norm);
+      }
+      const T* from = dy + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
+      const int64_t words = ceil_div(ww, kPixels), pixels = nn * hh * words;
       Walk k;
-      k.once = t.kH * t.kW == 1;
-      k.nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, k.hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
-      k.ww = t.oW - ow0 < t.owb ? t.oW - ow0 : t.owb, k.first = first;
-      const int64_t rows = (k.hh - 1) * t.sH + (t.kH - 1) * t.dH + 1,
-                    cols = (k.ww - 1) * t.sW + (t.kW - 1) * t.dW + 1;
-      const int64_t image = rows * cols * cn;
-      for (int64_t n = 0; n < k.nn; ++n)
-        pack_strip(t, 1, t.x + batch * t.x_b + (n0 + n) * t.x_n + c0, rows, cols, oh0 * t.sH - t.pT,
-                   ow0 * t.sW - t.pL, cn, scratch + n * image, norm_from(t.norm, batch * t.x_b + c0));
-      const float* dy = t.dy + batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
+      k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst, k.once = in_place && !t.o_inner;
       if (t.dbias && cb == 0)
-        add_bias_grad(k, dy + o0, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
-      int64_t dy_n = t.y_n, dy_h = t.y_h;
-      if (copy_dy) {
-        float* d = scratch + k.nn * image;
-        for (int64_t n = 0; n < k.nn; ++n)
-          for (int64_t h = 0; h < k.hh; ++h)
-            for (int64_t w = 0; w < k.ww; ++w)
-              copy_floats(d + ((n * k.hh + h) * k.ww + w) * dy_w, dy + n * t.y_n + h * t.y_h + w * t.y_w, t.O);
-        dy = d;
-        dy_h = k.ww * dy_w, dy_n = k.hh * dy_h;
+        add_bias_grad(k, ww, from, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
+
+      GradOperand a, d;  // of x and of dy
+      a.base = by_panels ? more : scratch, a.pitch = cn, a.pixels = t.panels ? nn * image : 0;
+      a.n = image, a.h = t.sH / row_step * line, a.w = t.panels ? 1 : kPixels * t.sW;
+      auto pack_dy = [&](auto&& one) {
+        for (int64_t n = 0, p = 0; n < nn; ++n)
+          for (int64_t h = 0; h < hh; ++h)
+            for (int64_t j = 0; j < words; ++j, ++p) {
+              const T* low = from + n * t.y_n + h * t.y_h + kPixels * j * t.y_w;
+              one(low, kPixels == 2 && 2 * j + 1 < ww ? low + t.y_w : nullptr, p);
+            }
+      };
+      d.n = hh * words, d.h = words, d.w = 1;
+      if (in_place) {
+        d.base = reinterpret_cast<const float*>(from);
+        d.pitch = 1, d.n = t.y_n, d.h = t.y_h, d.w = t.y_w;
+      } else if (t.o_inner) {
+        d.pixels = pixels;
+        float* dst = scratch + ceil_div(nn * image * cp, 16) * 16;
+        const EvenParts parts = vector_panels(on);
+        pack_dy([&](const T* low, const T* high, int64_t p) {
+          pack_vector_panels(low, high, on, parts, pixels, p, dst, AsIs());
+        });
+        d.base = dst;
       }
+      // Output channels by what fits `rows_of_dy`.
+      int64_t parts = 1;
+      if (copies)
+        while (odd_pitch(ceil_div(on, parts)) * pixels > room) ++parts;
+      // What comes next is fetched meanwhile: x of the next strip; the next part of dy or the first of the next
+      // strip.
       Ahead ahead;
-      if (k.once && t.N * t.oH == 1 && strip + 1 < last && on == t.y_w && cn == t.x_w &&
-          t.oW * (t.x_w + t.y_w) > 128 * 1024) {
-        const int64_t next = ow0 + t.owb, pixels = t.oW - next < t.owb ? t.oW - next : t.owb;
-        ahead.next[0] = reinterpret_cast<const char*>(t.dy + next * t.y_w);
-        ahead.next[1] = reinterpret_cast<const char*>(t.x + next * t.x_w);
-        ahead.lines[0] = pixels * t.y_w / 16, ahead.lines[1] = pixels * t.x_w / 16;
+      const T *x1 = nullptr, *dy1 = nullptr;
+      if (fetch && strip + 1 < last) {
+        int64_t n1, oh1, ow1;
+        origin(strip + 1, n1, oh1, ow1);
+        x1 = x + n1 * t.x_n + (oh1 * t.sH - t.pT) * t.x_h + (ow1 * t.sW - t.pL) * t.x_w;
+        dy1 = dy + n1 * t.y_n + oh1 * t.y_h + ow1 * t.y_w;
       }
-      const int64_t runs_w = t.merge ? 1 : t.kW, run = t.merge ? t.kW * cn : cn;
-      const int64_t ih0 = oh0 * t.sH - t.pT, all_rows = k.hh;
-      for (int64_t kh = 0; kh < t.kH; ++kh) {
-        // Rows [h0, h1) of the strip see this tap row inside the image; the others would add zeros.
-        int64_t h0 = 0, h1 = all_rows;
-        while (h0 < h1 && ih0 + h0 * t.sH + kh * t.dH < 0) ++h0;
-        while (h1 > h0 && ih0 + (h1 - 1) * t.sH + kh * t.dH >= t.H) --h1;
-        k.hh = h1 - h0;
-        const float* dy_kh = dy + h0 * dy_h;
-        for (int64_t kw = 0; kw < runs_w; ++kw) {
-          const float* a = scratch + (kh * t.dH + h0 * t.sH) * cols * cn + kw * t.dW * cn;
-          const int64_t at = (kh * t.kW + kw) * t.C + c0;
-          if (t.o_inner) {
-            k.s_n = image, k.s_h = t.sH * cols * cn, k.s_w = t.sW * cn;
-            k.v_n = dy_n, k.v_h = dy_h, k.v_w = dy_w, k.out = t.O;
-            grad_block<float>(k, a, run, dy_kh + o0, on, dw + at * t.O + o0, ahead);
-          } else {
-            k.s_n = dy_n, k.s_h = dy_h, k.s_w = dy_w;
-            k.v_n = image, k.v_h = t.sH * cols * cn, k.v_w = t.sW * cn, k.out = depth;
-            grad_block<float>(k, dy_kh + o0, on, a, run, dw + o0 * depth + at, ahead);
+      const int64_t bursts = nn * hh * ceil_div(words, burst) * t.kH * runs_w;
+      auto fetch_x = [&](const T* next, int64_t n, int64_t tiles) {
+        ahead.x = image_ahead(next, n, t.kW == 1 ? ww : (ww - 1) * t.sW + 1, t.kW == 1 ? t.sW * t.x_w : t.x_w,
+                              m.rows, row_step * t.x_h, nn, t.x_n);
+        ahead.x.deal(next ? tiles * bursts : 0);
+      };
+      auto fetch_dy = [&](const T* next, int64_t n, int64_t tiles) {
+        ahead.dy = image_ahead(next, n, ww, t.y_w, hh, t.y_h, nn, t.y_n);
+        ahead.dy.deal(next ? tiles * bursts : 0);
+      };
+      fetch_x(x1, cn, t.o_inner ? grad_tiles(run, on) : parts * grad_tiles(ceil_div(on, parts), run));
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t p0 = on * part / parts, pn = on * (part + 1) / parts - p0;
+        fetch_dy(fetch && part + 1 < parts ? from + p0 + pn : dy1, pn,
+                 t.o_inner ? grad_tiles(run, on) : grad_tiles(pn, run));
+        if (copies) {
+          const int64_t pitch = odd_pitch(pn);
+          pack_dy([&](const T* low, const T* high, int64_t p) {
+            pack_words(low + p0, high ? high + p0 : nullptr, pn, rows_of_dy + p * pitch);
+          });
+          d.base = rows_of_dy, d.pitch = pitch;
+        }
+        if (by_panels) {
+          k.out = depth;
+          EvenParts across = vector_panels(cn);
+          for (int64_t v0 = 0, v1; v0 < cn; v0 = v1) {
+            v1 = across.next() * kLanes;
+            const int64_t vn = (v1 < cn ? v1 : cn) - v0;
+            for (int64_t n = 0; n < nn; ++n)
+              pack_image_panels(t, x0 + n * t.x_n + v0, m, vn, nn * image, n * image, more, norm_from(norm, v0));
+            grad_block<T>(k, d, pn, a, vn, dw + (o0 + p0) * depth + c0 + v0, ahead);
+          }
+          continue;
+        }
+        for (int64_t kh = 0; kh < t.kH; ++kh) {
+          // Rows [h0, h1) of the strip see this tap row inside the image; the others would add zeros.
+          int64_t h0 = 0, h1 = hh;
+          while (h0 < h1 && m.ih0 + h0 * t.sH + kh * t.dH < 0) ++h0;
+          while (h1 > h0 && m.ih0 + (h1 - 1) * t.sH + kh * t.dH >= t.H) --h1;
+          k.hh = h1 - h0;
+          d.first = h0 * d.h;
+          for (int64_t kw = 0; kw < runs_w; ++kw) {
+            a.first = kh * t.dH * line + h0 * a.h + kw * t.dW % col_step * m.cols + kw * t.dW / col_step;
+            const int64_t at = (kh * t.kW + kw) * t.C + c0;
+            if (t.o_inner) {
+              k.out = t.O;
+              grad_block<T>(k, a, run, d, on, dw + at * t.O + o0, ahead);
+            } else {
+              k.out = depth;
+              grad_block<T>(k, d, pn, a, run, dw + (o0 + p0) * depth + at, ahead);
+            }
           }
         }
       }
@@ -100,13 +195,30 @@ void conv2d_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
   }
 }
 
-void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) {
+template <class T>
+void sum(const float* in, int64_t stride, int64_t count, T* out, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = static_cast<int>(end - i < kLanes ? end - i : kLanes);
     vf s = loadn(in + i, n);
     for (int64_t j = 1; j < count; ++j) s = add(s, loadn(in + j * stride + i, n));
     storen(out + i, s, n);
   }
+}
+
+}  // namespace
+
+void conv2d_weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
+  weights_grad<float>(t, scratch, begin, end);
+}
+void conv2d_weights_grad_bf16(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
+  weights_grad<bfloat16>(t, scratch, begin, end);
+}
+
+void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) {
+  sum(in, stride, count, out, begin, end);
+}
+void sum_arrays_bf16(const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin, int64_t end) {
+  sum(in, stride, count, out, begin, end);
 }
 
 void transpose_matrix(const float* in, int64_t in_stride, int64_t cols, float* out, int64_t begin, int64_t end) {

@@ -2,12 +2,14 @@
 // pixels of a strip. P words of one operand are broadcast, V vectors of words of the other are loaded; a word is
 // the float of a pixel or the bfloat16 of two neighbouring ones. What it is not: no strip is cut or packed here.
 #pragma once
+#include <stdint.h>
+
 #include "backend/cpu/kernels/gemm_tile.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-// A 1x1 window passes only once over the broadcast operand: the tiles to come read the lines behind this one.
-constexpr int kAheadFloats = 32;
+// A single tap passes once over the rows of dy: the tiles to come read the lines behind this one.
+constexpr int kOnceFloats = 32;
 
 struct Walk {
   int64_t nn, hh, ww;
@@ -15,10 +17,39 @@ struct Walk {
   int64_t v_n, v_h, v_w;  // steps of the vector operand
   int64_t out;            // floats between rows of the result
   int first, tail, once;
+  int64_t burst;  // pixels between two fetches
 };
 
-template <class T, int P, int V, bool kAhead>
-static void grad_tile(const Walk& k, const float* s, const float* v, float* out) {
+// What the next strip reads, fetched to L2 in equal shares while the tiles of this one run.
+struct Ahead {
+  struct Image {
+    uintptr_t base = 0;
+    int64_t lines = 0, cols = 0, rows = 0, images = 0, col = 0, row = 0, image = 0;  // counts; steps in bytes
+    int64_t share = 0, line = 0, c = 0, r = 0, i = 0;
+    FASTCNN_OP void fetch() {
+      uintptr_t p = base + static_cast<uintptr_t>(i * image + r * row + c * col);
+      for (int64_t left = share; left > 0 && i < images; --left) {
+        __builtin_prefetch(reinterpret_cast<const void*>(p + static_cast<uintptr_t>(line * 64)), 0, 2);
+        if (++line < lines) continue;
+        line = 0;
+        if (++c == cols) c = 0, ++r;
+        if (r == rows) r = 0, ++i;
+        p = base + static_cast<uintptr_t>(i * image + r * row + c * col);
+      }
+    }
+    void deal(int64_t times) { share = times ? ceil_div(lines * cols * rows * images, times) : 0; }
+  };
+  Image x, dy;
+  FASTCNN_OP void fetch() {
+    if (x.share) x.fetch();
+    if (dy.share) dy.fetch();
+  }
+};
+
+constexpr int64_t kFetchPixels = 16;  // between two fetches: more at once would wait for each other
+
+template <class T, int P, int V, bool kOnce>
+static void grad_tile(const Walk& k, const float* s, const float* v, float* out, Ahead& ahead) {
   vf acc[P][V];
   if (k.first) {
 #pragma GCC unroll 16
@@ -37,19 +68,23 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out)
     for (int64_t h = 0; h < k.hh; ++h) {
       const float* sp = s + n * k.s_n + h * k.s_h;
       const float* vp = v + n * k.v_n + h * k.v_h;
-      for (int64_t w = 0; w < k.ww; ++w) {
-        if (kAhead) prefetch(sp + kAheadFloats);
-        vf b[V];
+      for (int64_t w = 0; w < k.ww;) {
+        ahead.fetch();
+        const int64_t w1 = k.ww - w < k.burst ? k.ww : w + k.burst;
+        for (; w < w1; ++w) {
+          if (kOnce) prefetch(sp + kOnceFloats);
+          vf b[V];
 #pragma GCC unroll 4
-        for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
+          for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
 #pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-          vf a = set1(sp[p]);
+          for (int p = 0; p < P; ++p) {
+            vf a = set1(sp[p]);
 #pragma GCC unroll 4
-          for (int i = 0; i < V; ++i) acc[p][i] = multiply_add<T>(a, b[i], acc[p][i]);
+            for (int i = 0; i < V; ++i) acc[p][i] = multiply_add<T>(a, b[i], acc[p][i]);
+          }
+          sp += k.s_w;
+          vp += k.v_w;
         }
-        sp += k.s_w;
-        vp += k.v_w;
       }
     }
 #pragma GCC unroll 16
@@ -63,53 +98,83 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out)
     }
 }
 
-using GradTileFn = void (*)(const Walk&, const float*, const float*, float*);
-#define TILES4(V, p)                                                                             \
-  &grad_tile<T, p, V, kAhead>, &grad_tile<T, p + 1, V, kAhead>, &grad_tile<T, p + 2, V, kAhead>, \
-      &grad_tile<T, p + 3, V, kAhead>
-template <class T, bool kAhead>
+using GradTileFn = void (*)(const Walk&, const float*, const float*, float*, Ahead&);
+#define TILES4(V, p)                                                                          \
+  &grad_tile<T, p, V, kOnce>, &grad_tile<T, p + 1, V, kOnce>, &grad_tile<T, p + 2, V, kOnce>, \
+      &grad_tile<T, p + 3, V, kOnce>
+template <class T, bool kOnce>
 struct GradTiles {
 #if defined(__AVX512F__) || defined(__aarch64__)
   static constexpr GradTileFn at[3][16] = {
       {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<T, 13, 2, kAhead>, &grad_tile<T, 14, 2, kAhead>},
-      {TILES4(3, 1), TILES4(3, 5), &grad_tile<T, 9, 3, kAhead>}};
+      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<T, 13, 2, kOnce>, &grad_tile<T, 14, 2, kOnce>},
+      {TILES4(3, 1), TILES4(3, 5), &grad_tile<T, 9, 3, kOnce>}};
 #else
-  static constexpr GradTileFn at[2][16] = {
-      {TILES4(1, 1), TILES4(1, 5)}, {TILES4(2, 1), &grad_tile<T, 5, 2, kAhead>, &grad_tile<T, 6, 2, kAhead>}};
+  static constexpr GradTileFn at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
+                                           {TILES4(2, 1), &grad_tile<T, 5, 2, kOnce>, &grad_tile<T, 6, 2, kOnce>}};
 #endif
 };
 #undef TILES4
 
-// What the next strip of a 1x1 window reads, fetched to L2 in equal shares while the tiles of this one run: each
-// tile touches a line or two of every pixel, too short a run for the hardware to see.
-struct Ahead {
-  const char* next[2] = {};
-  int64_t lines[2] = {};
-  FASTCNN_OP void fetch(int64_t shares) {
-    for (int i = 0; i < 2; ++i) {
-      const int64_t n = ceil_div(lines[i], shares);
-      for (int64_t j = 0; j < n; ++j) __builtin_prefetch(next[i] + j * 64, 0, 2);
-      next[i] += n * 64;
-    }
+// [0, n) in `parts` even parts, without a division for each: next() gives the end of one after the other.
+struct EvenParts {
+  int64_t parts, size, over, at = 0, rest = 0;
+  FASTCNN_OP EvenParts(int64_t n, int64_t parts_) : parts(parts_), size(n / parts_), over(n % parts_) {}
+  FASTCNN_OP int64_t next() {
+    at += size, rest += over;
+    if (rest >= parts) rest -= parts, ++at;
+    return at;
   }
 };
 
-// A block of the result: `rows` broadcast values by `cols` floats of vectors.
+// A row of words in panels of vectors.
+FASTCNN_OP EvenParts vector_panels(int64_t words) {
+  const int64_t vectors = ceil_div(words, kLanes);
+  return EvenParts(vectors, ceil_div(vectors, kTileV));
+}
+
+// Words from one pixel to the next in a copy: an odd number of cache lines, so that walking over pixels meets
+// every set of the cache. Few words stay dense.
+FASTCNN_OP int64_t odd_pitch(int64_t words) { return words <= 16 ? words : (ceil_div(words, 16) | 1) * 16; }
+
+// An operand as it lies: a word of pixel p at base + p * pitch, or, where `pixels` is not 0, in panels of so many
+// pixels each, so that a tile reads one dense run. Steps are counted in pixels.
+struct GradOperand {
+  const float* base = nullptr;
+  int64_t pitch = 0, pixels = 0;
+  int64_t first = 0, n = 0, h = 0, w = 0;  // the first pixel of a walk and its steps
+  FASTCNN_OP const float* at(int64_t word, int64_t words) const {
+    return pixels ? base + word * pixels + first * words : base + word + first * pitch;
+  }
+  FASTCNN_OP int64_t step(int64_t words) const { return pixels ? words : pitch; }
+};
+
+// How often grad_block fetches for one pixel row.
+FASTCNN_OP int64_t grad_tiles(int64_t rows, int64_t cols) {
+  EvenParts across = vector_panels(cols);
+  int64_t tiles = 0;
+  for (int64_t v0 = 0, v1; (v1 = across.next()) <= ceil_div(cols, kLanes) && v1 > v0; v0 = v1)
+    tiles += ceil_div(rows, tile_pixels(static_cast<int>(v1 - v0)));
+  return tiles;
+}
+
+// A block of the result: `rows` broadcast words by `cols` words of vectors.
 template <class T>
-static void grad_block(Walk k, const float* s, int64_t rows, const float* v, int64_t cols, float* out,
-                       Ahead ahead = {}) {
-  const int64_t vectors = ceil_div(cols, kLanes), blocks = ceil_div(vectors, kTileV);
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
-    const int64_t left = cols - (v0 + V - 1) * kLanes;
+static void grad_block(Walk k, const GradOperand& s, int64_t rows, const GradOperand& v, int64_t cols, float* out,
+                       Ahead& ahead) {
+  EvenParts across = vector_panels(cols);
+  k.s_n = s.n * s.pitch, k.s_h = s.h * s.pitch, k.s_w = s.w * s.pitch;
+  for (int64_t b = 0, v0 = 0, v1; b < across.parts; ++b, v0 = v1) {
+    v1 = across.next();
+    const int64_t V = v1 - v0, left = cols - (v1 - 1) * kLanes, v_step = v.step(V * kLanes);
+    const float* vp = v.at(v0 * kLanes, V * kLanes);
     k.tail = static_cast<int>(left < kLanes ? left : kLanes);
-    const int64_t tiles = ceil_div(rows, tile_pixels(static_cast<int>(V)));
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t p0 = rows * i / tiles, P = rows * (i + 1) / tiles - p0;
-      if (ahead.next[0]) ahead.fetch(tiles * blocks);
-      (k.once ? GradTiles<T, true>::at : GradTiles<T, false>::at)[V - 1][P - 1](k, s + p0, v + v0 * kLanes,
-                                                                                out + p0 * k.out + v0 * kLanes);
+    k.v_n = v.n * v_step, k.v_h = v.h * v_step, k.v_w = v.w * v_step;
+    EvenParts down(rows, ceil_div(rows, tile_pixels(static_cast<int>(V))));
+    for (int64_t i = 0, p0 = 0, p1; i < down.parts; ++i, p0 = p1) {
+      p1 = down.next();
+      (k.once ? GradTiles<T, true>::at : GradTiles<T, false>::at)[V - 1][p1 - p0 - 1](
+          k, s.at(p0, 0), vp, out + p0 * k.out + v0 * kLanes, ahead);
     }
   }
 }

@@ -71,11 +71,37 @@ struct WeightsGradTask {
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1, chunks = 1;
   int32_t merge = 0;    // the columns of a window are one run of kW*C floats
   int32_t o_inner = 0;  // vectors over output channels: for few input channels
+  int32_t panels = 0;   // x is copied to panels of vectors instead of rows of pixels
   NormIn norm;          // float32
+};
+
+// How conv2d_weights_grad copies what a strip needs of x. In panels a single tap row keeps every sH-th row only,
+// and columns lie in phases by the step from word to word, so that output pixels are neighbours. `pixels`: of a
+// word.
+struct GradLayout {
+  int64_t pixels, row_step, col_step, phases, row, tall, col, reach;
+  bool panels;
+  FASTCNN_INLINE GradLayout(const WeightsGradTask& t, int64_t pixels_)
+      : pixels(pixels_),
+        row_step(t.panels && t.kH == 1 ? t.sH : 1),
+        col_step(t.panels ? pixels_ * t.sW : 1),
+        row(t.sH / row_step),
+        tall((t.kH - 1) * t.dH + 1),
+        col(t.sW),
+        reach((t.kW - 1) * t.dW),
+        panels(t.panels) {
+    phases = reach + 1 < col_step ? reach + 1 : col_step;
+  }
+  FASTCNN_INLINE int64_t rows(int64_t out) const { return (out - 1) * row + tall; }
+  FASTCNN_INLINE int64_t cols(int64_t out) const {
+    return panels ? (out + pixels - 1) / pixels + reach / col_step : (out - 1) * col + reach + 1;
+  }
 };
 
 constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack
 constexpr int64_t kStripPixels = 1024;
+constexpr int64_t kGradRowFloats = 20 * 1024;  // in addition, of dy in weight gradients
+constexpr int64_t kGradFloats = kScratchFloats + kGradRowFloats + 128;
 
 FASTCNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -1,10 +1,10 @@
 // What it is: the rows of the kernel list for conv; see kernels.h. X(name, return type, arguments…)
 #pragma once
 #define FASTCNN_KERNELS_CONV(X)                                                                               \
-  /* items: chunks * B * nc * groups */                                                                       \
-  X(conv2d_weights_grad, void, const WeightsGradTask& t, int64_t begin, int64_t end)                          \
+  /* items: chunks * B * nc * groups; scratch kGradFloats */                                                  \
+  X(conv2d_weights_grad, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)          \
   /* the same from bfloat16 x and dy to float32 sums */                                                       \
-  X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, int64_t begin, int64_t end)                     \
+  X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)     \
   X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,      \
     int64_t end)                                                                                              \
   /* items: rows of outputs (n, oh); w (kH, kW, C) */                                                         \

@@ -1,0 +1,63 @@
+// What it is: the blocking rules of conv2d_weights_grad. See grad_plan.h.
+#include "backend/cpu/grad_plan.h"
+
+#include <algorithm>
+
+namespace fastcnn::cpu {
+namespace {
+
+constexpr int64_t kTarget = 160;                // words of a strip: a panel of three vectors stays in L1
+constexpr int64_t kPartialFloats = 256 * 1024;  // of all chunks
+constexpr int64_t kMostChunks = 16;
+
+}  // namespace
+
+bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int threads) {
+  t.o_inner = t.C < lanes / 2 && t.O >= t.C;
+  t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
+  // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
+  const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < 2 * lanes);
+  const int64_t O16 = ceil_div(t.O, 16) * 16;
+  auto words = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    t.merge = t.nc == 1 && merges, t.panels = !t.o_inner && !t.merge;
+    const GradLayout layout(t, pixels_per_word);
+    if (t.panels && t.kH * t.kW == 1) return nb * ohb * ceil_div(owb, pixels_per_word);  // one panel at a time
+    const int64_t cn = ceil_div(t.C, t.nc);
+    return nb * layout.rows(ohb) * layout.phases * layout.cols(owb) *
+               (t.panels ? ceil_div(cn, lanes) * lanes : cn) +
+           (t.o_inner ? nb * ohb * ceil_div(owb, pixels_per_word) * O16 : 0);
+  };
+  auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
+    return nb * ohb * owb <= kTarget * pixels_per_word && words(nb, ohb, owb) <= kScratchFloats;
+  };
+  auto even = [](int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); };
+  const int64_t least = std::clamp<int64_t>(t.oW, 1, 14);
+  while (t.nc < t.C && words(1, 1, least) > kScratchFloats) t.nc = std::min(t.C, t.nc * 2);
+  if (words(1, 1, 1) > kScratchFloats) return false;
+  t.nb = t.ohb = 1;
+  t.owb = std::clamp<int64_t>(t.oW, 1, kTarget * pixels_per_word);
+  while (!fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
+  t.owb = even(t.oW, t.owb);
+  if (t.owb < t.oW) {  // whole words but in the last strip
+    t.owb = ceil_div(t.owb, pixels_per_word) * pixels_per_word;
+    while (t.owb > 1 && !fits(1, 1, t.owb)) --t.owb;
+  }
+  if (t.owb >= t.oW) {
+    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
+    t.ohb = even(t.oH, t.ohb);
+    if (t.ohb >= t.oH)
+      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
+    t.nb = even(t.N, t.nb);
+  }
+  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
+  const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
+  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
+  while (t.chunks & (t.chunks - 1)) t.chunks &= t.chunks - 1;  // powers of two divide among threads
+  // A group copies its strips again: no more of them than share the work evenly.
+  const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
+  auto items = [&] { return t.chunks * t.B * t.nc * t.groups; };
+  while (items() % threads != 0 && items() < 4 * threads && t.groups < tiles) ++t.groups;
+  return true;
+}
+
+}  // namespace fastcnn::cpu
