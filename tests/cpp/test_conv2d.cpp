@@ -165,6 +165,17 @@ TEST_CASE("conv2d with few input channels: their gradient in whole vectors of pi
   check(Case(2, 1, 8, 16, 5, 1, 3).stride(3, 1).p);
 }
 
+TEST_CASE("conv2d weight gradients: panels, phases of columns and strips ahead") {
+  check(Case(2, 100, 20, 19, 70, 1, 1).stride(2, 2).p);        // several panels, of every second pixel
+  check(Case(2, 70, 9, 10, 33, 1, 1).stride(1, 2).pad(1).p);   // zeros around a single tap
+  check(Case(1, 66, 15, 16, 40, 3, 3).stride(2, 2).pad(1).p);  // two phases, four in bfloat16
+  check(Case(1, 40, 17, 19, 35, 3, 3).stride(2, 3).dilate(1, 2).pad(2).p);
+  check(Case(2, 48, 11, 13, 20, 3, 1).stride(2, 2).pad(1, 1, 0, 0).p);
+  check(Case(2, 48, 11, 13, 20, 1, 3).stride(2, 1).pad(0, 0, 1, 1).p);
+  check(Case(2, 32, 3, 400, 300, 1, 3).pad(0, 0, 1, 1).p);  // columns of several strips, outputs of several parts
+  check(Case(3, 64, 40, 41, 130, 1, 1).p);                  // large enough to fetch the next strip
+}
+
 TEST_CASE("conv2d over the whole image") {
   check(Case(9, 20, 4, 4, 33, 4, 4).p);
   check(Case(3, 5, 3, 5, 16, 3, 5).stride(2, 2).p);
