@@ -16,7 +16,7 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   t.o_inner = t.C < lanes / 2 && t.O >= t.C;
   t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
   // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
-  const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < 2 * lanes);
+  const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < (pixels_per_word == 1 ? 3 : 2) * lanes);
   const int64_t O16 = ceil_div(t.O, 16) * 16;
   auto words = [&](int64_t nb, int64_t ohb, int64_t owb) {
     t.merge = t.nc == 1 && merges, t.panels = !t.o_inner && !t.merge;

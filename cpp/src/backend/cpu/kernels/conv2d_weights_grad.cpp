@@ -40,6 +40,8 @@ Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, in
 // Operands below this many bytes are in L2 anyway.
 constexpr int64_t kAheadBytes = 768 * 1024;
 
+constexpr int64_t kMostInPlace = 64;
+
 template <class T>
 void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
   float* more = scratch + kScratchFloats + kScratchSlack;
@@ -54,8 +56,10 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   const bool fetch = (t.N * t.x_n + t.N * t.y_n) * static_cast<int64_t>(sizeof(T)) > kAheadBytes &&
                      !(t.o_inner && t.kW * t.C < kFetchPixels);
   const int64_t burst = fetch ? kFetchPixels : kStripPixels;
-  // dy is read in place by a single tap and where no vector reaches past a pixel.
-  const bool in_place = kPixels == 1 && (t.o_inner ? t.O % kLanes == 0 : t.kH * t.kW == 1);
+  // dy is read in place by a single tap, where its pixels lie close, and by vectors that do not reach past a
+  // pixel.
+  const bool in_place =
+      kPixels == 1 && (t.o_inner ? t.O % kLanes == 0 : t.kH * t.kW == 1 || t.y_w <= kMostInPlace);
   const bool copies = !in_place && !t.o_inner;
   // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
   const bool by_panels = t.panels && t.kH * t.kW == 1;
@@ -95,7 +99,8 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
       const T* from = dy + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
       const int64_t words = ceil_div(ww, kPixels), pixels = nn * hh * words;
       Walk k;
-      k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst, k.once = in_place && !t.o_inner;
+      k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst,
+      k.once = in_place && !t.o_inner && t.kH * t.kW == 1;
       if (t.dbias && cb == 0)
         add_bias_grad(k, ww, from, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
 
