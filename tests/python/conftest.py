@@ -14,6 +14,23 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("smoke") is None)
 
 
+def pytest_generate_tests(metafunc):
+    if "kernel_isa" in metafunc.fixturenames:
+        import fastcnn._core as core
+
+        names = [name for name in core.available_isas() if name != "ref"]
+        metafunc.parametrize("kernel_isa", names, indirect=True)
+
+
+@pytest.fixture
+def kernel_isa(request):
+    """Runs the test with the kernels of one ISA after the other, without the references."""
+    import fastcnn._core as core
+
+    core.set_isa(request.param)
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def _best_isa_again():
     yield

@@ -10,14 +10,6 @@ import pytest
 ops, nn = fc.ops, fc.nn
 
 
-@pytest.fixture(params=[i for i in fc._core.available_isas() if i != "ref"])
-def isa(request):
-    before = fc.isa()
-    fc._core.set_isa(request.param)
-    yield request.param
-    fc._core.set_isa(before)
-
-
 def rand(*shape, seed=0):
     return fc.tensor(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
 
@@ -66,7 +58,7 @@ def same(model, x):
 
 @pytest.mark.parametrize("act", ["relu", "relu6"])
 @pytest.mark.parametrize("linear", [False, True])
-def test_residual_blocks(act, linear, isa):
+def test_residual_blocks(act, linear, kernel_isa):
     fc.manual_seed(3)
     model = Residual(getattr(ops, act), linear)
     f = same(model, rand(3, 12, 6, 7).requires_grad_())
@@ -81,7 +73,7 @@ def test_residual_blocks(act, linear, isa):
     assert len(sums) == 2, f.describe()  # the other binary step is the gradient of the loss
 
 
-def test_no_join_when_x_changes_in_between(isa):
+def test_no_join_when_x_changes_in_between(kernel_isa):
     bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3)
 
     def fn(a):
@@ -98,7 +90,7 @@ def test_no_join_when_x_changes_in_between(isa):
         np.testing.assert_array_equal(f(a).numpy(), want)
 
 
-def test_sums_that_others_change_stay(isa):
+def test_sums_that_others_change_stay(kernel_isa):
     """The sum of two gradients is changed in place before the norm's backward pass may read its parts."""
     bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3).requires_grad_()
     g1, g2 = rand(5, 4, 3, 3, seed=1), rand(5, 4, 3, 3, seed=2)
@@ -118,7 +110,7 @@ def test_sums_that_others_change_stay(isa):
         np.testing.assert_array_equal(got.numpy(), w)
 
 
-def test_double_backward(isa):
+def test_double_backward(kernel_isa):
     bn = nn.BatchNorm2d(4)
     x = rand(5, 4, 3, 3).requires_grad_()
 

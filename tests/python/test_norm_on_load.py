@@ -12,14 +12,6 @@ import pytest
 ops, nn = fc.ops, fc.nn
 
 
-@pytest.fixture(params=[i for i in fc._core.available_isas() if i != "ref"])
-def isa(request):
-    before = fc.isa()
-    fc._core.set_isa(request.param)
-    yield request.param
-    fc._core.set_isa(before)
-
-
 def rand(*shape, seed=0):
     return fc.tensor(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
 
@@ -90,7 +82,7 @@ def with_gradients(model):
     ],
     ids=lambda s: "-".join(f"{k}{v}" for k, v in s.items()),
 )
-def test_block_is_eager_bit_for_bit(sizes, act, isa):
+def test_block_is_eager_bit_for_bit(sizes, act, kernel_isa):
     fc.manual_seed(1)
     model = Block(**sizes, act=(lambda y: y) if act == "none" else getattr(ops, act))
     for b in (model.b1, model.b2):  # padding that went through a norm would show
@@ -104,7 +96,7 @@ def test_block_is_eager_bit_for_bit(sizes, act, isa):
     assert written and all(s["op"] != "batch_norm" for s in written), f.describe()
 
 
-def test_forward_alone(isa):
+def test_forward_alone(kernel_isa):
     model = Block(4, 24, 8)
 
     def fn(x):
@@ -114,7 +106,7 @@ def test_forward_alone(isa):
     assert unstored(compare(model, fn, rand(2, 4, 9, 11))) == 2
 
 
-def test_training_steps(isa):
+def test_training_steps(kernel_isa):
     losses = []
     for compiled in (False, True):
         fc.manual_seed(2)
@@ -181,7 +173,7 @@ def net_of(kind):
         "merged groups beside",
     ],
 )
-def test_other_readers_keep_the_result(kind, isa):
+def test_other_readers_keep_the_result(kind, kernel_isa):
     fc.manual_seed(4)
     model, forward = net_of(kind)
     x = rand(2, 6, 24, 24).requires_grad_()
@@ -197,7 +189,7 @@ def test_other_readers_keep_the_result(kind, isa):
     assert not readers(f, "conv2d") and not readers(f, "conv2d_bwd_weights")
 
 
-def test_two_convolutions_read_one_norm(isa):
+def test_two_convolutions_read_one_norm(kernel_isa):
     fc.manual_seed(5)
     conv, bn = nn.Conv2d(6, 24, 1), nn.BatchNorm2d(24)
     a, b = nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.Conv2d(24, 10, 1)
@@ -214,7 +206,7 @@ def test_two_convolutions_read_one_norm(isa):
 
 
 @pytest.mark.parametrize("act", ["relu", "relu6"])
-def test_inner_norm_of_a_residual_block(act, isa):
+def test_inner_norm_of_a_residual_block(act, kernel_isa):
     """3x3 convolutions: Winograd reads through the norm too, where the shape is one for it."""
     fc.manual_seed(9)
     a, bn, b = nn.Conv2d(32, 48, 3, padding=1), nn.BatchNorm2d(48), nn.Conv2d(48, 32, 3, padding=1)
@@ -231,7 +223,7 @@ def test_inner_norm_of_a_residual_block(act, isa):
     assert readers(f, "conv2d") == [plain._core.steps()[0]["implementation"]]
 
 
-def test_norm_of_an_input(isa):
+def test_norm_of_an_input(kernel_isa):
     bn, conv = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1, groups=12)
     model = nn.ModuleList([bn, conv])
 
@@ -244,7 +236,7 @@ def test_norm_of_an_input(isa):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_input_changed_in_place(when, isa):
+def test_input_changed_in_place(when, kernel_isa):
     """The norm's input is overwritten before, or only after, the convolution reads the norm's result."""
     bn, conv = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1, groups=12)
     model = nn.ModuleList([bn, conv])
@@ -265,7 +257,7 @@ def test_input_changed_in_place(when, isa):
 
 
 @pytest.mark.parametrize("use", [False, True], ids=["plain", "checkpoint"])
-def test_checkpoint(use, isa):
+def test_checkpoint(use, kernel_isa):
     fc.manual_seed(6)
     blocks = nn.ModuleList([Block(8, 32, 8) for _ in range(3)])
 
@@ -280,7 +272,7 @@ def test_checkpoint(use, isa):
     assert unstored(f) >= 6
 
 
-def test_double_backward(isa):
+def test_double_backward(kernel_isa):
     fc.manual_seed(7)
     model = Block(4, 12, 4, act=ops.relu)
 
@@ -292,7 +284,7 @@ def test_double_backward(isa):
     compare(model, fn, rand(2, 4, 7, 6).requires_grad_(), exact=False)
 
 
-def test_bfloat16_and_float64_keep_the_result(isa):
+def test_bfloat16_and_float64_keep_the_result(kernel_isa):
     for dtype in ("bfloat16", "float64"):
         model = Block(8, 32, 8).to(dtype)
         x = rand(2, 8, 9, 9).to(dtype)
@@ -312,7 +304,7 @@ def test_reference_keeps_the_result():
         fc._core.set_isa(before)
 
 
-def test_same_bits_for_any_number_of_threads(isa):
+def test_same_bits_for_any_number_of_threads(kernel_isa):
     """Strips of rows, each with rows of its neighbours, on large images and on images of one strip."""
     before, results = fc.get_num_threads(), {}
     try:
@@ -332,7 +324,7 @@ def test_same_bits_for_any_number_of_threads(isa):
             np.testing.assert_array_equal(a, b)
 
 
-def test_memory_and_cost(isa):
+def test_memory_and_cost(kernel_isa):
     model = Block(4, 48, 4)
     x = rand(2, 4, 20, 20)
     f = fc.compile(with_gradients(model))

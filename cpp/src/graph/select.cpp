@@ -87,6 +87,18 @@ const Implementation* would_select(Backend& backend, const Call& call) {
   return nullptr;
 }
 
+const Implementation* kernel_of(const Node& n) {
+  std::vector<Operand> in, out;
+  for (const Value& v : n.in) in.push_back(operand_shape(v));
+  for (const Value& v : n.out) out.push_back(operand_shape(v));
+  return would_select(backend_of(Device{}), {n.kind, n.params.data(), in, out, nullptr});
+}
+
+bool has_kernel(const Node& n) {
+  const Implementation* k = kernel_of(n);
+  return k && k != &backend_of(Device{}).implementations(n.kind).back();
+}
+
 void record_choices(bool on) {
   std::lock_guard<std::mutex> lock(mutex);
   recording = on;

@@ -16,6 +16,8 @@ Operand operand_shape(const Value& v);  // without memory
 const Implementation& select_implementation(Backend& backend, const Call& call);
 // The same, unseen by FASTCNN_VERBOSE and by tests: a pass asks what a node would get. nullptr: nobody takes it.
 const Implementation* would_select(Backend& backend, const Call& call);
+const Implementation* kernel_of(const Node& n);  // the same for a node on the CPU as it stands
+bool has_kernel(const Node& n);                  // better than the reference
 
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.
 void record_choices(bool on);

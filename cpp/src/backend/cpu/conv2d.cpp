@@ -11,6 +11,7 @@
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/via_float32.h"
 
@@ -29,11 +30,9 @@ static const char* norm_costs_more(const GemmTask& t) {
   GemmTask in_place = t;
   in_place.norm.on = 0;
   plan_gemm(in_place, lanes(), 1);
-  auto strips = [](const GemmTask& s) {
-    return ceil_div(s.N, s.nb) * ceil_div(s.oH, s.ohb) * ceil_div(s.oW, s.owb);
-  };
   const int64_t pixels = t.N * t.H * t.W;
-  const int64_t more = t.O * (strips(t) - strips(in_place)) + (in_place.pack ? 0 : (t.groups - 1) * pixels);
+  const int64_t more =
+      t.O * (strip_count(t) - strip_count(in_place)) + (in_place.pack ? 0 : (t.groups - 1) * pixels);
   return more > pixels ? "input norm: copied strips read the weights too often" : nullptr;
 }
 

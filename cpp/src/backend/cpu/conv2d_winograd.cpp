@@ -11,6 +11,7 @@
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -39,7 +40,6 @@ struct Plan {
 
 int64_t padded(int64_t channels) { return ceil_div(channels, lanes()) * lanes(); }
 int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
-int64_t even(int64_t n, int64_t most) { return ceil_div(n, ceil_div(n, std::max<int64_t>(1, most))); }
 
 // Vectors of `channels` in blocks of at most three (two without 32 registers), as many for each thread.
 int64_t block_count(int64_t channels, int threads) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
 
 namespace fastcnn::cpu {
@@ -13,8 +14,6 @@ constexpr int64_t kStripTarget = 256;              // pixels that share a pass o
 constexpr int64_t kL2Weights = 96 * 1024;          // floats: more do not stay in L2 beside pixels
 constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 
-int64_t even(int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); }
-
 struct Strip {
   const GemmTask& t;
   int64_t cn;
@@ -23,10 +22,8 @@ struct Strip {
   }
 };
 
-int64_t strips(const GemmTask& t) { return ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb); }
-
 // Fills nb, ohb, owb; `depth` words of a pixel.
-void cut_strips(GemmTask& t, int64_t depth, bool bf16) {
+void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
   const int64_t room = (bf16 ? 64 : 128) * 1024 / s.cn;
@@ -34,25 +31,14 @@ void cut_strips(GemmTask& t, int64_t depth, bool bf16) {
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
     return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
   };
-  t.nb = t.ohb = 1;
-  t.owb = std::min<int64_t>(std::max<int64_t>(t.oW, 1), target);
-  while (t.owb > 1 && !fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
-  t.owb = even(t.oW, t.owb);
-  if (t.owb >= t.oW) {
-    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
-    t.ohb = even(t.oH, t.ohb);
-    if (t.ohb >= t.oH)
-      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
-    t.nb = even(t.N, t.nb);
-  }
+  cut_strips(t, target, 1, fits);
 }
 
 // `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
 // between blocks.
 bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
-  int64_t blocks = ceil_div(ceil_div(t.O, lanes), most_v);
-  if (blocks > 2) blocks += blocks & 1;  // as the kernel deals them
+  const int64_t blocks = output_blocks(ceil_div(t.O, lanes), most_v);
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
   const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
   t.pack = taps > 0 && (t.norm.on || !(taps == 1 && inside && t.x_c == 1 && words));
@@ -64,18 +50,17 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
     if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
   }
   t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
-  cut_strips(t, depth, bf16);
+  cut_gemm_strips(t, depth, bf16);
   // Wide windows (dilation): a strip of few pixels reads all weights for them; fewer channels leave room for more.
   while (!bf16 && t.pack && t.nb * t.ohb * t.owb < std::min(kFewPixels, t.N * t.oH * t.oW) && t.C >= 64 * t.nc) {
     t.nc *= 2;
-    cut_strips(t, depth, bf16);
+    cut_gemm_strips(t, depth, bf16);
   }
   // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
   // threads.
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
-  t.groups = t.O * taps * t.C > t.N * t.H * t.W * t.C ? blocks : 1;
-  auto items = [&] { return t.B * t.groups * strips(t); };
-  const int64_t weights = t.O * taps * t.C;
+  const int64_t wanted = threads == 1 ? 1 : 4 * threads, weights = t.O * taps * t.C;
+  t.groups = weights > t.N * t.H * t.W * t.C ? blocks : 1;
+  auto items = [&] { return t.B * t.groups * strip_count(t); };
   // Weights that stay in L2 cost less to read again than pixels in place.
   if (!t.pack && weights <= kL2Weights)
     while (items() < wanted && t.N * t.oH == 1 && t.owb >= 2 * kFewPixels) t.owb = ceil_div(t.owb, 2);
@@ -121,7 +106,7 @@ namespace {
 
 void run(const GemmTask& t, decltype(KernelTable::gemm_windows) kernel) {
   if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
-  const int64_t items = t.B * t.groups * strips(t);
+  const int64_t items = t.B * t.groups * strip_count(t);
   const int64_t work = t.N * t.oH * t.oW * t.O * std::max<int64_t>(t.kH * t.kW * t.C, 1) * t.B / items;
   parallel_for(items, ceil_div(128 * 1024, std::max<int64_t>(work, 1)),
                [&](int64_t b, int64_t e, int) { kernel(t, b, e); });

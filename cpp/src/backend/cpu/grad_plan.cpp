@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "backend/cpu/strips.h"
+
 namespace fastcnn::cpu {
 namespace {
 
@@ -30,28 +32,12 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
     return nb * ohb * owb <= kTarget * pixels_per_word && words(nb, ohb, owb) <= kScratchFloats;
   };
-  auto even = [](int64_t n, int64_t most) { return n == 0 ? 1 : ceil_div(n, ceil_div(n, most)); };
   const int64_t least = std::clamp<int64_t>(t.oW, 1, 14);
   while (t.nc < t.C && words(1, 1, least) > kScratchFloats) t.nc = std::min(t.C, t.nc * 2);
   if (words(1, 1, 1) > kScratchFloats) return false;
-  t.nb = t.ohb = 1;
-  t.owb = std::clamp<int64_t>(t.oW, 1, kTarget * pixels_per_word);
-  while (!fits(1, 1, t.owb)) t.owb = ceil_div(t.owb, 2);
-  t.owb = even(t.oW, t.owb);
-  if (t.owb < t.oW) {  // whole words but in the last strip
-    t.owb = ceil_div(t.owb, pixels_per_word) * pixels_per_word;
-    while (t.owb > 1 && !fits(1, 1, t.owb)) --t.owb;
-  }
-  if (t.owb >= t.oW) {
-    while (t.ohb < t.oH && fits(1, t.ohb + 1, t.owb)) ++t.ohb;
-    t.ohb = even(t.oH, t.ohb);
-    if (t.ohb >= t.oH)
-      while (t.nb < t.N && fits(t.nb + 1, t.ohb, t.owb)) ++t.nb;
-    t.nb = even(t.N, t.nb);
-  }
-  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb) * ceil_div(t.oW, t.owb);
+  cut_strips(t, kTarget * pixels_per_word, pixels_per_word, fits);
   const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
-  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strips), 1, kMostChunks);
+  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strip_count(t)), 1, kMostChunks);
   while (t.chunks & (t.chunks - 1)) t.chunks &= t.chunks - 1;  // powers of two divide among threads
   // A group copies its strips again: no more of them than share the work evenly.
   const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));

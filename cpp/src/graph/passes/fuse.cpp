@@ -53,18 +53,6 @@ class Fuser {
   std::vector<char> gone_;
   std::vector<std::pair<int, Node>> inserted_;  // before which node
 
-  const Implementation* kernel_of(const Node& n) const {
-    std::vector<Operand> in, out;
-    for (const Value& v : n.in) in.push_back(operand_shape(v));
-    for (const Value& v : n.out) out.push_back(operand_shape(v));
-    Call call{n.kind, n.params.data(), in, out, nullptr};
-    return would_select(backend_of(Device{}), call);
-  }
-  bool has_kernel(const Node& n) const {
-    const Implementation* k = kernel_of(n);
-    return k && k != &backend_of(Device{}).implementations(n.kind).back();
-  }
-
   // The one node that reads what node i writes to out[k], reading all of it; -1 if there are more or other
   // readers.
   int only_reader(int i, int k = 0) const {

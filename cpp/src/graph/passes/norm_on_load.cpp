@@ -22,17 +22,9 @@ class NormOnLoad {
   Graph& g_;
   Uses uses_;
 
-  static const Implementation* kernel_of(const Node& n) {
-    std::vector<Operand> in, out;
-    for (const Value& v : n.in) in.push_back(operand_shape(v));
-    for (const Value& v : n.out) out.push_back(operand_shape(v));
-    Call call{n.kind, n.params.data(), in, out, nullptr};
-    return would_select(backend_of(Device{}), call);
-  }
   // The rewritten node has the implementation of the node as it was, and that is not the reference.
   static bool same_kernel(const Node& before, const Node& after) {
-    const Implementation* k = kernel_of(before);
-    return k && k != &backend_of(Device{}).implementations(before.kind).back() && k == kernel_of(after);
+    return has_kernel(before) && kernel_of(before) == kernel_of(after);
   }
 
   // Does a value written before node `from` still stand when node `to` runs?

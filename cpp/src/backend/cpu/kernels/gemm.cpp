@@ -25,12 +25,11 @@ struct Tiles {
 constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
 
-// The vectors of O are dealt evenly to blocks of at most kTileV; an even number of blocks halves well.
+// The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
   int64_t vectors, blocks;
-  FASTCNN_OP explicit OutBlocks(int64_t O) : vectors(ceil_div(O, kLanes)), blocks(ceil_div(vectors, kTileV)) {
-    if (blocks > 2) blocks += blocks & 1;
-  }
+  FASTCNN_OP explicit OutBlocks(int64_t O)
+      : vectors(ceil_div(O, kLanes)), blocks(output_blocks(vectors, kTileV)) {}
   FASTCNN_OP int64_t first(int64_t b) const { return vectors * b / blocks; }
 };
 

@@ -130,12 +130,16 @@ static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int
   }
 }
 
+template <class T>
+FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
+  return WinogradImage<T>{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
+}
+
 // Windows of the input, read through the norm where there is one.
 template <class T>
 FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t count, float* u, int64_t plane,
                                 int64_t at, int64_t places) {
-  const WinogradImage<T> image{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
-  if (!t.norm.on) return transform_tiles<6>(t, image, first, count, u, plane, at, places);
+  if (!t.norm.on) return transform_tiles<6>(t, input_image<T>(t), first, count, u, plane, at, places);
   switch (t.norm.act) {
     case Act::relu: return transform_normalised_tiles<Act::relu>(t, first, count, u, plane, at, places);
     case Act::relu6: return transform_normalised_tiles<Act::relu6>(t, first, count, u, plane, at, places);
@@ -143,10 +147,6 @@ FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t co
   }
 }
 
-template <class T>
-FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
-  return WinogradImage<T>{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
-}
 template <class T>
 FASTCNN_OP WinogradImage<T> gradient_image(const WinogradTask& t) {
   return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
