@@ -7,6 +7,7 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
+constexpr int kBlock = kVectorRegs == 32 ? 8 : 4;  // vectors of one register block of sums
 constexpr int64_t kShiftRows = 8;
 
 struct Chunk {
@@ -19,79 +20,43 @@ FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
   return Chunk{(image * s.rows + first) * s.C, values, values / s.period, values % s.period};
 }
 
-template <class T>
-FASTCNN_OP vf get(const T* p, int n) {
-  return n == kLanes ? load(p) : loadn(p, n);
-}
-template <class T>
-FASTCNN_OP void put(T* p, vf v, int n, bool nt) {
-  if (n < kLanes)
-    storen(p, v, n);
-  else if (nt)
-    stream(p, v);
-  else
-    store(p, v);
-}
-
-// Visits virtual rows in memory order, four at a time, with the sums of all channels in the first-level cache:
-// columns of registers would read memory in short strides, at half its rate.
-// op.template run<R>(offset from the first row, channel j, lanes n).
-template <class Op>
-FASTCNN_OP void for_rows(int64_t vrows, int64_t stride, int64_t width, const Op& op) {
-  int64_t r = 0;
-  for (; r + 4 <= vrows; r += 4) {
-    int64_t j = 0;
-    for (; j + kLanes <= width; j += kLanes) op.template run<4>(r * stride + j, j, kLanes);
-    if (j < width) op.template run<4>(r * stride + j, j, static_cast<int>(width - j));
-  }
-  for (; r < vrows; ++r)
-    for (int64_t j = 0; j < width; j += kLanes)
-      op.template run<1>(r * stride + j, j, static_cast<int>(width - j < kLanes ? width - j : kLanes));
-}
-
-template <class T>
-struct ShiftRows {
-  const T* x;
-  int64_t stride;
-  float* shift;
-  template <int R>
-  FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    vf k = load(shift + j);
-    for (int r = 0; r < R; ++r, off += stride) k = add(k, get(x + off, n));
-    store(shift + j, k);
-  }
-};
-
-template <class T>
-struct MomentRows {
-  const T* x;
-  int64_t stride;
-  const float* shift;
-  float *s1, *s2;
-  template <int R>
-  FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    vf k = load(shift + j), a = load(s1 + j), q = load(s2 + j);
-    for (int r = 0; r < R; ++r, off += stride) {
-      vf d = sub(get(x + off, n), k);
-      a = add(a, d);
-      q = fma(d, d, q);
+// Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
+template <int NV, class T>
+FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1,
+                              float* s2) {
+  vf k[NV], a[NV], q[NV];
+  for (int v = 0; v < NV; ++v) k[v] = a[v] = q[v] = zero();
+  int64_t few = vrows < kShiftRows ? vrows : kShiftRows;
+  for (int64_t r = 0; r < few; ++r)
+    for (int v = 0; v < NV; ++v) {
+      const T* p = x + r * stride + v * kLanes;
+      k[v] = add(k[v], n == kLanes ? load(p) : loadn(p, n));
     }
-    store(s1 + j, a);
-    store(s2 + j, q);
+  vf inv = set1(1.0f / static_cast<float>(few));
+  for (int v = 0; v < NV; ++v) k[v] = mul(k[v], inv);
+  for (int64_t r = 0; r < vrows; ++r)
+    for (int v = 0; v < NV; ++v) {
+      const T* p = x + r * stride + v * kLanes;
+      vf d = sub(n == kLanes ? load(p) : loadn(p, n), k[v]);
+      a[v] = add(a[v], d);
+      q[v] = fma(d, d, q[v]);
+    }
+  for (int v = 0; v < NV; ++v) {
+    store(shift + v * kLanes, k[v]);
+    store(s1 + v * kLanes, a[v]);
+    store(s2 + v * kLanes, q[v]);
   }
-};
+}
 
-// Shift (the mean of the first rows) and shifted sums of `width` columns; the arrays have room for whole vectors.
-template <class T>
-FASTCNN_OP void moments_of_rows(const T* x, int64_t stride, int64_t vrows, int64_t width, float* shift, float* s1,
-                                float* s2) {
-  const int64_t few = vrows < kShiftRows ? vrows : kShiftRows;
-  const vf inv = set1(1.0f / static_cast<float>(few));
-  for (int64_t j = 0; j < width; j += kLanes)
-    store(shift + j, zero()), store(s1 + j, zero()), store(s2 + j, zero());
-  for_rows(few, stride, width, ShiftRows<T>{x, stride, shift});
-  for (int64_t j = 0; j < width; j += kLanes) store(shift + j, mul(load(shift + j), inv));
-  for_rows(vrows, stride, width, MomentRows<T>{x, stride, shift, s1, s2});
+// Calls f.template operator()<NV>(j, n) over [0, width) in register blocks; the arrays have room for whole
+// vectors.
+template <class F>
+FASTCNN_OP void for_blocks(int64_t width, F f) {
+  int64_t j = 0;
+  for (; j + kBlock * kLanes <= width; j += kBlock * kLanes) f.template operator()<kBlock>(j, kLanes);
+  for (; j + 2 * kLanes <= width; j += 2 * kLanes) f.template operator()<2>(j, kLanes);
+  for (; j < width; j += kLanes)
+    f.template operator()<1>(j, static_cast<int>(width - j < kLanes ? width - j : kLanes));
 }
 
 // Mean and squared deviations of C channels from the sums of `fold` virtual channels each.
@@ -125,17 +90,23 @@ void merge_folds(const NormShape& s, const Chunk& c, int64_t width, const float*
   }
 }
 
-// What follows the last whole virtual row of a chunk.
-template <class Op>
-FASTCNN_OP void sweep_rest(const Chunk& c, int64_t period, const Op& op) {
-  for (int64_t j = 0; j < c.rem; j += kLanes)
-    op.template run<1>(c.vrows * period + j, j, static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes));
-}
-
+// Visits a chunk four virtual rows at a time, so that per-channel parameters are loaded once for four rows:
+// op.template run<R>(offset from the chunk's start, channel j, lanes n).
 template <class Op>
 FASTCNN_OP void sweep(const Chunk& c, int64_t period, const Op& op) {
-  for_rows(c.vrows, period, period, op);
-  sweep_rest(c, period, op);
+  int64_t v = 0;
+  for (; v + 4 <= c.vrows; v += 4) {
+    int64_t j = 0;
+    for (; j + kLanes <= period; j += kLanes) op.template run<4>(v * period + j, j, kLanes);
+    if (j < period) op.template run<4>(v * period + j, j, static_cast<int>(period - j));
+  }
+  for (; v < c.vrows; ++v) {
+    int64_t j = 0;
+    for (; j + kLanes <= period; j += kLanes) op.template run<1>(v * period + j, j, kLanes);
+    if (j < period) op.template run<1>(v * period + j, j, static_cast<int>(period - j));
+  }
+  for (int64_t j = 0; j < c.rem; j += kLanes)
+    op.template run<1>(v * period + j, j, static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes));
 }
 
 // bfloat16 addresses travel in argument structs as those of floats.
@@ -146,6 +117,20 @@ FASTCNN_OP const T* values(const float* p) {
 template <class T>
 FASTCNN_OP T* values(float* p) {
   return reinterpret_cast<T*>(p);
+}
+
+template <class T>
+FASTCNN_OP vf get(const T* p, int n) {
+  return n == kLanes ? load(p) : loadn(p, n);
+}
+template <class T>
+FASTCNN_OP void put(T* p, vf v, int n, bool nt) {
+  if (n < kLanes)
+    storen(p, v, n);
+  else if (nt)
+    stream(p, v);
+  else
+    store(p, v);
 }
 
 template <Act A, bool Res, class T>
@@ -194,56 +179,59 @@ struct BwdApply {
 };
 
 // How the gradient arrives and leaves: Dz stores dz, Two adds a second dy, Again makes y from x.
-template <Act A, bool Dz, bool Two, bool Again, class T>
-struct BwdSumRows {
-  const T *dy, *dy2, *x, *y;
-  T* dz;
-  const float *mean, *scale, *shift;
-  float *s1, *s2;
-  int64_t stride;
-  float alpha;
-  template <int R>
-  FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    vf m = get(mean + j, n), a = load(s1 + j), q = load(s2 + j);
-    vf sc = Again ? get(scale + j, n) : m, sh = Again ? get(shift + j, n) : m;
-    for (int r = 0; r < R; ++r, off += stride) {
-      vf d = get(dy + off, n), centred = sub(get(x + off, n), m);
-      if (Two) d = add(d, get(dy2 + off, n));
-      if (A != Act::none) d = act_grad<A>(d, output_of<A, Again>(y, off, centred, sc, sh, alpha, n), alpha, 0);
-      if (Dz) put(dz + off, d, n, false);
-      a = add(a, d);
-      q = fma(d, centred, q);
-    }
-    store(s1 + j, a);
-    store(s2 + j, q);
+template <int NV, Act A, bool Dz, bool Two, bool Again, class T>
+FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
+                               const float* mean, int64_t j, int n, float* s1, float* s2, bool more) {
+  vf m[NV], a[NV], q[NV], sc[NV], sh[NV];
+  const float alpha = static_cast<float>(p.act.alpha);
+  const T *dy = values<T>(p.dy), *x = values<T>(p.x), *y = values<T>(p.y);
+  const T* dy2 = values<T>(p.dy2);
+  T* to = values<T>(p.dz);
+  for (int v = 0; v < NV; ++v) {
+    m[v] = get(mean + v * kLanes, n);
+    a[v] = more ? load(s1 + v * kLanes) : zero();
+    q[v] = more ? load(s2 + v * kLanes) : zero();
+    sc[v] = Again ? get(p.scale + j + v * kLanes, n) : m[v];
+    sh[v] = Again ? get(p.shift + j + v * kLanes, n) : m[v];
   }
-};
+  for (int64_t r = 0; r < vrows; ++r, off += stride)
+    for (int v = 0; v < NV; ++v) {
+      int64_t i = off + v * kLanes;
+      vf dz = get(dy + i, n), centred = sub(get(x + i, n), m[v]);
+      if (Two) dz = add(dz, get(dy2 + i, n));
+      if (A != Act::none)
+        dz = act_grad<A>(dz, output_of<A, Again>(y, i, centred, sc[v], sh[v], alpha, n), alpha, 0);
+      if (Dz) put(to + i, dz, n, false);
+      a[v] = add(a[v], dz);
+      q[v] = fma(dz, centred, q[v]);
+    }
+  for (int v = 0; v < NV; ++v) {
+    store(s1 + v * kLanes, a[v]);
+    store(s2 + v * kLanes, q[v]);
+  }
+}
 
 template <class T, Act A, bool Dz, bool Two, bool Again>
 FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   const NormShape& s = p.s;
   alignas(64) float s1[kMaxPeriod + 64], s2[kMaxPeriod + 64];
-  const bool read_y = A != Act::none && !Again;
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
+    const float* mean = p.mean + item / s.chunks * s.period;
     double* part = p.part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
-      int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod, at = c.offset + j0;
-      for (int64_t j = 0; j < width; j += kLanes) store(s1 + j, zero()), store(s2 + j, zero());
-      BwdSumRows<A, Dz, Two, Again, T> rows{values<T>(p.dy) + at,
-                                            Two ? values<T>(p.dy2) + at : nullptr,
-                                            values<T>(p.x) + at,
-                                            read_y ? values<T>(p.y) + at : nullptr,
-                                            Dz ? values<T>(p.dz) + at : nullptr,
-                                            p.mean + item / s.chunks * s.period + j0,
-                                            Again ? p.scale + j0 : nullptr,
-                                            Again ? p.shift + j0 : nullptr,
-                                            s1,
-                                            s2,
-                                            s.period,
-                                            static_cast<float>(p.act.alpha)};
-      for_rows(c.vrows, s.period, width, rows);
-      sweep_rest(c, s.period, rows);
+      int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
+      for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
+        // Two more parameters per vector: four vectors of them still fit the registers.
+        constexpr int V = Again && NV > 4 ? NV / 2 : NV;
+        for (int64_t k = j; k < j + NV * kLanes; k += V * kLanes)
+          bwd_sums_block<V, A, Dz, Two, Again, T>(p, c.offset + j0 + k, s.period, c.vrows, mean + j0 + k, j0 + k,
+                                                  n, s1 + k, s2 + k, false);
+      });
+      for (int64_t j = 0; j < c.rem; j += kLanes)
+        bwd_sums_block<1, A, Dz, Two, Again, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j, j,
+                                                static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j,
+                                                s2 + j, true);
       int64_t channels = s.fold > 1 ? s.C : width;
       for (int64_t ch = 0; ch < channels; ++ch) part[j0 + ch] = s1[ch], part[s.C + j0 + ch] = s2[ch];
       for (int64_t t = 1; t < s.fold; ++t)
@@ -292,7 +280,9 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
       if (c.vrows > 0) {
-        moments_of_rows(x + j0, s.period, c.vrows, width, shift, s1, s2);
+        for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
+          moments_block<NV>(x + j0 + j, s.period, c.vrows, n, shift + j, s1 + j, s2 + j);
+        });
         for (int64_t j = 0; j < c.rem; ++j) {
           float d = static_cast<float>(x[c.vrows * s.period + j]) - shift[j];
           s1[j] += d;
