@@ -46,21 +46,14 @@ Prepared::Prepared(Graph& g, std::vector<Node> constants, Device device)
 }
 
 const void* Prepared::add(const Implementation& impl, const Call& call, const Value& v) {
-  Pack p{&impl, call, {call.in.begin(), call.in.end()}, {call.out.begin(), call.out.end()}, v, nullptr};
-  const int64_t bytes = (impl.prepared_bytes(call) + 63) / 64 * 64;
-  // Many in one piece: large pieces lie in huge pages, whose places in the caches do not depend on luck.
-  constexpr int64_t kPiece = 4 << 20;
-  if (bytes > piece_left_) {
-    piece_left_ = std::max(bytes, kPiece);
-    pieces_.push_back(allocate_storage(static_cast<size_t>(piece_left_), device_));
-  }
-  p.memory = static_cast<char*>(pieces_.back()->data) + pieces_.back()->bytes - piece_left_;
-  piece_left_ -= bytes;
+  Pack p{&impl, call, {call.in.begin(), call.in.end()}, {call.out.begin(), call.out.end()}, v, {}};
+  const int64_t bytes = impl.prepared_bytes(call);
+  p.memory = allocate_storage(static_cast<size_t>(std::max<int64_t>(bytes, 1)), device_);
   bytes_ += bytes;
   packs_.push_back(std::move(p));
   packs_.back().call.in = packs_.back().in;
   packs_.back().call.out = packs_.back().out;
-  return packs_.back().memory;
+  return packs_.back().memory->data;
 }
 
 void Prepared::finish(Graph& g, const std::vector<char>& read_unprepared) {
@@ -125,7 +118,7 @@ void Prepared::make(const Graph& g) {
   }
   for (Pack& p : packs_) {
     p.in[1].data = operand(g, p.value).data;
-    p.implementation->prepare(p.call, p.memory);
+    p.implementation->prepare(p.call, p.memory->data);
   }
 }
 

@@ -37,7 +37,7 @@ class Prepared {
     Call call;  // its operands are copies below
     std::vector<Operand> in, out;
     Value value;
-    char* memory;  // in one of pieces_
+    Storage memory;
   };
 
   Device device_;
@@ -46,8 +46,6 @@ class Prepared {
   std::vector<int> transient_;
   std::vector<Source> sources_;
   std::vector<Pack> packs_;
-  std::vector<Storage> pieces_;
-  int64_t piece_left_ = 0;  // bytes of the last piece
   bool made_ = false;
   int64_t bytes_ = 0;
 
