@@ -199,6 +199,11 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
       check(Case(1, 35, 9, W, 35, 5, 5).groups(35).pad(2).stride(s, s).p);
       check(Case(1, 16, 6, W, 16, 5, 5).groups(16).pad(0, 1, 1, 2).stride(s, s).p);
     }
+  for (int64_t s : {1, 2, 3}) {
+    check(Case(3, 20, 4, 5, 20, 1, 1).groups(20).stride(s, s).p);
+    check(Case(128, 32, 4, 4, 32, 1, 1).groups(32).stride(s, s).dilate(3, 3).p);
+    check(Case(2, 16, 7, 6, 16, 1, 1).groups(16).stride(s, 1).pad(1).p);
+  }
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).p);  // large enough to fetch ahead
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).stride(2, 2).p);
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p);  // written past the caches

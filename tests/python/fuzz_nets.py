@@ -25,8 +25,9 @@ def conv2d(rng):
         groups, o = i, i * int(pick(rng, 1, 1, 2))
     elif kind == "first":
         i = int(pick(rng, 1, 3))
-    k = (1, 1) if kind == "point" else (int(rng.integers(1, 6)), int(rng.integers(1, 6)))
-    if rng.random() < 0.4 and kind != "point":
+    point = kind == "point" or (kind == "depthwise" and rng.random() < 0.2)
+    k = (1, 1) if point else (int(rng.integers(1, 6)), int(rng.integers(1, 6)))
+    if rng.random() < 0.4 and not point:
         k = (3, 3)
     stride, s = pair(rng, 1, 3)
     dilation, d = pair(rng, 1, 2) if rng.random() < 0.3 else (1, (1, 1))

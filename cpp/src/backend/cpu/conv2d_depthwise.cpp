@@ -20,10 +20,15 @@ const char* declines(const Call& c, bool norm_in = false) {
   return nullptr;
 }
 
-// The tasks of the dense adaptors have one channel per batch here: turn batches into channels.
+// The tasks of the dense adaptors have one channel per batch here: turn batches into channels. Where a 1x1 has
+// become one row of all pixels: rows again, for they are the work items here.
 template <class Task>
-void channels(Task& t, int64_t C) {
-  t.B = 1, t.C = t.O = C;
+void channels(Task& t, const Conv2dParams& p) {
+  t.B = 1, t.C = t.O = p.C;
+  if (t.N * t.oH * t.kH * t.kW == 1 && t.oW == p.N * p.H * p.W) {
+    t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
+    t.x_h = t.y_h = p.W * p.C, t.x_n = t.y_n = p.H * p.W * p.C;
+  }
 }
 
 int64_t grain(const GemmTask& t) { return ceil_div(16 * 1024, std::max<int64_t>(1, t.oW * t.C)); }
@@ -98,7 +103,7 @@ class InputNorm {
 
 GemmTask depthwise_task(const Conv2dParams& p) {
   GemmTask t = forward_task(p);
-  channels(t, p.C);
+  channels(t, p);
   return t;
 }
 
@@ -163,7 +168,7 @@ void depthwise_bwd_data_run(const Call& c) {
   auto each = [&](auto&& f) {
     float* w = packed;
     for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
-      channels(t, p.C);
+      channels(t, p);
       if (t.kH * t.kW == 0) t.kH = t.kW = 0;
       t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
       t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
@@ -196,7 +201,7 @@ namespace {
 
 WeightsGradTask grad_task(const Conv2dParams& p) {
   WeightsGradTask t = weights_task(p);
-  channels(t, p.C);
+  channels(t, p);
   t.w_b = p.C * p.kH * p.kW;
   // Chunks depend on the shape alone: they are the order of the sums.
   t.chunks = std::clamp<int64_t>(t.N * t.oH / 4, 1, 32);
