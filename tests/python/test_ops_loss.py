@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastcnn import _core as fc  # noqa: E402
+from fastcnn import compile as fc_compile  # noqa: E402
 from torch_compare import compare, finite_differences, isa, same  # noqa: E402, F401
 
 ops = fc.ops
@@ -194,6 +195,37 @@ def test_paired_losses(isa, name, reduction):  # noqa: F811
             "float64",
             double=not name.startswith("kl"),
         )
+
+
+FUSED = {
+    "mse_loss": {}, "l1_loss": {}, "smooth_l1_loss": {"beta": 0.7}, "huber_loss": {"delta": 0.7},
+    "binary_cross_entropy_with_logits": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", FUSED)
+def test_losses_against_constant_targets_are_one_op(isa, name, reduction):  # noqa: F811
+    kwargs = {"reduction": reduction, **FUSED[name]}
+    for shape in [(4, 5), (2, 3, 4, 5), (), (0, 3), (40, 33)]:
+        t = rand(*shape, low=0, high=1, seed=1)
+        for dtype in ("float32", "float64"):
+            compare(
+                lambda x, t=t, d=dtype: getattr(ops, name)(x, fc.tensor(t).to(d), **kwargs),
+                lambda x, t=t, d=dtype: getattr(F, name)(x, torch.tensor(t).to(getattr(torch, d)), **kwargs),
+                [rand(*shape, low=-3, high=3)],
+                dtype,
+                double=dtype == "float64" and 0 not in shape,
+            )
+    plan = fc_compile(lambda x, t: getattr(ops, name)(x, t, **kwargs))
+    plan(fc.tensor(rand(3, 4)).to("float32"), fc.tensor(rand(3, 4, low=0, high=1)).to("float32"))
+    assert [line.split()[1] for line in plan.describe().splitlines()[1:] if line] == ["pointwise_loss"]
+
+
+def test_integer_and_transposed_targets(isa):  # noqa: F811
+    x = rand(4, 3)
+    got = ops.mse_loss(fc.tensor(x), fc.tensor(np.arange(12).reshape(3, 4)).transpose(0, 1))
+    same(got, F.mse_loss(torch.tensor(x), torch.arange(12).reshape(3, 4).t().double()), 1e-6, 0)
 
 
 @pytest.mark.parametrize("name", PAIRED)

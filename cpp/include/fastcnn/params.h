@@ -138,6 +138,26 @@ struct CrossEntropyParams {
   int32_t pad_ = 0;
 };
 
+// Losses between x and a target of its shape, element by element: d = x - t.
+enum class PointLoss : int32_t {
+  mse,              // d^2
+  l1,               // |d|
+  smooth_l1,        // d^2 / 2 beta below beta, |d| - beta/2 above (Girshick 2015)
+  huber,            // beta times smooth_l1 (Huber 1964)
+  bce_with_logits,  // binary cross entropy of sigmoid(x)
+};
+struct PointwiseLossParams {
+  int64_t count = 0;
+  double beta = 1;
+  PointLoss loss = PointLoss::mse;
+  Reduction reduction = Reduction::mean;
+};
+inline const char* name_of(PointLoss l) {
+  constexpr const char* names[] = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+                                   "binary_cross_entropy_with_logits"};
+  return names[static_cast<int>(l)];
+}
+
 // Elementwise with one input. `alpha`, `beta` are scalars of the op.
 enum class Unary : int32_t {
   copy,    // also the cast between dtypes and the copy between layouts

@@ -52,6 +52,8 @@ int64_t flops_of(const Call& c) {
     case OpKind::log_softmax_bwd: return 4 * in;
     case OpKind::cross_entropy: return 4 * in;
     case OpKind::cross_entropy_bwd: return 4 * out;
+    case OpKind::pointwise_loss:
+    case OpKind::pointwise_loss_bwd: return 2 * c.as<PointwiseLossParams>().count;
     case OpKind::fold_batch_norm: return in;
     case OpKind::sgd_step: return 6 * in;
     case OpKind::adam_step: return 14 * in;

@@ -61,6 +61,10 @@
   X(cross_entropy, CrossEntropyParams)                                                                         \
   /* dloss, logits, target, lse, weight_sum [, weight] -> dlogits */                                           \
   X(cross_entropy_bwd, CrossEntropyParams)                                                                     \
+  /* x, t -> loss (() or x's shape); ValueError where t is NaN */                                              \
+  X(pointwise_loss, PointwiseLossParams)                                                                       \
+  /* dloss, x, t -> dx */                                                                                      \
+  X(pointwise_loss_bwd, PointwiseLossParams)                                                                   \
   /* x -> y, a copy; ValueError where x is NaN */                                                              \
   X(check_target, CheckTargetParams)                                                                           \
   /* x [strided] -> y (may be = in 0) */                                                                       \

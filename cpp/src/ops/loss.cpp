@@ -1,49 +1,13 @@
-// What it is: losses. cross_entropy on class ids is one fused kernel; the others are composed of ops.
-// 16-bit inputs are taken to float32 first: losses and their sums need it.
+// What it is: losses over classes. cross_entropy on class ids is one fused kernel; the others are composed of ops.
+// What it is not: losses between two tensors of one shape (pointwise_loss.cpp).
 #include <cmath>
-#include <cstdio>
 
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
+#include "ops/loss.h"
 
 namespace fastcnn {
 namespace {
-
-Reduction parse_reduction(const char* op, const std::string& r) {
-  if (r == "none") return Reduction::none;
-  if (r == "mean") return Reduction::mean;
-  if (r == "sum") return Reduction::sum;
-  throw ValueError(std::string(op) + ": expected reduction none, mean or sum, got '" + r + "'");
-}
-
-Tensor reduced(const Tensor& loss, Reduction r) {
-  return r == Reduction::none ? loss : r == Reduction::mean ? mean(loss) : sum(loss);
-}
-
-Tensor wide(const char* op, const Tensor& x) {
-  check<TypeError>(is_floating(x.dtype()), op, ": expected a floating input, got ", x.dtype(), " of shape ",
-                   x.shape());
-  return dtype_size(x.dtype()) == 2 ? cast(x, DType::float32) : x;
-}
-
-const Rule check_target_rule{"check_target",
-                             [](TapeNode&, const std::vector<Tensor>& g) { return std::vector<Tensor>{g[0]}; }};
-
-// Data with NaN in it would end as a NaN loss steps later; it is refused where it enters, in plans too.
-Tensor without_nan(const char* op, const Tensor& target) {
-  CheckTargetParams p;
-  std::snprintf(p.op, sizeof p.op, "%s", op);
-  Tensor t = contiguous(target);
-  return emit1(check_target_rule, OpKind::check_target, p, {t}, {t.shape(), t.dtype()});
-}
-
-// The target beside x: of x's shape (or one number), of x's dtype.
-Tensor paired(const char* op, const Tensor& x, const Tensor& target) {
-  check(target.shape() == x.shape() || target.ndim() == 0, op, ": expected a target of shape ", x.shape(),
-        ", got ", target.shape());
-  Tensor t = cast(target, x.dtype());
-  return target.requires_grad() ? t : without_nan(op, t);  // what a net gave may diverge; that is no bad input
-}
 
 // (N, C, …) as rows of classes; a view of channels-last and of 2-D logits.
 Tensor as_rows(const Tensor& x) {
@@ -208,51 +172,6 @@ Tensor nll_loss(const Tensor& log_probs, const Tensor& target, const Tensor& wei
   Tensor loss = neg(mul(picked, w));
   if (r == Reduction::none) return reshape(loss, c.shape);
   return r == Reduction::sum ? sum(loss) : div(sum(loss), sum(w));
-}
-
-Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& target, const Tensor& weight,
-                                        const Tensor& pos_weight, const std::string& reduction) {
-  const char* op = "binary_cross_entropy_with_logits";
-  Reduction r = parse_reduction(op, reduction);
-  Tensor x = wide(op, logits);
-  check(target.shape() == x.shape(), op, ": expected a target of shape ", x.shape(), ", got ", target.shape());
-  Tensor t = paired(op, x, target);
-  // -log(sigmoid(x)); the threshold lies where the branches agree to the last bit of float64.
-  Tensor cost = softplus(neg(x), 1, 40);
-  if (pos_weight.defined()) cost = mul(cost, affine(mul(affine(cast(pos_weight, x.dtype()), 1, -1), t), 1, 1));
-  Tensor loss = add(mul(affine(t, -1, 1), x), cost);
-  if (weight.defined()) loss = mul(loss, cast(weight, x.dtype()));
-  check(loss.shape() == x.shape(), op, ": weights do not broadcast to the input's shape ", x.shape());
-  return reduced(loss, r);
-}
-
-Tensor mse_loss(const Tensor& input, const Tensor& target, const std::string& reduction) {
-  Reduction r = parse_reduction("mse_loss", reduction);
-  Tensor x = wide("mse_loss", input);
-  return reduced(square(sub(x, paired("mse_loss", x, target))), r);
-}
-
-Tensor l1_loss(const Tensor& input, const Tensor& target, const std::string& reduction) {
-  Reduction r = parse_reduction("l1_loss", reduction);
-  Tensor x = wide("l1_loss", input);
-  return reduced(abs(sub(x, paired("l1_loss", x, target))), r);
-}
-
-Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, double beta, const std::string& reduction) {
-  Reduction r = parse_reduction("smooth_l1_loss", reduction);
-  check(beta >= 0, "smooth_l1_loss: expected beta >= 0, got ", beta);
-  Tensor x = wide("smooth_l1_loss", input), d = abs(sub(x, paired("smooth_l1_loss", x, target)));
-  if (beta == 0) return reduced(d, r);
-  Tensor m = clamp(d, std::nullopt, beta);  // m (d - m/2) / beta is d^2 / 2 beta below beta and d - beta/2 above
-  return reduced(affine(mul(m, sub(d, affine(m, 0.5, 0))), 1 / beta, 0), r);
-}
-
-Tensor huber_loss(const Tensor& input, const Tensor& target, double delta, const std::string& reduction) {
-  Reduction r = parse_reduction("huber_loss", reduction);
-  check(delta > 0, "huber_loss: expected delta > 0, got ", delta);
-  Tensor x = wide("huber_loss", input), d = abs(sub(x, paired("huber_loss", x, target)));
-  Tensor m = clamp(d, std::nullopt, delta);
-  return reduced(mul(m, sub(d, affine(m, 0.5, 0))), r);
 }
 
 Tensor kl_div(const Tensor& log_probs, const Tensor& target, const std::string& reduction, bool log_target) {

@@ -26,6 +26,12 @@ inline std::string position(const Operand& x, int64_t i) {
   return text;
 }
 
+// t: dense, holds NaN at element i.
+[[noreturn]] inline void throw_nan_target(const char* op, const Operand& t, int64_t i) {
+  throw std::invalid_argument(std::string(op) + ": expected a target without NaN, got NaN at position (" +
+                              position(t, i) + ")");
+}
+
 // index: int64, dense. Valid values are [low, size), low being -size where negative ones count from the end; the
 // message names the first bad one and where it stands.
 inline void check_indices(const char* op, const Operand& index, int64_t size, int64_t low) {

@@ -2,20 +2,12 @@
 // cache. Work items are chunks of chunk_rows rows, so the partial sums of dgamma and dbeta do not depend on
 // threads.
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/lanes.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 constexpr int64_t kPiece = 4096;  // values summed in float before double takes over
-
-FASTCNN_OP vf get(const float* p, int n) { return n == kLanes ? load(p) : loadn(p, n); }
-FASTCNN_OP void put(float* p, vf v, int n) {
-  if (n == kLanes)
-    store(p, v);
-  else
-    storen(p, v, n);
-}
 
 // Sum over [0, n) of term(i, lanes), four accumulators wide; lanes beyond the end must give 0.
 template <class F>

@@ -1,6 +1,7 @@
 // What it is: the rows of the kernel list for norm; see kernels.h. X(name, return type, arguments…)
 #pragma once
 #include "backend/cpu/kernels/norm_args.h"
+#include "backend/cpu/kernels/pointwise_loss_args.h"
 #include "backend/cpu/kernels/softmax_args.h"
 
 #define FASTCNN_KERNELS_NORM(X)                                                                                   \
@@ -30,4 +31,6 @@
   X(softmax_backward, void, const SoftmaxParams*, const float* dy, const float* y, float* dx, int log,            \
     int64_t begin, int64_t end)                                                                                   \
   X(cross_entropy_rows, void, const CrossEntropyArgs*, int64_t begin, int64_t end)                                \
-  X(cross_entropy_bwd_rows, void, const CrossEntropyArgs*, int64_t begin, int64_t end)
+  X(cross_entropy_bwd_rows, void, const CrossEntropyArgs*, int64_t begin, int64_t end)                            \
+  X(pointwise_loss, double, const PointwiseLossArgs*, int64_t begin, int64_t end, int* bad)                       \
+  X(pointwise_loss_bwd, void, const PointwiseLossArgs*, int64_t begin, int64_t end)

@@ -1,22 +1,10 @@
 // What it is: max and average pooling over N,H,W,C memory, vectors along C. The backward passes gather: each input
 // pixel sums over the windows that cover it, in raster order, so dx is written once and no two threads meet.
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/lanes.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
-
-template <class T>
-FASTCNN_OP vf get(const T* p, int n) {
-  return n == kLanes ? load(p) : loadn(p, n);
-}
-template <class T>
-FASTCNN_OP void put(T* p, vf v, int n) {
-  if (n == kLanes)
-    store(p, v);
-  else
-    storen(p, v, n);
-}
 
 // int32 lanes travel in a vf; loads and stores copy bits only.
 FASTCNN_OP const float* bits(const int32_t* p) { return reinterpret_cast<const float*>(p); }

@@ -2,6 +2,7 @@
 // values go lane-wise along the row; other dims go lane-wise across neighbouring rows. Work items are whole rows
 // (or columns of a vector's width), so any split gives the same numbers.
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/lanes.h"
 #include "backend/cpu/kernels/vmath.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -9,18 +10,10 @@ namespace {
 
 constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-FASTCNN_OP vf get(const float* p, int n) { return n == kLanes ? load(p) : loadn(p, n); }
 FASTCNN_OP vf get_or(const float* p, int n, vf fill) {
   if (n == kLanes) return load(p);
   return select_gt(set1(static_cast<float>(n)), load(kLane), loadn(p, n), fill);
 }
-FASTCNN_OP void put(float* p, vf v, int n) {
-  if (n == kLanes)
-    store(p, v);
-  else
-    storen(p, v, n);
-}
-FASTCNN_OP int lanes_at(int64_t i, int64_t n) { return static_cast<int>(n - i < kLanes ? n - i : kLanes); }
 
 // NaN is skipped here; exp(NaN - max) brings it back.
 FASTCNN_OP float row_max(const float* x, int64_t n) {

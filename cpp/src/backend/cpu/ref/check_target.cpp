@@ -1,6 +1,5 @@
 // What it is: the copy of a loss target that refuses NaN.
 #include <cmath>
-#include <stdexcept>
 
 #include "backend/cpu/checks.h"
 #include "backend/cpu/ref/access.h"
@@ -12,10 +11,7 @@ void check_target(const Call& c) {
   Reader x(c.in[0]);
   Writer y(c.out[0]);
   for (int64_t i = 0; i < c.in[0].numel(); ++i) {
-    if (std::isnan(x[i]))
-      throw std::invalid_argument(std::string(c.as<CheckTargetParams>().op) +
-                                  ": expected a target without NaN, got NaN at position (" + position(c.in[0], i) +
-                                  ")");
+    if (std::isnan(x[i])) throw_nan_target(c.as<CheckTargetParams>().op, c.in[0], i);
     y.set(i, x[i]);
   }
 }
