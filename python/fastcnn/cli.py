@@ -109,7 +109,8 @@ def _checkpoint_options(parser):
 
 def bench_options(parser):
     """The options of fastcnn bench."""
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="peak, layers, nets (default: these), memory")
+    sections = "peak, layers, nets (default: these), ops, memory"
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
     parser.add_argument(
         "--filter", action="append", default=[], metavar="TEXT",
         help="only layers and nets whose name holds TEXT ('train+resnet18': both parts); may be repeated",

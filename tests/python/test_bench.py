@@ -1,6 +1,8 @@
 """The benchmarks: statistics, order of pairs, shape data, results of tiny runs, form of the JSON, the command line."""
 
 import argparse
+import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastcnn import _core
-from fastcnn.bench import command, layers, machine, nets, pairing, report
+from fastcnn.bench import command, layers, machine, nets, ops, pairing, report
 from fastcnn.cli import bench_options, main
 
 TINY = pairing.Effort(pairs=3, block=0.001, warm=0.0)
@@ -235,6 +237,26 @@ def test_a_run_is_saved_and_completed_in_parts(tiny_shapes, tmp_path, capsys):
         report.check({**saved, "rows": saved["rows"][-1:]})
 
 
+def test_rows_of_ops(tmp_path):
+    small = {o: (2, 4, 6, 6) for o in (ops.MAP, ops.POOLED, ops.STEM)}
+    chosen = [
+        dataclasses.replace(op, operands=tuple(small.get(o, o) for o in op.operands))
+        for op in ops.OPS
+        if op.name in ("relu", "add", "max_pool2d 3x3/2", "interpolate bilinear x2", "mse_loss")
+    ]
+    chosen.append(ops.Op("cross_entropy", ((5, 7), ((5,), 7)), lambda o, x, y: o.cross_entropy(x, y)))
+    peer = pytest.importorskip("fastcnn.bench.torch_peer") if importlib.util.find_spec("torch") else None
+    rows = list(ops.run(chosen, TINY, peer)) + list(ops.run_optimizers(["SGD"], TINY, None))
+    assert [r["name"] for r in rows][::2] == [op.name for op in chosen] + ["optim.SGD"]
+    assert all(r["gbytes_per_s"] > 0 and (not peer or "ratio" in r or r["pass"] == "step") for r in rows)
+    report.save({**report.new({}, {}), "rows": rows}, tmp_path / "ops.json")
+    assert "optim.SGD" in report.text(report.load(tmp_path / "ops.json"))
+    wrong = dataclasses.replace(chosen[0], peer=lambda o, x: o.sigmoid(x))
+    if peer:
+        with pytest.raises(RuntimeError, match="the sides differ"):
+            list(ops.run([wrong], TINY, peer))
+
+
 def test_numbers_keep_their_digits():
     assert [report._number(v, 2) for v in (0.0123, 0.5, 9.94, 99.7, 541.2)] == ["0.012", "0.5", "9.9", "100", "541"]
 
@@ -246,9 +268,9 @@ def test_command_line(capsys, tiny_shapes):
     assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["bench", "speed"]) == 1
-    assert "expected sections of peak, layers, nets, memory, got 'speed'" in capsys.readouterr().err
+    assert "expected sections of peak, layers, nets, ops, memory, got 'speed'" in capsys.readouterr().err
     assert main(["bench", "layers", "--filter", "no such layer"]) == 1
-    assert "no layer or net matches" in capsys.readouterr().err
+    assert "no layer, net or op matches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", [(), ("--infer",)])

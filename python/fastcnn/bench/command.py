@@ -7,9 +7,9 @@ import sys
 
 from .. import _core
 from ..models import create_model
-from . import layers, machine, memory, nets, pairing, report
+from . import layers, machine, memory, nets, ops, pairing, report
 
-SECTIONS = ("peak", "layers", "nets", "memory")
+SECTIONS = ("peak", "layers", "nets", "ops", "memory")
 
 
 def _peer(args):
@@ -47,6 +47,14 @@ def _selected_tasks(args):
     return chosen
 
 
+def _selected_ops(args):
+    return [op for op in ops.OPS if _matches(op.name, args.filter)]
+
+
+def _selected_optimizers(args):
+    return [name for name in ops.OPTIMIZERS if _matches(f"optim.{name}", args.filter)]
+
+
 def _rows(args, sections, effort, peer):
     """Yields the rows of all sections."""
     if "peak" in sections:
@@ -59,6 +67,9 @@ def _rows(args, sections, effort, peer):
         yield from layers.run(chosen, effort, peer, _progress)
     if "nets" in sections:
         yield from nets.run(_selected_tasks(args), effort, peer, args.compile, _progress)
+    if "ops" in sections:
+        yield from ops.run(_selected_ops(args), effort, peer, _progress)
+        yield from ops.run_optimizers(_selected_optimizers(args), effort, peer, _progress)
     if "memory" in sections:
         yield from memory.run([t for t in _selected_tasks(args) if t.what == "train"], peer, _progress)
 
@@ -103,9 +114,12 @@ def run(args, about=None):
     peer = _peer(args) if set(sections) - {"peak"} else None
     settings = {"pairs": effort.pairs, "block_seconds": effort.block, "compile": args.compile, "quick": args.quick}
     result = report.new({**machine.describe(), **(about or {})}, settings)
-    wanted = {"layers": _selected_layers, "nets": _selected_tasks, "memory": _selected_tasks}
+    wanted = {
+        "layers": _selected_layers, "nets": _selected_tasks, "memory": _selected_tasks,
+        "ops": lambda a: _selected_ops(a) + _selected_optimizers(a),
+    }  # fmt: skip
     if args.filter and not any(select(args) for name, select in wanted.items() if name in sections):
-        raise ValueError(f"bench: no layer or net matches {args.filter}")
+        raise ValueError(f"bench: no layer, net or op matches {args.filter}")
     for row in _rows(args, sections, effort, peer):
         result["rows"].append({**row, "threads": _core.get_num_threads()} if row["kind"] != "peak" else row)
         if args.json:  # after each row: a run that is cut short keeps what it has

@@ -12,6 +12,7 @@ SCHEMA = 1
 DISTURBED = 0.05  # share of the cores that others took, from which on a row is not to be trusted
 REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak", "date"),
             "net": ("name", "ms", "gflops", "peak", "date"),
+            "op": ("name", "pass", "ms", "gbytes_per_s", "date"),
             "noise": ("name", "ratio", "ratio_low", "ratio_high"),
             "memory": ("name", "peak_mbyte", "imports_mbyte"),
             "peak": ("threads", "float32_gflops", "triad_gbytes")}  # fmt: skip
@@ -102,6 +103,13 @@ _NET = (
     ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")), ("ratio [95 % CI]", _ratio),
     ("difference", lambda r: _error(r.get("difference"))),
 )  # fmt: skip
+_OP = (
+    ("op", lambda r: r["name"]), ("pass", lambda r: r["pass"]), ("ms", lambda r: _number(r["ms"])),
+    ("GB/s", lambda r: _number(r["gbytes_per_s"], 2)),
+    ("% stream", lambda r: _number(r.get("percent_of_bandwidth"), 2)),
+    ("peer ms", lambda r: _number(r.get("peer_ms"))),
+    ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")), ("ratio [95 % CI]", _ratio),
+)  # fmt: skip
 _PEAK = (
     ("threads", lambda r: str(r["threads"])), ("isa", lambda r: r["isa"]),
     ("float32 GFLOP/s", lambda r: _number(r["float32_gflops"])),
@@ -116,7 +124,7 @@ _MEMORY = (
     ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")),
     ("fastcnn / peer", lambda r: _number(r.get("memory_ratio"), 2)),
 )  # fmt: skip
-COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "noise": _NOISE, "memory": _MEMORY}
+COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "op": _OP, "noise": _NOISE, "memory": _MEMORY}
 
 
 def _cells(kind, rows):
@@ -150,7 +158,7 @@ def text(result, markdown=False):
             continue
         parts.append(table(kind, rows, markdown))
         ratios = [r["ratio"] for r in rows if "ratio" in r]
-        if kind in ("layer", "net") and len(ratios) > 1:
+        if kind in ("layer", "net", "op") and len(ratios) > 1:
             parts.append(f"geometric mean of {len(ratios)} ratios: {pairing.geometric_mean(ratios):.2f}")
     bad = disturbed(result)
     if bad:

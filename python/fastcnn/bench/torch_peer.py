@@ -43,6 +43,45 @@ class Conv:
         return _no_grad(self._call(name, *(t.double() for t in self._operands)))().numpy()
 
 
+class _Ops:
+    """PyTorch's functions under the names that ``fastcnn.ops`` gives them."""
+
+    def __getattr__(self, name):
+        return getattr(F, name, None) or getattr(torch, name)
+
+
+def op_calls(op, name, arrays, dy):
+    """{mode: function without arguments} of a row of ops.py; layouts are one mode where no operand is an image."""
+    call, found = op.peer or op.call, {}
+    for mode, layout in LAYOUTS.items():
+        a = _inputs(arrays, layout)
+        g = _inputs([dy], layout)[0]
+        if not any(t.ndim == 4 for t in a) and found:
+            break
+        if name == "fwd":
+            found[mode] = _no_grad(lambda a=a: call(_Ops(), *a))
+            continue
+
+        def both(a=a, g=g):
+            leaves = [t.detach().requires_grad_() for t in a[: 1 + op.weights]]
+            y = call(_Ops(), *leaves, *a[1 + op.weights :])
+            return y, *torch.autograd.grad(y, leaves, g)
+
+        found[mode] = both
+    return found
+
+
+def optimizer_calls(name, options, values):
+    """{mode: function} that takes one step: the fused implementation and, where it is faster, the one over lists."""
+    found = {}
+    for mode in ("fused", "foreach"):
+        parameters = [torch.from_numpy(v.copy()).requires_grad_() for v in values]
+        for p in parameters:
+            p.grad = torch.full_like(p, 1e-3)
+        found[f"torch {mode}"] = getattr(torch.optim, name)(parameters, **options, **{mode: True}).step
+    return found
+
+
 def _no_grad(call):
     def run():
         with torch.no_grad():

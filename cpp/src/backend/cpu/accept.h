@@ -32,4 +32,8 @@ inline bool streams(const void* p, int64_t bytes) {
   return bytes >= (int64_t{24} << 20) && reinterpret_cast<uintptr_t>(p) % 64 == 0;
 }
 
+inline bool streams(const Operand& y) {
+  return streams(y.data, y.numel() * static_cast<int64_t>(dtype_size(y.dtype)));
+}
+
 }  // namespace fastcnn::cpu

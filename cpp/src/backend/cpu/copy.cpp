@@ -22,13 +22,13 @@ int transposed_dim(const EltLoop& l, DType x_type, DType y_type) {
 
 }  // namespace
 
-void copy_strided(const Operand& x, const Operand& y) {
+void copy_strided(const Operand& x, const Operand& y, bool stream) {
   EltLoop l = plan_loop({&y, &x});
   if (l.total == 0) return;
   int t = transposed_dim(l, x.dtype, y.dtype);
   if (t < 0) {
     parallel_for(l.total, kSerialElements, [&](int64_t b, int64_t e, int) {
-      kernels()->copy_map(l, x.data, x.dtype, y.data, y.dtype, b, e);
+      kernels()->copy_map(l, x.data, x.dtype, y.data, y.dtype, b, e, stream);
     });
     return;
   }

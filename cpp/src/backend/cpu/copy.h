@@ -4,7 +4,8 @@
 
 namespace fastcnn::cpu {
 
-// Same shape; y may be a window of a larger tensor but must not overlap itself or x. Needs kernels().
-void copy_strided(const Operand& x, const Operand& y);
+// Same shape; y may be a window of a larger tensor but must not overlap itself or x. stream: y is too large to
+// stay in the caches. Needs kernels().
+void copy_strided(const Operand& x, const Operand& y, bool stream);
 
 }  // namespace fastcnn::cpu

@@ -1,6 +1,7 @@
 // What it is: the ordered CPU implementations of unary, binary, where and fill.
 #include <algorithm>
 
+#include "backend/cpu/accept.h"
 #include "backend/cpu/copy.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
@@ -26,7 +27,7 @@ const char* unary_declines(const Call& c) {
 void unary_run(const Call& c) {
   const auto& p = c.as<UnaryParams>();
   const Operand &x = c.in[0], &y = c.out[0];
-  if (p.op == Unary::copy) return copy_strided(x, y);
+  if (p.op == Unary::copy) return copy_strided(x, y, streams(y));
   EltLoop l = plan_loop({&y, &x});
   parallel_for(l.total, kSerialElements, [&](int64_t b, int64_t e, int) {
     kernels()->unary_map(l, p, x.data, x.dtype, y.data, y.dtype, b, e);

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/accept.h"
 #include "backend/cpu/checks.h"
 #include "backend/cpu/copy.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
+#include "backend/cpu/ref/convert.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
 
@@ -33,7 +35,7 @@ void scatter_run(const Call& c) {
   Operand window = x;
   window.data = y.as<char>() + p.offset * static_cast<int64_t>(dtype_size(y.dtype));
   std::copy_n(p.strides, x.ndim, window.strides);
-  copy_strided(x, window);
+  copy_strided(x, window, streams(y));
 }
 
 // A dense tensor around one dim, in memory order: (outer, size, inner).
@@ -98,6 +100,63 @@ void index_add_run(const Call& c) {
   });
 }
 
+// gather and scatter_add in slices: only where the operands differ along no other dim.
+const char* declines_gather(const Call& c) {
+  const auto& p = c.as<IndexParams>();
+  const Operand &a = c.in[0], &index = c.in[1];
+  const Operand& b = c.out[0];
+  if (!kernels()) return "no kernels in this ISA";
+  for (int d = 0; d < index.ndim; ++d)
+    if (d != p.dim && (a.shape[d] != index.shape[d] || b.shape[d] != index.shape[d]))
+      return "shapes differ along another dim";
+  return nullptr;
+}
+const char* declines_scatter_add(const Call& c) {
+  if (c.out[0].dtype != DType::float32) return "sums outside float32";
+  return declines_gather(c);
+}
+
+void gather_run(const Call& c) {
+  const auto& p = c.as<IndexParams>();
+  const Operand &x = c.in[0], &index = c.in[1], &y = c.out[0];
+  check_indices("gather", index, p.size, 0);
+  if (y.numel() == 0) return;
+  Slices s = slices(y, p.dim);
+  const int64_t n = index.shape[p.dim], *at = index.as<int64_t>();
+  ref::dispatch_size(y.dtype, [&]<class T>() {
+    parallel_for(s.outer * n, 16 * 1024 / s.inner + 1, [&](int64_t b, int64_t e, int) {
+      for (int64_t i = b; i < e; ++i) {
+        const T* from = x.as<T>() + i / n * p.size * s.inner;
+        for (int64_t k = i * s.inner, col = 0; col < s.inner; ++col, ++k)
+          y.as<T>()[k] = from[at[k] * s.inner + col];
+      }
+    });
+  });
+}
+
+// A thread owns whole slices of dx, or some of their columns: sums keep the order of the indices.
+void scatter_add_run(const Call& c) {
+  const auto& p = c.as<IndexParams>();
+  const Operand &dy = c.in[0], &index = c.in[1], &dx = c.out[0];
+  check_indices("scatter_add", index, p.size, 0);
+  zero_fill(dx);
+  if (dy.numel() == 0) return;
+  Slices s = slices(dx, p.dim);
+  constexpr int64_t kColumns = 16;  // floats of a line
+  const int64_t n = index.shape[p.dim], blocks = (s.inner + kColumns - 1) / kColumns;
+  const int64_t* at = index.as<int64_t>();
+  parallel_for(s.outer * blocks, 16 * 1024 / (n * std::min(s.inner, kColumns)) + 1,
+               [&](int64_t b, int64_t e, int) {
+                 for (int64_t item = b; item < e; ++item) {
+                   int64_t o = item / blocks, c0 = item % blocks * kColumns, c1 = std::min(s.inner, c0 + kColumns);
+                   float* to = dx.as<float>() + o * p.size * s.inner;
+                   for (int64_t i = 0; i < n; ++i)
+                     for (int64_t col = c0, k = (o * n + i) * s.inner; col < c1; ++col)
+                       to[at[k + col] * s.inner + col] += dy.as<float>()[k + col];
+                 }
+               });
+}
+
 const char* declines_cat(const Call& c) {
   if (!kernels()) return "no kernels in this ISA";
   for (const Operand& x : c.in)
@@ -109,11 +168,12 @@ void cat_run(const Call& c) {
   const auto& p = c.as<CatParams>();
   const Operand& y = c.out[0];
   int64_t at = 0, size = static_cast<int64_t>(dtype_size(y.dtype));
+  const bool stream = streams(y);
   for (const Operand& x : c.in) {
     Operand window = y;
     std::copy_n(x.shape, x.ndim, window.shape);
     window.data = y.as<char>() + at * y.strides[p.dim] * size;
-    if (x.numel() != 0) copy_strided(x, window);
+    if (x.numel() != 0) copy_strided(x, window, stream);
     at += x.shape[p.dim];
   }
 }
@@ -139,12 +199,14 @@ List index_add_list() {
 }
 
 List gather_list() {
-  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::gather}};
+  static const Implementation list[] = {{"slices", declines_gather, nullptr, gather_run},
+                                        {"ref", nullptr, nullptr, ref::gather}};
   return list;
 }
 
 List scatter_add_list() {
-  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::scatter_add}};
+  static const Implementation list[] = {{"slices", declines_scatter_add, nullptr, scatter_add_run},
+                                        {"ref", nullptr, nullptr, ref::scatter_add}};
   return list;
 }
 

@@ -57,7 +57,7 @@ void convert(const KernelTable& k, const void* x, DType from, void* y, DType to,
   l.operands = 2;
   l.total = l.shape[0] = n;
   l.strides[0][0] = l.strides[1][0] = 1;
-  k.copy_map(l, x, from, y, to, 0, n);
+  k.copy_map(l, x, from, y, to, 0, n, 0);
 }
 
 // x (N, H, W, C) to y (N, oH, oW, C).

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/accept.h"
 #include "backend/cpu/lists.h"
+#include "backend/cpu/loop_plan.h"
 #include "backend/cpu/workspace.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/threads.h"
@@ -78,6 +79,53 @@ void avg_forward(const Call& c) {
   run(a, p.N * p.oH, p.oW * p.C, half(c) ? kernels()->avg_pool_bf16 : kernels()->avg_pool);
 }
 
+// (N, C, H, W) in memory order, whatever rank the operand is seen with.
+Operand image(const Operand& o, int64_t N, int64_t C, int64_t H, int64_t W) {
+  Operand r = o;
+  r.ndim = 4;
+  const int64_t shape[] = {N, C, H, W}, strides[] = {H * W * C, 1, W * C, C};
+  std::copy_n(shape, 4, r.shape), std::copy_n(strides, 4, r.strides);
+  return r;
+}
+
+// One window of the whole image is a mean over pixels, which the reduction reads in the order of memory.
+struct WholeImage {
+  ReduceParams params{Reduce::mean, 0b1100};
+  Operand in, out;
+  Call call;
+  explicit WholeImage(const Call& c) : call(c) {
+    const auto& p = c.as<Pool2dParams>();
+    in = image(c.in[0], p.N, p.C, p.H, p.W), out = image(c.out[0], p.N, p.C, 1, 1);
+    call.params = &params, call.in = {&in, 1}, call.out = {&out, 1};
+  }
+};
+
+bool whole(const Pool2dParams& p) { return p.adaptive && p.oH == 1 && p.oW == 1; }
+const char* whole_declines(const Call& c) {
+  if (!whole(c.as<Pool2dParams>())) return "windows are not the whole image";
+  const char* why = not_simd_float(c);
+  return why ? why : reduce_list()[0].declines(WholeImage(c).call);
+}
+int64_t whole_workspace(const Call& c) { return reduce_list()[0].workspace(WholeImage(c).call); }
+void whole_forward(const Call& c) { reduce_list()[0].run(WholeImage(c).call); }
+
+// Its gradient is one value per channel, repeated.
+void whole_backward(const Call& c) {
+  const auto& p = c.as<Pool2dParams>();
+  const Operand dx = image(c.out[0], p.N, p.C, p.H, p.W);
+  Operand dy = image(c.in[0], p.N, p.C, p.H, p.W);
+  dy.strides[0] = p.C, dy.strides[2] = dy.strides[3] = 0;
+  UnaryParams scale;
+  scale.op = Unary::affine, scale.alpha = 1.0 / static_cast<double>(p.H * p.W);
+  EltLoop l = plan_loop({&dx, &dy});
+  parallel_for(l.total, kSerialElements, [&](int64_t b, int64_t e, int) {
+    kernels()->unary_map(l, scale, dy.data, dy.dtype, dx.data, dx.dtype, b, e);
+  });
+}
+const char* whole_bwd_declines(const Call& c) {
+  return whole(c.as<Pool2dParams>()) ? not_simd_float(c) : "windows are not the whole image";
+}
+
 void avg_backward(const Call& c) {
   const auto& p = c.as<Pool2dParams>();
   PoolArgs a = Tables(p, c.workspace).args;
@@ -125,14 +173,16 @@ List max_pool2d_gather_list() {
 }
 
 List avg_pool2d_list() {
-  static const Implementation list[] = {{"simd", not_simd_float, workspace, avg_forward},
+  static const Implementation list[] = {{"mean", whole_declines, whole_workspace, whole_forward},
+                                        {"simd", not_simd_float, workspace, avg_forward},
                                         ViaFloat32<avg_pool2d_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::avg_pool2d}};
   return list;
 }
 
 List avg_pool2d_bwd_list() {
-  static const Implementation list[] = {{"simd", not_simd_float, workspace, avg_backward},
+  static const Implementation list[] = {{"repeat", whole_bwd_declines, nullptr, whole_backward},
+                                        {"simd", not_simd_float, workspace, avg_backward},
                                         ViaFloat32<avg_pool2d_bwd_list>::entry(),
                                         {"ref", nullptr, nullptr, ref::avg_pool2d_bwd}};
   return list;

@@ -88,7 +88,7 @@ class ViaFloat32 {
     EltLoop l{};
     l.operands = 2, l.ndim = 1, l.total = l.shape[0] = n, l.strides[0][0] = l.strides[1][0] = 1;
     parallel_for(n, 16 * 1024, [&](int64_t b, int64_t e, int) {
-      kernels()->copy_map(l, from.data, from.dtype, to.data, to.dtype, b, e);
+      kernels()->copy_map(l, from.data, from.dtype, to.data, to.dtype, b, e, 0);
     });
   }
 };

@@ -104,8 +104,13 @@ const float* stage_floats(const void* x, DType t, int64_t offset, int64_t stride
 
 namespace {
 
+// Whole lines past the caches; bytes and y are multiples of a line.
+void stream_row(const float* x, float* y, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += kLanes) stream(y + i, load(x + i));
+}
+
 template <class T>
-void copy_same(const EltLoop& l, const T* x, T* y, int64_t begin, int64_t end) {
+void copy_same(const EltLoop& l, const T* x, T* y, int64_t begin, int64_t end, bool nt) {
   int last = l.ndim - 1;
   int64_t sx = l.strides[1][last], sy = l.strides[0][last];
   int64_t rx = last ? l.strides[1][last - 1] : 0, ry = last ? l.strides[0][last - 1] : 0;
@@ -117,6 +122,8 @@ void copy_same(const EltLoop& l, const T* x, T* y, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < n; ++i) yr[i * sy] = xr[i * sx];
       else if (sx != 1)
         gather_row(xr, sx, sizeof(T), yr, n);
+      else if (nt && n * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(yr) % 64 == 0)
+        stream_row(reinterpret_cast<const float*>(xr), reinterpret_cast<float*>(yr), n * sizeof(T) / 4);
       else if (n >= 16)
         memcpy(yr, xr, n * sizeof(T));
       else
@@ -193,11 +200,13 @@ void transpose_floats(const float* x, int64_t ldx, float* y, int64_t ldy, int64_
 
 }  // namespace
 
-void copy_map(const EltLoop& loop, const void* x, DType x_type, void* y, DType y_type, int64_t begin,
-              int64_t end) {
+void copy_map(const EltLoop& loop, const void* x, DType x_type, void* y, DType y_type, int64_t begin, int64_t end,
+              int nt) {
   if (x_type != y_type) return copy_cast(loop, x, x_type, y, y_type, begin, end);
-  with_size(dtype_size(x_type),
-            [&]<class T>() { copy_same(loop, static_cast<const T*>(x), static_cast<T*>(y), begin, end); });
+  with_size(dtype_size(x_type), [&]<class T>() {
+    copy_same(loop, static_cast<const T*>(x), static_cast<T*>(y), begin, end, nt != 0);
+  });
+  if (nt) fence();
 }
 
 void copy_transposed(const void* x, int64_t ldx, DType x_type, void* y, int64_t ldy, DType y_type, int64_t cols,

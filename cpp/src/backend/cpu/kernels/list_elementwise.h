@@ -11,7 +11,7 @@
   X(where_map, void, const EltLoop& loop, const uint8_t* cond, const void* a, const void* b, void* y,             \
     int64_t size, int64_t begin, int64_t end)                                                                     \
   X(copy_map, void, const EltLoop& loop, const void* x, DType x_type, void* y, DType y_type, int64_t begin,       \
-    int64_t end)                                                                                                  \
+    int64_t end, int nt)                                                                                          \
   /* y[r*ldy + c] = x[c*ldx + r] for rows r in [begin, end), all cols */                                          \
   X(copy_transposed, void, const void* x, int64_t ldx, DType x_type, void* y, int64_t ldy, DType y_type,          \
     int64_t cols, int64_t begin, int64_t end)                                                                     \

@@ -102,6 +102,19 @@ struct Cascade {
   }
 };
 
+// The lanes of v joined, halves onto halves.
+template <class Op>
+FASTCNN_OP float across(Op op, vf v) {
+  float t[2 * kLanes];
+  store(t + kLanes, set1(Op::start));
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    store(t, v);
+    v = op.join(v, load(t + half));
+  }
+  store(t, v);
+  return t[0];
+}
+
 template <class Op>
 void runs(Op op, const ReduceLoop& l, const void* x, DType type, int64_t chunk, float* partial, int64_t begin,
           int64_t end) {
@@ -133,11 +146,7 @@ void runs(Op op, const ReduceLoop& l, const void* x, DType type, int64_t chunk, 
         add_dense(stage_floats(x, type, base + off + i * stride, stride, m, buf), m);
       }
     });
-    float t[kLanes];
-    store(t, acc.result(op));
-    vf total = set1(t[0]);
-    for (int i = 1; i < kLanes; ++i) total = op.join(total, set1(t[i]));
-    storen(partial + item, total, 1);
+    partial[item] = across(op, acc.result(op));
   }
 }
 
