@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "backend/backend.h"
 #include "backend/cpu/gemm_plan.h"
 #include "backend/cpu/isa.h"
 
