@@ -64,6 +64,44 @@ struct Conv2dParams {
   ActParams in_act;
 };
 
+// depthwise_pointwise: [a 1x1 convolution,] a depthwise one and a 1x1 one as one op: x (N,C,H,W) [-> (N,E,H,W)] ->
+// (N,E,oH,oW) -> y (N,O,oH,oW); what lies between is never stored. The parts are as conv2d with the options here.
+struct DepthwisePointwiseParams {
+  int64_t N = 0, C = 0, H = 0, W = 0, E = 0, O = 0, oH = 0, oW = 0;  // C is E without the first part
+  int64_t kH = 0, kW = 0, sH = 1, sW = 1, pT = 0, pB = 0, pL = 0, pR = 0, dH = 1, dW = 1;
+  int32_t has_expand = 0;
+  int32_t expand_bias = 0, depthwise_bias = 0, pointwise_bias = 0;
+  int64_t has_residual = 0;  // of y's shape, the last input, added before the last activation
+  ActParams expand_act, depthwise_act, pointwise_act;
+};
+
+// Its parts, and where their weights stand among its operands; a bias follows its weights.
+FASTCNN_INLINE Conv2dParams expand_part(const DepthwisePointwiseParams& p) {
+  Conv2dParams q;
+  q.N = p.N, q.C = p.C, q.H = q.oH = p.H, q.W = q.oW = p.W, q.O = p.E, q.kH = q.kW = 1;
+  q.has_bias = p.expand_bias, q.act = p.expand_act;
+  return q;
+}
+FASTCNN_INLINE Conv2dParams depthwise_part(const DepthwisePointwiseParams& p) {
+  Conv2dParams q;
+  q.N = p.N, q.C = q.O = q.groups = p.E, q.H = p.H, q.W = p.W, q.oH = p.oH, q.oW = p.oW, q.kH = p.kH, q.kW = p.kW;
+  q.sH = p.sH, q.sW = p.sW, q.pT = p.pT, q.pB = p.pB, q.pL = p.pL, q.pR = p.pR, q.dH = p.dH, q.dW = p.dW;
+  q.has_bias = p.depthwise_bias, q.act = p.depthwise_act;
+  return q;
+}
+FASTCNN_INLINE Conv2dParams pointwise_part(const DepthwisePointwiseParams& p) {
+  Conv2dParams q;
+  q.N = p.N, q.C = p.E, q.H = q.oH = p.oH, q.W = q.oW = p.oW, q.O = p.O, q.kH = q.kW = 1;
+  q.has_bias = p.pointwise_bias, q.has_residual = p.has_residual, q.act = p.pointwise_act;
+  return q;
+}
+FASTCNN_INLINE int depthwise_at(const DepthwisePointwiseParams& p) {
+  return 1 + (p.has_expand ? 1 + p.expand_bias : 0);
+}
+FASTCNN_INLINE int pointwise_at(const DepthwisePointwiseParams& p) {
+  return depthwise_at(p) + 1 + p.depthwise_bias;
+}
+
 // matmul family: C[b] (M,N) = op(A[b]) (M,K) * op(B[b]) (K,N); transposes come as strides of the operands.
 struct MatmulParams {
   int64_t batch = 1, M = 0, N = 0, K = 0;

@@ -39,7 +39,7 @@ struct Call {
   const void* params = nullptr;
   std::span<const Operand> in, out;
   void* workspace = nullptr;       // 64-byte aligned, as many bytes as workspace() asked for
-  const void* prepared = nullptr;  // what prepare() made of operand 1; any non-null value while planning
+  const void* prepared = nullptr;  // what prepare() made of the weights; any non-null value while planning
   template <class P>
   const P& as() const {
     return *static_cast<const P*>(params);
@@ -52,10 +52,11 @@ struct Implementation {
   const char* (*declines)(const Call&);  // why not, or nullptr when it accepts; may be nullptr itself: accepts all
   int64_t (*workspace)(const Call&);     // bytes; nullptr: none
   void (*run)(const Call&);
-  // Optional: operand 1 (weights) brought into the kernel's own order once, where a plan knows that it seldom
-  // changes. run() then finds it in call.prepared and must not read the operand.
+  // Optional: weights brought into the kernel's own order once, where a plan knows that they seldom change. run()
+  // then finds them in call.prepared and must not read the operands.
   int64_t (*prepared_bytes)(const Call&) = nullptr;  // 0: not for this call
   void (*prepare)(const Call&, void* dst) = nullptr;
+  uint32_t (*prepared_operands)(const Call&) = nullptr;  // a bit for each that prepare() reads; nullptr: operand 1
 };
 
 class Backend {

@@ -28,6 +28,11 @@ int64_t flops_of(const Call& c) {
       const int64_t norm = p.has_norm_in ? 3 * in : 0;
       return norm + 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
     }
+    case OpKind::depthwise_pointwise: {
+      const auto& p = c.as<DepthwisePointwiseParams>();
+      const int64_t expand = p.has_expand ? p.H * p.W * p.C : 0, rest = p.oH * p.oW * (p.kH * p.kW + p.O);
+      return 2 * p.N * p.E * (expand + rest);
+    }
     case OpKind::matmul: {
       const auto& p = c.as<MatmulParams>();
       return 2 * std::max<int64_t>(p.batch, 1) * p.M * p.N * p.K;

@@ -11,6 +11,8 @@
 #define FASTCNN_OPS(X)                                                                                         \
   /* x, w [, bias] [, mean(C), affine(2,C) if has_norm_in] [, residual] -> y */                                \
   X(conv2d, Conv2dParams)                                                                                      \
+  /* x [, w(E,C,1,1) [, bias]], w(E,1,kH,kW) [, bias], w(O,E,1,1) [, bias] [, residual] -> y */                \
+  X(depthwise_pointwise, DepthwisePointwiseParams)                                                             \
   /* dy, w [, bias(C)] -> dx; with bias it is conv_transpose2d */                                              \
   X(conv2d_bwd_data, Conv2dParams)                                                                             \
   /* x, dy [, mean(C), affine(2,C) if has_norm_in] -> dw [, dbias] */                                          \

@@ -54,6 +54,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   fuse(graph_);
   simplify(graph_);
   norm_on_load(graph_);
+  depthwise_pointwise(graph_);
   schedule(graph_);
   prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());
@@ -83,11 +84,11 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
     const Implementation& impl = select_implementation(backend, step.call);
     step.run = impl.run;
     step.implementation = impl.name;
-    const bool prepared = impl.prepare && prepared_->covers(graph_, n) && impl.prepared_bytes(step.call) > 0;
-    if (prepared) step.call.prepared = prepared_->add(impl, step.call, n.in[1]);
+    const uint32_t prepared = prepared_->covered(impl, step.call, n);
+    if (prepared) step.call.prepared = prepared_->add(impl, step.call, n, prepared);
     workspace.push_back(impl.workspace ? impl.workspace(step.call) : 0);
     for (size_t k = 0; k < n.in.size(); ++k)
-      if (!prepared || k != 1) read_unprepared[n.in[k].buffer] = 1;
+      if (!(prepared >> k & 1)) read_unprepared[n.in[k].buffer] = 1;
   }
   prepared_->finish(graph_, read_unprepared);
   info_.prepared_bytes = prepared_->bytes();

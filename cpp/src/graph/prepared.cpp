@@ -45,8 +45,19 @@ Prepared::Prepared(Graph& g, std::vector<Node> constants, Device device)
   }
 }
 
-const void* Prepared::add(const Implementation& impl, const Call& call, const Value& v) {
-  Pack p{&impl, call, {call.in.begin(), call.in.end()}, {call.out.begin(), call.out.end()}, v, {}};
+uint32_t Prepared::covered(const Implementation& impl, const Call& call, const Node& n) const {
+  if (!impl.prepare || n.in.size() < 2) return 0;
+  const uint32_t operands = impl.prepared_operands ? impl.prepared_operands(call) : 1u << 1;
+  for (size_t k = 0; k < n.in.size(); ++k)
+    if ((operands >> k & 1) && !source_[n.in[k].buffer]) return 0;
+  return impl.prepared_bytes(call) > 0 ? operands : 0;
+}
+
+const void* Prepared::add(const Implementation& impl, const Call& call, const Node& n, uint32_t operands) {
+  Pack p{&impl, call, {call.in.begin(), call.in.end()}, {call.out.begin(), call.out.end()}, {}, {}};
+  for (size_t k = 0; k < n.in.size(); ++k)
+    if (operands >> k & 1) p.values.push_back({k, n.in[k]});
+  operands_ += p.values.size();
   const int64_t bytes = impl.prepared_bytes(call);
   p.memory = allocate_storage(static_cast<size_t>(std::max<int64_t>(bytes, 1)), device_);
   bytes_ += bytes;
@@ -57,11 +68,12 @@ const void* Prepared::add(const Implementation& impl, const Call& call, const Va
 }
 
 void Prepared::finish(Graph& g, const std::vector<char>& read_unprepared) {
-  for (const Pack& p : packs_) {
-    const Storage& s = g.buffers[p.value.buffer].storage;
-    if (s && std::none_of(sources_.begin(), sources_.end(), [&](const Source& x) { return x.storage == s; }))
-      sources_.push_back({s});
-  }
+  for (const Pack& p : packs_)
+    for (const auto& value : p.values) {
+      const Storage& s = g.buffers[value.second.buffer].storage;
+      if (s && std::none_of(sources_.begin(), sources_.end(), [&](const Source& x) { return x.storage == s; }))
+        sources_.push_back({s});
+    }
   std::vector<int> transient;
   for (int b : transient_) {
     Buffer& buffer = g.buffers[b];
@@ -117,7 +129,7 @@ void Prepared::make(const Graph& g) {
     impl.run(call);
   }
   for (Pack& p : packs_) {
-    p.in[1].data = operand(g, p.value).data;
+    for (const auto& [k, v] : p.values) p.in[k].data = operand(g, v).data;
     p.implementation->prepare(p.call, p.memory->data);
   }
 }

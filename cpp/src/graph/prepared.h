@@ -2,6 +2,7 @@
 // It is made at the first run and again when a source storage has changed since, so weights may be loaded or
 // updated between runs. What it is not: the choice of those nodes (passes/constant.cpp).
 #pragma once
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -15,17 +16,17 @@ class Prepared {
   // weights are being prepared.
   Prepared(Graph& g, std::vector<Node> constants, Device device);
 
-  // May operand 1 of this node be prepared once for all runs?
-  bool covers(const Graph& g, const Node& n) const { return n.in.size() > 1 && source_[n.in[1].buffer]; }
-  // `call` reads its operand 1, the value v, in prepared form from now on. Returns where that lies.
-  const void* add(const Implementation& impl, const Call& call, const Value& v);
+  // Which operands of this node, a bit for each, may be prepared once for all runs by `impl`; 0 if any may not.
+  uint32_t covered(const Implementation& impl, const Call& call, const Node& n) const;
+  // `call` of node n reads these operands in prepared form from now on. Returns where that lies.
+  const void* add(const Implementation& impl, const Call& call, const Node& n, uint32_t operands);
   // After the last add: which buffers still need memory of their own?
   void finish(Graph& g, const std::vector<char>& read_unprepared);
 
   void refresh(const Graph& g);  // cheap when nothing changed
   int64_t bytes() const { return bytes_; }
   size_t nodes() const { return nodes_.size(); }
-  size_t operands() const { return packs_.size(); }
+  size_t operands() const { return operands_; }
 
  private:
   struct Source {
@@ -36,7 +37,7 @@ class Prepared {
     const Implementation* implementation;
     Call call;  // its operands are copies below
     std::vector<Operand> in, out;
-    Value value;
+    std::vector<std::pair<size_t, Value>> values;  // by operand
     Storage memory;
   };
 
@@ -48,6 +49,7 @@ class Prepared {
   std::vector<Pack> packs_;
   bool made_ = false;
   int64_t bytes_ = 0;
+  size_t operands_ = 0;
 
   void make(const Graph& g);
 };

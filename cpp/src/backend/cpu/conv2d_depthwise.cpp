@@ -6,6 +6,7 @@
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/norm_plan.h"
+#include "backend/cpu/row_strips.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 
@@ -20,27 +21,12 @@ const char* declines(const Call& c, bool norm_in = false) {
   return nullptr;
 }
 
-// The tasks of the dense adaptors have one channel per batch here: turn batches into channels. Where a 1x1 has
-// become one row of all pixels: rows again, for they are the work items here.
-template <class Task>
-void channels(Task& t, const Conv2dParams& p) {
-  t.B = 1, t.C = t.O = p.C;
-  if (t.N * t.oH * t.kH * t.kW == 1 && t.oW == p.N * p.H * p.W) {
-    t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
-    t.x_h = t.y_h = p.W * p.C, t.x_n = t.y_n = p.H * p.W * p.C;
-  }
-}
-
 int64_t grain(const GemmTask& t) { return ceil_div(16 * 1024, std::max<int64_t>(1, t.oW * t.C)); }
 
 // ---- a batch norm applied on load: strips of rows are normalised to a thread's scratch and read there ----
 
 constexpr int64_t kStripFloats = 64 * 1024;  // a quarter of L2
 
-template <class Task>
-int64_t rows_read(const Task& t, int64_t rows) {  // of the image, by so many rows of outputs
-  return (rows - 1) * t.sH + (t.kH - 1) * t.dH + 1;
-}
 // Rows of outputs in a strip.
 template <class Task>
 int64_t strip_rows(const Task& t) {
@@ -69,29 +55,17 @@ class InputNorm {
     }
     args_.act.act = n.act;
   }
-  // Normalised rows [h0, h1) of image n in a thread's scratch.
-  struct Held {
-    float* scratch;
-    int64_t n = 0, h0 = 0, h1 = 0;
-  };
-  // The task on rows [from, to) of outputs (n, oh) of one image, which read `held`. Rows that the strip before
-  // has left there are moved.
+  // The task on rows [from, to) of outputs (n, oh) of one image, which read normalised rows in `held`.
   template <class Task>
-  Task on_strip(const Task& t, int64_t from, int64_t to, Held& held) const {
-    const int64_t n = from / t.oH, first = from % t.oH * t.sH - t.pT;
-    const int64_t h0 = std::clamp<int64_t>(first, 0, t.H);
-    const int64_t h1 = std::clamp<int64_t>(first + rows_read(t, to - from), h0, t.H);
-    const bool next = held.n == n && held.h0 <= h0 && h0 < held.h1 && held.h1 <= h1;
-    const int64_t kept = next ? held.h1 - h0 : 0;
-    if (kept > 0)
-      std::memmove(held.scratch, held.scratch + (h0 - held.h0) * t.x_h, static_cast<size_t>(kept * t.x_h) * 4);
-    held.n = n, held.h0 = h0, held.h1 = h1;
-    NormApplyArgs a = args_;
-    a.s.rows = a.s.chunk_rows = (h1 - h0 - kept) * t.W;
-    a.x = t.x + n * t.x_n + (h0 + kept) * t.x_h, a.y = held.scratch + kept * t.x_h;
-    if (a.s.rows > 0) kernels()->norm_apply(&a, 0, 1);
+  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows& held) const {
+    held.hold(t, from, to, [&](int64_t n, int64_t first, int64_t last, float* y) {
+      NormApplyArgs a = args_;
+      a.s.rows = a.s.chunk_rows = (last - first) * t.W;
+      a.x = t.x + n * t.x_n + first * t.x_h, a.y = y;
+      kernels()->norm_apply(&a, 0, 1);
+    });
     Task q = t;
-    q.x = held.scratch - n * t.x_n - h0 * t.x_h;
+    q.x = held.scratch - held.n * t.x_n - held.h0 * t.x_h;
     const auto far = reinterpret_cast<intptr_t>(t.x) - reinterpret_cast<intptr_t>(q.x);
     q.norm.fetch = far / 4 + (to - from) * t.sH * t.x_h;
     return q;
@@ -103,7 +77,7 @@ class InputNorm {
 
 GemmTask depthwise_task(const Conv2dParams& p) {
   GemmTask t = forward_task(p);
-  channels(t, p);
+  by_channel(t, p);
   return t;
 }
 
@@ -140,7 +114,7 @@ void depthwise_run(const Call& c) {
   const int64_t rows = strip_rows(t), strips = ceil_div(t.oH, rows);
   with_scratch(t.N * strips, ceil_div(grain(t), rows), rows_read(t, rows) * t.x_h,
                [&](int64_t b, int64_t e, float* scratch) {
-                 InputNorm::Held held{scratch};
+                 HeldRows held{scratch};
                  for (int64_t i = b; i < e; ++i) {
                    const int64_t image = i / strips * t.oH, from = image + i % strips * rows,
                                  to = std::min(from + rows, image + t.oH);
@@ -168,7 +142,7 @@ void depthwise_bwd_data_run(const Call& c) {
   auto each = [&](auto&& f) {
     float* w = packed;
     for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
-      channels(t, p);
+      by_channel(t, p);
       if (t.kH * t.kW == 0) t.kH = t.kW = 0;
       t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
       t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
@@ -201,7 +175,7 @@ namespace {
 
 WeightsGradTask grad_task(const Conv2dParams& p) {
   WeightsGradTask t = weights_task(p);
-  channels(t, p);
+  by_channel(t, p);
   t.w_b = p.C * p.kH * p.kW;
   // Chunks depend on the shape alone: they are the order of the sums.
   t.chunks = std::clamp<int64_t>(t.N * t.oH / 4, 1, 32);
@@ -238,7 +212,7 @@ void depthwise_bwd_weights_run(const Call& c) {
   const InputNorm norm(t.norm, t.C, t.dw + aligned(t.chunks * t.w_b) + aligned(t.chunks * t.C));
   const int64_t rows = t.N * t.oH, strip = t.norm.on ? strip_rows(t) : rows;
   auto work = [&](int64_t b, int64_t e, float* scratch) {
-    InputNorm::Held held{scratch};
+    HeldRows held{scratch};
     for (int64_t chunk = b; chunk < e; ++chunk) {
       WeightsGradTask q = t;
       q.dw += chunk * t.w_b;

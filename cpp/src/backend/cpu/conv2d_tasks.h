@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "backend/backend.h"
 #include "backend/cpu/gemm_plan.h"
 #include "backend/cpu/isa.h"
 
@@ -143,6 +144,17 @@ void for_each_residue(const Conv2dParams& p, int lanes, F&& f) {  // f(task, pac
       const int64_t src = ((h.first + (h.count - 1) * h.step) * p.kW + w.first + (w.count - 1) * w.step) * Cg;
       f(t, q, src, (rh * p.W + rw) * p.C);
     }
+}
+
+// For depthwise kernels. The tasks of the dense adaptors have one channel per batch here: turn batches into
+// channels. Where a 1x1 has become one row of all pixels: rows again, for they are the work items here.
+template <class Task>
+void by_channel(Task& t, const Conv2dParams& p) {
+  t.B = 1, t.C = t.O = p.C;
+  if (t.N * t.oH * t.kH * t.kW == 1 && t.oW == p.N * p.H * p.W) {
+    t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
+    t.x_h = t.y_h = p.W * p.C, t.x_n = t.y_n = p.H * p.W * p.C;
+  }
 }
 
 }  // namespace fastcnn::cpu
