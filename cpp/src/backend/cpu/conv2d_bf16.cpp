@@ -6,9 +6,7 @@
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/grad_plan.h"
-#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/scratch.h"
-#include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -21,7 +19,7 @@ const char* declines_pairs(const Call& c) {
     if (o.dtype != DType::bfloat16) return "dtype is not bfloat16";
   const auto& p = c.as<Conv2dParams>();
   if (p.has_norm_in) return "input norm";
-  if (p.has_moments && p.N * p.oH * p.oW == 0) return "moments of no pixels";
+  if (p.has_moments) return "moments: they cost bfloat16 what the pass over half the bytes does";
   if (p.groups > 1 && p.C == p.groups) return "depthwise: no channels to pair";
   return nullptr;
 }
@@ -57,26 +55,8 @@ const char* pairs_declines(const Call& c) {
   return plan_gemm_bf16(t, lanes(), 1) ? nullptr : "window too large";
 }
 
-namespace {
-
-// Packed weights, then the moments.
-struct PairsSpace {
-  float* packed;
-  MomentsSpace moments;
-  int64_t bytes;
-  PairsSpace(const Conv2dParams& p, const GemmTask& t, void* base)
-      : packed(static_cast<float*>(base)),
-        moments(p, strip_count(t), base ? packed + floats(t) : nullptr),
-        bytes(4 * floats(t) + moments.bytes) {}
-  static int64_t floats(const GemmTask& t) { return aligned(packed_words_bf16(t, lanes())); }
-};
-
-}  // namespace
-
 int64_t pairs_workspace(const Call& c) {
-  GemmTask t = forward_task(c.as<Conv2dParams>());
-  plan_gemm_bf16(t, lanes(), 1);
-  return PairsSpace(c.as<Conv2dParams>(), t, nullptr).bytes;
+  return packed_words_bf16(forward_task(c.as<Conv2dParams>()), lanes()) * 4;
 }
 
 void pairs_run(const Call& c) {
@@ -88,15 +68,13 @@ void pairs_run(const Call& c) {
   w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C;
   w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
   w.src_b = t.O * w.s_o, t.w_b = w.dst_b = packed_words_bf16(t, k.vector_floats) / t.B;
+  w.src = rows(c.in[1]), t.w = w.dst = static_cast<float*>(c.workspace);
   if (p.N == 0) return;
-  const PairsSpace space(p, t, c.workspace);
-  w.src = rows(c.in[1]), t.w = w.dst = space.packed, t.moments = space.moments.out;
   run_pack_bf16(w, k);
   t.x = rows(c.in[0]), t.y = rows_out(c.out[0]);
   t.bias = p.has_bias ? rows(c.in[2]) : nullptr;
   t.residual = p.has_residual ? rows(c.in[c.in.size() - 1]) : nullptr;
   run_gemm_bf16(t, k);
-  space.moments.merge(c);
 }
 
 const char* pairs_bwd_data_declines(const Call& c) {

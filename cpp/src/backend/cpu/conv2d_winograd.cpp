@@ -306,6 +306,7 @@ const char* winograd_cannot(const Call& c) {
       return "dtype is not float32 or bfloat16";
   if (const char* why = norm_in_declines(c)) return why;
   if (c.as<Conv2dParams>().has_norm_in && half(c.in[0])) return "input norm of bfloat16";
+  if (c.as<Conv2dParams>().has_moments && half(c.in[0])) return "moments of bfloat16";
   return not_winograd(c.as<Conv2dParams>());
 }
 

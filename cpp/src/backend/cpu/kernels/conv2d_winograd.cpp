@@ -101,9 +101,8 @@ void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0
 }
 
 // The outputs of a tile, rows x columns of them inside of the image, join the sums.
-template <class T>
 FASTCNN_OP void sum_tile(MomentSums& s, const vf y[4][4], int64_t rows, int64_t columns, bool fresh) {
-  const auto at = [&](int i) __attribute__((always_inline)) { return as_stored<T>(y[i / 4][i % 4]); };
+  const auto at = [&](int i) __attribute__((always_inline)) { return y[i / 4][i % 4]; };
   if (rows == 4 && columns == 4) {
     if (fresh) s = start_moments(16, at);
     return add_moments(s, 16, at);
@@ -186,7 +185,7 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
           for (int c = 0; c < 4; ++c)
             if (r < rows && c < columns) storen(d + r * t.y_h + c * t.y_w, y[r][c], n);
       }
-      if (t.moments.on) sum_tile<T>(sums, y, rows, columns, i == 0);
+      if (t.moments.on) sum_tile(sums, y, rows, columns, i == 0);
     }
     if (t.moments.on) {
       alignas(64) float held[3 * kLanes];

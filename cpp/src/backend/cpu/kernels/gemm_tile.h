@@ -37,7 +37,7 @@ struct TileArgs {
   int tail;       // lanes of the last vector
   int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
-  float* sums;    // MomentSums of y of each vector, or null
+  float* sums;    // float32: MomentSums of y of each vector, or null
   int fresh;      // they start with this tile
 };
 
@@ -127,9 +127,9 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
       }
   }
   // After the stores: the accumulators are free for differences.
-  if (!t.sums) return;
+  if (kPerWord<T> == 2 || !t.sums) return;
   const auto value = [&](int v) __attribute__((always_inline)) {
-    return [&, v](int p) __attribute__((always_inline)) { return as_stored<T>(acc[p][v]); };
+    return [&, v](int p) __attribute__((always_inline)) { return acc[p][v]; };
   };
   if (t.fresh) {
 #pragma GCC unroll 4

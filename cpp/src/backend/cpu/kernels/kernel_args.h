@@ -55,7 +55,7 @@ struct GemmTask {
   int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
   NormIn norm;                  // float32, with pack and x_c of 1
-  MomentsOut moments;           // of y; a part is a strip
+  MomentsOut moments;           // of y, float32; a part is a strip
 };
 
 // Weights w(o, kh, kw, c) at src + o*s_o + kh*s_kh + kw*s_kw + c*s_c, for B batches, to the order gemm_windows

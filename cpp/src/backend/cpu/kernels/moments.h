@@ -11,15 +11,6 @@ struct MomentSums {
   vf shift, sum, squares;
 };
 
-// The value as it lies in memory.
-template <class T>
-FASTCNN_OP vf as_stored(vf a) {
-  if constexpr (sizeof(T) == 2)
-    return round_bf16(a);
-  else
-    return a;
-}
-
 // at(i): value i of `count`. The first values of a part choose its shift.
 template <class At>
 FASTCNN_OP MomentSums start_moments(int count, const At& at) {
@@ -30,12 +21,16 @@ FASTCNN_OP MomentSums start_moments(int count, const At& at) {
 }
 template <class At>
 FASTCNN_OP void add_moments(MomentSums& s, int count, const At& at) {
+  // Sums of their own first: what waits for the sums before is one addition.
+  vf d = sub(at(0), s.shift), sum = d, squares = mul(d, d);
 #pragma GCC unroll 16
-  for (int i = 0; i < count; ++i) {
-    const vf d = sub(at(i), s.shift);
-    s.sum = add(s.sum, d);
-    s.squares = fma(d, d, s.squares);
+  for (int i = 1; i < count; ++i) {
+    d = sub(at(i), s.shift);
+    sum = add(sum, d);
+    squares = fma(d, d, squares);
   }
+  s.sum = add(s.sum, sum);
+  s.squares = add(s.squares, squares);
 }
 
 // In memory, the three vectors are `stride` floats apart.

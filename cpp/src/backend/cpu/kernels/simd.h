@@ -272,7 +272,6 @@ FASTCNN_OP __m256i narrow(vf a) {
 FASTCNN_OP void store(bfloat16* p, vf a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
 FASTCNN_OP void storen(bfloat16* p, vf a, int n) { _mm256_mask_storeu_epi16(p, first_n(n), narrow(a)); }
 FASTCNN_OP void stream(bfloat16* p, vf a) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
-FASTCNN_OP vf round_bf16(vf a) { return widen(narrow(a)); }
 FASTCNN_OP vf low_of_pair(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16)); }
 FASTCNN_OP vf high_of_pair(vf a) {
   return _mm512_castsi512_ps(
@@ -309,7 +308,6 @@ FASTCNN_OP void storen(bfloat16* p, vf a, int n) {
   for (int i = 0; i < n; ++i) p[i].bits = t[i];
 }
 FASTCNN_OP void stream(bfloat16* p, vf a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
-FASTCNN_OP vf round_bf16(vf a) { return widen(narrow(a)); }
 FASTCNN_OP vf low_of_pair(vf a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16)); }
 FASTCNN_OP vf high_of_pair(vf a) { return _mm256_and_ps(a, set1_bits(static_cast<int>(0xffff0000))); }
 FASTCNN_OP vf make_pair(vf low, vf high) {
@@ -329,10 +327,6 @@ FASTCNN_OP void storen(bfloat16* p, vf a, int n) {
 }
 FASTCNN_OP void store(bfloat16* p, vf a) { storen(p, a, 4); }
 FASTCNN_OP void stream(bfloat16* p, vf a) { store(p, a); }
-FASTCNN_OP vf round_bf16(vf a) {
-  for (int i = 0; i < 4; ++i) a[i] = static_cast<float>(bfloat16(a[i]));
-  return a;
-}
 typedef uint32_t vw __attribute__((vector_size(16)));
 FASTCNN_OP vf low_of_pair(vf a) { return (vf)((vw)a << 16); }
 FASTCNN_OP vf high_of_pair(vf a) { return (vf)((vw)a & 0xffff0000u); }
