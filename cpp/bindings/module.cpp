@@ -479,6 +479,8 @@ PYBIND11_MODULE(_core, m) {
       "'auto': float32 3x3 convolutions may run as Winograd F(4x4, 3x3), which rounds about five times as much;\n"
       "'direct': never. The environment's FASTCNN_CONV_ALGORITHM sets the first value.");
   m.def("record_kernel_choices", &record_kernel_choices, py::arg("on"));
+  m.def("give_conv2d_moments", &give_conv2d_moments, py::arg("on"),
+        "For tests: off, plans made from now on sum the statistics of batch norms in eager's order.");
   m.def("take_kernel_choices", &take_kernel_choices, "'op:implementation' of each op run since recording began.");
   m.def(
       "memory_info",

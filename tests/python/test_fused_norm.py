@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 ops, nn = fc.ops, fc.nn
+pytestmark = pytest.mark.usefixtures("eager_statistics")
 
 
 def rand(*shape, seed=0):

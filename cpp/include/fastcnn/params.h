@@ -62,6 +62,7 @@ struct Conv2dParams {
   // shift) with mean (C) and affine (2,C) of batch_norm. Padding is zero behind it.
   int64_t has_norm_in = 0;
   ActParams in_act;
+  int64_t has_moments = 0;  // conv2d: also gives the moments of y that a batch norm wants (BatchNormParams)
 };
 
 // depthwise_pointwise: [a 1x1 convolution,] a depthwise one and a 1x1 one as one op: x (N,C,H,W) [-> (N,E,H,W)] ->
@@ -128,8 +129,9 @@ struct BatchNormParams {
   // Forward: also gives the scale and shift of each channel. Backward: makes y from x with them instead of reading
   // it.
   int64_t has_affine = 0;
-  int64_t has_dy2 = 0;     // backward: the gradient of y is the sum dy + dy2
-  int64_t stats_only = 0;  // forward, with has_affine: no y, readers make it from x (Conv2dParams::has_norm_in)
+  int64_t has_dy2 = 0;      // backward: the gradient of y is the sum dy + dy2
+  int64_t stats_only = 0;   // forward, with has_affine: no y, readers make it from x (Conv2dParams::has_norm_in)
+  int64_t has_moments = 0;  // forward: mean and biased variance of x are given; stats_only does not read x then
   ActParams act;
 };
 

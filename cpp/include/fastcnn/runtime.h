@@ -19,6 +19,9 @@ FASTCNN_API std::vector<std::string> available_isas();
 FASTCNN_API void set_isa(const std::string& name);  // lowers (or raises) the ISA of kernels chosen from now on
 FASTCNN_API void record_kernel_choices(bool on);    // for tests: which implementation each op took
 FASTCNN_API std::vector<std::string> take_kernel_choices();
+// For tests: off, plans made from now on leave the statistics of a batch norm to it, whose sums have eager's
+// order.
+FASTCNN_API void give_conv2d_moments(bool on);
 
 // "auto" (at first, or what FASTCNN_CONV_ALGORITHM says): 3x3 convolutions of float32 may run as Winograd F(4x4,
 // 3x3), whose rounding errors are about five times those of the sum. "direct": always the sum of products. For

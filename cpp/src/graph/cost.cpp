@@ -26,7 +26,8 @@ int64_t flops_of(const Call& c) {
     case OpKind::conv2d_bwd_weights: {
       const auto& p = c.as<Conv2dParams>();
       const int64_t norm = p.has_norm_in ? 3 * in : 0;
-      return norm + 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+      const int64_t moments = c.kind == OpKind::conv2d && p.has_moments ? 3 * out : 0;
+      return norm + moments + 2 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
     }
     case OpKind::depthwise_pointwise: {
       const auto& p = c.as<DepthwisePointwiseParams>();
@@ -44,7 +45,10 @@ int64_t flops_of(const Call& c) {
       return p.adaptive ? std::max(in, out) : p.N * p.C * p.oH * p.oW * p.kH * p.kW;
     }
     // Counted per element of x from the formulas: sums, then normalise and scale.
-    case OpKind::batch_norm: return (c.as<BatchNormParams>().stats_only ? 4 : 7) * in;
+    case OpKind::batch_norm: {
+      const auto& p = c.as<BatchNormParams>();
+      return (p.has_moments ? 0 : 4) * in + (p.stats_only ? 0 : 3) * in;
+    }
     case OpKind::batch_norm_bwd: return 9 * in;
     case OpKind::layer_norm:
     case OpKind::group_norm: return 7 * in;
@@ -88,6 +92,10 @@ Cost cost_of(const Call& call) {
   cost.flops = flops_of(call);
   for (const auto& side : {call.in, call.out})
     for (const Operand& o : side) cost.bytes += bytes_of(o);
+  if (call.kind == OpKind::batch_norm) {
+    const auto& p = call.as<BatchNormParams>();
+    if (p.stats_only && p.has_moments) cost.bytes -= bytes_of(call.in[0]);  // never read
+  }
   return cost;
 }
 

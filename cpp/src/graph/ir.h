@@ -62,6 +62,7 @@ void simplify(Graph& g);      // common subexpressions, dead nodes
 void fuse(Graph& g);          // conv+bias+activation, batch_norm+residual+activation, and their backward twins
 void norm_on_load(Graph& g);  // batch_norm without its result, where convolutions can make it as they read
 void depthwise_pointwise(Graph& g);  // depthwise convolutions with the 1x1 around them, in strips of rows
+void conv2d_moments(Graph& g);       // statistics of a batch_norm out of the convolution before it
 void schedule(Graph& g);             // optimizer steps where their gradients are born
 // Nodes whose operands are constant (constant_external, or made by such nodes) leave g.nodes: a plan runs them
 // once and again when a source has changed. Bounded: nothing large is kept that is cheap to make.

@@ -3,13 +3,13 @@
 // All operands are dense in canonical layout (4-D: channels-last, else row-major) unless marked [strided].
 // "= in k" marks an output that is the same memory as input k (updated in place). Floating operands of one node
 // have one dtype unless a row says otherwise; statistics (mean, invstd, lse) and the gamma, beta, dgamma, dbeta of
-// norms are float32, or float64 beside float64.
+// norms are float32, or float64 beside float64; moments (mean, biased variance) are float64.
 #pragma once
 #include <cstdint>
 
 // X(kind, ParamsStruct)
 #define FASTCNN_OPS(X)                                                                                         \
-  /* x, w [, bias] [, mean(C), affine(2,C) if has_norm_in] [, residual] -> y */                                \
+  /* x, w [, bias] [, mean(C), affine(2,C) if has_norm_in] [, residual] -> y [, moments(2,O)] */               \
   X(conv2d, Conv2dParams)                                                                                      \
   /* x [, w(E,C,1,1) [, bias]], w(E,1,kH,kW) [, bias], w(O,E,1,1) [, bias] [, residual] -> y */                \
   X(depthwise_pointwise, DepthwisePointwiseParams)                                                             \
@@ -29,7 +29,7 @@
   X(avg_pool2d, Pool2dParams)                                                                                  \
   /* dy -> dx */                                                                                               \
   X(avg_pool2d_bwd, Pool2dParams)                                                                              \
-  /* x, gamma, beta [, residual] -> y unless stats_only, mean, invstd (C) [, affine (2,C)]; of the batch */    \
+  /* x, gamma, beta [, residual] [, moments(2,C)] -> y unless stats_only, mean, invstd (C) [, affine (2,C)] */ \
   X(batch_norm, BatchNormParams)                                                                               \
   /* dy, x, gamma, mean, invstd [, y if act, or affine] [, dy2] -> dx, dgamma, dbeta [, dresidual] */          \
   X(batch_norm_bwd, BatchNormParams)                                                                           \

@@ -55,6 +55,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   simplify(graph_);
   norm_on_load(graph_);
   depthwise_pointwise(graph_);
+  conv2d_moments(graph_);
   schedule(graph_);
   prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());

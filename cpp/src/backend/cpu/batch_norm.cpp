@@ -32,7 +32,10 @@ const char* images_decline(const Call& c, unsigned in, unsigned out) {
   return nullptr;
 }
 const char* forward_declines(const Call& c) {
-  return images_decline(c, 1 | 8, c.as<BatchNormParams>().stats_only ? 0 : 1);
+  const auto& p = c.as<BatchNormParams>();
+  Call images = c;
+  if (p.has_moments) images.in = c.in.first(c.in.size() - 1);
+  return images_decline(images, 1 | 8, p.stats_only ? 0 : 1);
 }
 const char* infer_declines(const Call& c) { return images_decline(c, 1 | 32, 1); }
 
@@ -84,7 +87,9 @@ void forward(const Call& c) {
   if (p.C == 0) return;
   NormShape s = norm_shape(1, p.rows, p.C);
   ForwardSpace w(s, c.workspace);
-  if (p.rows > 0) {
+  if (p.has_moments) {
+    w.mean = c.in[c.in.size() - 1].as<double>(), w.var = w.mean + p.C;
+  } else if (p.rows > 0) {
     NormMomentsArgs m{s, c.in[0].as<float>(), w.part};
     auto kernel = half(c.in[0]) ? kernels()->norm_moments_bf16 : kernels()->norm_moments;
     for_chunks(s, [&](int64_t b, int64_t e) {

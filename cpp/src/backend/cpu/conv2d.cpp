@@ -9,6 +9,7 @@
 #include "backend/cpu/grad_plan.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/strips.h"
@@ -37,7 +38,7 @@ static const char* norm_costs_more(const GemmTask& t) {
 }
 
 const char* dense_declines(const Call& c) {
-  if (const char* why = declines_common(c, true)) return why;
+  if (const char* why = declines_common(c, {.norm_in = true, .moments = true})) return why;
   if (const char* why = norm_of_whole_window(c)) return why;
   if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
@@ -50,7 +51,28 @@ int64_t dense_packed(const Call& c) {
   return packed_floats(t, lanes()) * 4;
 }
 
-int64_t dense_workspace(const Call& c) { return c.prepared ? 0 : dense_packed(c); }
+namespace {
+
+// Packed weights unless a plan keeps them, then the moments.
+struct DenseSpace {
+  void* packed;
+  MomentsSpace moments;
+  int64_t bytes;
+  DenseSpace(const Call& c, const GemmTask& t, void* base)
+      : packed(base),
+        moments(c.as<Conv2dParams>(), strip_count(t), past(c, base)),
+        bytes(front(c) + moments.bytes) {}
+  static int64_t front(const Call& c) { return c.prepared ? 0 : 4 * aligned(dense_packed(c) / 4); }
+  static void* past(const Call& c, void* base) { return base ? static_cast<char*>(base) + front(c) : base; }
+};
+
+}  // namespace
+
+int64_t dense_workspace(const Call& c) {
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
+  plan_gemm(t, lanes(), 1);
+  return DenseSpace(c, t, nullptr).bytes;
+}
 
 void dense_prepare(const Call& c, void* dst) {
   const KernelTable& k = *kernels();
@@ -78,7 +100,10 @@ void dense_run(const Call& c) {
   t.norm = norm_in(c, norm_in_at(p));
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
   choose_stream(t, p.N * p.oH * p.oW * p.O, p.O);
+  const DenseSpace space(c, t, c.workspace);
+  t.moments = space.moments.out;
   run_gemm(t, k);
+  space.moments.merge(c);
 }
 
 // ---- dense backward to data ----
@@ -145,7 +170,7 @@ bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; 
 }  // namespace
 
 const char* dense_bwd_weights_declines(const Call& c) {
-  if (const char* why = declines_common(c, true)) return why;
+  if (const char* why = declines_common(c, {.norm_in = true})) return why;
   if (const char* why = norm_of_whole_window(c)) return why;
   WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   return plan_weights_grad(t, 1, lanes(), 1) ? nullptr : "window too large";

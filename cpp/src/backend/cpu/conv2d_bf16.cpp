@@ -19,6 +19,7 @@ const char* declines_pairs(const Call& c) {
     if (o.dtype != DType::bfloat16) return "dtype is not bfloat16";
   const auto& p = c.as<Conv2dParams>();
   if (p.has_norm_in) return "input norm";
+  if (p.has_moments) return "moments: they cost bfloat16 what the pass over half the bytes does";
   if (p.groups > 1 && p.C == p.groups) return "depthwise: no channels to pair";
   return nullptr;
 }

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/norm_plan.h"
 #include "backend/cpu/row_strips.h"
 #include "backend/cpu/scratch.h"
@@ -13,8 +14,8 @@
 namespace fastcnn::cpu {
 namespace {
 
-const char* declines(const Call& c, bool norm_in = false) {
-  if (const char* why = declines_common(c, norm_in)) return why;
+const char* declines(const Call& c, Can can = {}) {
+  if (const char* why = declines_common(c, can)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.groups != p.C || p.O != p.C) return "not one channel per group";
   if (p.groups == 1) return "one group";
@@ -26,6 +27,7 @@ int64_t grain(const GemmTask& t) { return ceil_div(16 * 1024, std::max<int64_t>(
 // ---- a batch norm applied on load: strips of rows are normalised to a thread's scratch and read there ----
 
 constexpr int64_t kStripFloats = 64 * 1024;  // a quarter of L2
+constexpr int64_t kMomentPixels = 256;       // of a part
 
 // Rows of outputs in a strip.
 template <class Task>
@@ -84,14 +86,43 @@ GemmTask depthwise_task(const Conv2dParams& p) {
 }  // namespace
 
 const char* depthwise_declines(const Call& c) {
-  if (const char* why = declines(c, true)) return why;
+  if (const char* why = declines(c, {.norm_in = true, .moments = true})) return why;
   if (const char* why = norm_declines(depthwise_task(c.as<Conv2dParams>()))) return why;
   return fused_act(c.as<Conv2dParams>()) ? nullptr : "activation is not none, relu or relu6";
 }
 
+namespace {
+
+// Rows of outputs go to threads in strips of one image: what a normalised piece of the image is made for, and a
+// part of the moments.
+struct DepthwiseStrips {
+  int64_t rows, per_image, count;
+  explicit DepthwiseStrips(const GemmTask& t) : rows(1) {
+    if (t.norm.on) rows = strip_rows(t);
+    if (t.moments.on) rows = std::min(t.oH, rows * ceil_div(kMomentPixels, rows * t.oW));
+    per_image = ceil_div(t.oH, rows), count = t.N * per_image;
+  }
+};
+
+struct DepthwiseSpace {
+  float *w, *norm;
+  MomentsSpace moments;
+  int64_t bytes;
+  DepthwiseSpace(const Conv2dParams& p, int64_t parts, void* base) : DepthwiseSpace(p, parts, Carve(base)) {}
+
+ private:
+  DepthwiseSpace(const Conv2dParams& p, int64_t parts, Carve c)
+      : w(c.take<float>(p.C * p.kH * p.kW)),
+        norm(c.take<float>(p.has_norm_in ? InputNorm::floats(p.C) : 0)),
+        moments(p, parts, c.take<char>(0)),
+        bytes(c.used() + moments.bytes) {}
+};
+
+}  // namespace
+
 int64_t depthwise_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return 4 * (aligned(p.C * p.kH * p.kW) + (p.has_norm_in ? InputNorm::floats(p.C) : 0));
+  return DepthwiseSpace(p, DepthwiseStrips(depthwise_task(p)).count, nullptr).bytes;
 }
 
 void depthwise_run(const Call& c) {
@@ -99,28 +130,45 @@ void depthwise_run(const Call& c) {
   const KernelTable& k = *kernels();
   if (p.N == 0) return;
   GemmTask t = depthwise_task(p);
-  float* w = static_cast<float*>(c.workspace);
-  k.transpose_matrix(c.in[1].as<float>(), p.kH * p.kW, p.C, w, 0, p.kH * p.kW);
-  t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>(), t.w = w;
+  const DepthwiseStrips strips(t);
+  const DepthwiseSpace space(p, strips.count, c.workspace);
+  k.transpose_matrix(c.in[1].as<float>(), p.kH * p.kW, p.C, space.w, 0, p.kH * p.kW);
+  t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>(), t.w = space.w;
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
   t.norm = norm_in(c, norm_in_at(p));
   choose_stream(t, p.N * p.oH * p.oW * p.C, p.C);
-  if (!t.norm.on) {
+  if (!t.norm.on && !t.moments.on) {
     parallel_for(t.N * t.oH, grain(t), [&](int64_t b, int64_t e, int) { k.conv2d_depthwise(t, b, e); });
     return;
   }
-  const InputNorm norm(t.norm, p.C, w + aligned(p.C * p.kH * p.kW));
-  const int64_t rows = strip_rows(t), strips = ceil_div(t.oH, rows);
-  with_scratch(t.N * strips, ceil_div(grain(t), rows), rows_read(t, rows) * t.x_h,
+  const InputNorm norm(t.norm, p.C, space.norm);
+  const int64_t rows = t.norm.on ? strip_rows(t) : t.oH;
+  const int64_t held_floats = t.norm.on ? rows_read(t, rows) * t.x_h : 0,
+                sums = p.has_moments ? 3 * aligned(p.C) : 0;
+  with_scratch(strips.count, ceil_div(grain(t), strips.rows), aligned(held_floats) + sums,
                [&](int64_t b, int64_t e, float* scratch) {
                  HeldRows held{scratch};
+                 GemmTask q = t;
+                 q.moments = space.moments.out;
+                 if (q.moments.on) q.moments.sums = scratch + aligned(held_floats);
                  for (int64_t i = b; i < e; ++i) {
-                   const int64_t image = i / strips * t.oH, from = image + i % strips * rows,
-                                 to = std::min(from + rows, image + t.oH);
-                   k.conv2d_depthwise(norm.on_strip(t, from, to, held), from, to);
+                   const int64_t image = i / strips.per_image * t.oH;
+                   const int64_t first = image + i % strips.per_image * strips.rows;
+                   const int64_t last = std::min(first + strips.rows, image + t.oH);
+                   for (int64_t from = first, to; from < last; from = to) {
+                     to = std::min(last, from + rows);
+                     q.moments.fresh = from == first;
+                     k.conv2d_depthwise(t.norm.on ? norm.on_strip(q, from, to, held) : q, from, to);
+                   }
+                   if (!q.moments.on) continue;
+                   MomentsOut part = q.moments;
+                   part.part += i * 2 * p.C;
+                   part.count[i] = static_cast<double>((last - first) * t.oW);
+                   k.conv2d_depthwise_moments(part, part.count[i]);
                  }
                });
+  space.moments.merge(c);
 }
 
 const char* depthwise_bwd_data_declines(const Call& c) { return declines(c); }
@@ -186,7 +234,7 @@ WeightsGradTask grad_task(const Conv2dParams& p) {
 }  // namespace
 
 const char* depthwise_bwd_weights_declines(const Call& c) {
-  if (const char* why = declines(c, true)) return why;
+  if (const char* why = declines(c, {.norm_in = true})) return why;
   return norm_declines(grad_task(c.as<Conv2dParams>()));
 }
 

@@ -21,8 +21,8 @@ int64_t merged(const Conv2dParams& p, int64_t wide) {
 int64_t merged_outputs(const Conv2dParams& p) { return merged(p, p.O / p.groups); }
 int64_t merged_inputs(const Conv2dParams& p) { return merged(p, p.C / p.groups); }
 
-const char* declines(const Call& c, int64_t (*factor)(const Conv2dParams&)) {
-  if (const char* why = declines_common(c)) return why;
+const char* declines(const Call& c, int64_t (*factor)(const Conv2dParams&), Can can = {}) {
+  if (const char* why = declines_common(c, can)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.groups == 1) return "one group";
   return factor(p) > 1 ? nullptr : "a group fills the lanes";
@@ -69,7 +69,7 @@ int64_t workspace(const Call& c, const Merged& m, int64_t (*inner)(const Call&))
 }  // namespace
 
 const char* merged_declines(const Call& c) {
-  if (const char* why = declines(c, merged_outputs)) return why;
+  if (const char* why = declines(c, merged_outputs, {.moments = true})) return why;
   Call d = c;
   const Merged m(c.as<Conv2dParams>(), merged_outputs(c.as<Conv2dParams>()));
   d.params = &m.p;

@@ -22,11 +22,16 @@ inline const char* norm_in_declines(const Call& c) {
   return p.has_norm_in && !known ? "activation of the input is not none, relu or relu6" : nullptr;
 }
 
-// norm_in: the adaptor reads x through a batch norm where the call asks for it.
-inline const char* declines_common(const Call& c, bool norm_in = false) {
+// What the adaptor can do where the call asks for it: read x through a batch norm, give the moments of y.
+struct Can {
+  bool norm_in = false, moments = false;
+};
+inline const char* declines_common(const Call& c, Can can = {}) {
   if (!kernels()) return "isa is ref";
   const auto& p = c.as<Conv2dParams>();
-  if (p.has_norm_in && !norm_in) return "input norm";
+  if (p.has_norm_in && !can.norm_in) return "input norm";
+  if (p.has_moments && !can.moments) return "moments";
+  if (p.has_moments && p.N * p.oH * p.oW == 0) return "moments of no pixels";
   if (const char* why = norm_in_declines(c)) return why;
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
@@ -78,7 +83,7 @@ inline GemmTask forward_task(const Conv2dParams& p) {
   }
   t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
   t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
-  t.act = p.act.act, t.norm.on = p.has_norm_in != 0;
+  t.act = p.act.act, t.norm.on = p.has_norm_in != 0, t.moments.on = p.has_moments != 0;
   return t;
 }
 

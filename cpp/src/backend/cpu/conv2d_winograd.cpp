@@ -10,6 +10,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
@@ -54,6 +55,7 @@ WinogradTask window_task(const Conv2dParams& p) {
   t.y_w = p.O, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
   t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, 4), t.tW = ceil_div(p.oW, 4);
   t.w_o = 9 * t.C, t.w_tap = t.C, t.w_c = 1;
+  t.moments.on = p.has_moments != 0;
   return t;
 }
 
@@ -73,7 +75,9 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   p.by_groups = 36 * C * O <= kGroupWeights;
   t.blocks = block_count(t.O, p.by_groups ? 1 : prepared ? kPreparedShares : threads);
   if (p.by_groups) {
-    const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), threads) * threads;
+    // With moments the tiles of a group must not depend on the threads.
+    const int64_t shares = t.moments.on ? kMomentThreads : threads;
+    const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), shares) * shares;
     t.group = ceil_div(tiles, groups);
     p.scratch = 37 * winograd_plane(std::max(C, O) * t.group);
     return p;
@@ -145,7 +149,17 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
     t.tiles = std::min(p.chunk, tiles - t.tile0);
     parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { input(t, b, e); });
     with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
+    const int64_t parts = ceil_div(t.tiles, t.group);
+    if (t.moments.on) t.moments.part += parts * 2 * t.moments.channels, t.moments.count += parts;
   }
+}
+
+// Parts of the moments: groups of tiles of each chunk.
+int64_t part_count(WinogradTask t, bool prepared) {
+  const Plan p = plan_windows(t, 1, prepared);
+  const int64_t tiles = all_tiles(t);
+  if (p.by_groups) return ceil_div(tiles, t.group);
+  return tiles / p.chunk * ceil_div(p.chunk, t.group) + ceil_div(tiles % p.chunk, t.group);
 }
 
 // The parts do not depend on the number of threads, which may change between plan and run.
@@ -292,6 +306,7 @@ const char* winograd_cannot(const Call& c) {
       return "dtype is not float32 or bfloat16";
   if (const char* why = norm_in_declines(c)) return why;
   if (c.as<Conv2dParams>().has_norm_in && half(c.in[0])) return "input norm of bfloat16";
+  if (c.as<Conv2dParams>().has_moments && half(c.in[0])) return "moments of bfloat16";
   return not_winograd(c.as<Conv2dParams>());
 }
 
@@ -299,8 +314,16 @@ const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
   return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
 }
+// After what run_windows needs.
+static MomentsSpace winograd_moments(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const bool prepared = c.prepared != nullptr;
+  const WinogradTask t = window_task(p);
+  char* base = static_cast<char*>(c.workspace);
+  return {p, part_count(t, prepared), base ? base + windows_workspace(t, prepared) : nullptr};
+}
 int64_t winograd_workspace(const Call& c) {
-  return windows_workspace(window_task(c.as<Conv2dParams>()), c.prepared != nullptr);
+  return windows_workspace(window_task(c.as<Conv2dParams>()), c.prepared != nullptr) + winograd_moments(c).bytes;
 }
 int64_t winograd_prepared(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -316,6 +339,7 @@ void winograd_prepare(const Call& c, void* dst) {
 }
 void winograd_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
+  const MomentsSpace moments = winograd_moments(c);
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = window_task(p);
     // The kernels only read them.
@@ -326,8 +350,11 @@ void winograd_run(const Call& c) {
     t.residual = p.has_residual ? elements(c.in[c.in.size() - 1], g * t.O) : nullptr;
     t.act = p.act.act;
     t.norm = norm_from(norm_in(c, norm_in_at(p)), g * t.C);
+    t.moments = moments.out;
+    if (t.moments.on) t.moments.part += g * t.O;
     run_windows(t, half(c.in[0]), c.workspace);
   }
+  moments.merge(c);
 }
 
 const char* winograd_bwd_data_declines(const Call& c) {

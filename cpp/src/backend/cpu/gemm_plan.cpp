@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
 
@@ -57,17 +58,21 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
     cut_gemm_strips(t, depth, bf16);
   }
   // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
-  // threads.
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads, weights = t.O * taps * t.C;
+  // threads. With moments the pixels of an item must not depend on those.
+  const int pixel_threads = t.moments.on ? kMomentThreads : threads;
+  const int64_t wanted = pixel_threads == 1 ? 1 : 4 * pixel_threads, weights = t.O * taps * t.C;
   t.groups = weights > t.N * t.H * t.W * t.C ? blocks : 1;
   auto items = [&] { return t.B * t.groups * strip_count(t); };
   // Weights that stay in L2 cost less to read again than pixels in place.
   if (!t.pack && weights <= kL2Weights)
     while (items() < wanted && t.N * t.oH == 1 && t.owb >= 2 * kFewPixels) t.owb = ceil_div(t.owb, 2);
   while (items() < wanted && t.groups < blocks) ++t.groups;
+  while (blocks % t.groups) ++t.groups;  // items of equal size
   while (items() < wanted && t.nb > 1) t.nb = ceil_div(t.nb, 2);
   while (items() < wanted && t.ohb > 1 && t.ohb * t.owb > 28) t.ohb = ceil_div(t.ohb, 2);
   while (items() < wanted && t.owb > 28) t.owb = ceil_div(t.owb, 2);
+  while (t.moments.on && items() < 4 * threads && t.groups < blocks) ++t.groups;
+  while (blocks % t.groups) ++t.groups;
   return true;
 }
 

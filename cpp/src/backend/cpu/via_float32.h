@@ -54,6 +54,8 @@ class ViaFloat32 {
 
   static const char* declines(const Call& c) {
     if (!kernels()) return "isa is ref";
+    if constexpr (list == conv2d_list)
+      if (c.as<Conv2dParams>().has_moments) return "moments are of rounded values";
     bool any = false;
     for (auto side : {c.in, c.out})
       for (const Operand& o : side) {

@@ -301,24 +301,37 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
 void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
 void norm_moments_bf16(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<bfloat16>(p, begin, end); }
 
-// Channels [begin, end) of one image: mean and biased variance from the chunks' moments, in chunk order.
-void norm_reduce_moments(const NormShape* s, const double* part, double* mean, double* var, int64_t begin,
-                         int64_t end) {
+// Channels [begin, end): mean and biased variance from the moments of parts, in their order; part i has count(i)
+// values.
+template <class Count>
+FASTCNN_OP void merge_parts(const double* part, int64_t parts, int64_t C, const Count& count, double* mean,
+                            double* var, int64_t begin, int64_t end) {
   for (int64_t ch = begin; ch < end; ++ch) mean[ch] = var[ch] = 0;
-  double last = static_cast<double>(s->rows - (s->chunks - 1) * s->chunk_rows);
-  double full = static_cast<double>(s->chunk_rows), rows = static_cast<double>(s->rows);
-  for (int64_t i = 0; i < s->chunks; ++i) {
-    double n = i + 1 < s->chunks ? full : last;
-    const double* m = part + i * 2 * s->C;
+  double all = 0;
+  for (int64_t i = 0; i < parts; ++i) {
+    const double n = count(i), *m = part + i * 2 * C;
+    all += n;
     for (int64_t ch = begin; ch < end; ++ch) mean[ch] += n * m[ch];
   }
-  for (int64_t ch = begin; ch < end; ++ch) mean[ch] /= rows;
-  for (int64_t i = 0; i < s->chunks; ++i) {
-    double n = i + 1 < s->chunks ? full : last;
-    const double *m = part + i * 2 * s->C, *dev = m + s->C;
+  for (int64_t ch = begin; ch < end; ++ch) mean[ch] /= all;
+  for (int64_t i = 0; i < parts; ++i) {
+    const double n = count(i), *m = part + i * 2 * C, *dev = m + C;
     for (int64_t ch = begin; ch < end; ++ch) var[ch] += dev[ch] + n * (m[ch] - mean[ch]) * (m[ch] - mean[ch]);
   }
-  for (int64_t ch = begin; ch < end; ++ch) var[ch] = var[ch] < 0 ? 0 : var[ch] / rows;  // NaN stays
+  for (int64_t ch = begin; ch < end; ++ch) var[ch] = var[ch] < 0 ? 0 : var[ch] / all;  // NaN stays
+}
+
+// Of one image.
+void norm_reduce_moments(const NormShape* s, const double* part, double* mean, double* var, int64_t begin,
+                         int64_t end) {
+  const double last = static_cast<double>(s->rows - (s->chunks - 1) * s->chunk_rows);
+  const double full = static_cast<double>(s->chunk_rows);
+  const auto count = [&](int64_t i) { return i + 1 < s->chunks ? full : last; };
+  merge_parts(part, s->chunks, s->C, count, mean, var, begin, end);
+}
+
+void merge_moments(const MomentsOut& m, int64_t parts, double* mean, double* var, int64_t begin, int64_t end) {
+  merge_parts(m.part, parts, m.channels, [&](int64_t i) { return m.count[i]; }, mean, var, begin, end);
 }
 
 void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double* s2, int64_t begin, int64_t end) {

@@ -3,6 +3,7 @@
 // in place; tiles at the left and right border take zeros for columns outside, tap rows outside are skipped.
 // What it is not: channel multipliers (the dense kernels take those).
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -25,6 +26,9 @@ struct Row {
   const float* bias;
   float low, high;
   int stream;
+  float* sums;        // MomentSums of the channels, or null
+  int64_t sums_step;  // between their three arrays
+  int fresh;          // they start with this row
   int64_t oW, W, pL;
   int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
   int64_t fetch;  // from x to what is fetched
@@ -48,7 +52,7 @@ FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
     const int64_t at = (ow + t) * r.y_w + c;
     vf a = add(acc[t], bias);
     if (r.residual) a = add(a, loadn(r.residual + at, n));
-    a = vmin(high, vmax(low, a));
+    acc[t] = a = vmin(high, vmax(low, a));
     if (n < kLanes)
       storen(r.y + at, a, n);
     else if (r.stream)
@@ -56,6 +60,10 @@ FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
     else
       store(r.y + at, a);
   }
+  if (!r.sums) return;
+  const auto value = [&](int t) __attribute__((always_inline)) { return acc[t]; };
+  if (r.fresh && ow == 0) store_moments(r.sums + c, r.sums_step, start_moments(T, value));
+  add_moments_at(r.sums + c, r.sums_step, T, value);
 }
 
 // Columns [L, count - R) of a tile are inside the image, the others are zero. kAny: at the border of the
@@ -346,6 +354,7 @@ FASTCNN_OP void run_row(Fn fn, const Row& r, int64_t dilation) {
     q.x = r.x + r.pL * r.x_w + m * r.x_w - q.pL * q.x_w;
     if (r.y) q.y = r.y + i * r.y_w;
     if (r.residual) q.residual = r.residual + i * r.y_w;
+    q.fresh = r.fresh && i == 0;
     if (r.dy) q.dy = r.dy + i * r.y_w;
     fn(q);
   }
@@ -358,6 +367,8 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
   Row r = start_row(t);
   r.bias = t.bias;
   r.stream = t.stream;
+  r.sums = t.moments.sums;
+  r.sums_step = ceil_div(t.C, kLanes) * kLanes;
   r.low = t.act == Act::none ? -__builtin_inff() : 0.0f;
   r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
   for (int64_t item = begin; item < end; ++item) {
@@ -365,9 +376,14 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
     r.w = t.w + locate(t, n, oh, r) * t.kW * t.C;
     r.y = t.y + n * t.y_n + oh * t.y_h;
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
+    r.fresh = t.moments.fresh && item == begin;
     run_row(row_fn, r, t.dW);
   }
   if (t.stream) fence();
+}
+
+void conv2d_depthwise_moments(const MomentsOut& m, double n) {
+  close_moments(m.sums, ceil_div(m.channels, kLanes) * kLanes, m.channels, n, m.part, m.part + m.channels);
 }
 
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {

@@ -4,6 +4,7 @@
 // Sum order of one output: channels in order; it does not depend on tiles, groups, blocks or threads.
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -99,10 +100,37 @@ void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0
   }
 }
 
+// The outputs of a tile, rows x columns of them inside of the image, join the sums.
+FASTCNN_OP void sum_tile(MomentSums& s, const vf y[4][4], int64_t rows, int64_t columns, bool fresh) {
+  const auto at = [&](int i) __attribute__((always_inline)) { return y[i / 4][i % 4]; };
+  if (rows == 4 && columns == 4) {
+    if (fresh) s = start_moments(16, at);
+    return add_moments(s, 16, at);
+  }
+  if (fresh) s = start_moments(1, at);
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c)
+      if (r < rows && c < columns)
+        add_moments(s, 1, [&](int) __attribute__((always_inline)) { return at(r * 4 + c); });
+}
+
+int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
+  int64_t n = 0;
+  WinogradTile k(t, first);
+  for (int64_t i = 0; i < count; ++i, k.next(t))
+    n += (t.oH - k.h < 4 ? t.oH - k.h : 4) * (t.oW - k.w < 4 ? t.oW - k.w : 4);
+  return n;
+}
+
 // Planes of tiles [first, first + count) of one block to outputs; bias, residual and activation as in gemm_tile.h.
+// Their moments go to `part`.
 template <class T>
 void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m, int64_t plane, int64_t first,
-                  int64_t count) {
+                  int64_t count, int64_t part) {
+  const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
+  if (t.moments.on && b.v0 == 0) t.moments.count[part] = pixels;
   const vf low = set1(t.act == Act::none ? -__builtin_inff() : 0.0f),
            high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff());
   for (int64_t v = 0; v < b.V; ++v) {
@@ -110,6 +138,7 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
     const int n = lanes_left(t.O, o);
     const vf bias = t.bias ? loadn(values<T>(t.bias) + o, n) : zero();
     WinogradTile k(t, first);
+    MomentSums sums{zero(), zero(), zero()};
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
       vf y[4][4];
       output_transform(m + (i * b.V + v) * kLanes, plane, y);
@@ -156,6 +185,13 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
           for (int c = 0; c < 4; ++c)
             if (r < rows && c < columns) storen(d + r * t.y_h + c * t.y_w, y[r][c], n);
       }
+      if (t.moments.on) sum_tile(sums, y, rows, columns, i == 0);
+    }
+    if (t.moments.on) {
+      alignas(64) float held[3 * kLanes];
+      store_moments(held, kLanes, sums);
+      double* mean = t.moments.part + part * 2 * t.moments.channels + o;
+      close_moments(held, kLanes, n, pixels, mean, mean + t.moments.channels);
     }
   }
 }
@@ -197,7 +233,7 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     }
     for (int64_t j = 0; j < t.blocks; ++j) {
       const WinogradBlock b(t.O, t.blocks, j);
-      finish_tiles<T>(t, b, scratch + b.v0 * count * kLanes, plane, first, count);
+      finish_tiles<T>(t, b, scratch + b.v0 * count * kLanes, plane, first, count, item);
     }
   }
 }
@@ -229,7 +265,7 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
           multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, count, cn,
                          w + i * w_plane, b.V, m + i * m_plane, c == 0);
       }
-      finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count);
+      finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count, g);
     }
   }
 }

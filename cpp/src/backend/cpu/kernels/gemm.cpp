@@ -54,9 +54,21 @@ int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int6
   return count;
 }
 
+// The sums of V vectors of channels from `o` on, `left` of them, to the part of a strip.
+FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64_t V, int64_t left, int64_t pixels,
+                              const float* sums) {
+  const double n = static_cast<double>(pixels);
+  double* mean = t.moments.part + strip * 2 * t.moments.channels + o;
+  for (int64_t v = 0; v < V; ++v, left -= kLanes)
+    close_moments(sums + v * 3 * kLanes, kLanes, left < kLanes ? left : kLanes, n, mean + v * kLanes,
+                  mean + t.moments.channels + v * kLanes);
+  if (o == 0) t.moments.count[strip] = n;
+}
+
 template <class T>
 void windows(const GemmTask& t, int64_t begin, int64_t end) {
   alignas(64) float scratch[kScratchFloats + kScratchSlack];
+  alignas(64) float sums[3 * kTileV * kLanes];
   int64_t a_off[kStripPixels], y_off[kStripPixels];
   Segment segment[kStripPixels];
   const OutBlocks blocks(t.O);
@@ -111,6 +123,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.n2 = 1, args.s2 = 0, args.run = t.kW * cn;
       else
         args.n2 = t.kW, args.s2 = t.dW * a_w, args.run = cn;
+      args.sums = t.moments.on && c == t.nc - 1 ? sums : nullptr;
       args.first = c == 0, args.last = c == t.nc - 1, args.act = t.act, args.stream = t.stream;
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
@@ -123,6 +136,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         const int64_t left = t.O - o0 - (V - 1) * kLanes;
         args.tail = static_cast<int>(left < kLanes ? left : kLanes);
         const float* wb = wc + taps * cn * o0;
+        args.fresh = 1;
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
           const int64_t tiles = ceil_div(g.pixels, tile_pixels(static_cast<int>(V)));
@@ -148,8 +162,10 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
               }
             }
             Tiles<T>::at[V - 1][P - 1](args, at, a_off + p0, ws, y + o0, y_off + p0);
+            args.fresh = 0;
           }
         }
+        if (args.sums) leave_moments(t, strip, batch * t.bias_b + o0, V, t.O - o0, nn * hh * ww, sums);
       }
     }
   }

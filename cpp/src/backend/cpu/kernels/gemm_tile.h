@@ -3,6 +3,7 @@
 // come from the caller.
 #pragma once
 #include "backend/cpu/kernels/kernel_args.h"
+#include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -36,6 +37,8 @@ struct TileArgs {
   int tail;       // lanes of the last vector
   int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
+  float* sums;    // float32: MomentSums of y of each vector, or null
+  int fresh;      // they start with this tile
 };
 
 template <int P, int V, class T>
@@ -107,24 +110,33 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
         for (int v = 0; v < V; ++v) acc[p][v] = vmin(high, vmax(low, acc[p][v]));
     }
   }
-  if constexpr (kPerWord<T> == 1) {
-    if (t.stream && t.last) {
+  if (kPerWord<T> == 1 && t.stream && t.last) {
 #pragma GCC unroll 16
-      for (int p = 0; p < P; ++p)
+    for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) stream(y + y_off[p] + v * kLanes, acc[p][v]);
-      return;
-    }
+      for (int v = 0; v < V; ++v) stream(y + y_off[p] + v * kLanes, acc[p][v]);
+  } else {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        if (v == V - 1 && t.tail < kLanes)
+          storen(y + y_off[p] + v * kLanes, acc[p][v], t.tail);
+        else
+          store(y + y_off[p] + v * kLanes, acc[p][v]);
+      }
   }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
+  // After the stores: the accumulators are free for differences.
+  if (kPerWord<T> == 2 || !t.sums) return;
+  const auto value = [&](int v) __attribute__((always_inline)) {
+    return [&, v](int p) __attribute__((always_inline)) { return acc[p][v]; };
+  };
+  if (t.fresh) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      if (v == V - 1 && t.tail < kLanes)
-        storen(y + y_off[p] + v * kLanes, acc[p][v], t.tail);
-      else
-        store(y + y_off[p] + v * kLanes, acc[p][v]);
-    }
+    for (int v = 0; v < V; ++v) store_moments(t.sums + v * 3 * kLanes, kLanes, start_moments(P, value(v)));
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) add_moments_at(t.sums + v * 3 * kLanes, kLanes, P, value(v));
 }
 
 template <class T>

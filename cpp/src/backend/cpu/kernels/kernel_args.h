@@ -15,6 +15,16 @@ struct NormIn {
   int32_t on = 0;     // known before the addresses are
 };
 
+// Where a convolution leaves the moments of what it writes. `on` is known before the addresses are.
+struct MomentsOut {
+  double* part = nullptr;   // (parts, 2, channels): mean and sum of squared deviations of each part of the pixels
+  double* count = nullptr;  // (parts): pixels
+  int64_t channels = 0;     // of the whole result
+  float* sums = nullptr;    // depthwise: shift, sums and squares (3, whole vectors) of a part that is being made
+  int32_t fresh = 0;        // depthwise: the part starts here
+  int32_t on = 0;
+};
+
 // The channels from `from` on.
 FASTCNN_INLINE NormIn norm_from(const NormIn& norm, int64_t from) {
   NormIn n = norm;
@@ -45,6 +55,7 @@ struct GemmTask {
   int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
   NormIn norm;                  // float32, with pack and x_c of 1
+  MomentsOut moments;           // of y, float32; a part is a strip
 };
 
 // Weights w(o, kh, kw, c) at src + o*s_o + kh*s_kh + kw*s_kw + c*s_c, for B batches, to the order gemm_windows

@@ -20,6 +20,9 @@
   X(norm_moments, void, const NormMomentsArgs*, int64_t begin, int64_t end)                                       \
   X(norm_reduce_moments, void, const NormShape*, const double* part, double* mean, double* var, int64_t begin,    \
     int64_t end)                                                                                                  \
+  /* items: channels of all parts in order, to mean and biased variance */                                        \
+  X(merge_moments, void, const MomentsOut& m, int64_t parts, double* mean, double* var, int64_t begin,            \
+    int64_t end)                                                                                                  \
   X(norm_reduce_sums, void, const NormShape*, const double* part, double* s1, double* s2, int64_t begin,          \
     int64_t end)                                                                                                  \
   X(norm_apply, void, const NormApplyArgs*, int64_t begin, int64_t end)                                           \

@@ -24,6 +24,7 @@ struct WinogradTask {
   const float* residual = nullptr;  // strides of y, or null
   Act act = Act::none;              // none, relu or relu6
   NormIn norm;                      // float32: x is read through it
+  MomentsOut moments;               // of y, float32; a part is a group of tiles
   const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
 
   // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`.

@@ -14,6 +14,8 @@ void batch_norm(const Call& c) {
   expect_floating(c.in[0], "batch_norm");
   Reader x(c.in[0]), gamma(c.in[1]), beta(c.in[2]), res;
   if (p.has_residual) res = c.in[3];
+  Reader moments;
+  if (p.has_moments) moments = c.in[c.in.size() - 1];
   const int64_t first = p.stats_only ? 0 : 1;
   Writer y, mean(c.out[first]), invstd(c.out[first + 1]);
   if (!p.stats_only) y = c.out[0];
@@ -23,6 +25,7 @@ void batch_norm(const Call& c) {
     if (p.rows) m /= static_cast<double>(p.rows);
     for (int64_t r = 0; r < p.rows; ++r) v += (x[r * p.C + ch] - m) * (x[r * p.C + ch] - m);
     if (p.rows) v /= static_cast<double>(p.rows);
+    if (p.has_moments) m = moments[ch], v = moments[p.C + ch];
     double s = 1 / std::sqrt(v + p.eps);
     mean.set(ch, m);
     invstd.set(ch, s);

@@ -27,6 +27,22 @@ struct Input {
   }
 };
 
+// Mean and biased variance of each channel.
+template <class T>
+void moments(const Conv2dParams& p, const T* y, double* to) {
+  const int64_t rows = p.N * p.oH * p.oW;
+  for (int64_t o = 0; o < p.O; ++o) {
+    double mean = 0, var = 0;
+    for (int64_t r = 0; r < rows; ++r) mean += to_double(y[r * p.O + o]);
+    if (rows) mean /= static_cast<double>(rows);
+    for (int64_t r = 0; r < rows; ++r) {
+      const double d = to_double(y[r * p.O + o]) - mean;
+      var += d * d;
+    }
+    to[o] = mean, to[p.O + o] = rows ? var / static_cast<double>(rows) : 0;
+  }
+}
+
 }  // namespace
 
 void conv2d(const Call& c) {
@@ -56,6 +72,7 @@ void conv2d(const Call& c) {
             if (residual) s += to_double(residual[at]);
             y[at] = from_double<T>(apply_act(p.act, s));
           }
+    if (p.has_moments) moments(p, y, c.out[1].as<double>());
   });
 }
 
