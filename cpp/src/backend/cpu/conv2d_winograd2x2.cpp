@@ -61,13 +61,13 @@ int64_t plan_blocks(Winograd2x2Task& t, int threads) {
   const int64_t V = lanes() == 16 ? 3 : 2, width = V * lanes(), all = tiles_of(t), depth = t.parts * padded(t.C);
   const int64_t most = std::clamp<int64_t>(kWindowFloats / (25 * depth), 32, 1024);
   t.places = ceil_div(all, ceil_div(all, most));
-  t.u_plane = winograd2x2_plane(depth * t.places);
+  t.u_plane = winograd_plane(depth * t.places);
   t.blocks = block_count(vectors(t.O));
   t.depth = std::min(depth, kHalfScratch / (25 * width) / lanes() * lanes());
   const int64_t group = std::max<int64_t>(16, kHalfScratch / (25 * width));
   t.groups = ceil_div(t.places, group);
   for (int i = 1; i < threads && t.blocks * t.groups % threads && t.groups < t.places; ++i) ++t.groups;
-  return 25 * (winograd2x2_plane(t.depth * width) + winograd2x2_plane(ceil_div(t.places, t.groups) * width));
+  return 25 * (winograd_plane(t.depth * width) + winograd_plane(ceil_div(t.places, t.groups) * width));
 }
 
 int64_t plan_gradient(Winograd2x2Task& t) {
@@ -75,10 +75,10 @@ int64_t plan_gradient(Winograd2x2Task& t) {
   const int64_t depth = t.parts * padded(t.C), floats = 25 * (depth + padded(t.O));
   const int64_t most = std::clamp<int64_t>(2 * kWindowFloats / floats, 64, 512);
   t.places = ceil_div(all, ceil_div(all, most));
-  t.u_plane = winograd2x2_plane(depth * t.places), t.e_plane = winograd2x2_plane(padded(t.O) * t.places);
+  t.u_plane = winograd_plane(depth * t.places), t.e_plane = winograd_plane(padded(t.O) * t.places);
   t.blocks = block_count(t.parts * vectors(t.C));
   t.depth = std::min<int64_t>(kGradientOutputs, padded(t.O));
-  return 25 * winograd2x2_plane(t.depth * width);
+  return 25 * winograd_plane(t.depth * width);
 }
 
 struct Memory {

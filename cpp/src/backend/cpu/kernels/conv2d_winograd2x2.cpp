@@ -4,15 +4,12 @@
 // order of one output: parts, channels; it does not depend on the plan. With M(x) = (x^2 - a^2) (x^2 - b^2), a row
 // of the data transform is M / (x - point), a row of the weight transform (1, point) / M'(point), a column of the
 // output transform (1, point, point^2, point^3).
-#include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/winograd_planes.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
-FASTCNN_OP int lanes_left(int64_t channels, int64_t c) {
-  return static_cast<int>(channels - c < kLanes ? channels - c : kLanes);
-}
 FASTCNN_OP int64_t vectors_of(int64_t channels) { return ceil_div(channels, kLanes); }
 
 // ---- one-dimensional transforms; point i is a, -a, b, -b, infinity ----
@@ -48,18 +45,6 @@ FASTCNN_OP void output_points(const vf* m, vf* y) {
 }
 
 // ---- windows to planes ----
-
-struct StepPixels {  // at fixed steps
-  const float* p;
-  int64_t h, w;
-  FASTCNN_OP vf operator()(int i, int j) const { return load(p + i * h + j * w); }
-};
-struct AnyPixels {  // anywhere, outside of the image in zeros; lanes from n on read as 0
-  const float* const* p;
-  int64_t c;
-  int n;
-  FASTCNN_OP vf operator()(int i, int j) const { return loadn(p[i * 5 + j] + c, n); }
-};
 
 // Rows of the result one after the other: pixels are loaded again from L1 instead of spilled.
 template <class Pixels>
@@ -109,7 +94,7 @@ FASTCNN_OP void transform_window(const float* image, int64_t H, int64_t W, int64
   int64_t c = 0;
   if (h >= 0 && w >= 0 && h + reach < H && w + reach < W)
     for (; c < whole; c += kLanes, d += block) {
-      const StepPixels pixels{p + c, step * s_h, step * s_w};
+      const InsidePixels<float> pixels{p + c, step * s_h, step * s_w};
       if constexpr (kSize == 5)
         data_transform(pixels, d, plane);
       else
@@ -123,84 +108,13 @@ FASTCNN_OP void transform_window(const float* image, int64_t H, int64_t W, int64
       pixel[i * 5 + j] = r >= 0 && r < H && q >= 0 && q < W ? image + r * s_h + q * s_w : zeros;
     }
   for (; c < C; c += kLanes, d += block) {
-    const AnyPixels pixels{pixel, c, lanes_left(C, c)};
+    const AnyPixels<float> pixels{pixel, c, lanes_left(C, c), 5};
     if constexpr (kSize == 5)
       data_transform(pixels, d, plane);
     else
       gradient_transform(pixels, d, plane);
   }
 }
-
-// ---- products ----
-
-// P tiles x V vectors of one plane: m (+)= u * w over `blocks` runs of kLanes channels.
-template <int P, int V>
-void plane_tile(const float* u, int64_t u_block, int64_t blocks, const float* w, float* m, int first) {
-  vf acc[P][V];
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(m + (p * V + v) * kLanes);
-  for (int64_t b = 0; b < blocks; ++b, u += u_block)
-    for (int64_t k = 0; k < kLanes; ++k, w += V * kLanes) {
-      vf x[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) x[v] = load(w + v * kLanes);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-        const vf s = set1(u[p * kLanes + k]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[p][v] = fma(s, x[v], acc[p][v]);
-      }
-    }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(m + (p * V + v) * kLanes, acc[p][v]);
-}
-
-using PlaneTileFn = void (*)(const float*, int64_t, int64_t, const float*, float*, int);
-#define TILES4(V, p) &plane_tile<p, V>, &plane_tile<p + 1, V>, &plane_tile<p + 2, V>, &plane_tile<p + 3, V>
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr PlaneTileFn kTiles[3][16] = {
-    {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-    {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &plane_tile<13, 2>, &plane_tile<14, 2>},
-    {TILES4(3, 1), TILES4(3, 5), &plane_tile<9, 3>}};
-#else
-constexpr PlaneTileFn kTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                       {TILES4(2, 1), &plane_tile<5, 2>, &plane_tile<6, 2>}};
-#endif
-#undef TILES4
-
-// Rows of the gradient's register tile: a divisor of kLanes, so that a tile lies in one block of e.
-constexpr int kRows = kLanes == 16 ? 8 : 4;
-
-// s[p][v] = sum over tiles of e[tile][p] * u[v][tile].
-template <int V>
-void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s) {
-  vf acc[kRows][V];
-#pragma GCC unroll 16
-  for (int p = 0; p < kRows; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[p][v] = zero();
-  for (int64_t k = 0; k < tiles; ++k, e += kLanes, u += kLanes) {
-    vf x[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) x[v] = load(u + v * u_block);
-#pragma GCC unroll 16
-    for (int p = 0; p < kRows; ++p) {
-      const vf a = set1(e[p]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[p][v] = fma(a, x[v], acc[p][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int p = 0; p < kRows; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(s + (p * V + v) * kLanes, acc[p][v]);
-}
-using SumTileFn = void (*)(const float*, const float*, int64_t, int64_t, float*);
-constexpr SumTileFn kSums[3] = {&sum_tile<1>, &sum_tile<2>, &sum_tile<3>};
 
 // ---- weights and outputs ----
 
@@ -315,21 +229,17 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
     const int64_t j = item / t.groups, g = item % t.groups;
     const int64_t v0 = vectors * j / t.blocks, V = vectors * (j + 1) / t.blocks - v0;
     const int64_t first = t.tiles * g / t.groups, count = t.tiles * (g + 1) / t.groups - first;
-    const int64_t w_plane = winograd2x2_plane(t.depth * V * kLanes),
-                  m_plane = winograd2x2_plane(count * V * kLanes);
+    const int64_t w_plane = winograd_plane(t.depth * V * kLanes),
+                  m_plane = winograd_plane(count * V * kLanes);
     float* m = scratch + 25 * w_plane;
-    const int64_t parts = ceil_div(count, tile_pixels(static_cast<int>(V)));
     for (int64_t b = 0; b < all; b += depth) {
       const int64_t n = all - b < depth ? all - b : depth;
       for (int64_t i = 0; i < n; ++i)
         transform_weights(t, (b + i) / in, (b + i) % in * kLanes, v0 * kLanes, V,
                           scratch + i * kLanes * V * kLanes, w_plane);
       for (int64_t i = 0; i < 25; ++i)
-        for (int64_t q = 0; q < parts; ++q) {
-          const int64_t p0 = count * q / parts, P = count * (q + 1) / parts - p0;
-          kTiles[V - 1][P - 1](t.u + i * t.u_plane + (b * t.places + first + p0) * kLanes, t.places * kLanes, n,
-                               scratch + i * w_plane, m + i * m_plane + p0 * V * kLanes, b == 0);
-        }
+        multiply_plane(t.u + i * t.u_plane + (b * t.places + first) * kLanes, t.places * kLanes, count, n * kLanes,
+                       scratch + i * w_plane, V, m + i * m_plane, b == 0);
     }
     finish_tiles(t, m, m_plane, t.tile0 + first, count, v0 * kLanes, V);
   }
@@ -343,12 +253,10 @@ void winograd2x2_gradient_blocks(const Winograd2x2Task& t, float* scratch, int64
   for (int64_t item = begin; item < end; ++item) {
     const int64_t o0 = item % ranges * t.depth, on = t.O - o0 < t.depth ? t.O - o0 : t.depth, j = item / ranges;
     const int64_t v0 = vectors * j / t.blocks, V = vectors * (j + 1) / t.blocks - v0;
-    const int64_t plane = winograd2x2_plane(ceil_div(on, kRows) * kRows * V * kLanes);
+    const int64_t plane = winograd_plane(vectors_of(on) * kLanes * V * kLanes);
     for (int64_t i = 0; i < 25; ++i)
-      for (int64_t p = 0; p < on; p += kRows)
-        kSums[V - 1](t.e + i * t.e_plane + (o0 + p) / kLanes * t.places * kLanes + (o0 + p) % kLanes,
-                     t.u + i * t.u_plane + v0 * t.places * kLanes, t.places * kLanes, t.tiles,
-                     scratch + i * plane + p * V * kLanes);
+      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + v0 * t.places * kLanes, t.places, t.tiles, V, o0, on,
+                scratch + i * plane, 1);
     for (int64_t o = 0; o < on; ++o)
       for (int64_t v = 0; v < V; ++v) {
         const float* s = scratch + (o * V + v) * kLanes;
