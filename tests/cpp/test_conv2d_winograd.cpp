@@ -1,5 +1,6 @@
-// Winograd F(4x4, 3x3) and F(2x2, 5x5): the three passes against the reference (sums in float64) on every ISA and several thread
-// counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the points 0,
+// Winograd F(4x4, 3x3) and F(2x2, 5x5): the three passes against the reference (sums in float64) on every ISA and
+// several thread counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the
+// points 0,
 // +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
 #include "backend/cpu/conv2d_adaptors.h"
 #include "fastcnn/runtime.h"

@@ -1,8 +1,9 @@
-// What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are grouped,
-// its workspace and how its work goes to threads. What it is not: arithmetic (kernels/conv2d_winograd*.cpp). Two orders of work. By
-// groups: all weights are transformed first, then each thread takes groups of tiles from window to output; for
-// weights that stay in L2. By blocks: all windows are transformed first, then each thread takes blocks of outputs
-// and transforms their weights where it needs them; for many channels.
+// What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are
+// grouped, its workspace and how its work goes to threads. What it is not: arithmetic
+// (kernels/conv2d_winograd*.cpp). Two orders of work. By groups: all weights are transformed first, then each
+// thread takes groups of tiles from window to output; for weights that stay in L2. By blocks: all windows are
+// transformed first, then each thread takes blocks of outputs and transforms their weights where it needs them;
+// for many channels.
 #include <algorithm>
 #include <cstring>
 
@@ -255,7 +256,8 @@ Cost gradient_cost(const WinogradTask& t) {
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
-  if (t.C < 8 || t.O < 8) return "too few channels for its transforms";  // direct: vectors over the longer side
+  const int64_t fewest = t.m == 4 ? 8 : 12;         // below, direct has vectors over the longer side
+  if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
   const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double direct = pixels * direct_pixel + direct_weights;
   if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;

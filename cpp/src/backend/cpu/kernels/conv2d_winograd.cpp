@@ -20,8 +20,8 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
     if (t.w_o == 1) {
       for (int64_t c = 0; c < cn; ++c) {
         const T* s = src + c * t.w_c;
-        to_planes<WeightPoints<r>>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); }, d + c * step,
-                                   plane);
+        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); },
+                                              d + c * step, plane);
       }
       continue;
     }
@@ -38,24 +38,23 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
         for (int j = 0; j < kLanes; ++j) store(taps[j][i], a[j]);
       }
       for (int k = 0; k < m; ++k)
-        to_planes<WeightPoints<r>>([&](int i, int j) { return load(taps[k][i * r + j]); }, d + (c + k) * step,
-                                   plane);
+        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return load(taps[k][i * r + j]); },
+                                              d + (c + k) * step, plane);
     }
   }
 }
 
 template <class T>
-FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
-                                  int64_t plane) {
+FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn,
+                                  float* dst, int64_t plane) {
   t.m == 4 ? transform_taps<3, T>(t, b, c0, cn, dst, plane) : transform_taps<5, T>(t, b, c0, cn, dst, plane);
 }
 
-// Planes of tiles [first, first + count) of one block to outputs; bias, residual and activation as in gemm_tile.h.
+// Planes of tiles [first, first + count) of one block to outputs.
 template <int m, class T>
 void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane, int64_t first,
             int64_t count) {
-  const vf low = set1(t.act == Act::none ? -__builtin_inff() : 0.0f),
-           high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff());
+  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.oH, t.oW};
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
@@ -64,50 +63,8 @@ void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, 
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
       const float* s = planes + (i * b.V + v) * kLanes;
       vf y[m][m];
-      from_planes<OutputPoints<m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
-      const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      const int64_t rows = t.oH - k.h < m ? t.oH - k.h : m, columns = t.oW - k.w < m ? t.oW - k.w : m;
-      const bool whole = rows == m && columns == m && n == kLanes;
-      if (t.bias) {
-#pragma GCC unroll 4
-        for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < m; ++c) y[r][c] = add(y[r][c], bias);
-      }
-      if (t.residual) {
-        const T* q = values<T>(t.residual) + offset;
-        if (whole) {
-#pragma GCC unroll 4
-          for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < m; ++c) y[r][c] = add(y[r][c], load(q + r * t.y_h + c * t.y_w));
-        } else {
-#pragma GCC unroll 4
-          for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < m; ++c)
-              if (r < rows && c < columns) y[r][c] = add(y[r][c], loadn(q + r * t.y_h + c * t.y_w, n));
-        }
-      }
-      if (t.act != Act::none) {
-#pragma GCC unroll 4
-        for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < m; ++c) y[r][c] = vmin(high, vmax(low, y[r][c]));
-      }
-      T* d = reinterpret_cast<T*>(t.y) + offset;
-      if (whole) {
-#pragma GCC unroll 4
-        for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < m; ++c) store(d + r * t.y_h + c * t.y_w, y[r][c]);
-      } else {
-#pragma GCC unroll 4
-        for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < m; ++c)
-            if (r < rows && c < columns) storen(d + r * t.y_h + c * t.y_w, y[r][c], n);
-      }
+      from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
+      epilogue.finish(y, bias, k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o, k.h, k.w, n);
     }
   }
 }

@@ -1,5 +1,5 @@
-// What it is: the gradient of the weights by the transpose of Winograd's algorithm: windows of x and tiles of dy to
-// planes, one product summed over tiles per plane, planes to taps. What it is not: groups and threads
+// What it is: the gradient of the weights by the transpose of Winograd's algorithm: windows of x and tiles of dy
+// to planes, one product summed over tiles per plane, planes to taps. What it is not: groups and threads
 // (backend/cpu/conv2d_winograd.cpp). The order of every sum (tiles, then chunks or calls) is fixed by the task.
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
@@ -31,7 +31,7 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
 template <int r, class Planes>
 FASTCNN_OP void finish_taps(const Planes& at, float* d, int64_t tap, int n, bool add_to) {
   vf g[r][r];
-  from_planes<WeightPoints<r>>(at, g);
+  from_planes<WeightPoints<SixPoints, r>>(at, g);
 #pragma GCC unroll 5
   for (int i = 0; i < r; ++i)
 #pragma GCC unroll 5

@@ -1,11 +1,10 @@
-// What it is: walks over the tiles of a Winograd convolution: which pixels of an image a tile reads, and how
-// whole ranges of tiles are transformed. What it is not: the transforms (winograd_transform.h).
+// What it is: walks over the tiles of a Winograd convolution of stride 1: which pixels of an image a tile reads,
+// and how whole ranges of tiles are transformed. What it is not: the transforms (winograd_transform.h).
 #pragma once
 #include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd_planes.h"
-#include "backend/cpu/kernels/winograd_transform.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
@@ -17,12 +16,6 @@ struct WinogradBlock {
     v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
   }
 };
-
-// bfloat16 addresses travel in tasks as those of floats.
-template <class T>
-FASTCNN_OP const T* values(const float* p) {
-  return reinterpret_cast<const T*>(p);
-}
 
 struct WinogradTile {
   int64_t n, h, w;  // image, first output row and column
@@ -36,27 +29,6 @@ struct WinogradTile {
   }
 };
 
-// Where a tile's window of kSize x kSize pixels lies, pixels outside of the image at `zeros`. Without branches:
-// which pixels are outside changes from tile to tile.
-template <int kSize, class T>
-FASTCNN_OP void find_pixels(const T* p, int64_t s_h, int64_t s_w, int64_t h0, int64_t w0, int64_t H, int64_t W,
-                            const T* zeros, const T** pixel) {
-  const uintptr_t z = reinterpret_cast<uintptr_t>(zeros), first = reinterpret_cast<uintptr_t>(p);
-  uintptr_t column[kSize];
-#pragma GCC unroll 6
-  for (int w = 0; w < kSize; ++w)
-    column[w] = -static_cast<uintptr_t>(static_cast<uint64_t>(w0 + w) < static_cast<uint64_t>(W));
-#pragma GCC unroll 6
-  for (int h = 0; h < kSize; ++h) {
-    const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h) < static_cast<uint64_t>(H));
-#pragma GCC unroll 6
-    for (int w = 0; w < kSize; ++w) {
-      const uintptr_t at = first + static_cast<uintptr_t>(h * s_h + w * s_w) * sizeof(T);
-      pixel[h * kSize + w] = reinterpret_cast<const T*>(z + ((at - z) & row & column[w]));
-    }
-  }
-}
-
 // An image of which every tile reads a window of pixels, from pT and pL before its place on.
 template <class T>
 struct WinogradImage {
@@ -68,24 +40,10 @@ struct WinogradImage {
 template <class Points, class T>
 FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t first, int64_t count,
                                 float* u, int64_t plane, int64_t at, int64_t places) {
-  constexpr int kSize = Points::kSize;
-  const int64_t whole = m.C / kLanes * kLanes, block = places * kLanes;
   WinogradTile k(t, first);
-  for (int64_t i = 0; i < count; ++i, k.next(t)) {
-    const int64_t h0 = k.h - m.pT, w0 = k.w - m.pL;
-    const T* p = m.p + k.n * m.s_n + h0 * m.s_h + w0 * m.s_w;
-    float* d = u + (at + i) * kLanes;
-    int64_t c = 0;
-    const bool inside = h0 >= 0 && w0 >= 0 && h0 + kSize <= m.H && w0 + kSize <= m.W;
-    if (inside)
-      for (; c < whole; c += kLanes, d += block)
-        to_planes<Points>(InsidePixels<T>{p + c, m.s_h, m.s_w}, d, plane);
-    if (c == m.C) continue;
-    const T* pixel[kSize * kSize];
-    find_pixels<kSize>(p, m.s_h, m.s_w, h0, w0, m.H, m.W, values<T>(t.zeros), pixel);
-    for (; c < m.C; c += kLanes, d += block)
-      to_planes<Points>(AnyPixels<T>{pixel, c, lanes_left(m.C, c), kSize}, d, plane);
-  }
+  for (int64_t i = 0; i < count; ++i, k.next(t))
+    transform_window<Points>(m.p + k.n * m.s_n, m.H, m.W, m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL,
+                             values<T>(t.zeros), u + (at + i) * kLanes, places * kLanes, plane);
 }
 
 // A window of one vector of channels, normalised, that the transform reads more than once.
@@ -103,7 +61,7 @@ static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int
     const int64_t h0 = k.h - t.pT, w0 = k.w - t.pL;
     const float *p = t.x + k.n * t.x_n + h0 * t.x_h + w0 * t.x_w, *pixel[36];
     const bool inside = h0 >= 0 && w0 >= 0 && h0 + 6 <= t.H && w0 + 6 <= t.W;
-    find_pixels<6>(p, t.x_h, t.x_w, h0, w0, t.H, t.W, t.zeros, pixel);
+    find_pixels<6>(p, t.x_h, t.x_w, 1, h0, w0, t.H, t.W, t.zeros, pixel);
     float* d = u + (at + i) * kLanes;
     for (int64_t c = 0; c < t.C; c += kLanes, d += places * kLanes) {
       const int n = lanes_left(t.C, c);
@@ -113,7 +71,7 @@ static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int
         const vf y = act_fwd<A>(fma(sub(x, m), a, b), 0, 0);
         store(held + j * kLanes, inside || pixel[j] != t.zeros ? y : zero());  // padding lies behind the norm
       }
-      to_planes<DataPoints>(HeldPixels{held}, d, plane);
+      to_planes<DataPoints<SixPoints>>(HeldPixels{held}, d, plane);
     }
   }
 }
@@ -127,7 +85,8 @@ FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
 template <class T>
 FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t count, float* u, int64_t plane,
                                 int64_t at, int64_t places) {
-  if (!t.norm.on) return transform_tiles<DataPoints>(t, input_image<T>(t), first, count, u, plane, at, places);
+  if (!t.norm.on)
+    return transform_tiles<DataPoints<SixPoints>>(t, input_image<T>(t), first, count, u, plane, at, places);
   switch (t.norm.act) {
     case Act::relu: return transform_normalised_tiles<Act::relu>(t, first, count, u, plane, at, places);
     case Act::relu6: return transform_normalised_tiles<Act::relu6>(t, first, count, u, plane, at, places);
@@ -149,13 +108,14 @@ template <class T>
 FASTCNN_OP void transform_gradient(const WinogradTask& t, int64_t first, int64_t count, float* e, int64_t plane,
                                    int64_t at, int64_t places) {
   if (t.m == 4)
-    transform_tiles<OutputPoints<4>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
+    transform_tiles<OutputPoints<SixPoints, 4>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
   else
-    transform_tiles<OutputPoints<2>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
+    transform_tiles<OutputPoints<SixPoints, 2>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
 }
 
-// Asks for the m x m pixels of tiles [begin, end) of an image that no other tile has in the middle of its window, so
-// that memory works while the cores multiply: what the transforms touch next lies in the second-level cache then.
+// Asks for the m x m pixels of tiles [begin, end) of an image that no other tile has in the middle of its window,
+// so that memory works while the cores multiply: what the transforms touch next lies in the second-level cache
+// then.
 template <class T>
 FASTCNN_OP void fetch_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t begin, int64_t end) {
   WinogradTile k(t, begin);

@@ -1,28 +1,30 @@
-// What it is: the transforms of Winograd's F(m x m, r x r) with m + r = 7 on vectors of channels, for the points 0,
-// +-sqrt(1/2), +-sqrt(2), infinity, whose rounding errors are about half of those of 0, +-1, +-2. What it is not:
-// loops over tiles. With M(x) = x (x^2 - 1/2) (x^2 - 2), a row of the data transform is M / (x - point), a row of the
-// weight transform (1, point, .., point^(r-1)) / M'(point), a column of the output transform (1, point, ..,
-// point^(m-1)). The gradients take the transposes: dy the output transform's, dw the weight transform's.
+// What it is: the transforms of Winograd's F(m x m, r x r) on vectors of channels. What it is not: loops over
+// tiles. With M(x) the product of (x - point) over the finite points, a row of the data transform is M / (x -
+// point), a row of the weight transform (1, point, .., point^(r-1)) / M'(point), a column of the output transform
+// (1, point, .., point^(m-1)). The gradients take the transposes: dy the output transform's, dw the weight
+// transform's.
 #pragma once
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-// Points in pairs: 0 and infinity, +-sqrt(1/2), +-sqrt(2). In planes 0 comes first and infinity last.
-constexpr int first_of(int pair) { return pair == 0 ? 0 : 2 * pair - 1; }
-constexpr int second_of(int pair) { return pair == 0 ? 5 : 2 * pair; }
-constexpr double kA = 0.70710678118654752440, kB = 1.41421356237309504880;
-constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, 0.5, 0.5 * kA, 0.25}, {1, kB, 2, 2 * kB, 4}};
-constexpr double kOverM[3] = {1, -2.0 / 3, 1.0 / 6};  // 1 / M', even in the point
-
 FASTCNN_OP vf constant(double a) { return set1(static_cast<float>(a)); }
 
-// ---- in one dimension ----
+// ---- points: infinity, with 0 in one of the sets, and two pairs of opposite ones; kSide of them ----
 
-struct DataPoints {
-  static constexpr int kSize = 6;
+// In planes a pair lies side by side; the first plane is that of 0 or else of infinity, beside 0 infinity is last.
+constexpr int first_of(int pair) { return pair == 0 ? 0 : 2 * pair - 1; }
+constexpr int second_of(int pair) { return pair == 0 ? 5 : 2 * pair; }
+
+// m + r = 7: 0, +-sqrt(1/2), +-sqrt(2), infinity. Rounding errors are about half of those of 0, +-1, +-2.
+struct SixPoints {
+  static constexpr int kSide = 6, kInfinity = 5;
+  static constexpr double kA = 0.70710678118654752440, kB = 1.41421356237309504880;
+  static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, 0.5, 0.5 * kA, 0.25}, {1, kB, 2, 2 * kB, 4}};
+  static constexpr double kOverM[3] = {1, -2.0 / 3, 1.0 / 6};  // 1 / M'
+
   template <int kPair, class Values>
-  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
+  static FASTCNN_OP void data_pair(const Values& d, vf& p, vf& q) {
     if constexpr (kPair == 0) {
       p = add(fnma(set1(2.5f), d(2), d(0)), d(4));
       q = add(fnma(set1(2.5f), d(3), d(1)), d(5));
@@ -34,80 +36,117 @@ struct DataPoints {
   }
 };
 
-// The polynomial of n coefficients at each point, its last at infinity; with kWeights divided by M'.
-template <int n, bool kWeights>
-struct PolynomialPoints {
-  static constexpr int kSize = n;
-  template <int kPair, class Values>
-  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
-    if constexpr (kPair == 0) {
-      p = d(0), q = d(n - 1);
-    } else {
-      constexpr double scale = kWeights ? kOverM[kPair] : 1;
-      vf half[2] = {d(0), d(1)};  // even and odd powers
-      if constexpr (kWeights) {
-        half[0] = mul(constant(scale), half[0]);
-        half[1] = mul(constant(scale), half[1]);
-      }
-#pragma GCC unroll 5
-      for (int i = 2; i < n; ++i)
-        half[i % 2] = fma(constant(scale * kPower[kPair][i / 2 * 2]), d(i), half[i % 2]);
-      const vf point = constant(kPower[kPair][1]);
-      p = fma(point, half[1], half[0]), q = fnma(point, half[1], half[0]);
-    }
-  }
+// m + r = 6: infinity, +-1/2, +-5/4. Rounding errors are a third of those of 0, +-1, 2.
+struct FivePoints {
+  static constexpr int kSide = 5, kInfinity = 0;
+  static constexpr double kA = 0.5, kB = 1.25, kA2 = kA * kA, kB2 = kB * kB;
+  static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, kA2, kA2 * kA, 0}, {1, kB, kB2, kB2 * kB, 0}};
+  // 1 / M', at the negative points with the wrong sign, as have the rows of the data transform.
+  static constexpr double kOverM[3] = {1, 1 / (2 * kA * (kA2 - kB2)), 1 / (2 * kB * (kB2 - kA2))};
 
-  // The transpose: 6 points to n.
-  static FASTCNN_OP void transposed(const vf* m, vf* y) {
-    const vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
-#pragma GCC unroll 5
-    for (int i = 0; i < n; ++i) {
-      const vf a = i % 2 ? d1 : s1, b = i % 2 ? d2 : s2;
-      const vf c1 = constant(kPower[1][i] * (kWeights ? kOverM[1] : 1)),
-               c2 = constant(kPower[2][i] * (kWeights ? kOverM[2] : 1));
-      if (i == 0 && !kWeights)
-        y[i] = add(add(m[0], a), b);
-      else if (i == 0 || i == n - 1)
-        y[i] = fma(c2, b, fma(c1, a, m[i ? 5 : 0]));
-      else
-        y[i] = fma(c2, b, mul(c1, a));
+  template <int kPair, class Values>
+  static FASTCNN_OP void data_pair(const Values& d, vf& p, vf& q) {
+    if constexpr (kPair == 0) {
+      p = fma(constant(kA2 * kB2), d(0), fnma(constant(kA2 + kB2), d(2), d(4)));
+    } else {
+      const vf other = constant(kPower[3 - kPair][2]);
+      const vf e = mul(constant(kPower[kPair][1]), fnma(other, d(0), d(2))), o = fnma(other, d(1), d(3));
+      p = add(e, o), q = sub(e, o);
     }
   }
 };
 
-template <int r>
-using WeightPoints = PolynomialPoints<r, true>;
-template <int m>
-using OutputPoints = PolynomialPoints<m, false>;
+// ---- in one dimension ----
+
+template <class Set>
+struct DataPoints : Set {
+  static constexpr int kSize = Set::kSide;
+  template <int kPair, class Values>
+  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
+    Set::template data_pair<kPair>(d, p, q);
+  }
+};
+
+// The polynomial of n coefficients at each point, its last at infinity; with kWeights divided by M'.
+template <class Set, int n, bool kWeights>
+struct PolynomialPoints : Set {
+  static constexpr int kSize = n;
+  static constexpr double scale(int pair) { return kWeights ? Set::kOverM[pair] : 1; }
+
+  template <int kPair, class Values>
+  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
+    if constexpr (kPair == 0) {
+      p = d(Set::kInfinity == 0 ? n - 1 : 0);
+      if constexpr (Set::kInfinity != 0) q = d(n - 1);
+    } else {
+      vf half[2] = {d(0), d(1)};  // even and odd powers
+      if constexpr (kWeights) {
+        half[0] = mul(constant(scale(kPair)), half[0]);
+        half[1] = mul(constant(scale(kPair)), half[1]);
+      }
+#pragma GCC unroll 5
+      for (int i = 2; i < n; ++i)
+        half[i % 2] = fma(constant(scale(kPair) * Set::kPower[kPair][i / 2 * 2]), d(i), half[i % 2]);
+      const vf point = constant(Set::kPower[kPair][1]);
+      p = fma(point, half[1], half[0]), q = fnma(point, half[1], half[0]);
+    }
+  }
+
+  // The transpose: all points to n.
+  static FASTCNN_OP void transposed(const vf* m, vf* y) {
+    const vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
+#pragma GCC unroll 5
+    for (int i = 0; i < n; ++i) {
+      const bool alone = i == 0 ? Set::kInfinity != 0 : i == n - 1;  // 0 or infinity has a share
+      const vf a = i % 2 ? d1 : s1, b = i % 2 ? d2 : s2, c = m[i == 0 ? 0 : Set::kInfinity];
+      const double f1 = scale(1) * Set::kPower[1][i], f2 = scale(2) * Set::kPower[2][i];
+      const vf c1 = constant(f1), c2 = constant(f2);
+      if (i == 0 && !kWeights)
+        y[i] = add(alone ? add(c, a) : a, b);
+      else
+        y[i] = fma(c2, b, alone ? fma(c1, a, c) : mul(c1, a));
+    }
+  }
+};
+
+template <class Set, int r>
+using WeightPoints = PolynomialPoints<Set, r, true>;
+template <class Set, int m>
+using OutputPoints = PolynomialPoints<Set, m, false>;
 
 // ---- in two ----
 
 template <class Points, int kPair>
 FASTCNN_OP void row_pair(const vf* d, float* u, int64_t plane) {
-  vf p, q;
+  vf p, q = zero();
   Points::template pair<kPair>([&](int j) { return d[j]; }, p, q);
   store(u + first_of(kPair) * plane, p);
-  store(u + second_of(kPair) * plane, q);
+  if constexpr (second_of(kPair) < Points::kSide) store(u + second_of(kPair) * plane, q);
+}
+
+template <class Points>
+FASTCNN_OP void plane_row(const vf* d, float* u, int64_t plane) {
+  row_pair<Points, 0>(d, u, plane);
+  row_pair<Points, 1>(d, u, plane);
+  row_pair<Points, 2>(d, u, plane);
 }
 
 // Two rows of the result at a time stay in registers; values are loaded again from L1 instead of spilled.
 template <class Points, int kPair, class Values>
 FASTCNN_OP void plane_rows(const Values& at, float* u, int64_t plane) {
   constexpr int n = Points::kSize;
-  vf rows[2][n];
+  vf p[n], q[n];
 #pragma GCC unroll 6
-  for (int j = 0; j < n; ++j)
-    Points::template pair<kPair>([&](int i) { return at(i, j); }, rows[0][j], rows[1][j]);
-#pragma GCC unroll 2
-  for (int k = 0; k < 2; ++k) {
-    float* row = u + 6 * (k ? second_of(kPair) : first_of(kPair)) * plane;
-    row_pair<Points, 0>(rows[k], row, plane);
-    row_pair<Points, 1>(rows[k], row, plane);
-    row_pair<Points, 2>(rows[k], row, plane);
+  for (int j = 0; j < n; ++j) {
+    q[j] = zero();
+    Points::template pair<kPair>([&](int i) { return at(i, j); }, p[j], q[j]);
   }
+  plane_row<Points>(p, u + first_of(kPair) * Points::kSide * plane, plane);
+  if constexpr (second_of(kPair) < Points::kSide)
+    plane_row<Points>(q, u + second_of(kPair) * Points::kSide * plane, plane);
 }
 
-// A square of values, at(row, column), to 36 planes.
+// A square of values, at(row, column), to planes.
 template <class Points, class Values>
 FASTCNN_OP void to_planes(const Values& at, float* u, int64_t plane) {
   plane_rows<Points, 0>(at, u, plane);
@@ -115,16 +154,16 @@ FASTCNN_OP void to_planes(const Values& at, float* u, int64_t plane) {
   plane_rows<Points, 2>(at, u, plane);
 }
 
-// 36 planes, at(row, column), to a square of values.
+// Planes, at(row, column), to a square of values.
 template <class Points, class Planes>
 FASTCNN_OP void from_planes(const Planes& at, vf (*y)[Points::kSize]) {
-  constexpr int n = Points::kSize;
-  vf t[n][6];
+  constexpr int n = Points::kSize, kSide = Points::kSide;
+  vf t[n][kSide];
 #pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    vf r[6], c[n];
+  for (int j = 0; j < kSide; ++j) {
+    vf r[kSide], c[n];
 #pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) r[i] = at(i, j);
+    for (int i = 0; i < kSide; ++i) r[i] = at(i, j);
     Points::transposed(r, c);
 #pragma GCC unroll 5
     for (int i = 0; i < n; ++i) t[i][j] = c[i];
