@@ -474,10 +474,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("available_isas", &available_isas);
   m.def("set_isa", &set_isa, py::arg("name"));
   m.def("get_conv_algorithm", &get_conv_algorithm);
-  m.def(
-      "set_conv_algorithm", &set_conv_algorithm, py::arg("name"),
-      "'auto': float32 3x3 convolutions may run as Winograd F(4x4, 3x3), which rounds about five times as much;\n"
-      "'direct': never. The environment's FASTCNN_CONV_ALGORITHM sets the first value.");
+  m.def("set_conv_algorithm", &set_conv_algorithm, py::arg("name"),
+        "'auto': float32 convolutions of 3x3, 5x5 and 4x4 with stride 2 may run as Winograd, which rounds up to "
+        "five times as much;\n"
+        "'direct': never. The environment's FASTCNN_CONV_ALGORITHM sets the first value.");
   m.def("record_kernel_choices", &record_kernel_choices, py::arg("on"));
   m.def("give_conv2d_moments", &give_conv2d_moments, py::arg("on"),
         "For tests: off, plans made from now on sum the statistics of batch norms in eager's order.");

@@ -1,5 +1,6 @@
-// Winograd F(4x4, 3x3): the three passes against the reference (sums in float64) on every ISA and several thread
-// counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the points 0,
+// Winograd F(4x4, 3x3) and F(2x2, 5x5): the three passes against the reference (sums in float64) on every ISA and
+// several thread counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the
+// points 0,
 // +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
 #include "backend/cpu/conv2d_adaptors.h"
 #include "fastcnn/runtime.h"
@@ -21,18 +22,27 @@ const Implementation kBwdWeights[] = {
     {"winograd", cpu::winograd_cannot, cpu::winograd_bwd_weights_workspace, cpu::winograd_bwd_weights_run},
     {"ref", nullptr, nullptr, cpu::conv2d_bwd_weights_list().back().run}};
 
-Conv2dParams shape(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, int64_t top = 1, int64_t bottom = 1,
-                   int64_t left = 1, int64_t right = 1, int64_t groups = 1) {
+struct Padding {
+  int64_t top = 1, bottom = 1, left = 1, right = 1;
+};
+
+Conv2dParams shape(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, Padding pad = {}, int64_t groups = 1,
+                   int64_t taps = 3) {
   Conv2dParams p;
-  p.N = N, p.C = C, p.H = H, p.W = W, p.O = O, p.kH = p.kW = 3, p.groups = groups;
-  p.pT = top, p.pB = bottom, p.pL = left, p.pR = right;
-  p.oH = conv_out_size(H, top, bottom, 3, 1, 1), p.oW = conv_out_size(W, left, right, 3, 1, 1);
+  p.N = N, p.C = C, p.H = H, p.W = W, p.O = O, p.kH = p.kW = taps, p.groups = groups;
+  p.pT = pad.top, p.pB = pad.bottom, p.pL = pad.left, p.pR = pad.right;
+  p.oH = conv_out_size(H, p.pT, p.pB, taps, 1, 1), p.oW = conv_out_size(W, p.pL, p.pR, taps, 1, 1);
   return p;
+}
+// The same with 5x5 taps: padding that keeps the size, or what is asked for.
+Conv2dParams shape5(int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, Padding pad = {2, 2, 2, 2},
+                    int64_t groups = 1) {
+  return shape(N, C, H, W, O, pad, groups, 5);
 }
 
 std::string text(const Conv2dParams& p) {
   return concat("N", p.N, " C", p.C, " ", p.H, "x", p.W, " O", p.O, " p", p.pT, ",", p.pB, ",", p.pL, ",", p.pR,
-                " g", p.groups);
+                " g", p.groups, " ", p.kH, "x", p.kW);
 }
 
 Buffer random(int64_t n, uint32_t seed) {
@@ -49,7 +59,7 @@ struct AlgorithmGuard {
 
 int64_t x_size(const Conv2dParams& p) { return p.N * p.C * p.H * p.W; }
 int64_t y_size(const Conv2dParams& p) { return p.N * p.O * p.oH * p.oW; }
-int64_t w_size(const Conv2dParams& p) { return p.O * p.C / p.groups * 9; }
+int64_t w_size(const Conv2dParams& p) { return p.O * p.C / p.groups * p.kH * p.kW; }
 
 // bit 0: bias, bit 1: residual
 void check_forward(Conv2dParams p, int operands, Act act) {
@@ -100,9 +110,11 @@ void check_all(const Conv2dParams& p) {
 TEST_CASE("winograd: bfloat16") {
   for (int64_t size : {4, 7, 13}) check_bf16(shape(2, 18, size, size + 1, 33));
   check_bf16(shape(1, 3, 9, 9, 64));
-  check_bf16(shape(2, 64, 10, 10, 17, 0, 2, 1, 0));
-  check_bf16(shape(2, 36, 8, 8, 40, 1, 1, 1, 1, 2));
+  check_bf16(shape(2, 64, 10, 10, 17, {0, 2, 1, 0}));
+  check_bf16(shape(2, 36, 8, 8, 40, {}, 2));
   check_bf16(shape(2, 256, 14, 14, 256));
+  for (int64_t size : {5, 8}) check_bf16(shape5(2, 18, size, size + 1, 33));
+  check_bf16(shape5(1, 36, 7, 7, 40, {0, 4, 3, 1}, 2));
 }
 
 TEST_CASE("winograd: every size of the last tile") {
@@ -110,28 +122,43 @@ TEST_CASE("winograd: every size of the last tile") {
     for (int64_t W : {H, int64_t{10} - H}) check_all(shape(2, 17, H, W, 20));
   for (int64_t H : {13, 14, 17}) check_all(shape(1, 16, H, H + 1, 18));
   check_all(shape(1, 16, 56, 30, 16));
+  for (int64_t H = 1; H <= 7; ++H) check_all(shape5(2, 17, H, 8 - H, 20));
+  for (int64_t H : {9, 14}) check_all(shape5(1, 16, H, H + 1, 18));
+  check_all(shape5(1, 16, 28, 15, 16));
 }
 
 TEST_CASE("winograd: channels") {
   for (auto [C, O] :
-       {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {17, 3}, {30, 64}, {64, 30}, {100, 50}, {48, 112}})
+       {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {17, 3}, {30, 64}, {64, 30}, {100, 50}, {48, 112}}) {
     check_all(shape(1, C, 9, 6, O));
+    check_all(shape5(1, C, 7, 4, O));
+  }
 }
 
 TEST_CASE("winograd: padding") {
-  for (int64_t pad : {0, 1, 2}) check_all(shape(2, 20, 7, 8, 18, pad, pad, pad, pad));
-  check_all(shape(1, 16, 7, 5, 17, 0, 2, 1, 0));
-  check_all(shape(1, 17, 6, 6, 16, 2, 1, 0, 2));
-  check_all(shape(3, 16, 1, 1, 16, 2, 2, 1, 1));
+  for (int64_t pad : {0, 1, 2}) check_all(shape(2, 20, 7, 8, 18, {pad, pad, pad, pad}));
+  check_all(shape(1, 16, 7, 5, 17, {0, 2, 1, 0}));
+  check_all(shape(1, 17, 6, 6, 16, {2, 1, 0, 2}));
+  check_all(shape(3, 16, 1, 1, 16, {2, 2, 1, 1}));
+  for (int64_t pad : {0, 1, 2, 3, 4}) check_all(shape5(2, 20, 7, 8, 18, {pad, pad, pad, pad}));
+  check_all(shape5(1, 16, 7, 5, 17, {0, 4, 1, 0}));
+  check_all(shape5(1, 17, 6, 6, 16, {4, 1, 0, 3}));
+  check_all(shape5(3, 16, 1, 1, 16, {2, 2, 4, 4}));
 }
 
 TEST_CASE("winograd: bias, residual, activation, groups") {
-  const Conv2dParams p = shape(2, 18, 7, 9, 35), q = shape(2, 36, 6, 5, 60, 1, 1, 1, 1, 3);
+  const Conv2dParams p = shape(2, 18, 7, 9, 35), q = shape(2, 36, 6, 5, 60, {}, 3);
   for (int operands = 0; operands < 4; ++operands)
     for (Act act : {Act::none, Act::relu, Act::relu6}) check_forward(p, operands, act);
   check_backward(p, true);
   check_forward(q, 3, Act::relu);
   check_backward(q, true);
+  const Conv2dParams p5 = shape5(2, 18, 7, 9, 35), q5 = shape5(2, 36, 6, 5, 60, {2, 2, 2, 2}, 3);
+  for (int operands = 0; operands < 4; ++operands)
+    for (Act act : {Act::none, Act::relu, Act::relu6}) check_forward(p5, operands, act);
+  check_backward(p5, true);
+  check_forward(q5, 3, Act::relu);
+  check_backward(q5, true);
 }
 
 TEST_CASE("winograd: many channels and many tiles keep the bound") {
@@ -141,6 +168,12 @@ TEST_CASE("winograd: many channels and many tiles keep the bound") {
   check_backward(shape(9, 144, 14, 14, 144), true);
   check_backward(shape(13, 16, 17, 16, 16), true);  // several chunks of sums
   check_forward(shape(9, 176, 16, 14, 176), 1, Act::relu);
+  check_forward(shape5(1, 512, 4, 4, 40), 0, Act::none);
+  check_backward(shape5(1, 40, 4, 4, 512), true);
+  check_backward(shape5(1, 300, 7, 7, 160), true);
+  check_backward(shape5(5, 144, 14, 14, 144), true);
+  check_backward(shape5(9, 16, 17, 16, 16), true);
+  check_forward(shape5(5, 176, 8, 14, 176), 1, Act::relu);
 }
 
 TEST_CASE("winograd: what it cannot do, and the strict mode") {
@@ -160,13 +193,13 @@ TEST_CASE("winograd: what it cannot do, and the strict mode") {
   CHECK(cpu::winograd_bwd_data_declines(c) == nullptr);
   CHECK(cpu::winograd_bwd_weights_declines(c) == nullptr);
   p.kW = 5;
-  CHECK(reason() == "window is not 3x3");
+  CHECK(reason() == "window is not 3x3 or 5x5");
   p.kW = 3, p.sH = 2;
   CHECK(reason() == "stride is not 1");
   p.sH = 1, p.dW = 2;
   CHECK(reason() == "dilation is not 1");
   p.dW = 1, p.pB = 3;
-  CHECK(reason() == "padding above 2");
+  CHECK(reason() == "padding of the window's size or more");
   p.pB = 1, p.act.act = Act::gelu;
   CHECK(reason() == "activation is not none, relu or relu6");
   p.act.act = Act::none, p.N = 0;
@@ -209,8 +242,8 @@ TEST_CASE("winograd: where it would not pay") {
     CHECK(reasons(shape(128, 16, 32, 32, 16)) == thrice("takes it"));
     CHECK(reasons(shape(8, 512, 7, 7, 512)) == thrice("takes it"));
     CHECK(reasons(shape(128, 3, 32, 32, 16)) == thrice("too few channels for its transforms"));
-    CHECK(reasons(shape(8, 96, 56, 56, 96, 1, 1, 1, 1, 32)) == thrice("too few channels for its transforms"));
-    CHECK(reasons(shape(8, 64, 5, 5, 64)) == thrice("too many pixels of its 4x4 tiles lie outside"));
+    CHECK(reasons(shape(8, 96, 56, 56, 96, {}, 32)) == thrice("too few channels for its transforms"));
+    CHECK(reasons(shape(8, 64, 5, 5, 64)) == thrice("too many pixels of its tiles lie outside"));
     CHECK(reasons(shape(1, 64, 8, 8, 64)) == thrice("too few pixels for its transformed weights"));
   }
 }

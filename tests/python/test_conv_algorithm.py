@@ -20,11 +20,11 @@ def restore():
     fc.set_conv_algorithm(before)
 
 
-def operands():
+def operands(window=3):
     rng = np.random.default_rng(0)
     x = fc.tensor(rng.standard_normal((8, 64, 28, 28)).astype(np.float32), requires_grad=True)
-    w = fc.tensor(rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24, requires_grad=True)
-    return x, w
+    w = rng.standard_normal((64, 64, window, window)).astype(np.float32) / (8 * window)
+    return x, fc.tensor(w, requires_grad=True)
 
 
 def choices(run):
@@ -37,14 +37,16 @@ def choices(run):
 
 
 def three_passes(x, w):
-    return fc.grad([fc.ops.conv2d(x, w, padding=1).sum()], [x, w])
+    y = fc.ops.conv2d(x, w, padding=w.shape[2] // 2)
+    return [y, *fc.grad([(y * y).sum()], [x, w])]
 
 
 PASSES = ("conv2d", "conv2d_bwd_data", "conv2d_bwd_weights")
 
 
-def test_auto_takes_winograd_and_direct_does_not():
-    x, w = operands()
+@pytest.mark.parametrize("window", [3, 5])
+def test_auto_takes_winograd_and_direct_does_not(window):
+    x, w = operands(window)
     assert choices(lambda: three_passes(x, w)) == {f"{p}:winograd" for p in PASSES}
     fast = [g.numpy() for g in three_passes(x, w)]
     fc.set_conv_algorithm("direct")

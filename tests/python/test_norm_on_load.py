@@ -206,11 +206,12 @@ def test_two_convolutions_read_one_norm(kernel_isa):
     assert sorted(readers(f, "conv2d")) == ["dense", "depthwise"]
 
 
-@pytest.mark.parametrize("act", ["relu", "relu6"])
-def test_inner_norm_of_a_residual_block(act, kernel_isa):
-    """3x3 convolutions: Winograd reads through the norm too, where the shape is one for it."""
+@pytest.mark.parametrize(("act", "window"), [("relu", 3), ("relu6", 3), ("relu", 5)])
+def test_inner_norm_of_a_residual_block(act, window, kernel_isa):
+    """3x3 and 5x5 convolutions: Winograd reads through the norm too, where the shape is one for it."""
     fc.manual_seed(9)
-    a, bn, b = nn.Conv2d(32, 48, 3, padding=1), nn.BatchNorm2d(48), nn.Conv2d(48, 32, 3, padding=1)
+    pad = window // 2
+    a, bn, b = nn.Conv2d(32, 48, window, padding=pad), nn.BatchNorm2d(48), nn.Conv2d(48, 32, window, padding=pad)
     model = nn.ModuleList([a, bn, b])
 
     def fn(x):

@@ -156,6 +156,7 @@ FAMILIES = {
     "conv dilated": conv((2, 16, 17, 17), (16, 16, 3, 3), dilation=2, padding=2),
     "conv groups": conv((2, 32, 15, 15), (32, 8, 3, 3), groups=4, padding=1),
     "conv 5x5": conv((5, 8, 14, 14), (24, 8, 5, 5), padding=2),
+    "conv 5x5 wide": conv((5, 32, 14, 15), (24, 32, 5, 5), padding=1),
     "depthwise": conv((3, 48, 21, 21), (48, 1, 3, 3), groups=48, padding=1),
     "depthwise 5x5 stride 2": conv((3, 24, 21, 21), (24, 1, 5, 5), groups=24, padding=2, stride=2),
     "transposed": transposed,

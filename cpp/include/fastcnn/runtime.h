@@ -23,9 +23,10 @@ FASTCNN_API std::vector<std::string> take_kernel_choices();
 // order.
 FASTCNN_API void give_conv2d_moments(bool on);
 
-// "auto" (at first, or what FASTCNN_CONV_ALGORITHM says): 3x3 convolutions of float32 may run as Winograd F(4x4,
-// 3x3), whose rounding errors are about five times those of the sum. "direct": always the sum of products. For
-// implementations chosen from now on; a compiled function makes a new plan.
+// "auto" (at first, or what FASTCNN_CONV_ALGORITHM says): convolutions of float32 may run as Winograd, F(4x4,
+// 3x3), F(2x2, 5x5) or F(4x4, 2x2) of 4x4 with stride 2, whose rounding errors are up to five times those of the
+// sum. "direct": always the sum of products. For implementations chosen from now on; a compiled function makes a
+// new plan.
 FASTCNN_API void set_conv_algorithm(const std::string& name);
 FASTCNN_API std::string get_conv_algorithm();
 

@@ -1,8 +1,9 @@
-// What it is: when a 3x3 convolution runs as Winograd F(4x4, 3x3), how its tiles are grouped, its workspace and
-// how its work goes to threads. What it is not: arithmetic (kernels/conv2d_winograd*.cpp). Two orders of work. By
-// groups: all weights are transformed first, then each thread takes groups of tiles from window to output; for
-// weights that stay in L2. By blocks: all windows are transformed first, then each thread takes blocks of outputs
-// and transforms their weights where it needs them; for many channels.
+// What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are
+// grouped, its workspace and how its work goes to threads. What it is not: arithmetic
+// (kernels/conv2d_winograd*.cpp). Two orders of work. By groups: all weights are transformed first, then each
+// thread takes groups of tiles from window to output; for weights that stay in L2. By blocks: all windows are
+// transformed first, then each thread takes blocks of outputs and transforms their weights where it needs them;
+// for many channels.
 #include <algorithm>
 #include <cstring>
 
@@ -53,8 +54,8 @@ WinogradTask window_task(const Conv2dParams& p) {
   t.N = p.N, t.H = p.H, t.W = p.W, t.C = p.C / p.groups, t.oH = p.oH, t.oW = p.oW, t.O = p.O / p.groups;
   t.x_w = p.C, t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
   t.y_w = p.O, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
-  t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, 4), t.tW = ceil_div(p.oW, 4);
-  t.w_o = 9 * t.C, t.w_tap = t.C, t.w_c = 1;
+  t.m = 7 - p.kH, t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, t.m), t.tW = ceil_div(p.oW, t.m);
+  t.w_o = p.kH * p.kW * t.C, t.w_tap = t.C, t.w_c = 1;
   t.moments.on = p.has_moments != 0;
   return t;
 }
@@ -63,9 +64,9 @@ WinogradTask window_task(const Conv2dParams& p) {
 WinogradTask bwd_data_task(const Conv2dParams& p) {
   Conv2dParams q = p;
   std::swap(q.C, q.O), std::swap(q.H, q.oH), std::swap(q.W, q.oW);
-  q.pT = 2 - p.pT, q.pL = 2 - p.pL;
+  q.pT = p.kH - 1 - p.pT, q.pL = p.kW - 1 - p.pL;
   WinogradTask t = window_task(q);
-  t.w_o = 1, t.w_tap = -t.O, t.w_c = 9 * t.O;
+  t.w_o = 1, t.w_tap = -t.O, t.w_c = p.kH * p.kW * t.O;
   return t;
 }
 
@@ -242,10 +243,10 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
 // Why this is no work for Winograd at all.
 const char* not_winograd(const Conv2dParams& p) {
   if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
-  if (p.kH != 3 || p.kW != 3) return "window is not 3x3";
+  if (p.kH != p.kW || (p.kH != 3 && p.kH != 5)) return "window is not 3x3 or 5x5";
   if (p.sH * p.sW != 1) return "stride is not 1";
   if (p.dH * p.dW != 1) return "dilation is not 1";
-  if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) > 2) return "padding above 2";
+  if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) >= p.kH) return "padding of the window's size or more";
   if (p.N * p.oH * p.oW == 0) return "no pixels";
   return fused_act(p) ? nullptr : "activation is not none, relu or relu6";
 }
@@ -269,23 +270,27 @@ Cost gradient_cost(const WinogradTask& t) {
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
-  if (t.C < 8 || t.O < 8) return "too few channels for its transforms";  // direct: vectors over the longer side
+  const int64_t fewest = t.m == 4 ? 8 : 12;         // below, direct has vectors over the longer side
+  if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
   const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double direct = pixels * direct_pixel + direct_weights;
   if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;
   if (kMargin * c.tile >= 16 * direct_pixel) return "too few channels for its transforms";
-  if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its 4x4 tiles lie outside";
+  if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its tiles lie outside";
   return "too few pixels for its transformed weights";
 }
 // Against bfloat16 pairs, which take two products at once; without an instruction for them, three operations.
-double direct_cost(bool bf16) { return !bf16 ? 9 : has_bf16_products() ? 4.5 : 13; }
+double taps(const WinogradTask& t) { return static_cast<double>((7 - t.m) * (7 - t.m)); }
+double direct_cost(const WinogradTask& t, bool bf16) {
+  return taps(t) * (!bf16 ? 1 : has_bf16_products() ? 0.5 : 1.45);
+}
 const char* forward_not_worth_it(const WinogradTask& t, bool bf16) {
   const double vectors = static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t), direct_cost(bf16) * vectors, 200 * vectors);
+  return not_worth_it(t, forward_cost(t), direct_cost(t, bf16) * vectors, 22 * taps(t) * vectors);
 }
 const char* gradient_not_worth_it(const WinogradTask& t, bool bf16) {
   const double vectors = static_cast<double>(t.O * ceil_div(t.C, lanes()));
-  return not_worth_it(t, gradient_cost(t), direct_cost(bf16) * vectors, 0);
+  return not_worth_it(t, gradient_cost(t), direct_cost(t, bf16) * vectors, 0);
 }
 
 // bfloat16 images run in float32 from window to output; their addresses travel in tasks as those of floats.
@@ -369,7 +374,7 @@ void winograd_bwd_data_run(const Call& c) {
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = bwd_data_task(p);
     t.x = elements(c.in[0], g * t.C), t.y = elements_out(c.out[0], g * t.O);
-    t.w = elements(c.in[1], g * t.C * t.w_c - 8 * t.w_tap);
+    t.w = elements(c.in[1], g * t.C * t.w_c - (p.kH * p.kW - 1) * t.w_tap);
     t.bias = c.in.size() > 2 ? elements(c.in[2], g * t.O) : nullptr;
     run_windows(t, half(c.in[0]), c.workspace);
   }

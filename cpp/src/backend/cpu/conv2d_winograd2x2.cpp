@@ -1,8 +1,8 @@
 // What it is: when a 4x4 convolution of stride 2 (the layers of GANs) runs as Winograd F(4x4, 2x2) on its
 // parities, how its tiles are grouped, its workspace, and how its work goes to threads. What it is not: arithmetic
-// (kernels/conv2d_winograd2x2.cpp). All windows of some tiles are transformed first, then each thread takes blocks
-// of outputs and transforms their weights where it needs them, since the weights of 512 channels exceed every
-// cache.
+// (kernels/conv2d_winograd2x2.cpp). Weights are transformed where they are used, since those of 512 channels
+// exceed every cache. Where there are tiles enough, each thread takes some of them from window to output; else all
+// windows of some tiles are transformed first, then each thread takes blocks of outputs.
 #include <algorithm>
 #include <cstring>
 
@@ -18,6 +18,8 @@ namespace fastcnn::cpu {
 namespace {
 
 constexpr int64_t kWindowFloats = 2 * 1024 * 1024;  // transformed windows stay in L3
+constexpr int64_t kOwnFloats = 400 * 1024;          // transformed windows of a thread's own tiles
+constexpr int64_t kOwnTiles = 32;                   // fewer are not worth a transform of all weights
 constexpr int64_t kHalfScratch = 100 * 1024;        // weights and products of a block, each, stay in L2
 constexpr int64_t kFewestTiles = 48, kFewestChannels = 32, kGradientOutputs = 64;
 
@@ -56,18 +58,22 @@ Winograd2x2Task data_task(const Conv2dParams& p, int64_t rh, int64_t rw) {
   return t;
 }
 
-// Fills the plan; the numbers do not depend on it. Returns the floats of scratch of a thread.
-int64_t plan_blocks(Winograd2x2Task& t, int threads) {
-  const int64_t V = lanes() == 16 ? 3 : 2, width = V * lanes(), all = tiles_of(t), depth = t.parts * padded(t.C);
-  const int64_t most = std::clamp<int64_t>(kWindowFloats / (25 * depth), 32, 1024);
-  t.places = ceil_div(all, ceil_div(all, most));
-  t.u_plane = winograd2x2_plane(depth * t.places);
+int64_t most_tiles(const Winograd2x2Task& t, int64_t floats, int64_t least) {
+  return std::clamp<int64_t>(floats / (25 * t.parts * padded(t.C)), least, 1024);
+}
+
+// Fills the plan for windows of `chunks` equal shares of the tiles; the numbers do not depend on it. Returns the
+// floats of scratch of a thread.
+int64_t plan_blocks(Winograd2x2Task& t, int64_t chunks, int threads) {
+  const int64_t V = lanes() == 16 ? 3 : 2, width = V * lanes(), depth = t.parts * padded(t.C);
+  t.places = ceil_div(tiles_of(t), chunks);
+  t.u_plane = winograd_plane(depth * t.places);
   t.blocks = block_count(vectors(t.O));
   t.depth = std::min(depth, kHalfScratch / (25 * width) / lanes() * lanes());
   const int64_t group = std::max<int64_t>(16, kHalfScratch / (25 * width));
   t.groups = ceil_div(t.places, group);
   for (int i = 1; i < threads && t.blocks * t.groups % threads && t.groups < t.places; ++i) ++t.groups;
-  return 25 * (winograd2x2_plane(t.depth * width) + winograd2x2_plane(ceil_div(t.places, t.groups) * width));
+  return 25 * (winograd_plane(t.depth * width) + winograd_plane(ceil_div(t.places, t.groups) * width));
 }
 
 int64_t plan_gradient(Winograd2x2Task& t) {
@@ -75,10 +81,10 @@ int64_t plan_gradient(Winograd2x2Task& t) {
   const int64_t depth = t.parts * padded(t.C), floats = 25 * (depth + padded(t.O));
   const int64_t most = std::clamp<int64_t>(2 * kWindowFloats / floats, 64, 512);
   t.places = ceil_div(all, ceil_div(all, most));
-  t.u_plane = winograd2x2_plane(depth * t.places), t.e_plane = winograd2x2_plane(padded(t.O) * t.places);
+  t.u_plane = winograd_plane(depth * t.places), t.e_plane = winograd_plane(padded(t.O) * t.places);
   t.blocks = block_count(t.parts * vectors(t.C));
   t.depth = std::min<int64_t>(kGradientOutputs, padded(t.O));
-  return 25 * winograd2x2_plane(t.depth * width);
+  return 25 * winograd_plane(t.depth * width);
 }
 
 struct Memory {
@@ -93,17 +99,40 @@ struct Memory {
   }
 };
 
+int64_t shared_chunks(const Winograd2x2Task& t) { return ceil_div(tiles_of(t), most_tiles(t, kWindowFloats, 32)); }
+
 int64_t blocks_bytes(Winograd2x2Task t) {
-  plan_blocks(t, 1);
+  plan_blocks(t, shared_chunks(t), 1);
   return Memory(t, nullptr).bytes;
+}
+
+// Each thread takes tiles from window to output and transforms all weights for itself: no thread reads what
+// another one wrote. False where that would be too many weights for its tiles.
+bool run_own_tiles(Winograd2x2Task t) {
+  const int64_t all = tiles_of(t), threads = num_threads();
+  const int64_t chunks = ceil_div(ceil_div(all, most_tiles(t, kOwnFloats, kOwnTiles)), threads) * threads;
+  const int64_t scratch = plan_blocks(t, chunks, 1), windows = 25 * t.u_plane;
+  if (all < kOwnTiles * chunks) return false;
+  const KernelTable& k = *kernels();
+  with_scratch(chunks, 1, windows + scratch, [&](int64_t b, int64_t e, float* s) {
+    Winograd2x2Task own = t;
+    own.u = s;
+    for (; b < e; ++b) {
+      own.tile0 = all * b / chunks, own.tiles = all * (b + 1) / chunks - own.tile0;
+      k.winograd2x2_input(own, 0, own.tiles);
+      k.winograd2x2_blocks(own, s + windows, 0, own.blocks * own.groups);
+    }
+  });
+  return true;
 }
 
 void run_blocks(Winograd2x2Task t, void* workspace) {
   const KernelTable& k = *kernels();
-  const int64_t scratch = plan_blocks(t, num_threads());
+  const int64_t scratch = plan_blocks(t, shared_chunks(t), num_threads());
   Memory m(t, workspace);
   std::memset(m.zeros, 0, static_cast<size_t>(padded(std::max(t.C, t.O))) * 4);
   t.zeros = m.zeros, t.u = m.u;
+  if (run_own_tiles(t)) return;
   const int64_t all = tiles_of(t);
   for (t.tile0 = 0; t.tile0 < all; t.tile0 += t.places) {
     t.tiles = std::min(t.places, all - t.tile0);

@@ -2,7 +2,6 @@
 // to planes, 36 matrix products, planes to outputs. What it is not: the gradient of the weights
 // (conv2d_winograd_grad.cpp), groups and threads (backend/cpu/conv2d_winograd.cpp).
 // Sum order of one output: channels in order; it does not depend on tiles, groups, blocks or threads.
-#include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
@@ -10,60 +9,10 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
-// P tiles x V vectors of one plane: m (+)= u * w. Tiles are kLanes floats apart and channels of a tile in runs of
-// kLanes, so that one address reaches all rows.
-template <int P, int V>
-void plane_tile(const float* u, int64_t u_block, int64_t C, const float* w, float* m, int first) {
-  vf acc[P][V];
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(m + (p * V + v) * kLanes);
-  for (; C > 0; C -= kLanes, u += u_block) {
-    const int64_t n = C < kLanes ? C : kLanes;
-    for (int64_t k = 0; k < n; ++k, w += V * kLanes) {
-      vf b[V];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-        const vf s = set1(u[p * kLanes + k]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[p][v] = fma(s, b[v], acc[p][v]);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(m + (p * V + v) * kLanes, acc[p][v]);
-}
-
-using PlaneTileFn = void (*)(const float*, int64_t, int64_t, const float*, float*, int);
-#define TILES4(V, p) &plane_tile<p, V>, &plane_tile<p + 1, V>, &plane_tile<p + 2, V>, &plane_tile<p + 3, V>
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr PlaneTileFn kTiles[3][16] = {
-    {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-    {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &plane_tile<13, 2>, &plane_tile<14, 2>},
-    {TILES4(3, 1), TILES4(3, 5), &plane_tile<9, 3>}};
-#else
-constexpr PlaneTileFn kTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                       {TILES4(2, 1), &plane_tile<5, 2>, &plane_tile<6, 2>}};
-#endif
-
-void multiply_plane(const float* u, int64_t u_block, int64_t tiles, int64_t C, const float* w, int64_t V, float* m,
-                    int first) {
-  const int64_t parts = ceil_div(tiles, tile_pixels(static_cast<int>(V)));
-  for (int64_t i = 0; i < parts; ++i) {
-    const int64_t p0 = tiles * i / parts, P = tiles * (i + 1) / parts - p0;
-    kTiles[V - 1][P - 1](u + p0 * kLanes, u_block, C, w, m + p0 * V * kLanes, first);
-  }
-}
-
 // Weights of channels [c0, c0 + cn) for one block of outputs to planes of [channel][vectors of the block].
-template <class T>
-void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
-                       int64_t plane) {
+template <int r, class T>
+void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
+                    int64_t plane) {
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes, step = b.V * kLanes;
     const int n = lanes_left(t.O, o);
@@ -71,68 +20,69 @@ void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0
     float* d = dst + v * kLanes;
     if (t.w_o == 1) {
       for (int64_t c = 0; c < cn; ++c) {
-        vf g[9];
-#pragma GCC unroll 9
-        for (int i = 0; i < 9; ++i) g[i] = loadn(src + c * t.w_c + i * t.w_tap, n);
-        weight_transform(g, d + c * step, plane);
+        const T* s = src + c * t.w_c;
+        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); },
+                                              d + c * step, plane);
       }
       continue;
     }
     for (int64_t c = 0; c < cn; c += kLanes) {
       const int m = lanes_left(cn, c);
-      alignas(64) float taps[kLanes][9][kLanes];
-      for (int i = 0; i < 9; ++i) {
+      alignas(64) float taps[kLanes][r * r][kLanes];
+      for (int i = 0; i < r * r; ++i) {
         const T* s = src + c + i * t.w_tap;
-        vf r[kLanes];
+        vf a[kLanes];
 #pragma GCC unroll 16
-        for (int j = 0; j < kLanes; ++j) r[j] = j < n ? loadn(s + j * t.w_o, m) : zero();
-        transpose(r);
+        for (int j = 0; j < kLanes; ++j) a[j] = j < n ? loadn(s + j * t.w_o, m) : zero();
+        transpose(a);
 #pragma GCC unroll 16
-        for (int j = 0; j < kLanes; ++j) store(taps[j][i], r[j]);
+        for (int j = 0; j < kLanes; ++j) store(taps[j][i], a[j]);
       }
-      for (int j = 0; j < m; ++j) {
-        vf g[9];
-#pragma GCC unroll 9
-        for (int i = 0; i < 9; ++i) g[i] = load(taps[j][i]);
-        weight_transform(g, d + (c + j) * step, plane);
-      }
+      for (int k = 0; k < m; ++k)
+        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return load(taps[k][i * r + j]); },
+                                              d + (c + k) * step, plane);
     }
   }
 }
 
+template <class T>
+FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn,
+                                  float* dst, int64_t plane) {
+  t.m == 4 ? transform_taps<3, T>(t, b, c0, cn, dst, plane) : transform_taps<5, T>(t, b, c0, cn, dst, plane);
+}
+
 // The outputs of a tile, rows x columns of them inside of the image, join the sums.
-FASTCNN_OP void sum_tile(MomentSums& s, const vf y[4][4], int64_t rows, int64_t columns, bool fresh) {
-  const auto at = [&](int i) __attribute__((always_inline)) { return y[i / 4][i % 4]; };
-  if (rows == 4 && columns == 4) {
-    if (fresh) s = start_moments(16, at);
-    return add_moments(s, 16, at);
+template <int m>
+FASTCNN_OP void sum_tile(MomentSums& s, const vf (&y)[m][m], int64_t rows, int64_t columns, bool fresh) {
+  const auto at = [&](int i) __attribute__((always_inline)) { return y[i / m][i % m]; };
+  if (rows >= m && columns >= m) {
+    if (fresh) s = start_moments(m * m, at);
+    return add_moments(s, m * m, at);
   }
   if (fresh) s = start_moments(1, at);
 #pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r)
+  for (int r = 0; r < m; ++r)
 #pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c)
+    for (int c = 0; c < m; ++c)
       if (r < rows && c < columns)
-        add_moments(s, 1, [&](int) __attribute__((always_inline)) { return at(r * 4 + c); });
+        add_moments(s, 1, [&](int) __attribute__((always_inline)) { return at(r * m + c); });
 }
 
 int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
   int64_t n = 0;
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t))
-    n += (t.oH - k.h < 4 ? t.oH - k.h : 4) * (t.oW - k.w < 4 ? t.oW - k.w : 4);
+    n += (t.oH - k.h < t.m ? t.oH - k.h : t.m) * (t.oW - k.w < t.m ? t.oW - k.w : t.m);
   return n;
 }
 
-// Planes of tiles [first, first + count) of one block to outputs; bias, residual and activation as in gemm_tile.h.
-// Their moments go to `part`.
-template <class T>
-void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m, int64_t plane, int64_t first,
-                  int64_t count, int64_t part) {
+// Planes of tiles [first, first + count) of one block to outputs. Their moments go to `part`.
+template <int m, class T>
+void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane, int64_t first,
+            int64_t count, int64_t part) {
+  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.oH, t.oW};
   const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
   if (t.moments.on && b.v0 == 0) t.moments.count[part] = pixels;
-  const vf low = set1(t.act == Act::none ? -__builtin_inff() : 0.0f),
-           high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff());
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
@@ -140,52 +90,11 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
     WinogradTile k(t, first);
     MomentSums sums{zero(), zero(), zero()};
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
-      vf y[4][4];
-      output_transform(m + (i * b.V + v) * kLanes, plane, y);
-      const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      const int64_t rows = t.oH - k.h < 4 ? t.oH - k.h : 4, columns = t.oW - k.w < 4 ? t.oW - k.w : 4;
-      const bool whole = rows == 4 && columns == 4 && n == kLanes;
-      if (t.bias) {
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) y[r][c] = add(y[r][c], bias);
-      }
-      if (t.residual) {
-        const T* q = values<T>(t.residual) + offset;
-        if (whole) {
-#pragma GCC unroll 4
-          for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < 4; ++c) y[r][c] = add(y[r][c], load(q + r * t.y_h + c * t.y_w));
-        } else {
-#pragma GCC unroll 4
-          for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-            for (int c = 0; c < 4; ++c)
-              if (r < rows && c < columns) y[r][c] = add(y[r][c], loadn(q + r * t.y_h + c * t.y_w, n));
-        }
-      }
-      if (t.act != Act::none) {
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) y[r][c] = vmin(high, vmax(low, y[r][c]));
-      }
-      T* d = reinterpret_cast<T*>(t.y) + offset;
-      if (whole) {
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c) store(d + r * t.y_h + c * t.y_w, y[r][c]);
-      } else {
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-          for (int c = 0; c < 4; ++c)
-            if (r < rows && c < columns) storen(d + r * t.y_h + c * t.y_w, y[r][c], n);
-      }
-      if (t.moments.on) sum_tile(sums, y, rows, columns, i == 0);
+      const float* s = planes + (i * b.V + v) * kLanes;
+      vf y[m][m];
+      from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
+      epilogue.finish(y, bias, k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o, k.h, k.w, n);
+      if (t.moments.on) sum_tile<m>(sums, y, t.oH - k.h, t.oW - k.w, i == 0);
     }
     if (t.moments.on) {
       alignas(64) float held[3 * kLanes];
@@ -194,6 +103,13 @@ void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* m,
       close_moments(held, kLanes, n, pixels, mean, mean + t.moments.channels);
     }
   }
+}
+
+template <class T>
+FASTCNN_OP void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane,
+                             int64_t first, int64_t count, int64_t part) {
+  t.m == 4 ? finish<4, T>(t, b, planes, plane, first, count, part)
+           : finish<2, T>(t, b, planes, plane, first, count, part);
 }
 
 template <class T>

@@ -1,52 +1,11 @@
-// What it is: the gradient of 3x3 weights by the transpose of Winograd's algorithm: windows of x and 4x4 tiles of
-// dy to planes, one product summed over tiles per plane, planes to 3x3. What it is not: groups and threads
+// What it is: the gradient of the weights by the transpose of Winograd's algorithm: windows of x and tiles of dy
+// to planes, one product summed over tiles per plane, planes to taps. What it is not: groups and threads
 // (backend/cpu/conv2d_winograd.cpp). The order of every sum (tiles, then chunks or calls) is fixed by the task.
-#include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
-
-// Rows of the register tile: a divisor of kLanes, so that a tile lies in one block of e.
-FASTCNN_OP constexpr int rows_of(int V) { return V == 1 ? kLanes : kLanes == 16 ? 8 : 4; }
-
-// s[p][v] (+)= sum over tiles of e[tile][p] * u[v][tile].
-template <int V>
-void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s, int first) {
-  constexpr int P = rows_of(V);
-  vf acc[P][V];
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(s + (p * V + v) * kLanes);
-  for (int64_t k = 0; k < tiles; ++k, e += kLanes, u += kLanes) {
-    vf b[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) b[v] = load(u + v * u_block);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      const vf a = set1(e[p]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[p][v] = fma(a, b[v], acc[p][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(s + (p * V + v) * kLanes, acc[p][v]);
-}
-
-using SumTileFn = void (*)(const float*, const float*, int64_t, int64_t, float*, int);
-constexpr SumTileFn kTiles[3] = {&sum_tile<1>, &sum_tile<2>, &sum_tile<3>};
-
-// Outputs [o0, o0 + on) of one plane, o0 a multiple of kLanes; e and u are planes of `places` tiles.
-void sum_plane(const float* e, const float* u, int64_t places, int64_t tiles, const WinogradBlock& b, int64_t o0,
-               int64_t on, float* s, int first) {
-  for (int64_t p = 0, P = rows_of(static_cast<int>(b.V)); p < on; p += P)
-    kTiles[b.V - 1](e + (o0 + p) / kLanes * places * kLanes + (o0 + p) % kLanes, u + b.v0 * places * kLanes,
-                    places * kLanes, tiles, s + p * b.V * kLanes, first);
-}
 
 FASTCNN_OP int64_t padded(int64_t channels) { return ceil_div(channels, kLanes) * kLanes; }
 
@@ -60,7 +19,7 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
     WinogradTile k(t, first);
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
       const T* p = values<T>(t.dy) + k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      const int64_t rows = t.oH - k.h < 4 ? t.oH - k.h : 4, columns = t.oW - k.w < 4 ? t.oW - k.w : 4;
+      const int64_t rows = t.oH - k.h < t.m ? t.oH - k.h : t.m, columns = t.oW - k.w < t.m ? t.oW - k.w : t.m;
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < columns; ++c) s = add(s, loadn(p + r * t.y_h + c * t.y_w, n));
     }
@@ -68,9 +27,21 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
   }
 }
 
-void store_gradient(const vf* g, float* d, int64_t tap, int n, bool add_to) {
-#pragma GCC unroll 9
-  for (int i = 0; i < 9; ++i) storen(d + i * tap, add_to ? add(loadn(d + i * tap, n), g[i]) : g[i], n);
+// Sums in planes, at(row, column), to the taps of one vector of input channels.
+template <int r, class Planes>
+FASTCNN_OP void finish_taps(const Planes& at, float* d, int64_t tap, int n, bool add_to) {
+  vf g[r][r];
+  from_planes<WeightPoints<SixPoints, r>>(at, g);
+#pragma GCC unroll 5
+  for (int i = 0; i < r; ++i)
+#pragma GCC unroll 5
+    for (int j = 0; j < r; ++j, d += tap) storen(d, add_to ? add(loadn(d, n), g[i][j]) : g[i][j], n);
+}
+template <class Planes>
+FASTCNN_OP void store_gradient(const WinogradTask& t, const Planes& at, int64_t o, int64_t c, bool add_to) {
+  float* d = t.dw + o * t.w_o + c;
+  const int n = lanes_left(t.C, c);
+  t.m == 4 ? finish_taps<3>(at, d, t.w_tap, n, add_to) : finish_taps<5>(at, d, t.w_tap, n, add_to);
 }
 
 // A group of windows stays in cache; the sums of a chunk are read and written once per group.
@@ -87,7 +58,7 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
       const int64_t u_plane = winograd_plane(padded(t.C) * count), e_plane = winograd_plane(on * count);
       float *u = scratch, *e = scratch + 36 * u_plane, *s = sums;
       transform_input<T>(t, at, count, u, u_plane, 0, count);
-      transform_tiles<4>(t, gradient_image<T>(t), at, count, e, e_plane, 0, count);
+      transform_gradient<T>(t, at, count, e, e_plane, 0, count);
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.C, t.blocks, j);
         for (int64_t i = 0; i < 36; ++i, s += on * b.V * kLanes) {
@@ -95,7 +66,7 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
             fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
             fetch_tiles(t, gradient_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
           }
-          sum_plane(e + i * e_plane, u + i * u_plane, count, count, b, 0, on, s, g == 0);
+          sum_plane(e + i * e_plane, u + i * u_plane + b.v0 * count * kLanes, count, count, b.V, 0, on, s, g == 0);
         }
       }
       if (t.dbias) add_bias_gradient<T>(t, at, count, 0, t.O, g == 0, t.dbias + chunk * t.O);
@@ -106,7 +77,7 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
 template <class T>
 void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
   transform_input<T>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
-  transform_tiles<4>(t, gradient_image<T>(t), t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
+  transform_gradient<T>(t, t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
 }
 
 // Sums over all transformed tiles are made in registers and turned to dw while they are in cache.
@@ -118,14 +89,13 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
     const WinogradBlock b(t.C, t.blocks, item / parts);
     const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
     for (int64_t i = 0; i < 36; ++i)
-      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane, t.tiles, t.tiles, b, o0, on, scratch + i * plane, 1);
+      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, t.tiles, b.V, o0, on,
+                scratch + i * plane, 1);
     for (int64_t o = o0; o < o1; ++o)
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;
         const float* s = scratch + ((o - o0) * b.V + v) * kLanes;
-        vf g[9];
-        weight_gradient([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, g);
-        store_gradient(g, t.dw + o * t.w_o + c, t.w_tap, lanes_left(t.C, c), t.add);
+        store_gradient(t, [&](int h, int w) { return load(s + (h * 6 + w) * plane); }, o, c, t.add);
       }
     if (t.dbias && item < parts) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, !t.add, t.dbias);
   }
@@ -143,15 +113,14 @@ void winograd_gradient_finish(const WinogradTask& t, int64_t begin, int64_t end)
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;
         const float* s = t.sums + 36 * on * b.v0 * kLanes + (o * b.V + v) * kLanes;
-        vf g[9];
-        weight_gradient(
+        store_gradient(
+            t,
             [&](int h, int w) {
               vf a = load(s + (h * 6 + w) * plane);
               for (int64_t k = 1; k < t.chunks; ++k) a = add(a, load(s + k * t.sums_chunk + (h * 6 + w) * plane));
               return a;
             },
-            g);
-        store_gradient(g, t.dw + o * t.w_o + c, t.w_tap, lanes_left(t.C, c), false);
+            o, c, false);
       }
     }
 }

@@ -13,7 +13,7 @@
   X(conv2d_depthwise_moments, void, const MomentsOut& m, double n)                                            \
   /* items: rows of dy (n, oh), added in order to dw (kH, kW, C) and dbias */                                 \
   X(conv2d_depthwise_weights_grad, void, const WeightsGradTask& t, int64_t begin, int64_t end)                \
-  /* Winograd F(4x4, 3x3); see winograd_args.h. items: blocks of outputs */                                   \
+  /* Winograd F(4x4, 3x3), F(2x2, 5x5); see winograd_args.h. items: blocks of outputs */                      \
   X(winograd_weights, void, const WinogradTask& t, int64_t begin, int64_t end)                                \
   /* items: groups of tiles; scratch 37 planes of u */                                                        \
   X(winograd_groups, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)                 \

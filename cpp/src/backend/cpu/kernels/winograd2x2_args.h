@@ -40,7 +40,4 @@ struct Winograd2x2Task {
   int32_t add = 0;  // dw += instead of dw =
 };
 
-// An odd number of cache lines, so that the 25 planes of one tile spread over all sets of a cache.
-FASTCNN_INLINE int64_t winograd2x2_plane(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
-
 }  // namespace fastcnn

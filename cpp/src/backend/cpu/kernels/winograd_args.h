@@ -1,5 +1,5 @@
-// What it is: the struct that the Winograd kernels and their adaptor share, and the layout of what they exchange.
-// What it is not: when Winograd pays or how tiles are grouped (backend/cpu/conv2d_winograd.cpp).
+// What it is: the struct that the Winograd kernels of stride 1 and their adaptor share, and the layout of what
+// they exchange. What it is not: when Winograd pays or how tiles are grouped (backend/cpu/conv2d_winograd.cpp).
 #pragma once
 #include <stdint.h>
 
@@ -8,10 +8,11 @@
 
 namespace fastcnn {
 
-// One 3x3 convolution of stride 1 (or one group of it) as F(4x4, 3x3). Tiles are 4x4 outputs, numbered n, row,
-// column; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane of tiles lies as
-// [channels / lanes][tile][lanes], missing channels as zeros.
+// One convolution of stride 1 (or one group of it) as F(m x m, r x r): F(4x4, 3x3) or F(2x2, 5x5). Tiles are m x m
+// outputs, numbered n, row, column; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane
+// of tiles lies as [channels / lanes][tile][lanes], missing channels as zeros.
 struct WinogradTask {
+  int64_t m = 4;                                                  // outputs along a side of a tile; taps: 7 - m
   int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
   int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;       // output
   int64_t pT = 0, pL = 0, tH = 0, tW = 0;                         // padding, grid of tiles
@@ -47,7 +48,7 @@ struct WinogradTask {
   int32_t add = 0;  // dw += instead of dw =
 };
 
-// An odd number of cache lines, so that the 36 planes of one tile spread over all sets of a cache.
+// An odd number of cache lines, so that the planes of one tile spread over all sets of a cache.
 FASTCNN_INLINE int64_t winograd_plane(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 }  // namespace fastcnn

@@ -1,183 +1,175 @@
-// What it is: the transforms of Winograd's F(4x4, 3x3) on vectors of channels, for the points 0, +-sqrt(1/2),
-// +-sqrt(2), infinity, whose rounding errors are about half of those of 0, +-1, +-2. What it is not: loops over
-// tiles. With M(x) = x (x^2 - 1/2) (x^2 - 2), a row of the data transform is M / (x - point), a row of the
-// weight transform (1, point, point^2) / M'(point), a column of the output transform (1, point, point^2, point^3).
+// What it is: the transforms of Winograd's F(m x m, r x r) on vectors of channels. What it is not: loops over
+// tiles. With M(x) the product of (x - point) over the finite points, a row of the data transform is M / (x -
+// point), a row of the weight transform (1, point, .., point^(r-1)) / M'(point), a column of the output transform
+// (1, point, .., point^(m-1)). The gradients take the transposes: dy the output transform's, dw the weight
+// transform's.
 #pragma once
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-constexpr float kSqrtHalf = 0.70710678118654752440f, kSqrt2 = 1.41421356237309504880f;
+FASTCNN_OP vf constant(double a) { return set1(static_cast<float>(a)); }
 
-// A window whose pixels lie at fixed steps.
-template <class T>
-struct InsidePixels {
-  const T* p;
-  int64_t h, w;
-  FASTCNN_OP vf operator()(int i, int j) const { return load(p + i * h + j * w); }
+// ---- points: infinity, with 0 in one of the sets, and two pairs of opposite ones; kSide of them ----
+
+// In planes a pair lies side by side; the first plane is that of 0 or else of infinity, beside 0 infinity is last.
+constexpr int first_of(int pair) { return pair == 0 ? 0 : 2 * pair - 1; }
+constexpr int second_of(int pair) { return pair == 0 ? 5 : 2 * pair; }
+
+// m + r = 7: 0, +-sqrt(1/2), +-sqrt(2), infinity. Rounding errors are about half of those of 0, +-1, +-2.
+struct SixPoints {
+  static constexpr int kSide = 6, kInfinity = 5;
+  static constexpr double kA = 0.70710678118654752440, kB = 1.41421356237309504880;
+  static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, 0.5, 0.5 * kA, 0.25}, {1, kB, 2, 2 * kB, 4}};
+  static constexpr double kOverM[3] = {1, -2.0 / 3, 1.0 / 6};  // 1 / M'
+
+  template <int kPair, class Values>
+  static FASTCNN_OP void data_pair(const Values& d, vf& p, vf& q) {
+    if constexpr (kPair == 0) {
+      p = add(fnma(set1(2.5f), d(2), d(0)), d(4));
+      q = add(fnma(set1(2.5f), d(3), d(1)), d(5));
+    } else {
+      const vf other = constant(kPower[3 - kPair][2]), point = constant(kPower[kPair][1]);
+      const vf e = fnma(other, d(2), d(4)), o = fnma(other, d(1), d(3));
+      p = fma(point, o, e), q = fnma(point, o, e);
+    }
+  }
 };
-// Pixels anywhere (outside of the image: zeros); lanes from n on read as 0.
-template <class T>
-struct AnyPixels {
-  const T* const* p;
-  int64_t c;
-  int n, columns;
-  FASTCNN_OP vf operator()(int i, int j) const { return loadn(p[i * columns + j] + c, n); }
+
+// m + r = 6: infinity, +-1/2, +-5/4. Rounding errors are a third of those of 0, +-1, 2.
+struct FivePoints {
+  static constexpr int kSide = 5, kInfinity = 0;
+  static constexpr double kA = 0.5, kB = 1.25, kA2 = kA * kA, kB2 = kB * kB;
+  static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, kA2, kA2 * kA, 0}, {1, kB, kB2, kB2 * kB, 0}};
+  // 1 / M', at the negative points with the wrong sign, as have the rows of the data transform.
+  static constexpr double kOverM[3] = {1, 1 / (2 * kA * (kA2 - kB2)), 1 / (2 * kB * (kB2 - kA2))};
+
+  template <int kPair, class Values>
+  static FASTCNN_OP void data_pair(const Values& d, vf& p, vf& q) {
+    if constexpr (kPair == 0) {
+      p = fma(constant(kA2 * kB2), d(0), fnma(constant(kA2 + kB2), d(2), d(4)));
+    } else {
+      const vf other = constant(kPower[3 - kPair][2]);
+      const vf e = mul(constant(kPower[kPair][1]), fnma(other, d(0), d(2))), o = fnma(other, d(1), d(3));
+      p = add(e, o), q = sub(e, o);
+    }
+  }
 };
 
-// ---- data: 6 -> 6 ----
+// ---- in one dimension ----
 
-FASTCNN_OP void data_row(const vf* d, float* u, int64_t plane) {
-  const vf five = set1(2.5f), two = set1(2), half = set1(0.5f), a = set1(kSqrtHalf), b = set1(kSqrt2);
-  store(u, add(fnma(five, d[2], d[0]), d[4]));
-  const vf e1 = fnma(two, d[2], d[4]), o1 = fnma(two, d[1], d[3]);
-  store(u + plane, fma(a, o1, e1));
-  store(u + 2 * plane, fnma(a, o1, e1));
-  const vf e2 = fnma(half, d[2], d[4]), o2 = fnma(half, d[1], d[3]);
-  store(u + 3 * plane, fma(b, o2, e2));
-  store(u + 4 * plane, fnma(b, o2, e2));
-  store(u + 5 * plane, add(fnma(five, d[3], d[1]), d[5]));
+template <class Set>
+struct DataPoints : Set {
+  static constexpr int kSize = Set::kSide;
+  template <int kPair, class Values>
+  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
+    Set::template data_pair<kPair>(d, p, q);
+  }
+};
+
+// The polynomial of n coefficients at each point, its last at infinity; with kWeights divided by M'.
+template <class Set, int n, bool kWeights>
+struct PolynomialPoints : Set {
+  static constexpr int kSize = n;
+  static constexpr double scale(int pair) { return kWeights ? Set::kOverM[pair] : 1; }
+
+  template <int kPair, class Values>
+  static FASTCNN_OP void pair(const Values& d, vf& p, vf& q) {
+    if constexpr (kPair == 0) {
+      p = d(Set::kInfinity == 0 ? n - 1 : 0);
+      if constexpr (Set::kInfinity != 0) q = d(n - 1);
+    } else {
+      vf half[2] = {d(0), d(1)};  // even and odd powers
+      if constexpr (kWeights) {
+        half[0] = mul(constant(scale(kPair)), half[0]);
+        half[1] = mul(constant(scale(kPair)), half[1]);
+      }
+#pragma GCC unroll 5
+      for (int i = 2; i < n; ++i)
+        half[i % 2] = fma(constant(scale(kPair) * Set::kPower[kPair][i / 2 * 2]), d(i), half[i % 2]);
+      const vf point = constant(Set::kPower[kPair][1]);
+      p = fma(point, half[1], half[0]), q = fnma(point, half[1], half[0]);
+    }
+  }
+
+  // The transpose: all points to n.
+  static FASTCNN_OP void transposed(const vf* m, vf* y) {
+    const vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
+#pragma GCC unroll 5
+    for (int i = 0; i < n; ++i) {
+      const bool alone = i == 0 ? Set::kInfinity != 0 : i == n - 1;  // 0 or infinity has a share
+      const vf a = i % 2 ? d1 : s1, b = i % 2 ? d2 : s2, c = m[i == 0 ? 0 : Set::kInfinity];
+      const double f1 = scale(1) * Set::kPower[1][i], f2 = scale(2) * Set::kPower[2][i];
+      const vf c1 = constant(f1), c2 = constant(f2);
+      if (i == 0 && !kWeights)
+        y[i] = add(alone ? add(c, a) : a, b);
+      else
+        y[i] = fma(c2, b, alone ? fma(c1, a, c) : mul(c1, a));
+    }
+  }
+};
+
+template <class Set, int r>
+using WeightPoints = PolynomialPoints<Set, r, true>;
+template <class Set, int m>
+using OutputPoints = PolynomialPoints<Set, m, false>;
+
+// ---- in two ----
+
+template <class Points, int kPair>
+FASTCNN_OP void row_pair(const vf* d, float* u, int64_t plane) {
+  vf p, q = zero();
+  Points::template pair<kPair>([&](int j) { return d[j]; }, p, q);
+  store(u + first_of(kPair) * plane, p);
+  if constexpr (second_of(kPair) < Points::kSide) store(u + second_of(kPair) * plane, q);
 }
 
-// Two rows of the result at a time stay in registers; pixels are loaded again from L1 instead of spilled.
-template <class Pixels>
-FASTCNN_OP void data_transform(const Pixels& at, float* u, int64_t plane) {
-  vf p[6], q[6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    p[j] = add(fnma(set1(2.5f), at(2, j), at(0, j)), at(4, j));
-    q[j] = add(fnma(set1(2.5f), at(3, j), at(1, j)), at(5, j));
-  }
-  data_row(p, u, plane);
-  data_row(q, u + 30 * plane, plane);
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    const vf e = fnma(set1(2), at(2, j), at(4, j)), o = fnma(set1(2), at(1, j), at(3, j));
-    p[j] = fma(set1(kSqrtHalf), o, e), q[j] = fnma(set1(kSqrtHalf), o, e);
-  }
-  data_row(p, u + 6 * plane, plane);
-  data_row(q, u + 12 * plane, plane);
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    const vf e = fnma(set1(0.5f), at(2, j), at(4, j)), o = fnma(set1(0.5f), at(1, j), at(3, j));
-    p[j] = fma(set1(kSqrt2), o, e), q[j] = fnma(set1(kSqrt2), o, e);
-  }
-  data_row(p, u + 18 * plane, plane);
-  data_row(q, u + 24 * plane, plane);
+template <class Points>
+FASTCNN_OP void plane_row(const vf* d, float* u, int64_t plane) {
+  row_pair<Points, 0>(d, u, plane);
+  row_pair<Points, 1>(d, u, plane);
+  row_pair<Points, 2>(d, u, plane);
 }
 
-// ---- gradient of the output: 4 -> 6, the transpose of the output transform ----
-
-FASTCNN_OP void gradient_row(const vf* d, float* u, int64_t plane) {
-  const vf two = set1(2), half = set1(0.5f), a = set1(kSqrtHalf), b = set1(kSqrt2);
-  store(u, d[0]);
-  const vf e1 = fma(half, d[2], d[0]), o1 = fma(half, d[3], d[1]);
-  store(u + plane, fma(a, o1, e1));
-  store(u + 2 * plane, fnma(a, o1, e1));
-  const vf e2 = fma(two, d[2], d[0]), o2 = fma(two, d[3], d[1]);
-  store(u + 3 * plane, fma(b, o2, e2));
-  store(u + 4 * plane, fnma(b, o2, e2));
-  store(u + 5 * plane, d[3]);
-}
-
-template <class Pixels>
-FASTCNN_OP void gradient_transform(const Pixels& at, float* u, int64_t plane) {
-  vf p[4], q[4];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) p[j] = at(0, j), q[j] = at(3, j);
-  gradient_row(p, u, plane);
-  gradient_row(q, u + 30 * plane, plane);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const vf e = fma(set1(0.5f), at(2, j), at(0, j)), o = fma(set1(0.5f), at(3, j), at(1, j));
-    p[j] = fma(set1(kSqrtHalf), o, e), q[j] = fnma(set1(kSqrtHalf), o, e);
+// Two rows of the result at a time stay in registers; values are loaded again from L1 instead of spilled.
+template <class Points, int kPair, class Values>
+FASTCNN_OP void plane_rows(const Values& at, float* u, int64_t plane) {
+  constexpr int n = Points::kSize;
+  vf p[n], q[n];
+#pragma GCC unroll 6
+  for (int j = 0; j < n; ++j) {
+    q[j] = zero();
+    Points::template pair<kPair>([&](int i) { return at(i, j); }, p[j], q[j]);
   }
-  gradient_row(p, u + 6 * plane, plane);
-  gradient_row(q, u + 12 * plane, plane);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const vf e = fma(set1(2), at(2, j), at(0, j)), o = fma(set1(2), at(3, j), at(1, j));
-    p[j] = fma(set1(kSqrt2), o, e), q[j] = fnma(set1(kSqrt2), o, e);
+  plane_row<Points>(p, u + first_of(kPair) * Points::kSide * plane, plane);
+  if constexpr (second_of(kPair) < Points::kSide)
+    plane_row<Points>(q, u + second_of(kPair) * Points::kSide * plane, plane);
+}
+
+// A square of values, at(row, column), to planes.
+template <class Points, class Values>
+FASTCNN_OP void to_planes(const Values& at, float* u, int64_t plane) {
+  plane_rows<Points, 0>(at, u, plane);
+  plane_rows<Points, 1>(at, u, plane);
+  plane_rows<Points, 2>(at, u, plane);
+}
+
+// Planes, at(row, column), to a square of values.
+template <class Points, class Planes>
+FASTCNN_OP void from_planes(const Planes& at, vf (*y)[Points::kSize]) {
+  constexpr int n = Points::kSize, kSide = Points::kSide;
+  vf t[n][kSide];
+#pragma GCC unroll 6
+  for (int j = 0; j < kSide; ++j) {
+    vf r[kSide], c[n];
+#pragma GCC unroll 6
+    for (int i = 0; i < kSide; ++i) r[i] = at(i, j);
+    Points::transposed(r, c);
+#pragma GCC unroll 5
+    for (int i = 0; i < n; ++i) t[i][j] = c[i];
   }
-  gradient_row(p, u + 18 * plane, plane);
-  gradient_row(q, u + 24 * plane, plane);
-}
-
-// ---- weights: 3 -> 6 ----
-
-FASTCNN_OP void weight_points(vf g0, vf g1, vf g2, vf* t) {
-  const vf s1 = fma(set1(-1.0f / 3), g2, mul(set1(-2.0f / 3), g0)), d1 = mul(set1(kSqrt2 / 3), g1);
-  const vf s2 = fma(set1(1.0f / 3), g2, mul(set1(1.0f / 6), g0)), d2 = mul(set1(kSqrt2 / 6), g1);
-  t[0] = g0, t[1] = sub(s1, d1), t[2] = add(s1, d1), t[3] = add(s2, d2), t[4] = sub(s2, d2), t[5] = g2;
-}
-
-// g: 9 taps, row by row.
-FASTCNN_OP void weight_transform(const vf* g, float* u, int64_t plane) {
-  vf t[3][6];
-#pragma GCC unroll 3
-  for (int j = 0; j < 3; ++j) weight_points(g[j], g[3 + j], g[6 + j], t[j]);
-#pragma GCC unroll 6
-  for (int i = 0; i < 6; ++i) {
-    vf r[6];
-    weight_points(t[0][i], t[1][i], t[2][i], r);
-#pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j) store(u + (i * 6 + j) * plane, r[j]);
-  }
-}
-
-// ---- gradient of the weights: 6 -> 3, the transpose of the weight transform ----
-
-FASTCNN_OP void weight_gradient_points(const vf* t, vf* g) {
-  const vf s1 = add(t[1], t[2]), d1 = sub(t[2], t[1]), s2 = add(t[3], t[4]), d2 = sub(t[3], t[4]);
-  g[0] = fma(set1(1.0f / 6), s2, fma(set1(-2.0f / 3), s1, t[0]));
-  g[1] = fma(set1(kSqrt2 / 6), d2, mul(set1(kSqrt2 / 3), d1));
-  g[2] = fma(set1(1.0f / 3), sub(s2, s1), t[5]);
-}
-
-template <class Planes>  // at(i, j): plane i*6+j
-FASTCNN_OP void weight_gradient(const Planes& at, vf* g) {
-  vf t[6][3];
-#pragma GCC unroll 6
-  for (int i = 0; i < 6; ++i) {
-    vf r[6];
-#pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j) r[j] = at(i, j);
-    weight_gradient_points(r, t[i]);
-  }
-#pragma GCC unroll 3
-  for (int j = 0; j < 3; ++j) {
-    vf r[6], c[3];
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) r[i] = t[i][j];
-    weight_gradient_points(r, c);
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) g[i * 3 + j] = c[i];
-  }
-}
-
-// ---- output: 6 -> 4 ----
-
-FASTCNN_OP void output_points(const vf* m, vf* y) {
-  const vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
-  y[0] = add(add(m[0], s1), s2);
-  y[1] = fma(set1(kSqrt2), d2, mul(set1(kSqrtHalf), d1));
-  y[2] = fma(set1(2), s2, mul(set1(0.5f), s1));
-  y[3] = fma(set1(2 * kSqrt2), d2, fma(set1(kSqrtHalf / 2), d1, m[5]));
-}
-
-FASTCNN_OP void output_transform(const float* m, int64_t plane, vf y[4][4]) {
-  vf t[4][6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    vf r[6], c[4];
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) r[i] = load(m + (i * 6 + j) * plane);
-    output_points(r, c);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) t[i][j] = c[i];
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) output_points(t[i], y[i]);
+#pragma GCC unroll 5
+  for (int i = 0; i < n; ++i) Points::transposed(t[i], y[i]);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

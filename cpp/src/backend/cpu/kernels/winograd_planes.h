@@ -1,0 +1,238 @@
+// What it is: what all Winograd kernels share: windows of pixels to planes, the products of planes, and the
+// epilogue of a tile. What it is not: which tiles and channels meet (conv2d_winograd*.cpp).
+#pragma once
+#include "backend/cpu/kernels/gemm_tile.h"
+#include "backend/cpu/kernels/winograd_transform.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+
+FASTCNN_OP int lanes_left(int64_t channels, int64_t c) {
+  return static_cast<int>(channels - c < kLanes ? channels - c : kLanes);
+}
+
+// bfloat16 addresses travel in tasks as those of floats.
+template <class T>
+FASTCNN_OP const T* values(const float* p) {
+  return reinterpret_cast<const T*>(p);
+}
+
+// ---- windows to planes ----
+
+// A window whose pixels lie at fixed steps.
+template <class T>
+struct InsidePixels {
+  const T* p;
+  int64_t h, w;
+  FASTCNN_OP vf operator()(int i, int j) const { return load(p + i * h + j * w); }
+};
+// Pixels anywhere (outside of the image: zeros); lanes from n on read as 0.
+template <class T>
+struct AnyPixels {
+  const T* const* p;
+  int64_t c;
+  int n, columns;
+  FASTCNN_OP vf operator()(int i, int j) const { return loadn(p[i * columns + j] + c, n); }
+};
+
+// Where a window of kSize x kSize pixels lies, `step` apart, of which the first is at p, in row h0 and column w0;
+// pixels outside of the image at `zeros`. Without branches: which pixels are outside changes from tile to tile.
+template <int kSize, class T>
+FASTCNN_OP void find_pixels(const T* p, int64_t s_h, int64_t s_w, int64_t step, int64_t h0, int64_t w0, int64_t H,
+                            int64_t W, const T* zeros, const T** pixel) {
+  const uintptr_t z = reinterpret_cast<uintptr_t>(zeros), first = reinterpret_cast<uintptr_t>(p);
+  uintptr_t column[kSize];
+#pragma GCC unroll 6
+  for (int w = 0; w < kSize; ++w)
+    column[w] = -static_cast<uintptr_t>(static_cast<uint64_t>(w0 + w * step) < static_cast<uint64_t>(W));
+#pragma GCC unroll 6
+  for (int h = 0; h < kSize; ++h) {
+    const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h * step) < static_cast<uint64_t>(H));
+#pragma GCC unroll 6
+    for (int w = 0; w < kSize; ++w) {
+      const uintptr_t at = first + static_cast<uintptr_t>((h * s_h + w * s_w) * step) * sizeof(T);
+      pixel[h * kSize + w] = reinterpret_cast<const T*>(z + ((at - z) & row & column[w]));
+    }
+  }
+}
+
+// The window of an image H x W x C whose first pixel is in row h and column w, its pixels `step` apart, to planes:
+// vectors of channels are `block` apart.
+template <class Points, class T>
+FASTCNN_OP void transform_window(const T* image, int64_t H, int64_t W, int64_t C, int64_t s_h, int64_t s_w,
+                                 int64_t step, int64_t h, int64_t w, const T* zeros, float* d, int64_t block,
+                                 int64_t plane) {
+  constexpr int kSize = Points::kSize;
+  const T* p = image + h * s_h + w * s_w;
+  const int64_t whole = C / kLanes * kLanes, reach = (kSize - 1) * step;
+  int64_t c = 0;
+  if (h >= 0 && w >= 0 && h + reach < H && w + reach < W)
+    for (; c < whole; c += kLanes, d += block)
+      to_planes<Points>(InsidePixels<T>{p + c, step * s_h, step * s_w}, d, plane);
+  if (c == C) return;
+  const T* pixel[kSize * kSize];
+  find_pixels<kSize>(p, s_h, s_w, step, h, w, H, W, zeros, pixel);
+  for (; c < C; c += kLanes, d += block)
+    to_planes<Points>(AnyPixels<T>{pixel, c, lanes_left(C, c), kSize}, d, plane);
+}
+
+// ---- windows times weights ----
+
+// P tiles x V vectors of one plane: m (+)= u * w. Tiles are kLanes floats apart and channels of a tile in runs of
+// kLanes, so that one address reaches all rows.
+template <int P, int V>
+static void plane_tile(const float* u, int64_t u_block, int64_t C, const float* w, float* m, int first) {
+  vf acc[P][V];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(m + (p * V + v) * kLanes);
+  for (; C > 0; C -= kLanes, u += u_block) {
+    const int64_t n = C < kLanes ? C : kLanes;
+    for (int64_t k = 0; k < n; ++k, w += V * kLanes) {
+      vf b[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const vf s = set1(u[p * kLanes + k]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[p][v] = fma(s, b[v], acc[p][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(m + (p * V + v) * kLanes, acc[p][v]);
+}
+
+using PlaneTileFn = void (*)(const float*, int64_t, int64_t, const float*, float*, int);
+#define TILES4(V, p) &plane_tile<p, V>, &plane_tile<p + 1, V>, &plane_tile<p + 2, V>, &plane_tile<p + 3, V>
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr PlaneTileFn kPlaneTiles[3][16] = {
+    {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
+    {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &plane_tile<13, 2>, &plane_tile<14, 2>},
+    {TILES4(3, 1), TILES4(3, 5), &plane_tile<9, 3>}};
+#else
+constexpr PlaneTileFn kPlaneTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
+                                            {TILES4(2, 1), &plane_tile<5, 2>, &plane_tile<6, 2>}};
+#endif
+#undef TILES4
+
+// m[tile][V vectors] (+)= sum over C channels of u[channel][tile] * w[channel][V vectors].
+FASTCNN_OP void multiply_plane(const float* u, int64_t u_block, int64_t tiles, int64_t C, const float* w,
+                               int64_t V, float* m, int first) {
+  const int64_t parts = ceil_div(tiles, tile_pixels(static_cast<int>(V)));
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t p0 = tiles * i / parts, P = tiles * (i + 1) / parts - p0;
+    kPlaneTiles[V - 1][P - 1](u + p0 * kLanes, u_block, C, w, m + p0 * V * kLanes, first);
+  }
+}
+
+// ---- windows times tiles of dy ----
+
+// Rows of the register tile: a divisor of kLanes, so that a tile lies in one block of e.
+FASTCNN_OP constexpr int sum_rows(int V) { return V == 1 ? kLanes : kLanes == 16 ? 8 : 4; }
+
+// s[p][v] (+)= sum over tiles of e[tile][p] * u[v][tile], which is rounded for itself: the sum of many groups of
+// tiles is as exact as one of a group.
+template <int V>
+static void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s, int first) {
+  constexpr int P = sum_rows(V);
+  vf acc[P][V];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[p][v] = zero();
+  for (int64_t k = 0; k < tiles; ++k, e += kLanes, u += kLanes) {
+    vf b[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) b[v] = load(u + v * u_block);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const vf a = set1(e[p]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[p][v] = fma(a, b[v], acc[p][v]);
+    }
+  }
+  if (!first) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[p][v] = add(load(s + (p * V + v) * kLanes), acc[p][v]);
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(s + (p * V + v) * kLanes, acc[p][v]);
+}
+
+using SumTileFn = void (*)(const float*, const float*, int64_t, int64_t, float*, int);
+constexpr SumTileFn kSumTiles[3] = {&sum_tile<1>, &sum_tile<2>, &sum_tile<3>};
+
+// Outputs [o0, o0 + on) x V vectors of one plane, o0 a multiple of kLanes; e and u are planes of `places` tiles, u
+// from its first vector on. s has whole blocks of kLanes rows.
+FASTCNN_OP void sum_plane(const float* e, const float* u, int64_t places, int64_t tiles, int64_t V, int64_t o0,
+                          int64_t on, float* s, int first) {
+  for (int64_t p = 0, P = sum_rows(static_cast<int>(V)); p < on; p += P)
+    kSumTiles[V - 1](e + (o0 + p) / kLanes * places * kLanes + (o0 + p) % kLanes, u, places * kLanes, tiles,
+                     s + p * V * kLanes, first);
+}
+
+// ---- planes to outputs ----
+
+// Bias, residual and activation as in gemm_tile.h; an image of outputs whose pixels lie y_h and y_w apart.
+template <class T>
+struct Epilogue {
+  Act act;
+  const T* residual;  // or null; offsets as for y
+  T* y;
+  int64_t y_h, y_w, H, W;
+
+  // The outputs of one tile and n channels, at `offset`, row h and column w; what lies outside of the image is
+  // left.
+  template <int m>
+  FASTCNN_OP void finish(vf (&v)[m][m], vf bias, int64_t offset, int64_t h, int64_t w, int n) const {
+    const vf low = set1(act == Act::none ? -__builtin_inff() : 0.0f),
+             high = set1(act == Act::relu6 ? 6.0f : __builtin_inff());
+    const int64_t rows = H - h < m ? H - h : m, columns = W - w < m ? W - w : m;
+    const bool whole = rows == m && columns == m && n == kLanes;
+#pragma GCC unroll 4
+    for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < m; ++c) v[r][c] = add(v[r][c], bias);
+    if (residual) {
+      const T* q = residual + offset;
+#pragma GCC unroll 4
+      for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < m; ++c) {
+          if (whole)
+            v[r][c] = add(v[r][c], load(q + r * y_h + c * y_w));
+          else if (r < rows && c < columns)
+            v[r][c] = add(v[r][c], loadn(q + r * y_h + c * y_w, n));
+        }
+    }
+    if (act != Act::none) {
+#pragma GCC unroll 4
+      for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < m; ++c) v[r][c] = vmin(high, vmax(low, v[r][c]));
+    }
+    T* d = y + offset;
+    if (whole) {
+#pragma GCC unroll 4
+      for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < m; ++c) store(d + r * y_h + c * y_w, v[r][c]);
+      return;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < m; ++c)
+        if (r < rows && c < columns) storen(d + r * y_h + c * y_w, v[r][c], n);
+  }
+};
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA
