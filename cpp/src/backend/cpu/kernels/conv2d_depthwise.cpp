@@ -165,17 +165,41 @@ FASTCNN_OP void inside(const Row& r, int64_t ow, int64_t& k0, int64_t& k1) {
   if (k1 > r.kW) k1 = r.kW;
 }
 
-void any_pixel(const Row& r, int64_t ow) {
-  int64_t k0, k1;
-  inside(r, ow, k0, k1);
+// T pixels at once whose windows see columns [k0, k1) of their taps inside the image.
+template <int T>
+void any_pixels(const Row& r, int64_t ow, int64_t k0, int64_t k1) {
+  const int64_t step = r.sW * r.x_w;
   for (int64_t c = 0; c < r.C; c += kLanes) {
     const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
-    vf acc[1] = {zero()};
+    vf acc[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) acc[t] = zero();
     for (int64_t kh = 0; kh < r.taps_h; ++kh)
-      for (int64_t kw = k0; kw < k1; ++kw)
-        acc[0] = fma(loadn(r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c, n),
-                     loadn(r.w + (kh * r.kW + kw) * r.C + c, n), acc[0]);
-    finish<1>(r, acc, ow, c, n);
+      for (int64_t kw = k0; kw < k1; ++kw) {
+        const float* x = r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c;
+        const vf w = loadn(r.w + (kh * r.kW + kw) * r.C + c, n);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) acc[t] = fma(loadn(x + t * step, n), w, acc[t]);
+      }
+    finish<T>(r, acc, ow, c, n);
+  }
+}
+
+// A row in runs of 8 (or 4) whole windows; windows at the borders go one by one. pixels.at<T>(ow, k0, k1).
+template <class F>
+FASTCNN_OP void cut_any_row(const Row& r, F&& pixels) {
+  for (int64_t ow = 0; ow < r.oW;) {
+    int64_t k0, k1, l0, l1;
+    inside(r, ow, k0, k1);
+    if (k0 == 0 && k1 == r.kW && ow + kPixels <= r.oW) {
+      inside(r, ow + kPixels - 1, l0, l1);
+      if (l1 == r.kW) {
+        pixels.template at<kPixels>(ow, k0, k1);
+        ow += kPixels;
+        continue;
+      }
+    }
+    pixels.template at<1>(ow++, k0, k1);
   }
 }
 
@@ -191,9 +215,14 @@ template <int K, int S>
 void row(const Row& r) {
   cut_row(r.oW, ForwardRow<K, S>{r});
 }
-void any_row(const Row& r) {
-  for (int64_t ow = 0; ow < r.oW; ++ow) any_pixel(r, ow);
-}
+struct AnyPixels {
+  const Row& r;
+  template <int T>
+  FASTCNN_OP void at(int64_t ow, int64_t k0, int64_t k1) const {
+    any_pixels<T>(r, ow, k0, k1);
+  }
+};
+void any_row(const Row& r) { cut_any_row(r, AnyPixels{r}); }
 
 using RowFn = void (*)(const Row&);
 RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
@@ -202,6 +231,7 @@ RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
       case 1: return row<1, 1>;
       case 2: return row<2, 1>;
       case 3: return row<3, 1>;
+      case 4: return row<4, 1>;
       case 5: return row<5, 1>;
       case 7: return row<7, 1>;
     }
@@ -273,19 +303,24 @@ struct GradTile {
   }
 };
 
-void grad_pixel(const Row& r, int64_t ow) {
-  int64_t k0, k1;
-  inside(r, ow, k0, k1);
-  for (int64_t kh = 0; kh < r.taps_h; ++kh)
-    for (int64_t kw = k0; kw < k1; ++kw)
-      for (int64_t c = 0; c < r.C; c += kLanes) {
-        const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
+template <int T>
+void grad_pixels(const Row& r, int64_t ow, int64_t k0, int64_t k1) {
+  const int64_t step = r.sW * r.x_w;
+  for (int64_t c = 0; c < r.C; c += kLanes) {
+    const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
+    vf d[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) d[t] = loadn(r.dy + (ow + t) * r.y_w + c, n);
+    for (int64_t kh = 0; kh < r.taps_h; ++kh)
+      for (int64_t kw = k0; kw < k1; ++kw) {
+        const float* x = r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c;
         float* dw = r.dw + (kh * r.kW + kw) * r.C + c;
-        storen(dw,
-               fma(loadn(r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c, n),
-                   loadn(r.dy + ow * r.y_w + c, n), loadn(dw, n)),
-               n);
+        vf sum = loadn(dw, n);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum = fma(loadn(x + t * step, n), d[t], sum);
+        storen(dw, sum, n);
       }
+  }
 }
 
 template <int K, int S>
@@ -300,9 +335,14 @@ template <int K, int S>
 void grad_row(const Row& r) {
   cut_row(r.oW, GradRow<K, S>{r});
 }
-void any_grad_row(const Row& r) {
-  for (int64_t ow = 0; ow < r.oW; ++ow) grad_pixel(r, ow);
-}
+struct AnyGradPixels {
+  const Row& r;
+  template <int T>
+  FASTCNN_OP void at(int64_t ow, int64_t k0, int64_t k1) const {
+    grad_pixels<T>(r, ow, k0, k1);
+  }
+};
+void any_grad_row(const Row& r) { cut_any_row(r, AnyGradPixels{r}); }
 
 RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
   if (dW != 1) return any_grad_row;
