@@ -58,10 +58,11 @@ struct Uses {
 bool constant_external(const Graph& g, const Uses& uses, int buffer);
 
 // Passes, in the order in which compile runs them; each is one file in passes/.
-void simplify(Graph& g);      // common subexpressions, dead nodes
-void fuse(Graph& g);          // conv+bias+activation, batch_norm+residual+activation, and their backward twins
-void norm_on_load(Graph& g);  // batch_norm without its result, where convolutions can make it as they read
-void schedule(Graph& g);      // optimizer steps where their gradients are born
+void simplify(Graph& g);          // common subexpressions, dead nodes
+void fuse(Graph& g);              // conv+bias+activation, batch_norm+residual+activation, and their backward twins
+void norm_on_load(Graph& g);      // batch_norm without its result, where convolutions can make it as they read
+void norm_bwd_on_load(Graph& g);  // batch_norm_bwd without its result, where the convolution before can make it
+void schedule(Graph& g);          // optimizer steps where their gradients are born
 // Nodes whose operands are constant (constant_external, or made by such nodes) leave g.nodes: a plan runs them
 // once and again when a source has changed. Bounded: nothing large is kept that is cheap to make.
 std::vector<Node> take_constant(Graph& g);

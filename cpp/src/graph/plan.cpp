@@ -54,6 +54,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   fuse(graph_);
   simplify(graph_);
   norm_on_load(graph_);
+  norm_bwd_on_load(graph_);
   schedule(graph_);
   prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());
