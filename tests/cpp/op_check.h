@@ -76,13 +76,13 @@ struct Tolerance {
 };
 
 inline std::string difference(const Array& a, const Array& b, const Tolerance& t) {
-  const bool bf16 = a.dtype == DType::bfloat16, wide = a.dtype == DType::float64;
-  if (a.dtype != DType::float32 && !bf16 && !wide)
+  const bool bf16 = a.dtype == DType::bfloat16;
+  if (!is_floating(a.dtype))
     return std::memcmp(a.memory->data(), b.memory->data(), static_cast<size_t>(a.n) * dtype_size(a.dtype))
                ? "integers differ"
                : "";
-  auto value = [bf16, wide](const Array& v, int64_t i) {
-    if (wide) return v.as<double>()[i];
+  auto value = [bf16](const Array& v, int64_t i) {
+    if (v.dtype == DType::float64) return v.as<double>()[i];
     return bf16 ? double(static_cast<float>(v.as<bfloat16>()[i])) : double(v.f()[i]);
   };
   // Two roundings of almost the same number may be neighbours.

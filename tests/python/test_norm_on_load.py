@@ -1,5 +1,5 @@
 """Batch norms whose result is never stored in training plans: the convolutions that read it make it from the norm's
-input. Seen to happen, with eager's numbers bit for bit, and to stay away where somebody else needs the result."""
+input. Seen to happen, with eager's numbers, and to stay away where somebody else needs the result."""
 
 from __future__ import annotations
 
@@ -47,26 +47,38 @@ def readers(f, op):
     return [s["implementation"] for s in steps if re.search(r"\(2, \d+\)", s["shapes"].split("->")[0])]
 
 
+def norm_in_joint(f):
+    """The same of both backward passes in one, whose last inputs mean and affine are behind those of its output."""
+    steps = [s for s in f._core.steps() if s["op"] == "conv2d_bwd"]
+    return [s["implementation"] for s in steps if re.search(r"\(3, \d+\).* \(\d+,\) \(2, \d+\) ->", s["shapes"])]
+
+
 def compare(model, fn, x, exact=True):
-    """fn(x) compiled and not, from the same state; results and running statistics. Returns the compiled function."""
+    """fn(x) compiled and not, from the same state; results and running statistics. Returns the compiled function.
+
+    What is not the first result may differ in the last bits where norms take the sums of their gradient from the
+    convolution behind them, which adds them in another order."""
     state = {k: v.clone() for k, v in model.state_dict().items()}
     want = [t.numpy() for t in fn(x)] + [b.numpy().copy() for b in model.buffers()]
     model.load_state_dict(state)
     f = fc.compile(fn)
     got = [t.numpy() for t in f(x)] + [b.numpy().copy() for b in model.buffers()]
     assert len(got) == len(want)
-    for a, b in zip(got, want, strict=True):
-        if exact:
+    joint = [s for s in f._core.steps() if s["op"] == "conv2d_bwd"]
+    sums = any("(2, " in s["shapes"].split("->")[1] for s in joint)
+    most = max(np.abs(b).max() for b in want[1:])  # gradients that cancel are rounding of the others
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if exact and (i == 0 or not sums):
             np.testing.assert_array_equal(a, b)
         else:
-            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5 * np.abs(b).max())
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * np.abs(b).max() + 1e-6 * most)
     return f
 
 
 def with_gradients(model):
     def fn(x):
-        y = model(x)
-        return (y, *fc.grad((y * y).sum(), [x, *model.parameters()]))
+        y = model(x)  # of a norm: the gradient of its squares would be rounding alone
+        return (y, *fc.grad((y * y * y).sum(), [x, *model.parameters()]))
 
     return fn
 
@@ -91,7 +103,7 @@ def test_block_is_eager_bit_for_bit(sizes, act, kernel_isa):
     f = compare(model, with_gradients(model), rand(3, sizes["C"], 23, 17).requires_grad_())
     assert unstored(f) == 2, f.describe()
     assert readers(f, "conv2d") == ["depthwise", "dense"]
-    assert sorted(readers(f, "conv2d_bwd_weights")) == ["dense", "depthwise"]
+    assert sorted(readers(f, "conv2d_bwd_weights") + norm_in_joint(f)) == ["dense", "depthwise"]
     wide = f"(3, {sizes['wide']}, 23, 17)"
     written = [s for s in f._core.steps() if wide in s["shapes"].split("->")[1]]
     assert written and all(s["op"] != "batch_norm" for s in written), f.describe()
@@ -126,7 +138,7 @@ def test_training_steps(kernel_isa):
         losses.append([float(run(x, y)) for _ in range(6)] + [p.numpy().sum() for p in model.parameters()])
         if compiled:
             assert unstored(run) == 5, run.describe()  # the first block's last norm too: a relu and a 1x1 follow
-    assert losses[0] == losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-5)
     assert losses[0][5] < losses[0][0]
 
 
@@ -187,7 +199,7 @@ def test_other_readers_keep_the_result(kind, kernel_isa):
 
     f = compare(model, fn, x)
     assert unstored(f) == 0, f.describe()
-    assert not readers(f, "conv2d") and not readers(f, "conv2d_bwd_weights")
+    assert not readers(f, "conv2d") and not readers(f, "conv2d_bwd_weights") and not norm_in_joint(f)
 
 
 def test_two_convolutions_read_one_norm(kernel_isa):

@@ -103,6 +103,16 @@ FASTCNN_INLINE int pointwise_at(const DepthwisePointwiseParams& p) {
   return depthwise_at(p) + 1 + p.depthwise_bias;
 }
 
+// conv2d_bwd: both gradients of a convolution whose output only a batch norm read. `norm_act`: the activation
+// behind that norm, through which dy has yet to go (with an affine map among the inputs); none where dy is the
+// norm's own.
+struct Conv2dBwdParams {
+  Conv2dParams conv;
+  ActParams norm_act;
+  // With has_norm_in: dx has gone through in_act, and the sums that its norm needs are a result.
+  int64_t has_sums = 0;
+};
+
 // matmul family: C[b] (M,N) = op(A[b]) (M,K) * op(B[b]) (K,N); transposes come as strides of the operands.
 struct MatmulParams {
   int64_t batch = 1, M = 0, N = 0, K = 0;
@@ -132,6 +142,9 @@ struct BatchNormParams {
   int64_t has_dy2 = 0;      // backward: the gradient of y is the sum dy + dy2
   int64_t stats_only = 0;   // forward, with has_affine: no y, readers make it from x (Conv2dParams::has_norm_in)
   int64_t has_moments = 0;  // forward: mean and biased variance of x are given; stats_only does not read x then
+  // Backward: no dx, conv2d_bwd makes it: a*dz + b*(x - mean) + c with coef (3,C) of a, b, c.
+  int64_t coef_only = 0;
+  int64_t has_sums = 0;  // backward, without activation: the sums of dy and dy * (x - mean) are given
   ActParams act;
 };
 

@@ -34,6 +34,11 @@ int64_t flops_of(const Call& c) {
       const int64_t expand = p.has_expand ? p.H * p.W * p.C : 0, rest = p.oH * p.oW * (p.kH * p.kW + p.O);
       return 2 * p.N * p.E * (expand + rest);
     }
+    case OpKind::conv2d_bwd: {  // the two products; 5 per value of y to make its gradient
+      const Conv2dParams& p = c.as<Conv2dBwdParams>().conv;
+      const int64_t norm = 5 * in + ((p.has_norm_in ? 3 : 0) + (c.out.size() > 2 ? 4 : 0)) * c.in[2].numel();
+      return norm + 4 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+    }
     case OpKind::matmul: {
       const auto& p = c.as<MatmulParams>();
       return 2 * std::max<int64_t>(p.batch, 1) * p.M * p.N * p.K;
@@ -49,7 +54,10 @@ int64_t flops_of(const Call& c) {
       const auto& p = c.as<BatchNormParams>();
       return (p.has_moments ? 0 : 4) * in + (p.stats_only ? 0 : 3) * in;
     }
-    case OpKind::batch_norm_bwd: return 9 * in;
+    case OpKind::batch_norm_bwd: {
+      const auto& p = c.as<BatchNormParams>();
+      return ((p.has_sums ? 0 : 4) + (p.coef_only ? 0 : 5)) * in;
+    }
     case OpKind::layer_norm:
     case OpKind::group_norm: return 7 * in;
     case OpKind::layer_norm_bwd:
@@ -95,6 +103,10 @@ Cost cost_of(const Call& call) {
   if (call.kind == OpKind::batch_norm) {
     const auto& p = call.as<BatchNormParams>();
     if (p.stats_only && p.has_moments) cost.bytes -= bytes_of(call.in[0]);  // never read
+  }
+  if (call.kind == OpKind::batch_norm_bwd) {  // coefficients of given sums: no image is read
+    const auto& p = call.as<BatchNormParams>();
+    if (p.has_sums && p.coef_only) cost.bytes -= bytes_of(call.in[0]) + bytes_of(call.in[1]);
   }
   return cost;
 }

@@ -58,9 +58,10 @@ struct Uses {
 bool constant_external(const Graph& g, const Uses& uses, int buffer);
 
 // Passes, in the order in which compile runs them; each is one file in passes/.
-void simplify(Graph& g);      // common subexpressions, dead nodes
-void fuse(Graph& g);          // conv+bias+activation, batch_norm+residual+activation, and their backward twins
-void norm_on_load(Graph& g);  // batch_norm without its result, where convolutions can make it as they read
+void simplify(Graph& g);          // common subexpressions, dead nodes
+void fuse(Graph& g);              // conv+bias+activation, batch_norm+residual+activation, and their backward twins
+void norm_on_load(Graph& g);      // batch_norm without its result, where convolutions can make it as they read
+void norm_bwd_on_load(Graph& g);  // batch_norm_bwd without its result, where the convolution before can make it
 void depthwise_pointwise(Graph& g);  // depthwise convolutions with the 1x1 around them, in strips of rows
 void conv2d_moments(Graph& g);       // statistics of a batch_norm out of the convolution before it
 void schedule(Graph& g);             // optimizer steps where their gradients are born

@@ -17,6 +17,9 @@
   X(conv2d_bwd_data, Conv2dParams)                                                                             \
   /* x, dy [, mean(C), affine(2,C) if has_norm_in] -> dw [, dbias] */                                          \
   X(conv2d_bwd_weights, Conv2dParams)                                                                          \
+  /* dy, w, x, y, mean(O), coef(3,O) [, affine(2,O) if norm_act] [, mean(C), affine(2,C) if has_norm_in] */    \
+  /* -> dx, dw [, sums(2,C) float64]; the gradient of y is coef of batch_norm_bwd applied to dy and y */       \
+  X(conv2d_bwd, Conv2dBwdParams)                                                                               \
   /* a, b [, bias] -> c (batch,M,N); a stored (batch,M,K) or (batch,K,M) by trans_a; batched operands 3-D */   \
   X(matmul, MatmulParams)                                                                                      \
   /* x -> y, index(int32: h*W+w inside the plane of x) */                                                      \
@@ -31,7 +34,8 @@
   X(avg_pool2d_bwd, Pool2dParams)                                                                              \
   /* x, gamma, beta [, residual] [, moments(2,C)] -> y unless stats_only, mean, invstd (C) [, affine (2,C)] */ \
   X(batch_norm, BatchNormParams)                                                                               \
-  /* dy, x, gamma, mean, invstd [, y if act, or affine] [, dy2] -> dx, dgamma, dbeta [, dresidual] */          \
+  /* dy, x, gamma, mean, invstd [, y if act, or affine] [, dy2] [, sums(2,C) float64] */                       \
+  /* -> dx or coef, dgamma, dbeta [, dresidual] */                                                             \
   X(batch_norm_bwd, BatchNormParams)                                                                           \
   /* x, gamma, beta, mean, var [, residual] -> y; given statistics (inference) */                              \
   X(batch_norm_infer, BatchNormParams)                                                                         \

@@ -30,7 +30,7 @@ class Params {
   }
 
  private:
-  alignas(8) std::byte bytes_[256] = {};
+  alignas(8) std::byte bytes_[320] = {};
   size_t size_ = 0;
 };
 

@@ -54,6 +54,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   fuse(graph_);
   simplify(graph_);
   norm_on_load(graph_);
+  norm_bwd_on_load(graph_);
   depthwise_pointwise(graph_);
   conv2d_moments(graph_);
   schedule(graph_);

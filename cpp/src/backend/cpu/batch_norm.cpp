@@ -171,10 +171,12 @@ struct BackwardSpace {
 };
 
 const char* backward_declines(const Call& c) {
-  if (const char* why = images_decline(c, 1 | 2 | 32, 1 | 8)) return why;
-  const ActParams& a = c.as<BatchNormParams>().act;
-  if (c.as<BatchNormParams>().has_dy2 && !c.as<BatchNormParams>().has_residual)
-    return "dy2 without residual gradient";
+  const auto& p = c.as<BatchNormParams>();
+  Call images = c;  // but for given sums
+  if (p.has_sums) images.in = c.in.first(c.in.size() - 1);
+  if (const char* why = images_decline(images, 1 | 2 | 32, p.coef_only ? 8 : 1 | 8)) return why;
+  const ActParams& a = p.act;
+  if (p.has_dy2 && !p.has_residual) return "dy2 without residual gradient";
   if (a.act == Act::leaky_relu) return a.alpha > 0 ? nullptr : "slope is not positive";
   return a.act == Act::none || a.act == Act::relu || a.act == Act::relu6 ? nullptr : "activation is not fused";
 }
@@ -204,8 +206,12 @@ void backward(const Call& c) {
     for (float* t : {w.scale, w.shift}) tile(s, t);
   }
   const float *scale = again ? w.scale : nullptr, *shift = again ? w.shift : nullptr;
-  if (p.rows > 0) {
-    NormBwdSumsArgs a{s, dy, dy2, x, y, scale, shift, dz, w.mean, w.part, p.act};
+  if (p.has_sums) {
+    const double* sums = c.in[5].as<double>();
+    std::copy_n(sums, p.C, w.s1);
+    std::copy_n(sums + p.C, p.C, w.s2);
+  } else if (p.rows > 0) {
+    NormBwdSumsArgs a{s, dy, dy2, x, y, scale, shift, dz, w.mean, w.part, p.act, 0};
     auto kernel = half(c.in[1]) ? kernels()->norm_bwd_sums_bf16 : kernels()->norm_bwd_sums;
     for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
     parallel_for(p.C, 64,
@@ -219,6 +225,10 @@ void backward(const Call& c) {
     w.a[ch] = static_cast<float>(a);
     w.b[ch] = static_cast<float>(-a * r * r * w.s2[ch] / n);
     w.c[ch] = static_cast<float>(-a * w.s1[ch] / n);
+  }
+  if (p.coef_only) {
+    for (int i = 0; i < 3; ++i) std::copy_n(i == 0 ? w.a : i == 1 ? w.b : w.c, p.C, dx + i * p.C);
+    return;
   }
   for (float* t : {w.a, w.b, w.c}) tile(s, t);
   if (p.rows == 0) return;

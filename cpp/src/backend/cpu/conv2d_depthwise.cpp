@@ -4,78 +4,17 @@
 #include <cstring>
 
 #include "backend/cpu/conv2d_adaptors.h"
-#include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/conv2d_depthwise.h"
 #include "backend/cpu/moments_plan.h"
-#include "backend/cpu/norm_plan.h"
-#include "backend/cpu/row_strips.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 
 namespace fastcnn::cpu {
 namespace {
 
-const char* declines(const Call& c, Can can = {}) {
-  if (const char* why = declines_common(c, can)) return why;
-  const auto& p = c.as<Conv2dParams>();
-  if (p.groups != p.C || p.O != p.C) return "not one channel per group";
-  if (p.groups == 1) return "one group";
-  return nullptr;
-}
+constexpr int64_t kMomentPixels = 256;  // of a part of the moments
 
 int64_t grain(const GemmTask& t) { return ceil_div(16 * 1024, std::max<int64_t>(1, t.oW * t.C)); }
-
-// ---- a batch norm applied on load: strips of rows are normalised to a thread's scratch and read there ----
-
-constexpr int64_t kStripFloats = 64 * 1024;  // a quarter of L2
-constexpr int64_t kMomentPixels = 256;       // of a part
-
-// Rows of outputs in a strip.
-template <class Task>
-int64_t strip_rows(const Task& t) {
-  int64_t rows = 1;
-  while (rows < t.oH && rows_read(t, rows + 1) * t.x_h <= kStripFloats) ++rows;
-  return ceil_div(t.oH, ceil_div(t.oH, rows));
-}
-template <class Task>
-const char* norm_declines(const Task& t) {
-  return t.norm.on && rows_read(t, 1) * t.x_h > 2 * kStripFloats ? "input norm of long rows" : nullptr;
-}
-
-class InputNorm {
- public:
-  static int64_t floats(int64_t C) { return 3 * aligned(norm_shape(1, 1, C).period); }
-  // Tables of the period of norm_apply in `space`; nothing to do where `n` is off.
-  InputNorm(const NormIn& n, int64_t C, float* space) : args_{} {
-    if (!n.on) return;
-    NormShape& s = args_.s = norm_shape(1, 1, C);
-    const float* from[] = {n.mean, n.scale, n.shift};
-    const float** to[] = {&args_.mean, &args_.scale, &args_.shift};
-    for (int i = 0; i < 3; ++i, space += aligned(s.period)) {
-      std::copy_n(from[i], C, space);
-      tile(s, space);
-      *to[i] = space;
-    }
-    args_.act.act = n.act;
-  }
-  // The task on rows [from, to) of outputs (n, oh) of one image, which read normalised rows in `held`.
-  template <class Task>
-  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows& held) const {
-    held.hold(t, from, to, [&](int64_t n, int64_t first, int64_t last, float* y) {
-      NormApplyArgs a = args_;
-      a.s.rows = a.s.chunk_rows = (last - first) * t.W;
-      a.x = t.x + n * t.x_n + first * t.x_h, a.y = y;
-      kernels()->norm_apply(&a, 0, 1);
-    });
-    Task q = t;
-    q.x = held.scratch - held.n * t.x_n - held.h0 * t.x_h;
-    const auto far = reinterpret_cast<intptr_t>(t.x) - reinterpret_cast<intptr_t>(q.x);
-    q.norm.fetch = far / 4 + (to - from) * t.sH * t.x_h;
-    return q;
-  }
-
- private:
-  NormApplyArgs args_;
-};
 
 GemmTask depthwise_task(const Conv2dParams& p) {
   GemmTask t = forward_task(p);
@@ -86,7 +25,7 @@ GemmTask depthwise_task(const Conv2dParams& p) {
 }  // namespace
 
 const char* depthwise_declines(const Call& c) {
-  if (const char* why = declines(c, {.norm_in = true, .moments = true})) return why;
+  if (const char* why = depthwise_declines_common(c, {.norm_in = true, .moments = true})) return why;
   if (const char* why = norm_declines(depthwise_task(c.as<Conv2dParams>()))) return why;
   return fused_act(c.as<Conv2dParams>()) ? nullptr : "activation is not none, relu or relu6";
 }
@@ -171,7 +110,7 @@ void depthwise_run(const Call& c) {
   space.moments.merge(c);
 }
 
-const char* depthwise_bwd_data_declines(const Call& c) { return declines(c); }
+const char* depthwise_bwd_data_declines(const Call& c) { return depthwise_declines_common(c); }
 
 int64_t depthwise_bwd_data_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -189,9 +128,7 @@ void depthwise_bwd_data_run(const Call& c) {
   float* packed = static_cast<float*>(c.workspace);
   auto each = [&](auto&& f) {
     float* w = packed;
-    for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
-      by_channel(t, p);
-      if (t.kH * t.kW == 0) t.kH = t.kW = 0;
+    for_each_depthwise_residue(p, [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
       t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
       t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
       choose_stream(t, p.N * p.H * p.W * p.C, p.C);
@@ -200,9 +137,7 @@ void depthwise_bwd_data_run(const Call& c) {
     });
   };
   each([&](GemmTask& t, PackTask& q, int64_t src, float* w) {
-    for (int64_t kh = 0; kh < t.kH; ++kh)
-      for (int64_t kw = 0; kw < t.kW; ++kw, w += p.C)
-        k.transpose_matrix(c.in[1].as<float>() + src + kh * q.s_kh + kw * q.s_kw, p.kH * p.kW, p.C, w, 0, 1);
+    pack_depthwise_residue(p, t, q, c.in[1].as<float>() + src, w);
   });
   const int64_t rows = ceil_div(p.H, p.sH), band = p.sH * p.sW == 1 ? 1 : 4, bands = ceil_div(rows, band);
   const int64_t least = ceil_div(16 * 1024, std::max<int64_t>(1, band * p.sH * p.W * p.C));
@@ -219,27 +154,13 @@ void depthwise_bwd_data_run(const Call& c) {
   });
 }
 
-namespace {
-
-WeightsGradTask grad_task(const Conv2dParams& p) {
-  WeightsGradTask t = weights_task(p);
-  by_channel(t, p);
-  t.w_b = p.C * p.kH * p.kW;
-  // Chunks depend on the shape alone: they are the order of the sums.
-  t.chunks = std::clamp<int64_t>(t.N * t.oH / 4, 1, 32);
-  t.norm.on = p.has_norm_in != 0;
-  return t;
-}
-
-}  // namespace
-
 const char* depthwise_bwd_weights_declines(const Call& c) {
-  if (const char* why = declines(c, {.norm_in = true})) return why;
-  return norm_declines(grad_task(c.as<Conv2dParams>()));
+  if (const char* why = depthwise_declines_common(c, {.norm_in = true})) return why;
+  return norm_declines(depthwise_grad_task(c.as<Conv2dParams>()));
 }
 
 int64_t depthwise_bwd_weights_workspace(const Call& c) {
-  const WeightsGradTask t = grad_task(c.as<Conv2dParams>());
+  const WeightsGradTask t = depthwise_grad_task(c.as<Conv2dParams>());
   return 4 * (aligned(t.chunks * t.w_b) + aligned(t.chunks * t.C) + (t.norm.on ? InputNorm::floats(t.C) : 0));
 }
 
@@ -248,7 +169,7 @@ void depthwise_bwd_weights_run(const Call& c) {
   const KernelTable& k = *kernels();
   float* dw = c.out[0].as<float>();
   float* dbias = c.out.size() > 1 ? c.out[1].as<float>() : nullptr;
-  WeightsGradTask t = grad_task(p);
+  WeightsGradTask t = depthwise_grad_task(p);
   if (p.N * p.oH * p.oW == 0) {
     std::memset(dw, 0, static_cast<size_t>(t.w_b) * 4);
     if (dbias) std::memset(dbias, 0, static_cast<size_t>(t.C) * 4);

@@ -14,6 +14,11 @@ namespace fastcnn::cpu {
 constexpr int64_t kAlign = 16;  // floats; every part of a workspace starts on a cache line
 inline int64_t aligned(int64_t floats) { return ceil_div(floats, kAlign) * kAlign; }
 
+// From one array to another.
+inline int64_t floats_between(const float* from, const float* to) {
+  return (reinterpret_cast<intptr_t>(to) - reinterpret_cast<intptr_t>(from)) / 4;
+}
+
 inline int lanes() { return kernels()->vector_floats; }
 
 inline const char* norm_in_declines(const Call& c) {

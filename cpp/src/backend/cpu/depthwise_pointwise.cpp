@@ -135,7 +135,7 @@ void run(const Call& c) {
                    GemmTask d = t.depthwise;
                    d.x = x + image * d.x_n;
                    if (p.has_expand) {
-                     held.hold(d, from, to, [&](int64_t n, int64_t h0, int64_t h1, float* rows) {
+                     held.hold_for(d, from, to, [&](int64_t n, int64_t h0, int64_t h1, float* rows) {
                        const int64_t at = (n * p.H + h0) * p.W;
                        on_pixels(t.expand, x + at * p.C, rows, nullptr, (h1 - h0) * p.W, k);
                      });

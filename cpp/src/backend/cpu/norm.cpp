@@ -146,7 +146,7 @@ void group_backward(const Call& c) {
   for (int64_t n = 0; n < p.N; ++n)
     for (int64_t i = 0; i < p.C; ++i) w.table[0][n * s.period + i] = mean[n * p.groups + i / cg];
   tile(s, w.table[0]);
-  NormBwdSumsArgs sums{s, dy, nullptr, x, nullptr, nullptr, nullptr, nullptr, w.table[0], w.part, {}};
+  NormBwdSumsArgs sums{s, dy, nullptr, x, nullptr, nullptr, nullptr, nullptr, w.table[0], w.part, {}, 0};
   for_chunks(s, [&](int64_t b, int64_t e) { kernels()->norm_bwd_sums(&sums, b, e); });
   double count = static_cast<double>(cg * p.HW);
   parallel_for(p.N, 1, [&](int64_t b, int64_t e, int) {

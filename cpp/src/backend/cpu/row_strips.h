@@ -18,18 +18,23 @@ struct HeldRows {
   float* scratch;
   int64_t n = 0, h0 = 0, h1 = 0;
 
-  // Holds what rows [from, to) of outputs (n, oh) of one image read. Rows that the strip before has left are
-  // moved, the others come from make(n, first, last, to).
+  // Rows that the strip before has left are moved; make(begin, end, to) gives the others.
+  template <class Make>
+  void hold(int64_t image, int64_t begin, int64_t end, int64_t row_floats, Make&& make) {
+    const bool next = n == image && h0 <= begin && begin < h1 && h1 <= end;
+    const int64_t kept = next ? h1 - begin : 0;
+    if (kept > 0)
+      std::memmove(scratch, scratch + (begin - h0) * row_floats, static_cast<size_t>(kept * row_floats) * 4);
+    n = image, h0 = begin, h1 = end;
+    if (begin + kept < end) make(begin + kept, end, scratch + kept * row_floats);
+  }
+  // Holds what rows [from, to) of outputs (n, oh) of one image read; make(n, begin, end, to).
   template <class Task, class Make>
-  void hold(const Task& t, int64_t from, int64_t to, Make&& make) {
+  void hold_for(const Task& t, int64_t from, int64_t to, Make&& make) {
     const int64_t image = from / t.oH, first = from % t.oH * t.sH - t.pT;
-    const int64_t a = std::clamp<int64_t>(first, 0, t.H);
-    const int64_t b = std::clamp<int64_t>(first + rows_read(t, to - from), a, t.H);
-    const bool next = n == image && h0 <= a && a < h1 && h1 <= b;
-    const int64_t kept = next ? h1 - a : 0;
-    if (kept > 0) std::memmove(scratch, scratch + (a - h0) * t.x_h, static_cast<size_t>(kept * t.x_h) * 4);
-    n = image, h0 = a, h1 = b;
-    if (a + kept < b) make(n, a + kept, b, scratch + kept * t.x_h);
+    const int64_t begin = std::clamp<int64_t>(first, 0, t.H);
+    const int64_t end = std::clamp<int64_t>(first + rows_read(t, to - from), begin, t.H);
+    hold(image, begin, end, t.x_h, [&](int64_t a, int64_t b, float* dst) { make(image, a, b, dst); });
   }
 };
 

@@ -201,7 +201,7 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
       if (Two) dz = add(dz, get(dy2 + i, n));
       if (A != Act::none)
         dz = act_grad<A>(dz, output_of<A, Again>(y, i, centred, sc[v], sh[v], alpha, n), alpha, 0);
-      if (Dz) put(to + i, dz, n, false);
+      if (Dz) put(to + i, dz, n, p.nt != 0);
       a[v] = add(a[v], dz);
       q[v] = fma(dz, centred, q[v]);
     }
@@ -238,6 +238,7 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
         for (int64_t ch = 0; ch < s.C; ++ch) part[ch] += s1[t * s.C + ch], part[s.C + ch] += s2[t * s.C + ch];
     }
   }
+  if (Dz && p.nt) fence();
 }
 
 // Chunks go last to first: what the previous pass touched last is still in cache.

@@ -32,6 +32,7 @@ struct Row {
   int64_t oW, W, pL;
   int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
   int64_t fetch;  // from x to what is fetched
+  int64_t fetch_dy;
 };
 
 // Lines of the rows that the next row of outputs adds, under `pixels` columns. Channels are the inner loop, so
@@ -277,7 +278,7 @@ FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int
   if (r.ahead && kh + H >= r.taps_h) {
     fetch_below<T * S>(r, x + H * r.x_kh + r.pL * r.x_w);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) __builtin_prefetch(dy + (r.oW + t) * r.y_w, 0, 2);
+    for (int t = 0; t < T; ++t) __builtin_prefetch(dy + r.fetch_dy + t * r.y_w, 0, 2);
   }
 }
 
@@ -429,6 +430,7 @@ void conv2d_depthwise_moments(const MomentsOut& m, double n) {
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
   const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   Row r = start_row(t);
+  r.fetch_dy = t.fetch_dy ? t.fetch_dy : t.oW * t.y_w;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t n = i / t.oH, oh = i % t.oH;
     r.dw = t.dw + locate(t, n, oh, r) * t.kW * t.C;

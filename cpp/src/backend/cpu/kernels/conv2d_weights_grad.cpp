@@ -75,9 +75,10 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
     const T* x = reinterpret_cast<const T*>(t.x) + batch * t.x_b + c0;
     const T* dy = reinterpret_cast<const T*>(t.dy) + batch * t.y_b + o0;
     const NormIn norm = norm_from(t.norm, batch * t.x_b + c0);
-    const int64_t last = strips * (chunk + 1) / t.chunks;
-    int first = 1;
-    for (int64_t strip = strips * chunk / t.chunks; strip < last; ++strip, first = 0) {
+    const int64_t start = strips * chunk / t.chunks, end_of_chunk = strips * (chunk + 1) / t.chunks;
+    const int64_t last = t.strip1 ? t.strip1 : end_of_chunk;
+    int first = !t.strip1 || t.strip0 == start;
+    for (int64_t strip = t.strip1 ? t.strip0 : start; strip < last; ++strip, first = 0) {
       auto origin = [&](int64_t s, int64_t& n0, int64_t& oh0, int64_t& ow0) {
         n0 = s / (strips_h * strips_w) * t.nb, oh0 = s / strips_w % strips_h * t.ohb, ow0 = s % strips_w * t.owb;
       };
@@ -136,12 +137,13 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
       // strip.
       Ahead ahead;
       const T *x1 = nullptr, *dy1 = nullptr;
-      if (fetch && strip + 1 < last) {
+      if (fetch && strip + 1 < end_of_chunk) {
         int64_t n1, oh1, ow1;
         origin(strip + 1, n1, oh1, ow1);
         x1 = x + n1 * t.x_n + (oh1 * t.sH - t.pT) * t.x_h + (ow1 * t.sW - t.pL) * t.x_w;
         dy1 = dy + n1 * t.y_n + oh1 * t.y_h + ow1 * t.y_w;
       }
+      if (t.fetch_dy) dy1 = from + t.fetch_dy;
       const int64_t bursts = nn * hh * ceil_div(words, burst) * t.kH * runs_w;
       auto fetch_x = [&](const T* next, int64_t n, int64_t tiles) {
         ahead.x = image_ahead(next, n, t.kW == 1 ? ww : (ww - 1) * t.sW + 1, t.kW == 1 ? t.sW * t.x_w : t.x_w,

@@ -151,6 +151,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                 prefetch(as + a_off[p] + ahead + line * kLineWords);
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
+            if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
             const float* at = as;
             if (kPerWord<T> == 1 && by_tile) {
               float* to = scratch + a_off[p0];

@@ -11,7 +11,7 @@ namespace fastcnn {
 struct NormIn {
   const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // of the channels
   Act act = Act::none;                                              // none, relu or relu6
-  int64_t fetch = 0;  // depthwise, whose x is normalised already: floats from a row to the one to fetch meanwhile
+  int64_t fetch = 0;  // where x lies in cache: floats from it to what is fetched meanwhile
   int32_t on = 0;     // known before the addresses are
 };
 
@@ -84,6 +84,9 @@ struct WeightsGradTask {
   int32_t o_inner = 0;  // vectors over output channels: for few input channels
   int32_t panels = 0;   // x is copied to panels of vectors instead of rows of pixels
   NormIn norm;          // float32
+  // Where `strip1` is not 0: these strips of a chunk alone; the first of a chunk starts its sums.
+  int64_t strip0 = 0, strip1 = 0;
+  int64_t fetch_dy = 0;  // where dy lies in cache: floats from it to what is fetched meanwhile
 };
 
 // How conv2d_weights_grad copies what a strip needs of x. In panels a single tap row keeps every sH-th row only,

@@ -42,6 +42,7 @@ struct NormBwdSumsArgs {
   const float* mean;
   double* part;
   ActParams act;
+  int nt;  // non-temporal stores of dz
 };
 
 // dx = a*dz + b*(x - mean) + c with dz = dy * act'(y).

@@ -65,7 +65,8 @@ void batch_norm_bwd(const Call& c) {
     throw std::logic_error("batch_norm_bwd: this activation cannot be differentiated from its output");
   Reader dy(c.in[0]), x(c.in[1]), gamma(c.in[2]), mean(c.in[3]), invstd(c.in[4]), y;
   bool act = p.act.act != Act::none;
-  Reader dy2;
+  Reader dy2, sums;
+  if (p.has_sums) sums = c.in[c.in.size() - 1];
   if (act) y = c.in[5];  // or the affine map of the forward pass
   if (p.has_dy2) dy2 = c.in[c.in.size() - 1];
   auto dz_at = [&](int64_t i, int64_t ch) {
@@ -77,18 +78,24 @@ void batch_norm_bwd(const Call& c) {
   if (p.has_residual) dres = c.out[3];
   for (int64_t ch = 0; ch < p.C; ++ch) {
     double m = mean[ch], s = invstd[ch], sum = 0, dot = 0, n = static_cast<double>(std::max<int64_t>(p.rows, 1));
-    for (int64_t r = 0; r < p.rows; ++r) {
+    for (int64_t r = 0; r < p.rows && !p.has_sums; ++r) {
       int64_t i = r * p.C + ch;
       double dz = dz_at(i, ch);
       sum += dz;
       dot += dz * (x[i] - m) * s;
     }
+    if (p.has_sums) sum = sums[ch], dot = sums[p.C + ch] * s;
     dgamma.set(ch, dot);
     dbeta.set(ch, sum);
+    if (p.coef_only) {
+      dx.set(ch, gamma[ch] * s);
+      dx.set(p.C + ch, -gamma[ch] * s * s * dot / n);
+      dx.set(2 * p.C + ch, -gamma[ch] * s * sum / n);
+    }
     for (int64_t r = 0; r < p.rows; ++r) {
       int64_t i = r * p.C + ch;
       double dz = dz_at(i, ch);
-      dx.set(i, gamma[ch] * s * (dz - sum / n - (x[i] - m) * s * dot / n));
+      if (!p.coef_only) dx.set(i, gamma[ch] * s * (dz - sum / n - (x[i] - m) * s * dot / n));
       if (p.has_residual) dres.set(i, dz);
     }
   }

@@ -1,0 +1,129 @@
+// What it is: conv2d_bwd on the CPU for depthwise convolutions: strips of rows, for each of which the gradient of
+// the convolution's output is made once in a thread's scratch, with the rows around it that the pass to data
+// reads. Sums have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/).
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_bwd.h"
+#include "backend/cpu/conv2d_depthwise.h"
+#include "backend/cpu/scratch.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+// Rows of dx go in bands, one row of each residue modulo the stride; band g belongs to row g of dy.
+int64_t bands(const Conv2dParams& p) { return ceil_div(p.H, p.sH); }
+
+constexpr int64_t kJointFloats = 96 * 1024;  // of rows of x and dx in a strip
+
+struct DepthwiseJoint {
+  std::vector<GemmTask> data;  // of the residues
+  WeightsGradTask weights;
+  int64_t packed = 0;            // floats
+  int64_t above = 0, below = 0;  // band g reads rows [g - above, g + below] of dy
+  int64_t rows = 1;              // of dy, in a strip
+  bool has_sums;
+
+  explicit DepthwiseJoint(const Conv2dBwdParams& joint)
+      : weights(depthwise_grad_task(joint.conv)), has_sums(joint.has_sums != 0) {
+    const Conv2dParams& p = joint.conv;
+    for_each_depthwise_residue(p, [&](GemmTask& t, PackTask&, int64_t, int64_t) {
+      if (t.kH > 0) above = std::max(above, t.pT), below = std::max(below, (t.kH - 1) * t.dH - t.pT);
+      packed += t.kH * t.kW * p.C;
+    });
+    rows = strip_rows(weights);
+    while (rows > 1 && (held_rows() * weights.y_h > kRowsFloats || x_floats() + dx_floats() > kJointFloats))
+      --rows;
+  }
+  int64_t held_rows() const { return std::min(weights.oH, rows + above + below); }
+  int64_t x_floats() const { return weights.norm.on ? aligned(rows_read(weights, rows) * weights.x_h) : 0; }
+
+  int64_t dx_floats() const { return has_sums ? aligned(rows * weights.sH * weights.x_h) : 0; }
+
+  void pack(const Conv2dParams& p, const float* w, float* dx, float* space) {
+    for_each_depthwise_residue(p, [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
+      t.w = space, t.y = dx + dst;
+      choose_stream(t, p.N * p.H * p.W * p.C, p.C);
+      pack_depthwise_residue(p, t, q, w + src, space);
+      space += t.kH * t.kW * p.C;
+      data.push_back(t);
+    });
+  }
+};
+
+}  // namespace
+
+const char* depthwise_joint_declines(const Call& c) {
+  if (const char* why = joint_declines(c)) return why;
+  if (const char* why = depthwise_declines_common(conv_call(c), {.norm_in = true})) return why;
+  const auto& p = c.as<Conv2dBwdParams>().conv;
+  if (p.N * p.C * p.oH * p.oW == 0) return "empty";
+  if (bands(p) != p.oH) return "rows of dx and dy do not go together";
+  const DepthwiseJoint j(c.as<Conv2dBwdParams>());
+  if (const char* why = norm_declines(j.weights)) return why;
+  return j.held_rows() * j.weights.y_h > 2 * kRowsFloats ? "long rows" : nullptr;
+}
+
+int64_t depthwise_joint_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dBwdParams>();
+  const DepthwiseJoint j(p);
+  return 4 * (aligned(j.packed) + aligned(j.weights.chunks * j.weights.w_b) + OutputGrad::floats(p.conv.C) +
+              (j.weights.norm.on ? InputNorm::floats(p.conv.C) : 0) + InputSums::floats(p, j.weights.chunks));
+}
+
+void depthwise_joint_run(const Call& c) {
+  const auto& p = c.as<Conv2dBwdParams>();
+  const KernelTable& k = *kernels();
+  DepthwiseJoint j(p);
+  float* space = static_cast<float*>(c.workspace);
+  j.pack(p.conv, c.in[1].as<float>(), c.out[0].as<float>(), space);
+  space += aligned(j.packed);
+  WeightsGradTask& w = j.weights;
+  w.x = c.in[2].as<float>(), w.dw = space, w.norm = norm_in(conv_call(c), norm_in_at(p));
+  space += aligned(w.chunks * w.w_b);
+  const OutputGrad grad(c, space);
+  space += OutputGrad::floats(w.C);
+  const InputNorm norm(w.norm, w.C, space);
+  const InputSums sums(c, norm_in_at(p), space + InputNorm::floats(w.C));
+  const float* dy = c.in[0].as<float>();
+  const int64_t lines = w.N * w.oH;
+  const int64_t held = j.x_floats() + aligned(j.held_rows() * w.y_h), room = sums.on() ? aligned(4 * w.C) : 0;
+  with_scratch(w.chunks, 1, held + j.dx_floats() + room, [&](int64_t b, int64_t e, float* scratch) {
+    HeldRows x{scratch}, made{scratch + j.x_floats()};
+    float* dx = scratch + held;
+    for (int64_t chunk = b; chunk < e; ++chunk) {
+      if (sums.on()) sums.clear(chunk);
+      WeightsGradTask q = w;
+      q.dw += chunk * w.w_b;
+      std::memset(q.dw, 0, static_cast<size_t>(w.w_b) * 4);
+      const int64_t last = lines * (chunk + 1) / w.chunks;
+      for (int64_t from = lines * chunk / w.chunks, to; from < last; from = to) {
+        const int64_t n = from / w.oH, first = n * w.oH;
+        to = std::min({last, from + j.rows, first + w.oH});
+        const int64_t h0 = std::max(from - first - j.above, int64_t{0});
+        const int64_t h1 = std::min(to - first + j.below, w.oH);
+        made.hold(n, h0, h1, w.y_h, [&](int64_t begin, int64_t end, float* dst) {
+          grad.make((first + begin) * w.oW, (first + end) * w.oW, dst);
+        });
+        q.dy = made.scratch - n * w.y_n - h0 * w.y_h;
+        q.fetch_dy = floats_between(q.dy, c.in[3].as<float>()) + (to - from + j.below) * w.y_h;
+        k.conv2d_depthwise_weights_grad(w.norm.on ? norm.on_strip(q, from, to, x) : q, from, to);
+        const int64_t row0 = n * w.H + (from - first) * w.sH, row1 = n * w.H + std::min((to - first) * w.sH, w.H);
+        for (GemmTask t : j.data) {
+          if (sums.on()) t.y += floats_between(c.out[0].as<float>() + row0 * w.x_h, dx), t.stream = 0;
+          t.x = q.dy;
+          t.norm.fetch = floats_between(t.x, dy) + (to - from - 1) * t.x_h;
+          k.conv2d_depthwise(t, n * t.oH + std::min(from - first, t.oH), n * t.oH + std::min(to - first, t.oH));
+        }
+        if (sums.on()) sums.add(chunk, row0 * w.W, row1 * w.W, dx, reinterpret_cast<double*>(dx + j.dx_floats()));
+      }
+    }
+  });
+  k.sum_arrays(w.dw, w.w_b, w.chunks, w.dw, 0, w.w_b);
+  k.transpose_matrix(w.dw, w.C, p.conv.kH * p.conv.kW, c.out[1].as<float>(), 0, w.C);
+  if (sums.on()) sums.finish(w.chunks, c.out[2].as<double>());
+}
+
+}  // namespace fastcnn::cpu

@@ -1,0 +1,57 @@
+// What it is: both gradients of a convolution before a batch norm, as its parts: the gradient of the convolution's
+// output from coef, then the references of the two backward passes. What it is not: one pass.
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "backend/cpu/ref/access.h"
+#include "backend/cpu/ref/act.h"
+
+namespace fastcnn::cpu::ref {
+
+void conv2d_bwd(const Call& c) {
+  const auto& p = c.as<Conv2dBwdParams>();
+  expect_floating(c.in[0], "conv2d_bwd");
+  const Reader dy(c.in[0]), y(c.in[3]), mean(c.in[4]), coef(c.in[5]);
+  const bool act = p.norm_act.act != Act::none;
+  Reader affine;
+  if (act) affine = c.in[6];
+  const int64_t O = p.conv.O, n = p.conv.N * p.conv.oH * p.conv.oW * O;
+  std::vector<std::byte> memory(static_cast<size_t>(n) * dtype_size(c.in[0].dtype));
+  Operand grad = c.in[0];
+  grad.data = memory.data();
+  const Writer g(grad);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t o = i % O;
+    const double centred = y[i] - mean[o];
+    const double z = act ? apply_act(p.norm_act, centred * affine[o] + affine[O + o]) : 0;
+    const double dz = act ? act_bwd(p.norm_act, dy[i], z) : dy[i];
+    g.set(i, coef[o] * dz + coef[O + o] * centred + coef[2 * O + o]);
+  }
+  const Operand data[] = {grad, c.in[1]};
+  Call part = c;
+  part.params = &p.conv, part.in = data, part.out = c.out.first(1);
+  conv2d_bwd_data(part);
+  const size_t at = act ? 7 : 6;
+  std::vector<Operand> weights{c.in[2], grad};
+  weights.insert(weights.end(), c.in.begin() + at, c.in.end());
+  part.in = weights, part.out = c.out.subspan(1, 1);
+  conv2d_bwd_weights(part);
+  if (!p.has_sums) return;
+  const Reader x(c.in[2]), in_mean(c.in[at]), in_affine(c.in[at + 1]), dx(c.out[0]);
+  const Writer dz(c.out[0]), sums(c.out[2]);
+  const int64_t C = p.conv.C, pixels = p.conv.N * p.conv.H * p.conv.W;
+  for (int64_t ch = 0; ch < C; ++ch) {
+    double sum = 0, dot = 0;
+    for (int64_t i = ch; i < pixels * C; i += C) {
+      const double centred = x[i] - in_mean[ch];
+      const double z = apply_act(p.conv.in_act, centred * in_affine[ch] + in_affine[C + ch]);
+      const double d = p.conv.in_act.act == Act::none ? dx[i] : act_bwd(p.conv.in_act, dx[i], z);
+      dz.set(i, d);
+      sum += d, dot += d * centred;
+    }
+    sums.set(ch, sum), sums.set(C + ch, dot);
+  }
+}
+
+}  // namespace fastcnn::cpu::ref
