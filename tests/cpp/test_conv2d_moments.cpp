@@ -118,6 +118,8 @@ TEST_CASE("moments of dense conv2d") {
 TEST_CASE("moments of Winograd conv2d") {
   for (int64_t p : {0, 1, 2}) check({4, 32, 30, 29, 32, 3, 3, 1, p});
   check({8, 16, 32, 32, 16, 3, 3, 1, 1});
+  check({16, 32, 14, 14, 64, 5, 5, 1, 2});
+  check({5, 40, 13, 15, 24, 5, 5, 1, 1});
   check({3, 40, 27, 21, 24, 3, 3, 1, 1});
   check({6, 72, 14, 15, 80, 3, 3, 1, 1, 1, 2});  // two groups of channels
   check({2, 144, 14, 14, 160, 3, 3, 1, 1});
