@@ -98,6 +98,66 @@ void index_add_run(const Call& c) {
   });
 }
 
+// The index reaches as far as x along all dims but one.
+const char* declines_columns(const Call& c) {
+  if (!kernels()) return "no kernels in this ISA";
+  const Operand &whole = c.kind == OpKind::gather ? c.in[0] : c.out[0], &index = c.in[1];
+  for (int d = 0; d < index.ndim; ++d)
+    if (d != c.as<IndexParams>().dim && index.shape[d] != whole.shape[d]) return "part of x";
+  return nullptr;
+}
+
+void gather_run(const Call& c) {
+  const auto& p = c.as<IndexParams>();
+  const Operand &x = c.in[0], &index = c.in[1], &y = c.out[0];
+  check_indices("gather", index, p.size, 0);
+  if (y.numel() == 0) return;
+  const Slices s = slices(y, p.dim);
+  const int64_t n = y.shape[p.dim];
+  const int64_t* at = index.as<int64_t>();
+  auto copy = [&]<class T>(T) {
+    parallel_for(s.outer * n, 8 * 1024 / s.inner + 1, [&](int64_t b, int64_t e, int) {
+      for (int64_t i = b; i < e; ++i) {
+        const T* from = x.as<T>() + i / n * p.size * s.inner;
+        for (int64_t j = 0, o = i * s.inner; j < s.inner; ++j, ++o) y.as<T>()[o] = from[at[o] * s.inner + j];
+      }
+    });
+  };
+  switch (dtype_size(y.dtype)) {
+    case 1: return copy(uint8_t{});
+    case 2: return copy(uint16_t{});
+    case 4: return copy(uint32_t{});
+    default: return copy(uint64_t{});
+  }
+}
+
+const char* declines_scatter_add(const Call& c) {
+  if (const char* why = declines_add(c)) return why;
+  return declines_columns(c);
+}
+
+// Every thread owns columns along the dim: sums keep the order of the indices.
+void scatter_add_run(const Call& c) {
+  const auto& p = c.as<IndexParams>();
+  const Operand &dy = c.in[0], &index = c.in[1], &dx = c.out[0];
+  check_indices("scatter_add", index, p.size, 0);
+  zero_fill(dx);
+  if (dy.numel() == 0 || dx.numel() == 0) return;
+  const Slices s = slices(dx, p.dim);
+  const int64_t n = dy.shape[p.dim], block = std::min<int64_t>(s.inner, 64),
+                blocks = (s.inner + block - 1) / block;
+  const int64_t* at = index.as<int64_t>();
+  parallel_for(s.outer * blocks, 8 * 1024 / (n * block) + 1, [&](int64_t b, int64_t e, int) {
+    for (int64_t item = b; item < e; ++item) {
+      const int64_t o = item / blocks, j0 = item % blocks * block, j1 = std::min(s.inner, j0 + block);
+      float* to = dx.as<float>() + o * p.size * s.inner;
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = j0, from = (o * n + i) * s.inner + j0; j < j1; ++j, ++from)
+          to[at[from] * s.inner + j] += dy.as<float>()[from];
+    }
+  });
+}
+
 const char* declines_cat(const Call& c) {
   if (!kernels()) return "no kernels in this ISA";
   for (const Operand& x : c.in)
@@ -139,12 +199,14 @@ List index_add_list() {
 }
 
 List gather_list() {
-  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::gather}};
+  static const Implementation list[] = {{"columns", declines_columns, nullptr, gather_run},
+                                        {"ref", nullptr, nullptr, ref::gather}};
   return list;
 }
 
 List scatter_add_list() {
-  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::scatter_add}};
+  static const Implementation list[] = {{"columns", declines_scatter_add, nullptr, scatter_add_run},
+                                        {"ref", nullptr, nullptr, ref::scatter_add}};
   return list;
 }
 
