@@ -91,8 +91,7 @@ GemmTask depthwise_task(const Conv2dParams& p) {
 
 const char* depthwise_declines(const Call& c) {
   if (const char* why = declines(c, true)) return why;
-  if (const char* why = norm_declines(depthwise_task(c.as<Conv2dParams>()))) return why;
-  return fused_act(c.as<Conv2dParams>()) ? nullptr : "activation is not none, relu or relu6";
+  return norm_declines(depthwise_task(c.as<Conv2dParams>()));
 }
 
 int64_t depthwise_workspace(const Call& c) {

@@ -33,6 +33,7 @@ inline const char* declines_common(const Call& c, bool norm_in = false) {
   return nullptr;
 }
 
+// In the registers of a kernel; dense and depthwise kernels apply others to what they have just stored.
 inline bool fused_act(const Conv2dParams& p) {
   return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
 }
@@ -52,8 +53,8 @@ inline int64_t norm_in_at(const Conv2dParams& p) { return 2 + p.has_bias; }  // 
 // Past some size the result leaves the caches before it is read: do not read its lines in first.
 constexpr int64_t kStreamFloats = 3 * 1024 * 1024;
 inline void choose_stream(GemmTask& t, int64_t floats, int64_t channels) {  // of the whole result
-  t.stream = floats >= kStreamFloats && t.nc == 1 && channels % lanes() == 0 && t.O % lanes() == 0 &&
-             reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
+  t.stream = floats >= kStreamFloats && t.nc == 1 && t.late.act == Act::none && channels % lanes() == 0 &&
+             t.O % lanes() == 0 && reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
 }
 
 // A window as large as the image is a product of matrices: one pixel with all of it as channels.
@@ -78,7 +79,11 @@ inline GemmTask forward_task(const Conv2dParams& p) {
   }
   t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
   t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
-  t.act = p.act.act, t.norm.on = p.has_norm_in != 0;
+  if (fused_act(p))
+    t.act = p.act.act;
+  else
+    t.late = p.act;
+  t.norm.on = p.has_norm_in != 0;
   return t;
 }
 
