@@ -62,11 +62,13 @@ void check(Conv2dParams p) {
   REQUIRE(p.oW > 0);
   const int64_t x = p.N * p.C * p.H * p.W, y = p.N * p.O * p.oH * p.oW, w = p.O * p.C / p.groups * p.kH * p.kW;
   auto add = [](std::vector<Buffer>& v, int64_t n, uint32_t seed) { v.emplace_back(n), v.back().random(seed); };
-  for (int variant = 0; variant < 4; ++variant) {  // plain, bias, bias + residual + relu, residual + relu6
+  // Plain, bias, bias + residual + relu, residual + relu6, bias + silu, residual + hardswish.
+  for (int variant = 0; variant < 6; ++variant) {
     Conv2dParams q = p;
-    q.has_bias = variant == 1 || variant == 2;
-    q.has_residual = variant >= 2;
-    q.act.act = variant == 2 ? Act::relu : variant == 3 ? Act::relu6 : Act::none;
+    q.has_bias = variant == 1 || variant == 2 || variant == 4;
+    q.has_residual = variant == 2 || variant == 3 || variant == 5;
+    constexpr Act acts[] = {Act::none, Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish};
+    q.act.act = acts[variant];
     std::vector<Buffer> in;
     add(in, x, 1), add(in, w, 2);
     // The error is measured against the largest output, which relu6 must not cut far below the largest sum.
@@ -209,17 +211,27 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p);  // written past the caches
 }
 
-TEST_CASE("conv2d: other dtypes and activations are left to the reference") {
+TEST_CASE("conv2d: every activation, after dense and depthwise kernels") {
+  for (int a = 0; a < static_cast<int>(Act::count); ++a)
+    for (Conv2dParams p : {Case(2, 20, 6, 7, 35, 1, 1).p, Case(1, 600, 5, 5, 40, 1, 1).p,
+                           Case(1, 19, 9, 9, 19, 3, 3).pad(1).groups(19).stride(2, 2).p,
+                           Case(2, 6, 7, 8, 12, 3, 3).pad(1).groups(2).p}) {
+      p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
+      p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+      p.act.act = static_cast<Act>(a), p.act.alpha = 0.4, p.act.beta = p.act.act == Act::softplus ? 20 : 1.5;
+      const std::vector<Array> in{normal(p.N * p.C * p.H * p.W, 1), normal(p.O * p.C / p.groups * p.kH * p.kW, 2)};
+      CHECK(check_op(cpu::conv2d_list(), &p, in, {{p.N * p.O * p.oH * p.oW}},
+                     text(p) + " activation " + std::to_string(a)) > 0);
+    }
+}
+
+TEST_CASE("conv2d: other dtypes are left to the reference") {
   Conv2dParams p = Case(1, 4, 5, 5, 4, 3, 3).pad(1).p;
   p.oH = p.oW = 5;
   Buffer x(100), w(144), y(100);
   Operand in[2] = {operand(x), operand(w)}, out[1] = {operand(y)};
   Call c;
   c.params = &p, c.in = in, c.out = out;
-  p.act.act = Act::gelu;
-  for (const Implementation& i : cpu::conv2d_list().first(cpu::conv2d_list().size() - 1))
-    CHECK(i.declines(c) != nullptr);
-  p.act.act = Act::none;
   in[0].dtype = in[1].dtype = out[0].dtype = DType::float64;
   for (cpu::List l : {cpu::conv2d_list(), cpu::conv2d_bwd_data_list(), cpu::conv2d_bwd_weights_list()})
     for (const Implementation& i : l.first(l.size() - 1)) CHECK(i.declines(c) != nullptr);

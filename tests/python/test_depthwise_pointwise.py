@@ -93,7 +93,7 @@ def test_weights_that_are_inputs(kernel_isa):
     assert f.info()["prepared_operands"] == 0
 
 
-@pytest.mark.parametrize("kind", ["expanded", "deep", "both", "as residual", "changed in place", "gelu", "3x3"])
+@pytest.mark.parametrize("kind", ["expanded", "deep", "both", "as residual", "changed in place", "softmax", "3x3"])
 def test_other_readers_keep_the_result(kind, kernel_isa):
     fc.manual_seed(2)
     model = Block(8, 48, 48)
@@ -105,7 +105,7 @@ def test_other_readers_keep_the_result(kind, kernel_isa):
         if kind == "changed in place":
             x.mul_(2)
         d = model.depth(e)
-        d = ops.gelu(d) if kind == "gelu" else ops.relu(d)
+        d = ops.softmax(d, 1) if kind == "softmax" else ops.relu(d)
         y = dense(d) if kind == "3x3" else model.project(d)
         if kind == "as residual":
             y = y + d
@@ -176,3 +176,25 @@ def test_mobilenet_v2_is_eager(batch, joined, kernel_isa):
     assert kinds(f).count("depthwise_pointwise") == joined, f.describe()
     if batch == 2:
         assert kinds(f).count("conv2d") == 2  # the first and the last
+
+
+@pytest.mark.parametrize("act", ["silu", "hardswish", "gelu", "leaky_relu"])
+@pytest.mark.parametrize("kind", ["dense", "depthwise", "3x3", "block"])
+def test_any_activation_joins_dense_and_depthwise(kind, act, kernel_isa):
+    """Applied to outputs while they are in cache; where that would cost the better kernel it stays a step."""
+    fc.manual_seed(4)
+    f = getattr(ops, act)
+    if kind == "block":
+        model, x, steps = Block(8, 48, 24, act=f), rand(2, 8, 20, 18), {"depthwise_pointwise"}
+    else:
+        c = {"dense": nn.Conv2d(9, 40, 1), "depthwise": nn.Conv2d(9, 9, 3, padding=1, groups=9)}
+        conv, x = c.get(kind) or nn.Conv2d(64, 64, 3, padding=1), rand(2, 64 if kind == "3x3" else 9, 24, 24)
+        model, steps = (lambda x: f(conv(x))), {"conv2d"}
+    run = inference(model)
+    with fc.no_grad():
+        want = model(x).numpy()
+    np.testing.assert_array_equal(run(x).numpy(), want)
+    left = set(kinds(run)) - {"activation"}
+    assert left == steps
+    winograd = any("winograd" in s["implementation"] for s in run._core.steps())
+    assert ("activation" in kinds(run)) == winograd, run.describe()

@@ -430,3 +430,22 @@ def test_setitem_and_gradients():
         y[0] = x[0]
     with pytest.raises(ValueError, match="copy_: shapes .* do not broadcast"):
         y[:2] = ops.ones(3)
+
+
+GATHERED = [((7,), 0), ((300, 5), 0), ((6, 90), 1), ((3, 7, 70), 1), *[((2, 70, 5, 6), d) for d in range(4)]]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])
+@pytest.mark.parametrize("shape, dim", GATHERED)
+def test_gather_and_its_gradient(shape, dim, whole, isa):  # noqa: F811
+    rng = np.random.default_rng([dim, *shape])
+    size = [9 if d == dim else n if whole else max(1, n - 1) for d, n in enumerate(shape)]
+    index = rng.integers(0, shape[dim], size)
+    part = tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(size))
+    ids = fc.tensor(index)
+    compare(lambda x: ops.gather(x, dim, ids), lambda x: torch.gather(x, dim, torch.from_numpy(index)), [rand(*shape)])
+    for dtype in ("bool", "float64", "bfloat16"):  # values move unchanged, whatever they are
+        x = rand(*shape) > 0 if dtype == "bool" else np.round(rand(*shape), 1).astype(np.float32)
+        t = fc.tensor(x).to(dtype)
+        want = np.take_along_axis(t.to("float32").numpy()[part], index, dim)
+        np.testing.assert_array_equal(ops.gather(t, dim, ids).to("float32").numpy(), want)

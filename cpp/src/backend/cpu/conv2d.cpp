@@ -40,7 +40,6 @@ static const char* norm_costs_more(const GemmTask& t) {
 const char* dense_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true, .moments = true})) return why;
   if (const char* why = norm_of_whole_window(c)) return why;
-  if (!fused_act(c.as<Conv2dParams>())) return "activation is not none, relu or relu6";
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   if (!plan_gemm(t, lanes(), 1)) return "window too large";
   return t.norm.on ? norm_costs_more(t) : nullptr;

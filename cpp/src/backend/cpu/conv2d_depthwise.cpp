@@ -26,8 +26,7 @@ GemmTask depthwise_task(const Conv2dParams& p) {
 
 const char* depthwise_declines(const Call& c) {
   if (const char* why = depthwise_declines_common(c, {.norm_in = true, .moments = true})) return why;
-  if (const char* why = norm_declines(depthwise_task(c.as<Conv2dParams>()))) return why;
-  return fused_act(c.as<Conv2dParams>()) ? nullptr : "activation is not none, relu or relu6";
+  return norm_declines(depthwise_task(c.as<Conv2dParams>()));
 }
 
 namespace {

@@ -27,6 +27,11 @@ inline const char* norm_in_declines(const Call& c) {
   return p.has_norm_in && !known ? "activation of the input is not none, relu or relu6" : nullptr;
 }
 
+// In the registers of a kernel; dense and depthwise kernels apply others to what they have just stored.
+inline bool fused_act(const Conv2dParams& p) {
+  return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
+}
+
 // What the adaptor can do where the call asks for it: read x through a batch norm, give the moments of y.
 struct Can {
   bool norm_in = false, moments = false;
@@ -36,15 +41,12 @@ inline const char* declines_common(const Call& c, Can can = {}) {
   const auto& p = c.as<Conv2dParams>();
   if (p.has_norm_in && !can.norm_in) return "input norm";
   if (p.has_moments && !can.moments) return "moments";
+  if (p.has_moments && !fused_act(p)) return "moments behind an activation that is applied late";
   if (p.has_moments && p.N * p.oH * p.oW == 0) return "moments of no pixels";
   if (const char* why = norm_in_declines(c)) return why;
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
   return nullptr;
-}
-
-inline bool fused_act(const Conv2dParams& p) {
-  return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
 }
 
 // The batch norm that x is read through; its mean is input `at`.
@@ -62,8 +64,8 @@ inline int64_t norm_in_at(const Conv2dParams& p) { return 2 + p.has_bias; }  // 
 // Past some size the result leaves the caches before it is read: do not read its lines in first.
 constexpr int64_t kStreamFloats = 3 * 1024 * 1024;
 inline void choose_stream(GemmTask& t, int64_t floats, int64_t channels) {  // of the whole result
-  t.stream = floats >= kStreamFloats && t.nc == 1 && channels % lanes() == 0 && t.O % lanes() == 0 &&
-             reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
+  t.stream = floats >= kStreamFloats && t.nc == 1 && t.late.act == Act::none && channels % lanes() == 0 &&
+             t.O % lanes() == 0 && reinterpret_cast<uintptr_t>(t.y) % 64 == 0;
 }
 
 // A window as large as the image is a product of matrices: one pixel with all of it as channels.
@@ -88,7 +90,11 @@ inline GemmTask forward_task(const Conv2dParams& p) {
   }
   t.x_h = t.W * p.C, t.x_n = t.H * t.x_h;
   t.y_h = t.oW * p.O, t.y_n = t.oH * t.y_h;
-  t.act = p.act.act, t.norm.on = p.has_norm_in != 0, t.moments.on = p.has_moments != 0;
+  if (fused_act(p))
+    t.act = p.act.act;
+  else
+    t.late = p.act;
+  t.norm.on = p.has_norm_in != 0, t.moments.on = p.has_moments != 0;
   return t;
 }
 

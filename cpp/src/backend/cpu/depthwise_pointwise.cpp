@@ -62,8 +62,6 @@ const char* declines(const Call& c) {
   const auto& p = c.as<DepthwisePointwiseParams>();
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
-  for (const Conv2dParams& q : {expand_part(p), depthwise_part(p), pointwise_part(p)})
-    if (!fused_act(q)) return "activation is not none, relu or relu6";
   const Tasks t(c);
   if (t.strip_floats(1) > 2 * kStripFloats) return "long rows";
   if (t.weights_floats() > kWeightsFloats) return "weights that each strip would read from afar";

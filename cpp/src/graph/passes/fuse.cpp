@@ -97,7 +97,8 @@ class Fuser {
     Node joined = g_.nodes[i];
     joined.params.as<P>().act = g_.nodes[a].params.as<ActParams>();
     joined.out[0] = g_.nodes[a].out[0];
-    if (!has_kernel(joined)) return false;
+    // An activation must not move a convolution from its kernel to a slower one.
+    if (!has_kernel(joined) || kernel_of(joined) != kernel_of(g_.nodes[i])) return false;
     absorb(i, a, joined);
     return true;
   }
@@ -207,7 +208,7 @@ class Fuser {
     } else {
       act = -1;
     }
-    // A residual must not move a convolution from its kernel to a slower one.
+    // Nor must a residual.
     if (!has_kernel(joined) || kernel_of(joined) != kernel_of(g_.nodes[i])) {
       if (act < 0) return false;
       joined.params.as<P>().act = {};

@@ -2,6 +2,7 @@
 // backward to data, and backward to weights. Lanes are channels. Tiles of outputs side by side read the image
 // in place; tiles at the left and right border take zeros for columns outside, tap rows outside are skipped.
 // What it is not: channel multipliers (the dense kernels take those).
+#include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/simd.h"
@@ -419,6 +420,8 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
     r.fresh = t.moments.fresh && item == begin;
     run_row(row_fn, r, t.dW);
+    constexpr int64_t kRow[] = {0};
+    if (t.late.act != Act::none) act_pixels(t.late, r.y, kRow, 1, t.oW * t.C);
   }
   if (t.stream) fence();
 }

@@ -1,6 +1,7 @@
 // What it is: gemm_windows, the dense engine of convolutions and matmuls, and the packing of its weights.
 // What it is not: it takes the plan (strips, blocks) as given; backend/cpu/gemm_plan.h makes it.
 // Sum order of one output: channel block, kh, kw, channel; it does not depend on tiles, strips or threads.
+#include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/strip.h"
@@ -164,6 +165,9 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             }
             Tiles<T>::at[V - 1][P - 1](args, at, a_off + p0, ws, y + o0, y_off + p0);
             args.fresh = 0;
+            if constexpr (kPerWord<T> == 1)
+              if (args.last && t.late.act != Act::none)
+                act_pixels(t.late, y + o0, y_off + p0, P, (V - 1) * kLanes + args.tail);
           }
         }
         if (args.sums) leave_moments(t, strip, batch * t.bias_b + o0, V, t.O - o0, nn * hh * ww, sums);

@@ -49,6 +49,7 @@ struct GemmTask {
   const float* bias = nullptr;      // (O) or null
   const float* residual = nullptr;  // strides of y, or null
   Act act = Act::none;              // none, relu or relu6
+  ActParams late;                   // float32, forward: another activation, of outputs once they are stored
   // The plan: a strip is nb images x ohb rows x owb columns of outputs; its input is copied, padded, to scratch
   // when `pack` is set. Channels are taken in nc blocks. Output blocks are dealt to `groups` separate work items.
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
