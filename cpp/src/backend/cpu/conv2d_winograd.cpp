@@ -270,7 +270,7 @@ Cost gradient_cost(const WinogradTask& t) {
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
-  const int64_t fewest = t.m == 4 ? 8 : 12;         // below, direct has vectors over the longer side
+  const int64_t fewest = t.m == 4 ? 8 : 16;         // below, direct has vectors over the longer side
   if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
   const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double direct = pixels * direct_pixel + direct_weights;

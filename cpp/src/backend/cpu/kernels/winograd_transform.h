@@ -80,15 +80,19 @@ struct PolynomialPoints : Set {
       if constexpr (Set::kInfinity != 0) q = d(n - 1);
     } else {
       vf half[2] = {d(0), d(1)};  // even and odd powers
-      if constexpr (kWeights) {
-        half[0] = mul(constant(scale(kPair)), half[0]);
-        half[1] = mul(constant(scale(kPair)), half[1]);
-      }
+      if constexpr (kWeights) {   // rounded as seldom as may be: each constant holds its power
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) half[i] = mul(constant(scale(kPair) * Set::kPower[kPair][i]), half[i]);
 #pragma GCC unroll 5
-      for (int i = 2; i < n; ++i)
-        half[i % 2] = fma(constant(scale(kPair) * Set::kPower[kPair][i / 2 * 2]), d(i), half[i % 2]);
-      const vf point = constant(Set::kPower[kPair][1]);
-      p = fma(point, half[1], half[0]), q = fnma(point, half[1], half[0]);
+        for (int i = 2; i < n; ++i)
+          half[i % 2] = fma(constant(scale(kPair) * Set::kPower[kPair][i]), d(i), half[i % 2]);
+        p = add(half[0], half[1]), q = sub(half[0], half[1]);
+      } else {
+#pragma GCC unroll 5
+        for (int i = 2; i < n; ++i) half[i % 2] = fma(constant(Set::kPower[kPair][i / 2 * 2]), d(i), half[i % 2]);
+        const vf point = constant(Set::kPower[kPair][1]);
+        p = fma(point, half[1], half[0]), q = fnma(point, half[1], half[0]);
+      }
     }
   }
 
