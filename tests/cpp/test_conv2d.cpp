@@ -219,7 +219,8 @@ TEST_CASE("conv2d: every activation, after dense and depthwise kernels") {
       p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
       p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
       p.act.act = static_cast<Act>(a), p.act.alpha = 0.4, p.act.beta = p.act.act == Act::softplus ? 20 : 1.5;
-      const std::vector<Array> in{normal(p.N * p.C * p.H * p.W, 1), normal(p.O * p.C / p.groups * p.kH * p.kW, 2)};
+      const std::vector<Array> in{normal(p.N * p.C * p.H * p.W, 1),
+                                  normal(p.O * p.C / p.groups * p.kH * p.kW, 2, 0.2f)};
       CHECK(check_op(cpu::conv2d_list(), &p, in, {{p.N * p.O * p.oH * p.oW}},
                      text(p) + " activation " + std::to_string(a)) > 0);
     }

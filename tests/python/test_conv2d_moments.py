@@ -86,7 +86,7 @@ def test_training_pass_is_eager(bias, kernel_isa):
 
 def test_groups(kernel_isa):
     fc.manual_seed(2)
-    model, x = Net(groups=16), rand(2, 3, 33, 40).requires_grad_()
+    model, x = Net(groups=16), rand(2, 3, 67, 70).requires_grad_()
     got, f = results(model, x)
     assert given(f)[0] == 6
     close(got, results(model, x, compiled=False)[0], 2e-5)

@@ -10,6 +10,8 @@ import fastcnn as fc
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("eager_statistics")  # bits are compared
+
 ops, nn = fc.ops, fc.nn
 
 
