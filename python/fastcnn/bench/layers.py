@@ -153,28 +153,39 @@ def _row(layer, name, ours, theirs, effort):
         "kind": "layer", "name": layer.name, "pass": name, "family": layer.family, "gflop": layer.gflop,
         "gbyte": layer.gbyte, "implementation": ours.implementation,
     }  # fmt: skip
-    others = machine.Others()
-    peak = machine.measure_peak(0.08)
-    if theirs is None:
-        times = [pairing.time_block(ours, effort) for _ in range(effort.pairs)]
-        seconds = pairing.median_interval(times).median
-    else:
+    calls = None
+    if theirs:
         want = theirs.float64(name)
         row["error"] = relative_error(ours().numpy(), want)
         calls = theirs.calls(name)
         row["peer_error"] = max(relative_error(call().numpy(), want) for call in calls.values())
+    seconds = time_row(row, ours, calls, effort)
+    row["gflops"] = layer.gflop / seconds
+    row["percent_of_peak"] = 100 * row["gflops"] / row["peak"]["float32_gflops"]
+    return row
+
+
+def time_row(row, ours, calls, effort):
+    """Times ours, in pairs with the fastest of calls where there are any, between two looks at the machine's limits.
+
+    Writes times, ratio, shares and limits into row (which holds its gbyte); returns the median seconds of our side.
+    """
+    others = machine.Others()
+    peak = machine.measure_peak(0.08)
+    if calls is None:
+        times = [pairing.time_block(ours, effort) for _ in range(effort.pairs)]
+        seconds = pairing.median_interval(times).median
+    else:
         modes = pairing.fastest(calls, effort)
         best = min(modes, key=modes.get)
-        pairs = pairing.time_pairs(ours, calls[best], effort)
-        seconds = add_pairs(row, pairs, best, modes)
+        seconds = add_pairs(row, pairing.time_pairs(ours, calls[best], effort), best, modes)
     peak = machine.higher(peak, machine.measure_peak(0.08))
     row.update(
-        ms=1e3 * seconds, gflops=layer.gflop / seconds, gbytes_per_s=layer.gbyte / seconds,
-        percent_of_peak=100 * layer.gflop / seconds / peak["float32_gflops"],
-        percent_of_bandwidth=100 * layer.gbyte / seconds / bandwidth(peak), peak=peak, date=machine.now(),
+        ms=1e3 * seconds, gbytes_per_s=row["gbyte"] / seconds,
+        percent_of_bandwidth=100 * row["gbyte"] / seconds / bandwidth(peak), peak=peak, date=machine.now(),
         others=others.share(),
     )  # fmt: skip
-    return row
+    return seconds
 
 
 def bandwidth(peak):

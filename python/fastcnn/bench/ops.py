@@ -16,7 +16,7 @@ import numpy as np
 from .. import _core, optim
 from .._compile import compile as compile_function
 from .._modes import no_grad
-from . import layers, machine, pairing
+from . import layers
 
 PASSES = ("fwd", "fwd+bwd")
 MAP, POOLED, STEM = (16, 64, 56, 56), (16, 256, 28, 28), (16, 64, 112, 112)
@@ -188,7 +188,8 @@ def run(rows, effort, peer=None, progress=None):
             row = {"kind": "op", "name": op.name, "pass": name, "gbyte": _gbyte(op, name, shape)}
             if calls:
                 row["difference"] = _compare(op, name, ours, next(iter(calls.values())))
-            yield _timed(row, ours, calls, effort)
+            layers.time_row(row, ours, calls, effort)
+            yield row
 
 
 def run_optimizers(names, effort, peer=None, progress=None):
@@ -206,23 +207,5 @@ def run_optimizers(names, effort, peer=None, progress=None):
         count = sum(v.size for v in values)
         # Parameter, gradient and states are read; parameter and states written.
         row = {"kind": "op", "name": f"optim.{name}", "pass": "step", "gbyte": 4e-9 * count * (3 + 2 * _STATES[name])}
-        yield _timed(row, ours, calls, effort)
-
-
-def _timed(row, ours, calls, effort):
-    others = machine.Others()
-    peak = machine.measure_peak(0.08)
-    if calls is None:
-        times = [pairing.time_block(ours, effort) for _ in range(effort.pairs)]
-        seconds = pairing.median_interval(times).median
-    else:
-        modes = pairing.fastest(calls, effort)
-        best = min(modes, key=modes.get)
-        seconds = layers.add_pairs(row, pairing.time_pairs(ours, calls[best], effort), best, modes)
-    peak = machine.higher(peak, machine.measure_peak(0.08))
-    row.update(
-        ms=1e3 * seconds, gbytes_per_s=row["gbyte"] / seconds,
-        percent_of_bandwidth=100 * row["gbyte"] / seconds / layers.bandwidth(peak), peak=peak, date=machine.now(),
-        others=others.share(),
-    )  # fmt: skip
-    return row
+        layers.time_row(row, ours, calls, effort)
+        yield row
