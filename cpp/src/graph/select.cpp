@@ -99,6 +99,10 @@ bool has_kernel(const Node& n) {
   return k && k != &backend_of(Device{}).implementations(n.kind).back();
 }
 
+bool same_kernel(const Node& before, const Node& after) {
+  return has_kernel(before) && kernel_of(before) == kernel_of(after);
+}
+
 void record_choices(bool on) {
   std::lock_guard<std::mutex> lock(mutex);
   recording = on;

@@ -18,6 +18,8 @@ const Implementation& select_implementation(Backend& backend, const Call& call);
 const Implementation* would_select(Backend& backend, const Call& call);
 const Implementation* kernel_of(const Node& n);  // the same for a node on the CPU as it stands
 bool has_kernel(const Node& n);                  // better than the reference
+// Has the node as it becomes the kernel of the node as it was? A fusion must not move an op to a slower one.
+bool same_kernel(const Node& before, const Node& after);
 
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.
 void record_choices(bool on);

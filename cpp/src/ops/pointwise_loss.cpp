@@ -107,7 +107,7 @@ const Rule pointwise_loss_rule{"pointwise_loss", vjp_pointwise_loss, 0b11};
 
 // The loss as one op, or an undefined tensor where that does not fit the target.
 Tensor fused(PointLoss loss, const Tensor& x, const Tensor& target, double beta, Reduction r) {
-  if (target.requires_grad() || target.shape() != x.shape()) return {};
+  if (target.requires_grad() || target.shape() != x.shape() || !(beta > 0)) return {};
   PointwiseLossParams p;
   p.loss = loss, p.beta = beta, p.reduction = r, p.count = x.numel();
   return emit1(pointwise_loss_rule, OpKind::pointwise_loss, p,
@@ -157,9 +157,10 @@ Tensor l1_loss(const Tensor& input, const Tensor& target, const std::string& red
 
 Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, double beta, const std::string& reduction) {
   check(beta >= 0, "smooth_l1_loss: expected beta >= 0, got ", beta);
-  if (beta == 0) return l1_loss(input, target, reduction);
   return distance(PointLoss::smooth_l1, input, target, beta, reduction, [&](const Tensor& d) {
-    Tensor size = abs(d), m = clamp(size, std::nullopt, beta);  // m (d - m/2) is d^2 / 2 below beta
+    Tensor size = abs(d);
+    if (beta == 0) return size;
+    Tensor m = clamp(size, std::nullopt, beta);  // m (d - m/2) is d^2 / 2 below beta
     return affine(mul(m, sub(size, affine(m, 0.5, 0))), 1 / beta, 0);
   });
 }

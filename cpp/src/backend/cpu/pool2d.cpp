@@ -93,6 +93,7 @@ struct WholeImage {
   ReduceParams params{Reduce::mean, 0b1100};
   Operand in, out;
   Call call;
+  WholeImage(const WholeImage&) = delete;  // the call points into it
   explicit WholeImage(const Call& c) : call(c) {
     const auto& p = c.as<Pool2dParams>();
     in = image(c.in[0], p.N, p.C, p.H, p.W), out = image(c.out[0], p.N, p.C, 1, 1);

@@ -26,10 +26,6 @@ class Conv2dMoments {
   Graph& g_;
   Uses uses_;
 
-  static bool same_kernel(const Node& before, const Node& after) {
-    return has_kernel(before) && kernel_of(before) == kernel_of(after);
-  }
-
   void join(int i) {
     const Node& norm = g_.nodes[i];
     const Value& x = norm.in[0];

@@ -22,11 +22,6 @@ class NormOnLoad {
   Graph& g_;
   Uses uses_;
 
-  // The rewritten node has the implementation of the node as it was, and that is not the reference.
-  static bool same_kernel(const Node& before, const Node& after) {
-    return has_kernel(before) && kernel_of(before) == kernel_of(after);
-  }
-
   // Does a value written before node `from` still stand when node `to` runs?
   bool stands(const Value& v, int from, int to) const {
     for (int w : uses_.writers[v.buffer])
