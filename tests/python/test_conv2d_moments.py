@@ -8,6 +8,7 @@ import re
 import fastcnn as fc
 import numpy as np
 import pytest
+from plan_check import train
 
 ops, nn = fc.ops, fc.nn
 
@@ -205,18 +206,11 @@ def test_training_steps(kernel_isa):
     for compiled in (False, True):
         fc.manual_seed(8)
         model = nn.Sequential(Net(), nn.AvgPool2d(5), nn.Flatten(), nn.Linear(48, 5))
-        opt = fc.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-
-        def step(x, y, model=model, opt=opt):
-            loss = ops.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            opt.zero_grad()
-            return loss
-
-        run = fc.compile(step) if compiled else step
         x, y = rand(8, 3, 20, 20), fc.tensor(np.arange(8) % 5)
-        losses.append([float(run(x, y)) for _ in range(6)])
+        found, run = train(model, x, y, 0.02, 6, compiled)
+        losses.append(found)
+        if compiled:
+            assert given(run)[0] > 0, run.describe()
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert losses[0][5] < losses[0][0]
 

@@ -9,6 +9,7 @@ import re
 import fastcnn as fc
 import numpy as np
 import pytest
+from plan_check import train
 
 pytestmark = pytest.mark.usefixtures("eager_statistics")  # bits are compared
 
@@ -140,18 +141,9 @@ def test_training_steps(kernel_isa):
         fc.manual_seed(5)
         blocks = [Inverted(16, 48, 16), Inverted(16, 48, 24, 2), Bottleneck(24, 16)]
         model = nn.Sequential(conv_norm(3, 16, 3), nn.ReLU(), *blocks, nn.Flatten(), nn.Linear(24 * 63, 5))
-        opt = fc.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-
-        def step(x, y, model=model, opt=opt):
-            loss = ops.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            opt.zero_grad()
-            return loss
-
-        run = fc.compile(step) if compiled else step
         x, y = rand(4, 3, 13, 18), fc.tensor(np.array([0, 1, 2, 4]))
-        losses.append([float(run(x, y)) for _ in range(5)])
+        found, run = train(model, x, y, 0.02, 5, compiled)
+        losses.append(found)
         if compiled:
             assert len(joint(run)) == 8, run.describe()
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)

@@ -8,6 +8,7 @@ import re
 import fastcnn as fc
 import numpy as np
 import pytest
+from plan_check import train
 
 ops, nn = fc.ops, fc.nn
 pytestmark = pytest.mark.usefixtures("eager_statistics")
@@ -124,18 +125,9 @@ def test_training_steps(kernel_isa):
     for compiled in (False, True):
         fc.manual_seed(2)
         model = nn.Sequential(Block(3, 24, 8, stride=2), nn.ReLU(), Block(8, 40, 8), nn.Flatten(), nn.Linear(8 * 63, 5))
-        opt = fc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-        def step(x, y, model=model, opt=opt):
-            loss = ops.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            opt.zero_grad()
-            return loss
-
-        run = fc.compile(step) if compiled else step
         x, y = rand(4, 3, 13, 18), fc.tensor(np.array([0, 1, 2, 4]))
-        losses.append([float(run(x, y)) for _ in range(6)] + [p.numpy().sum() for p in model.parameters()])
+        found, run = train(model, x, y, 0.1, 6, compiled)
+        losses.append(found + [p.numpy().sum() for p in model.parameters()])
         if compiled:
             assert unstored(run) == 5, run.describe()  # the first block's last norm too: a relu and a 1x1 follow
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-5)
