@@ -167,6 +167,21 @@ TEST_CASE("conv2d with few input channels: their gradient in whole vectors of pi
   check(Case(2, 1, 8, 16, 5, 1, 3).stride(3, 1).p);
 }
 
+TEST_CASE("conv2d backward to data by columns: rings of rows, groups, few pixels") {
+  check(Case(3, 3, 40, 37, 40, 7, 7).stride(2, 2).pad(3).p);
+  check(Case(1, 2, 61, 9, 33, 5, 5).pad(2, 1, 0, 3).p);                    // several blocks of rows of one image
+  check(Case(1, 3, 50, 12, 48, 4, 3).stride(3, 2).dilate(2, 3).pad(4).p);  // steps of rows that meet no tap
+  check(Case(2, 16, 8, 33, 64, 3, 3).stride(2, 2).pad(1).dilate(2, 2).groups(16).p);
+  check(Case(2, 12, 9, 10, 96, 3, 5).pad(2).groups(3).p);
+  check(Case(5, 1, 3, 3, 130, 2, 2).p);
+  check(Case(2, 2, 13, 30, 64, 1, 9).stride(1, 4).pad(0, 0, 4, 4).p);
+  check(Case(1, 200, 14, 14, 32, 7, 7).stride(3, 3).dilate(2, 2).p);  // one pixel: weights as they lie
+  check(Case(2, 40, 6, 5, 70, 4, 4).stride(2, 1).p);                  // eight
+  check(Case(2, 40, 5, 4, 70, 4, 4).pad(0, 0, 0, 0).stride(1, 3).p);  // four
+  check(
+      Case(1, 4, 3, 40, 70, 3, 3).stride(1, 5).pad(0, 4, 0, 0).p);  // rows and columns of dx that no window meets
+}
+
 TEST_CASE("conv2d weight gradients: panels, phases of columns and strips ahead") {
   check(Case(2, 100, 20, 19, 70, 1, 1).stride(2, 2).p);        // several panels, of every second pixel
   check(Case(2, 70, 9, 10, 33, 1, 1).stride(1, 2).pad(1).p);   // zeros around a single tap

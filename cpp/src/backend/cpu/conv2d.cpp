@@ -231,6 +231,7 @@ constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
     {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
     {"winograd2x2", winograd2x2_bwd_data_declines, winograd2x2_bwd_data_workspace, winograd2x2_bwd_data_run},
+    {"columns", columns_bwd_data_declines, columns_bwd_data_workspace, columns_bwd_data_run},
     {"merged_groups", merged_bwd_data_declines, merged_bwd_data_workspace, merged_bwd_data_run},
     {"narrow", narrow_bwd_data_declines, narrow_bwd_data_workspace, narrow_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run, dense_bwd_data_packed,

@@ -9,6 +9,7 @@
 #include "fastcnn/dtype.h"
 #include "fastcnn/params.h"
 
+#include "backend/cpu/kernels/columns_args.h"
 #include "backend/cpu/kernels/few_args.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"

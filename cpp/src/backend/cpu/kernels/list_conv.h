@@ -7,6 +7,8 @@
   X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)     \
   X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,      \
     int64_t end)                                                                                              \
+  /* items: rows of dx */                                                                                     \
+  X(add_columns, void, const ColumnsTask& t, int64_t begin, int64_t end)                                      \
   /* items: rows of outputs (n, oh); w (kH, kW, C) */                                                         \
   X(conv2d_depthwise, void, const GemmTask& t, int64_t begin, int64_t end)                                    \
   /* the sums of one part, of n pixels, to m.part */                                                          \
