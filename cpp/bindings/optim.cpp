@@ -68,6 +68,26 @@ void bind_optim(py::module_& m) {
       NoGil(), py::arg("params"), py::arg("grads"), py::arg("square_avgs"), py::arg("hyper"),
       py::arg("momentum_buffers") = List{}, py::arg("grad_avgs") = List{}, py::kw_only(),
       py::arg("maximize") = false, "hyper: lr, weight_decay, alpha, momentum, eps, -, -, 1 - alpha.");
+  optim.def(
+      "adagrad_step_",
+      [](const List& params, const List& grads, const List& sums, const Tensor& hyper, bool maximize) {
+        const char* op = "adagrad_step_";
+        check_grads(op, params, grads);
+        for (size_t i = 0, n = params.size(); i < n; ++i)
+          optim::adagrad_step_(params[i], grads[i], at(op, "sums", sums, i, n), hyper, {maximize});
+      },
+      NoGil(), py::arg("params"), py::arg("grads"), py::arg("sums"), py::arg("hyper"), py::kw_only(),
+      py::arg("maximize") = false, "hyper: lr of the step, weight_decay, -, -, eps.");
+  optim.def(
+      "lion_step_",
+      [](const List& params, const List& grads, const List& mean, const Tensor& hyper, bool maximize) {
+        const char* op = "lion_step_";
+        check_grads(op, params, grads);
+        for (size_t i = 0, n = params.size(); i < n; ++i)
+          optim::lion_step_(params[i], grads[i], at(op, "exp_avgs", mean, i, n), hyper, {maximize});
+      },
+      NoGil(), py::arg("params"), py::arg("grads"), py::arg("exp_avgs"), py::arg("hyper"), py::kw_only(),
+      py::arg("maximize") = false, "hyper: lr, weight_decay, beta1, beta2, -, -, 1 - beta1, 1 - beta2.");
 }
 
 }  // namespace fastcnn::bindings

@@ -652,6 +652,15 @@ class ops:
 
 class optim:
     @staticmethod
+    def adagrad_step_(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        hyper: Tensor,
+        *,
+        maximize: _bool = False,
+    ) -> None: ...
+    @staticmethod
     def adam_step_(
         params: Sequence[Tensor],
         grads: Sequence[Tensor],
@@ -661,6 +670,15 @@ class optim:
         max_exp_avg_sqs: Sequence[Tensor] = ...,
         *,
         decoupled: _bool = False,
+        maximize: _bool = False,
+    ) -> None: ...
+    @staticmethod
+    def lion_step_(
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        hyper: Tensor,
+        *,
         maximize: _bool = False,
     ) -> None: ...
     @staticmethod

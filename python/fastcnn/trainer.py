@@ -6,6 +6,7 @@ in _loop.py. It trains models with one loss on (images, targets); for adversaria
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
 from .progress import ProgressBar
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
+_DEFAULT_LR = {"sgd": 0.1, "rmsprop": 1e-3}  # others: the optimizer's own
 
 
 class History(dict):
@@ -56,9 +57,10 @@ class Trainer:
 
     Args:
         model: a Module; its output goes to the loss.
-        optimizer: "sgd", "adam", "adamw", "rmsprop", an Optimizer, or f(parameters) -> Optimizer.
-        lr: default 0.1 for sgd, else 1e-3. weight_decay: default that of the optimizer. momentum: sgd and
-            rmsprop; sgd with momentum uses Nesterov's.
+        optimizer: a name ("sgd", "adamw", "lion" ...: optim.list_optimizers()), an Optimizer, or f(parameters) ->
+            Optimizer.
+        lr: default 0.1 for sgd, 1e-3 for rmsprop, else that of the optimizer. weight_decay: default that of the
+            optimizer. momentum: of those that have one; sgd with momentum uses Nesterov's.
         loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
         metrics: "accuracy" (counted in training too) and names or Metric objects of fastcnn.metrics, which are
             computed in validation. Default: accuracy with cross_entropy, else none.
@@ -530,13 +532,16 @@ def _make_optimizer(optimizer, model, lr, weight_decay, momentum):
             raise TypeError(f"Trainer: expected optimizer(parameters) to give an Optimizer, got {type(made).__name__}")
         return made
     make, name = get_optimizer(optimizer), optimizer.lower()
-    options = {"lr": _DEFAULT_LR[name] if lr is None else lr}
+    lr = _DEFAULT_LR.get(name) if lr is None else lr
+    options = {} if lr is None else {"lr": lr}
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
     if name in ("sgd", "rmsprop"):
         options["momentum"] = (0.9 if name == "sgd" else 0.0) if momentum is None else momentum
         if name == "sgd":
             options["nesterov"] = options["momentum"] > 0
+    elif momentum is not None and "momentum" in inspect.signature(make).parameters:
+        options["momentum"] = momentum
     elif momentum is not None:
         raise ValueError(f"Trainer: {name} takes no momentum")
     return make(model.parameters(), **options)

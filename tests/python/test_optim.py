@@ -23,6 +23,8 @@ CASES = {
     "rmsprop": ("RMSprop", {"lr": 0.01}),
     "rmsprop_momentum": ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}),
     "rmsprop_centered": ("RMSprop", {"lr": 0.01, "momentum": 0.5, "centered": True, "alpha": 0.9}),
+    "adagrad": ("Adagrad", {"lr": 0.1}),
+    "adagrad_decay": ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.3}),
 }
 
 
@@ -56,7 +58,7 @@ def test_twenty_steps_as_torch(case):
         check(ours, theirs, rtol=2e-6)
 
 
-@pytest.mark.parametrize("case", ["sgd_nesterov_decay", "sgd_dampening", "adamw", "rmsprop_centered"])
+@pytest.mark.parametrize("case", ["sgd_nesterov_decay", "sgd_dampening", "adamw", "rmsprop_centered", "adagrad_decay"])
 def test_compiled_step_as_torch(case):
     ours, theirs, a, b = both(*CASES[case])
 
@@ -116,7 +118,7 @@ def test_groups_with_options_of_their_own():
     check(ours, theirs)
 
 
-@pytest.mark.parametrize("case", ["sgd_momentum", "adam_amsgrad", "rmsprop_centered"])
+@pytest.mark.parametrize("case", ["sgd_momentum", "adam_amsgrad", "rmsprop_centered", "adagrad_decay"])
 def test_state_continues(case):
     name, options = CASES[case]
     ours, _, a, _ = both(name, options)

@@ -145,6 +145,34 @@ def test_rmsprop(isa, o):  # noqa: F811
         check(lambda p: torch.optim.RMSprop(p, lr=0.02, alpha=0.9, **o), step, 3, dtype)
 
 
+@pytest.mark.parametrize(
+    "o", options(weight_decay=[0, 0.1], maximize=[False, True]), ids=lambda o: "-".join(map(str, o.values()))
+)
+def test_adagrad(isa, o):  # noqa: F811
+    def step(p, g, state, hyper, t):
+        fill(hyper, 0.05 / (1 + (t - 1) * 0.1), o["weight_decay"], 0, 0, 1e-10)
+        optim.adagrad_step_(p, g, state[0], hyper, maximize=o["maximize"])
+
+    for dtype in ("float32", "float64"):
+        check(lambda p: torch.optim.Adagrad(p, lr=0.05, lr_decay=0.1, **o), step, 1, dtype)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_lion(isa, maximize):  # noqa: F811
+    def step(p, g, state, hyper, t):
+        fill(hyper, 0.05, 0.1, 0.8, 0.9, 0, 0, 1 - 0.8, 1 - 0.9)
+        optim.lion_step_(p, g, state[0], hyper, maximize=maximize)
+
+    for dtype in ("float32", "float64"):
+        params, grads = problem(dtype)
+        got = run_ours(step, 1, params, grads, dtype)
+        for i, (p, a) in enumerate(zip(params, got, strict=True)):
+            m = np.zeros_like(p)
+            for g in ([-g[i] for g in grads] if maximize else [g[i] for g in grads]):
+                p, m = p * (1 - 0.05 * 0.1) - 0.05 * np.sign(0.8 * m + 0.2 * g), 0.9 * m + 0.1 * g
+            np.testing.assert_allclose(a, p, rtol=2e-5, atol=2e-5)
+
+
 def test_gradients_of_other_dtype_and_layout(isa):  # noqa: F811
     p, hyper = ops.ones(2, 3), ops.zeros(8)
     fill(hyper, 1.0)

@@ -21,6 +21,10 @@ FASTCNN_API void adam_step_(const Tensor& param, const Tensor& grad, const Tenso
 FASTCNN_API void rmsprop_step_(const Tensor& param, const Tensor& grad, const Tensor& square_avg,
                                const Tensor& momentum_buffer, const Tensor& grad_avg, const Tensor& hyper,
                                const RmspropParams& rule);
+FASTCNN_API void adagrad_step_(const Tensor& param, const Tensor& grad, const Tensor& sum, const Tensor& hyper,
+                               const AdagradParams& rule);
+FASTCNN_API void lion_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& hyper,
+                            const LionParams& rule);
 
 struct SgdOptions {  // momentum: Polyak 1964; nesterov: Sutskever et al. 2013
   double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;

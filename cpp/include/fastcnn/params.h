@@ -361,5 +361,11 @@ struct AdamParams {
 struct RmspropParams {
   int64_t has_momentum = 0, centered = 0, maximize = 0;
 };
+struct AdagradParams {  // lr of the step, decay included
+  int64_t maximize = 0;
+};
+struct LionParams {  // slot 2 beta1, 3 beta2, 6 1-beta1, 7 1-beta2
+  int64_t maximize = 0;
+};
 
 }  // namespace fastcnn

@@ -75,6 +75,8 @@ int64_t flops_of(const Call& c) {
     case OpKind::sgd_step: return 6 * in;
     case OpKind::adam_step: return 14 * in;
     case OpKind::rmsprop_step: return 10 * in;
+    case OpKind::adagrad_step:
+    case OpKind::lion_step: return 8 * in;
     case OpKind::reduce: return in;
     case OpKind::interpolate: return 8 * out;
     case OpKind::interpolate_bwd: return 8 * in;

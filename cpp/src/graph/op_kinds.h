@@ -116,7 +116,11 @@
   /* p, g, m, v [, vmax], hyper -> p = in 0, m = in 2, v = in 3 [, vmax = in 4] */                             \
   X(adam_step, AdamParams)                                                                                     \
   /* p, g, v [, momentum] [, mean_grad], hyper -> p = in 0, v = in 2 [, momentum] [, mean_grad] */             \
-  X(rmsprop_step, RmspropParams)
+  X(rmsprop_step, RmspropParams)                                                                               \
+  /* p, g, sum, hyper -> p = in 0, sum = in 2 */                                                               \
+  X(adagrad_step, AdagradParams)                                                                               \
+  /* p, g, m, hyper -> p = in 0, m = in 2 */                                                                   \
+  X(lion_step, LionParams)
 
 #include "fastcnn/params.h"
 

@@ -96,6 +96,28 @@ void rmsprop_step_(const Tensor& param, const Tensor& grad, const Tensor& square
   emit_into(OpKind::rmsprop_step, rule, in, out);
 }
 
+void adagrad_step_(const Tensor& param, const Tensor& grad, const Tensor& sum, const Tensor& hyper,
+                   const AdagradParams& rule) {
+  NoGrad off;
+  std::vector<Tensor> in = operands("adagrad_step_", param, grad, hyper);
+  check_state("adagrad_step_", "sum", param, sum, true);
+  in.push_back(sum.detach());
+  in.push_back(hyper.detach());
+  std::vector<Tensor> out{in[0], in[2]};
+  emit_into(OpKind::adagrad_step, rule, in, out);
+}
+
+void lion_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& hyper,
+                const LionParams& rule) {
+  NoGrad off;
+  std::vector<Tensor> in = operands("lion_step_", param, grad, hyper);
+  check_state("lion_step_", "exp_avg", param, exp_avg, true);
+  in.push_back(exp_avg.detach());
+  in.push_back(hyper.detach());
+  std::vector<Tensor> out{in[0], in[2]};
+  emit_into(OpKind::lion_step, rule, in, out);
+}
+
 namespace {
 
 using Options = std::variant<SgdOptions, AdamOptions, AdamWOptions, RmspropOptions>;

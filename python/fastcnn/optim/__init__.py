@@ -1,12 +1,19 @@
 """Optimizers with PyTorch's names, defaults and parameter groups, and learning-rate schedules."""
 
 from . import lr_scheduler
+from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .layerwise import LAMB, LARS
+from .lion import Lion
+from .muon import Muon
 from .optimizer import Optimizer
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-_OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+_OPTIMIZERS = {
+    "sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad, "lion": Lion, "lamb": LAMB,
+    "lars": LARS, "muon": Muon,
+}  # fmt: skip
 
 
 def list_optimizers():
@@ -29,9 +36,14 @@ def get_optimizer(name):
 
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Lion",
+    "Muon",
     "Optimizer",
     "RMSprop",
     "get_optimizer",

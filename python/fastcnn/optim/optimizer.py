@@ -103,8 +103,12 @@ class Optimizer:
         """Raises ValueError for options out of range."""
 
     def _buffers(self, group):
-        """Names of the state tensors a parameter of this group needs, all shaped like it, zero at first."""
+        """Names of the state tensors a parameter of this group needs, all shaped like it."""
         raise NotImplementedError
+
+    def _first_value(self, group, name):
+        """What a state tensor holds before the first step."""
+        return 0.0
 
     def _hyper(self, group, step):
         """The eight floats of step number `step` (from 1)."""
@@ -160,7 +164,7 @@ class Optimizer:
         state = self.state.setdefault(p, {"step": 0})
         for name in self._buffers(group):
             if name not in state:
-                state[name] = _zeros_like(p)
+                state[name] = _filled_like(p, self._first_value(group, name))
         return state
 
     # ------------------------------------------------------------ saving
@@ -223,7 +227,7 @@ class Optimizer:
             if name in saved:
                 state[name].copy_(saved[name])
             else:
-                state[name].zero_()
+                state[name].copy_(_filled_like(p, self._first_value(group, name)))
 
     def __repr__(self):
         lines = [f"{self._name}("]
@@ -233,10 +237,10 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _zeros_like(p):
+def _filled_like(p, value):
     # Not an op: while a step is traced an op would give a tensor without memory.
     buffer = _core.empty(p.shape, dtype=p.dtype, device=str(p.device))
-    buffer.numpy()[...] = 0
+    buffer.numpy()[...] = value
     return buffer
 
 
@@ -245,7 +249,7 @@ def _number(value):
 
 
 def _as_option(key, value):
-    return tuple(value) if key == "betas" else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_range(name, what, value, low=0.0, high=math.inf):

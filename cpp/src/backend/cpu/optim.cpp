@@ -1,4 +1,4 @@
-// What it is: the ordered CPU implementations of sgd_step, adam_step and rmsprop_step.
+// What it is: the ordered CPU implementations of the optimizer steps.
 #include <cstring>
 
 #include "backend/cpu/isa.h"
@@ -54,6 +54,22 @@ void rmsprop_run(const Call& c) {
   });
 }
 
+void adagrad_run(const Call& c) {
+  const auto& p = c.as<AdagradParams>();
+  const float *hyper = c.in.back().as<float>(), *g = c.in[1].as<float>();
+  float *w = state(c.in[0], c.out[0]), *sum = state(c.in[2], c.out[1]);
+  parallel_for(c.in[0].numel(), kGrain,
+               [&](int64_t b, int64_t e, int) { kernels()->adagrad_step(p, hyper, w, g, sum, b, e); });
+}
+
+void lion_run(const Call& c) {
+  const auto& p = c.as<LionParams>();
+  const float *hyper = c.in.back().as<float>(), *g = c.in[1].as<float>();
+  float *w = state(c.in[0], c.out[0]), *m = state(c.in[2], c.out[1]);
+  parallel_for(c.in[0].numel(), kGrain,
+               [&](int64_t b, int64_t e, int) { kernels()->lion_step(p, hyper, w, g, m, b, e); });
+}
+
 }  // namespace
 
 List sgd_step_list() {
@@ -71,6 +87,18 @@ List adam_step_list() {
 List rmsprop_step_list() {
   static const Implementation list[] = {{"simd", declines, nullptr, rmsprop_run},
                                         {"ref", nullptr, nullptr, ref::rmsprop_step}};
+  return list;
+}
+
+List adagrad_step_list() {
+  static const Implementation list[] = {{"simd", declines, nullptr, adagrad_run},
+                                        {"ref", nullptr, nullptr, ref::adagrad_step}};
+  return list;
+}
+
+List lion_step_list() {
+  static const Implementation list[] = {{"simd", declines, nullptr, lion_run},
+                                        {"ref", nullptr, nullptr, ref::lion_step}};
   return list;
 }
 

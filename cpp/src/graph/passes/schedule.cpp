@@ -5,6 +5,20 @@
 #include "graph/ir.h"
 
 namespace fastcnn {
+namespace {
+
+bool is_optimizer_step(OpKind kind) {
+  switch (kind) {
+    case OpKind::sgd_step:
+    case OpKind::adam_step:
+    case OpKind::rmsprop_step:
+    case OpKind::adagrad_step:
+    case OpKind::lion_step: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
 
 void schedule(Graph& g) {
   const int n = static_cast<int>(g.nodes.size());
@@ -13,8 +27,7 @@ void schedule(Graph& g) {
   std::vector<char> moved(n, 0);
   for (int i = 0; i < n; ++i) {
     const Node& node = g.nodes[i];
-    bool optimizer =
-        node.kind == OpKind::sgd_step || node.kind == OpKind::adam_step || node.kind == OpKind::rmsprop_step;
+    bool optimizer = is_optimizer_step(node.kind);
     int earliest = -1;
     if (optimizer) {
       for (const Value& v : node.in) earliest = std::max(earliest, last_write[v.buffer]);

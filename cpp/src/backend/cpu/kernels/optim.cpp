@@ -1,4 +1,5 @@
-// What it is: SGD, Adam/AdamW and RMSprop steps in one pass over memory; slots of `hyper` are listed in params.h.
+// What it is: SGD, Adam/AdamW, RMSprop, Adagrad and Lion steps in one pass over memory; slots of `hyper` are
+// listed in params.h.
 #include <math.h>
 
 #include "backend/cpu/kernels/kernels.h"
@@ -76,6 +77,28 @@ void rmsprop_step(const RmspropParams& p, const float* hyper, float* w, const fl
       put(momentum + i, d);
     }
     put(w + i, fnma(lr, d, x));
+  });
+}
+
+void adagrad_step(const AdagradParams& p, const float* hyper, float* w, const float* g, float* sum, int64_t begin,
+                  int64_t end) {
+  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), decay = set1(hyper[1]), eps = set1(hyper[4]);
+  each_vector(begin, end, [&](int64_t i, auto get, auto put) {
+    vf x = get(w + i), d = fma(decay, x, mul(sign, get(g + i))), s = fma(d, d, get(sum + i));
+    put(sum + i, s);
+    put(w + i, fnma(lr, div(d, add(vsqrt(s), eps)), x));
+  });
+}
+
+void lion_step(const LionParams& p, const float* hyper, float* w, const float* g, float* m, int64_t begin,
+               int64_t end) {
+  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), shrink = set1(1.0f - hyper[0] * hyper[1]);
+  vf b1 = set1(hyper[2]), b2 = set1(hyper[3]), c1 = set1(hyper[6]), c2 = set1(hyper[7]), one = set1(1.0f);
+  each_vector(begin, end, [&](int64_t i, auto get, auto put) {
+    vf d = mul(sign, get(g + i)), m0 = get(m + i), u = fma(b1, m0, mul(c1, d));
+    u = select_gt(vabs(u), zero(), copy_sign(one, u), u);  // zero and NaN as they are
+    put(m + i, fma(b2, m0, mul(c2, d)));
+    put(w + i, fnma(lr, u, mul(shrink, get(w + i))));
   });
 }
 

@@ -1,4 +1,5 @@
-// What it is: naive SGD, Adam/AdamW and RMSprop steps, the formulas of PyTorch's torch.optim, in double.
+// What it is: naive SGD, Adam/AdamW, RMSprop, Adagrad and Lion steps, in double; the formulas of PyTorch's
+// torch.optim where it has them.
 #include "backend/cpu/ref/convert.h"
 
 namespace fastcnn::cpu::ref {
@@ -84,6 +85,40 @@ void rmsprop_step(const Call& c) {
         c.out[2].as<T>()[i] = store<T>(d);
       }
       c.out[0].as<T>()[i] = store<T>(p - lr * d);
+    }
+  });
+}
+
+void adagrad_step(const Call& c) {
+  const auto& q = c.as<AdagradParams>();
+  const float* h = c.in.back().as<float>();
+  double lr = h[0], wd = h[1], eps = h[4];
+  dispatch_floating(c.in[0].dtype, "adagrad_step", [&]<class T>() {
+    int64_t n = c.in[0].numel();
+    for (int64_t i = 0; i < n; ++i) {
+      double p = load(c.in[0].as<T>()[i]), g = load(c.in[1].as<T>()[i]), sum = load(c.in[2].as<T>()[i]);
+      if (q.maximize) g = -g;
+      g += wd * p;
+      sum += g * g;
+      c.out[1].as<T>()[i] = store<T>(sum);
+      c.out[0].as<T>()[i] = store<T>(p - lr * g / (std::sqrt(sum) + eps));
+    }
+  });
+}
+
+void lion_step(const Call& c) {
+  const auto& q = c.as<LionParams>();
+  const float* h = c.in.back().as<float>();
+  double lr = h[0], wd = h[1], b1 = h[2], b2 = h[3], c1 = h[6], c2 = h[7];
+  dispatch_floating(c.in[0].dtype, "lion_step", [&]<class T>() {
+    int64_t n = c.in[0].numel();
+    for (int64_t i = 0; i < n; ++i) {
+      double p = load(c.in[0].as<T>()[i]), g = load(c.in[1].as<T>()[i]), m = load(c.in[2].as<T>()[i]);
+      if (q.maximize) g = -g;
+      double u = b1 * m + c1 * g;
+      if (std::fabs(u) > 0) u = u > 0 ? 1 : -1;  // zero and NaN as they are
+      c.out[1].as<T>()[i] = store<T>(b2 * m + c2 * g);
+      c.out[0].as<T>()[i] = store<T>(p * (1 - lr * wd) - lr * u);
     }
   });
 }
