@@ -161,10 +161,10 @@ def train(args):
         pretrained=args.init or False, **_usage(size_options, args.model, about["image_size"]),
     )  # fmt: skip
     resuming, run = run is not None, run or _run_folder(args)
-    callbacks = []
-    if args.patience is not None:
-        from .callbacks import EarlyStopping
+    from .callbacks import EarlyStopping, TensorBoard
 
+    callbacks = [TensorBoard()]
+    if args.patience is not None:
         callbacks.append(EarlyStopping("val_accuracy", patience=args.patience))
     trainer = _usage(
         Trainer, model, args.optimizer, args.lr, device=args.device, accumulate_grad_batches=args.accumulate,

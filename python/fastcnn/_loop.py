@@ -6,6 +6,7 @@ Losses are read back from the device in small lots, so that the host does not wa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
@@ -61,6 +62,28 @@ def as_loader(data, batch_size, shuffle, seed, transform, num_workers):
     if hasattr(data, "__iter__"):
         return data
     raise TypeError(f"Trainer: expected a dataset or a loader, got {type(data).__name__}")
+
+
+class FirstBatches:
+    """The first n batches of a loader, in each epoch; keep: those of the first epoch again and again."""
+
+    def __init__(self, loader, n, keep=False):
+        self.loader, self.n, self.kept = loader, n, [] if keep else None
+
+    def __len__(self):
+        return min(self.n, len(self.loader)) if hasattr(self.loader, "__len__") else self.n
+
+    def set_epoch(self, epoch):
+        """For loaders that shuffle by epoch."""
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(epoch)
+
+    def __iter__(self):
+        if self.kept is None:
+            return itertools.islice(self.loader, self.n)
+        if not self.kept:
+            self.kept.extend(itertools.islice(self.loader, self.n))
+        return iter(self.kept)
 
 
 def images_in(x):

@@ -109,6 +109,12 @@ class TrainStep:
         """(loss, number of right predictions or None) as tensors; update=False only adds up gradients."""
         return (self._whole if update else self._part)(x, y)
 
+    def forget_plans(self):
+        """Traces anew at the next call, as where the optimizer's states have been exchanged."""
+        for step in (self._whole, self._part):
+            if hasattr(step, "reset"):
+                step.reset()
+
     def prepare(self):
         """Gradient memory outlives a step only where several batches add up; plans need it in one place."""
         for group in self.optimizer.param_groups:

@@ -7,6 +7,7 @@ keeps between epochs goes through state_dict() as JSON values and into the check
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import math
 import os
@@ -284,6 +285,107 @@ class Timer(Callback):
         self._before = float(state["elapsed"])
 
 
+class TensorBoard(Callback):
+    """Scalars for TensorBoard: one point per epoch and column of the history, at the number of optimizer steps.
+
+    Args: log_dir: folder of the event file, default the trainer's log_dir. every_n_steps: also the loss of every n-th
+    step of training, as train_loss_step; reading it waits for the device. None: epochs alone.
+    """
+
+    def __init__(self, log_dir=None, every_n_steps=None):
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"TensorBoard: expected every_n_steps >= 1 or None, got {every_n_steps}")
+        self.log_dir, self.every_n_steps, self._writer = log_dir, every_n_steps, None
+
+    def on_fit_start(self, trainer):
+        from ._events import EventWriter
+
+        folder = trainer.log_dir if self.log_dir is None else self.log_dir
+        if folder is None:
+            raise ValueError("TensorBoard: expected log_dir, or a Trainer with log_dir")
+        self._writer = EventWriter(folder)
+
+    def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
+        step = trainer.global_step
+        if self.every_n_steps is not None and step and step % self.every_n_steps == 0:
+            self._writer.scalars({"train_loss_step": outputs["loss"].item()}, step)
+
+    def on_epoch_end(self, trainer):
+        """Writes the epoch's row."""
+        row = {k: v for k, v in trainer.epoch_metrics.items() if isinstance(v, (int, float))}
+        self._writer.scalars(row, trainer.global_step)
+
+    def on_fit_end(self, trainer):
+        self._close()
+
+    def on_exception(self, trainer, exception):
+        self._close()
+
+    def _close(self):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class FreezeBackbone(Callback):
+    """Trains the head alone at first, then unfreezes the rest, at once or part by part.
+
+    Args: unfreeze_at: epoch (from 0) from which everything trains, or {epoch: pattern or patterns} of submodule names
+    that train from then on ("layer4", "features.1?"; "*": everything). head: patterns of submodules that always train;
+    default the last direct child with parameters. train_bn: whether frozen batch norms go on training. A run that is
+    resumed is frozen as its epoch wants it. Raises: ValueError for a pattern that no submodule has.
+    """
+
+    def __init__(self, unfreeze_at=1, head=None, train_bn=False):
+        stages = unfreeze_at if isinstance(unfreeze_at, dict) else {unfreeze_at: "*"}
+        self.stages = {int(e): [p] if isinstance(p, str) else list(p) for e, p in stages.items()}
+        if not self.stages or min(self.stages) < 0:
+            raise ValueError(f"FreezeBackbone: expected epochs of at least 0 in unfreeze_at, got {unfreeze_at}")
+        self.head = [head] if isinstance(head, str) else head
+        self.train_bn = train_bn
+
+    def on_fit_start(self, trainer):
+        model = trainer.model
+        heads = self.head
+        if heads is None:
+            last = [name for name, child in model.named_children() if next(child.parameters(), None) is not None]
+            if len(last) < 2:
+                raise ValueError(
+                    "FreezeBackbone: expected a model of two or more children with parameters, or head= with the names "
+                    "of what is to train"
+                )
+            heads = last[-1:]
+        for patterns in (heads, *self.stages.values()):
+            self._matching(model, patterns)
+        model.freeze(self.train_bn)
+        for m in self._matching(model, heads):
+            m.unfreeze()
+        for epoch in sorted(e for e in self.stages if e <= trainer.current_epoch):
+            self._unfreeze(trainer, epoch)
+        trainer._step.prepare()
+
+    def on_train_epoch_start(self, trainer):
+        """Unfreezes what is due."""
+        if trainer.current_epoch in self.stages:
+            self._unfreeze(trainer, trainer.current_epoch)
+            trainer._step.prepare()
+
+    def _unfreeze(self, trainer, epoch):
+        for m in self._matching(trainer.model, self.stages[epoch]):
+            m.unfreeze()
+        trainer.message(f"epoch {epoch + 1}: {', '.join(self.stages[epoch])} trains")
+
+    @staticmethod
+    def _matching(model, patterns):
+        found = []
+        for pattern in patterns:
+            hits = [m for name, m in model.named_modules() if fnmatch.fnmatchcase(name, pattern)]
+            if not hits:
+                raise ValueError(f"FreezeBackbone: no submodule of {type(model).__name__} is named {pattern!r}")
+            found += hits
+        return found
+
+
 def picture_of(history, path):
     """Writes the curves as a picture; False where matplotlib is not installed."""
     try:
@@ -309,8 +411,10 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "EarlyStopping",
+    "FreezeBackbone",
     "LearningRateMonitor",
     "ModelCheckpoint",
+    "TensorBoard",
     "Timer",
     "picture_of",
 ]

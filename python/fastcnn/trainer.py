@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _core, checkpoints
-from ._loop import Interrupted, RunState, SignalGuard, as_loader, describe_resume, images_in, run_epoch
+from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, images_in, run_epoch
 from ._steps import EvalStep, TrainStep, get_loss, split_batch, to_tensor
 from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
 from .progress import ProgressBar
@@ -84,6 +84,9 @@ class Trainer:
             epoch; None: only after it.
         detect_nan: stop with FloatingPointError when the loss is NaN or infinite.
         progress: show a bar. metadata: JSON values to keep in checkpoints.
+        fast_dev_run: number of batches (True: one) that training and validation see, in one epoch, and no files: does
+            everything run? overfit_batches: the first n batches of the training data, the same in each epoch, for
+            training and validation: can the model learn at all?
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Trainer:
         compile=True, deterministic=False, seed=0, log_dir=None, *, scheduler=None, scheduler_interval=None,
         weight_decay=None, momentum=None, label_smoothing=0.0, batch_size=128, transform=None, num_workers=0,
         monitor=None, checkpoint_every_n_steps=None, checkpoint_every_seconds=60.0, detect_nan=True,
-        progress=True, metadata=None,
+        progress=True, metadata=None, fast_dev_run=False, overfit_batches=0,
     ):  # fmt: skip
         if precision not in _PRECISIONS:
             raise ValueError(f"Trainer: expected precision {', '.join(_PRECISIONS)}, got {precision!r}")
@@ -119,7 +122,13 @@ class Trainer:
         self.monitor, self.detect_nan, self.metadata = monitor, detect_nan, dict(metadata or {})
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
         self.checkpoint_every_seconds = checkpoint_every_seconds
-        self.log_dir = None if log_dir is None else Path(log_dir)
+        self.fast_dev_run, self.overfit_batches = int(fast_dev_run), int(overfit_batches)
+        if self.fast_dev_run < 0 or self.overfit_batches < 0:
+            raise ValueError(
+                f"Trainer: expected fast_dev_run and overfit_batches of at least 0, got {fast_dev_run} and "
+                f"{overfit_batches}"
+            )
+        self.log_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
         self.optimizer = _make_optimizer(optimizer, model, lr, weight_decay, momentum)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
 
@@ -207,8 +216,17 @@ class Trainer:
         """
         if max_epochs < 1:
             raise ValueError(f"Trainer.fit: expected max_epochs >= 1, got {max_epochs}")
-        loader = as_loader(train_data, self.batch_size, True, self.seed, self.transform, self.num_workers)
+        loader = as_loader(
+            train_data, self.batch_size, not self.overfit_batches, self.seed, self.transform, self.num_workers
+        )
         val_loader = None if val_data is None else self._eval_loader(val_data)
+        if self.overfit_batches:
+            loader = FirstBatches(loader, self.overfit_batches, keep=True)
+            val_loader = None if val_loader is None else loader
+        elif self.fast_dev_run:
+            loader = FirstBatches(loader, self.fast_dev_run)
+            val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
+            max_epochs = 1
         start = self._find_resume(resume)
         self.max_epochs, self.should_stop = int(max_epochs), False
         self.history, self.epoch_metrics = History(), {}
@@ -335,6 +353,18 @@ class Trainer:
     def _draw_curves(self):
         if self.log_dir is not None and self.history:
             picture_of(self.history, self.log_dir / "curves.png")
+
+    def lr_find(self, train_data, min_lr=1e-6, max_lr=1.0, num_steps=100, stop_factor=4.0):
+        """Learning-rate range test (Smith 2015): trains some steps with a growing rate, then puts everything back.
+
+        Args: train_data: dataset or loader. min_lr, max_lr: of the largest group, others keep their share; the rate
+        grows by the same factor each step. stop_factor: ends early where the smoothed loss exceeds the best so far by
+        it. Returns an LRFinder: lrs, losses, suggestion(), plot(path).
+        """
+        from ._lr_find import lr_find
+
+        loader = as_loader(train_data, self.batch_size, True, self.seed, self.transform, self.num_workers)
+        return lr_find(self, loader, min_lr, max_lr, num_steps, stop_factor)
 
     # ------------------------------------------------------------ evaluate, predict
 

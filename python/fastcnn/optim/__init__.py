@@ -3,6 +3,7 @@
 from . import lr_scheduler
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .groups import param_groups
 from .layerwise import LAMB, LARS
 from .lion import Lion
 from .muon import Muon
@@ -49,4 +50,5 @@ __all__ = [
     "get_optimizer",
     "list_optimizers",
     "lr_scheduler",
+    "param_groups",
 ]

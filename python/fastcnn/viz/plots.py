@@ -261,3 +261,25 @@ def _series(norms):
                 where = f"{name}: " if name else ""
                 raise ValueError(f"gradient_flow: expected one number >= 0 for {where}{layer}, got {value}")
     return {str(k): {str(n): float(np.asarray(v).item()) for n, v in s.items()} for k, s in series.items()}
+
+
+def lr_curve(found, path=None):
+    """Loss over learning rate of a range test, with the suggested rate. found: what Trainer.lr_find gives."""
+    if not found.lrs:
+        raise ValueError("lr_curve: expected a range test of at least one step")
+    figure = new_figure(6, 4)
+    ax = figure.subplots()
+    ax.plot(found.lrs, found.losses, color=COLORS[6], alpha=0.4, linewidth=1, label="loss of a step")
+    ax.plot(found.lrs, found.smoothed, color=COLORS[0], label="smoothed")
+    rate = found.suggestion()
+    if rate is not None:
+        ax.axvline(rate, color=COLORS[1], linestyle="--", label=f"suggestion {rate:.2g}")
+    ax.set_xscale("log")
+    low, first = min(found.smoothed), found.smoothed[0]
+    span = abs(first - low) or 1.0
+    ax.set_ylim(low - 0.2 * span, first + span)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("loss")
+    ax.set_title("learning-rate range test")
+    tidy(ax)
+    return finish(figure, path)
