@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from .. import nn
+from ..nn.attention import make_divisible
 from .registry import conv_bn_weights_, head_layer, linear_weights_, register
 
 # (expansion, out channels, blocks, stride of the first)
 STAGES = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
-
-
-def make_divisible(v, divisor=8):
-    """v rounded to a multiple of divisor, never down by more than a tenth."""
-    rounded = max(divisor, int(v + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * v else rounded
 
 
 class ConvBNReLU6(nn.Sequential):

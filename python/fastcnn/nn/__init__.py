@@ -23,6 +23,7 @@ from .activation import (
     Softsign,
     Tanh,
 )
+from .attention import CBAM, ECA, SelfAttention2d, SqueezeExcite
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
 from .conv import Conv2d, ConvTranspose2d, Linear
 from .loss import (
