@@ -2,9 +2,22 @@
 
 # ruff: noqa: F401
 from . import alexnet as _alexnet
+from . import (
+    blocks,
+    convnext,
+    densenet,
+    efficientnet,
+    efficientnet_lite,
+    mobilenet_v3,
+    resnet,
+    resnet_cifar,
+    shufflenet_v2,
+    squeezenet,
+    vgg,
+)
 from . import lenet as _lenet
+from . import mobilenet_v1 as _mobilenet_v1
 from . import mobilenet_v2 as _mobilenet_v2
-from . import resnet, resnet_cifar, vgg
 from .registry import _BUILDERS, create_model, list_models, register
 
 # Builders last: models.alexnet is the function, though a file has that name too.

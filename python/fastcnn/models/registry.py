@@ -4,45 +4,50 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import inspect
 import os
 from typing import NamedTuple
 
-from .. import nn, safetensors
+from .. import safetensors
 from ..nn import init
 
 
 class Entry(NamedTuple):
-    """A builder, the dotted name of its last layer, its usual image size and whether that is an option of it."""
+    """What register() was told of a model."""
 
     builder: object
     head: str
     image_size: int
     sized: bool
+    convert: object
 
 
 _BUILDERS = {}
 
 
-def register(builder=None, *, name=None, head="fc", image_size=224, sized=False):
+def register(builder=None, *, name=None, head="fc", image_size=224, sized=False, convert=None):
     """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
 
     head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded.
     image_size: what it is usually built for. sized: it has an option image_size and takes no other images.
+    convert: convert(state) -> (state with this model's keys, options that the weights call for, note for the report or
+    None), for files with the keys of another library.
     """
     if builder is None:
-        return lambda f: register(f, name=name, head=head, image_size=image_size, sized=sized)
+        return lambda f: register(f, name=name, head=head, image_size=image_size, sized=sized, convert=convert)
     name = name or builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"register: a model named {name!r} exists already")
-    _BUILDERS[name] = Entry(builder, head, image_size, sized)
+    _BUILDERS[name] = Entry(builder, head, image_size, sized, convert)
     return builder
 
 
-def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224):
+def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224, convert=None):
     """Makes one function per row of table {name: options of build}, puts it in namespace and registers it.
 
-    num_classes: default of the functions. image_size: see register.
+    num_classes: default of the functions. image_size: see register; one for all, or {name: size}. convert: see
+    register; called as convert(state, row).
     """
     classes = num_classes
     for name, row in table.items():
@@ -53,7 +58,9 @@ def register_table(namespace, build, table, doc, head="fc", num_classes=1000, im
         builder.__name__ = builder.__qualname__ = name
         builder.__module__ = namespace["__name__"]
         builder.__doc__ = doc.format(name=name)
-        namespace[name] = register(builder, head=head, image_size=image_size)
+        size = image_size[name] if isinstance(image_size, dict) else image_size
+        to_keys = None if convert is None else functools.partial(convert, row=row)
+        namespace[name] = register(builder, head=head, image_size=size, convert=to_keys)
 
 
 def list_models(pattern="*"):
@@ -130,25 +137,3 @@ def _load_pretrained(model, head, state, path):
         raise ValueError(f"create_model: {os.fspath(path)} does not fit the model:\n  " + "\n  ".join(wrong))
     if found.mismatched_keys:
         model.get_submodule(head).reset_parameters()
-
-
-def conv_bn_weights_(model, fan="fan_out"):
-    """First values of torchvision's CNNs: convs N(0, sqrt(2 / fan)) with zero bias; the rest as it is."""
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d):
-            init.kaiming_normal_(m.weight, mode=fan, nonlinearity="relu")
-            if m.bias is not None:
-                init.zeros_(m.bias)
-
-
-def linear_weights_(model, std=0.01):
-    """Linear layers N(0, std) with zero bias, as in VGG and MobileNet."""
-    for m in model.modules():
-        if isinstance(m, nn.Linear):
-            init.normal_(m.weight, 0, std)
-            init.zeros_(m.bias)
-
-
-def head_layer(in_features, num_classes):
-    """The last Linear, or Identity for num_classes=0 (features only)."""
-    return nn.Linear(in_features, num_classes) if num_classes else nn.Identity()
