@@ -18,9 +18,14 @@ from . import (
 from . import lenet as _lenet
 from . import mobilenet_v1 as _mobilenet_v1
 from . import mobilenet_v2 as _mobilenet_v2
+from .features import feature_extractor
+from .pretrained import PretrainedReport
 from .registry import _BUILDERS, create_model, list_models, register
 
 # Builders last: models.alexnet is the function, though a file has that name too.
 globals().update({_name: _entry.builder for _name, _entry in _BUILDERS.items()})
 
-__all__ = ["create_model", "list_models", "register", "resnet", "resnet_cifar", "vgg", *list_models()]
+__all__ = [
+    "PretrainedReport", "create_model", "feature_extractor", "list_models", "register", "resnet", "resnet_cifar", "vgg",
+    *list_models(),
+]  # fmt: skip

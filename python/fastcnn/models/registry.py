@@ -6,11 +6,10 @@ import difflib
 import fnmatch
 import functools
 import inspect
-import os
 from typing import NamedTuple
 
-from .. import safetensors
 from ..nn import init
+from .pretrained import load_pretrained, read_state
 
 
 class Entry(NamedTuple):
@@ -98,42 +97,25 @@ def size_options(name, image_size):
 def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
     """Builds a registered model.
 
-    pretrained: path of a .safetensors file with the keys of torchvision. If the file was trained on another number of
-    classes its last layer is left out and drawn anew. True raises, because no weights come with the package. Unknown
-    names raise ValueError with near matches.
+    pretrained: path of a .safetensors file or of a PyTorch file (.pt, .pth: a state_dict, or a checkpoint that holds
+    one) with the keys of torchvision, or timm where torchvision has no such net. Where the file was trained on another
+    number of classes the last layer is drawn anew; the first convolution is adapted to in_channels (summed to one
+    channel, else repeated and scaled). model.pretrained_report tells what was loaded, adapted and skipped. True raises,
+    because no weights come with the package.
+    Raises: ValueError for unknown names, with near matches, and for files that are damaged or do not fit.
     """
-    builder, head = _entry(name)[:2]
+    entry = _entry(name)
     if pretrained is None or pretrained is False:
-        return builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+        return entry.builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
     if pretrained is True:
         raise ValueError(
             f"create_model: no weights of {name!r} come with the package; give pretrained= the path of a file"
         )
+    state, notes = read_state(pretrained)
+    if entry.convert is not None:
+        state, options, note = entry.convert(state)
+        kwargs, notes = {**options, **kwargs}, [*notes, *([note] if note else [])]
     with init.skip_random():
-        model = builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
-    _load_pretrained(model, head, _read_state(pretrained), pretrained)
+        model = entry.builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model.pretrained_report = load_pretrained(model, name, entry.head, state, pretrained, notes)
     return model
-
-
-def _read_state(path):
-    if os.fspath(path).endswith((".pt", ".pth")):
-        raise ValueError(
-            f"create_model: {os.fspath(path)}: PyTorch's own files are not read in this version; expected a "
-            ".safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)"
-        )
-    return safetensors.load_file(path)
-
-
-def _load_pretrained(model, head, state, path):
-    found = model.load_state_dict(state, strict=False)
-    wrong = [f"missing key {k!r}" for k in found.missing_keys]
-    wrong += [f"unexpected key {k!r}" for k in found.unexpected_keys]
-    wrong += [
-        f"mismatched key {k!r}: expected shape {a}, got {b}"
-        for k, a, b in found.mismatched_keys
-        if not k.startswith(head + ".")
-    ]
-    if wrong:
-        raise ValueError(f"create_model: {os.fspath(path)} does not fit the model:\n  " + "\n  ".join(wrong))
-    if found.mismatched_keys:
-        model.get_submodule(head).reset_parameters()
