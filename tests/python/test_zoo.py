@@ -5,6 +5,8 @@ libraries themselves.
 """
 
 import json
+import pathlib
+import re
 
 import fastcnn as fc
 import numpy as np
@@ -259,3 +261,10 @@ def test_wrong_images_are_refused_with_advice():
             build(name)(fc.ops.ones((3, 64, 64)))
     with pytest.raises(ValueError, match="LeNet5: expected images of 28x28, got 32x32"):
         build("lenet5", 10, 1)(fc.ops.ones((2, 1, 32, 32)))
+
+
+def test_every_model_stands_in_the_documentation():
+    text = (pathlib.Path(__file__).parents[2] / "docs/models.md").read_text()
+    first_cells = re.findall(r"^\| (.*?) \|", text, re.M)
+    listed = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert listed == set(models.list_models())
