@@ -15,6 +15,7 @@ from . import (
     squeezenet,
     vgg,
 )
+from . import capsnet as _capsnet
 from . import lenet as _lenet
 from . import mobilenet_v1 as _mobilenet_v1
 from . import mobilenet_v2 as _mobilenet_v2
