@@ -27,7 +27,8 @@ TORCHVISION = (
     "shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 densenet121 densenet161 "
     "densenet169 densenet201 convnext_tiny convnext_small convnext_base convnext_large"
 ).split() + [f"efficientnet_b{i}" for i in range(8)]
-NAMES = [*TORCHVISION, *TIMM]
+SEGMENTATION = ("fcn_resnet50", "deeplabv3_resnet50")
+NAMES = [*TORCHVISION, *TIMM, *SEGMENTATION]
 
 
 def import_library(name):
@@ -49,6 +50,9 @@ def import_library(name):
 
 def build(name, **options):
     """The net of torchvision or timm that our `name` stands for."""
+    if name in SEGMENTATION:
+        theirs = getattr(import_library("torchvision").models.segmentation, name)
+        return theirs(weights=None, weights_backbone=None, **options)
     if name in TIMM:
         theirs, more = TIMM[name]
         return import_library("timm").create_model(theirs, **more, **options)

@@ -11,6 +11,7 @@ from . import (
     mobilenet_v3,
     resnet,
     resnet_cifar,
+    segmentation,
     shufflenet_v2,
     squeezenet,
     vgg,
@@ -19,6 +20,7 @@ from . import capsnet as _capsnet
 from . import lenet as _lenet
 from . import mobilenet_v1 as _mobilenet_v1
 from . import mobilenet_v2 as _mobilenet_v2
+from . import unet as _unet
 from .features import feature_extractor
 from .pretrained import PretrainedReport
 from .registry import _BUILDERS, create_model, list_models, register

@@ -12,12 +12,14 @@ from ..nn import init
 class ImageModel(nn.Module):
     """Base of networks over images (N, C, H, W); its call names what to do where x cannot be what the net is built for.
 
-    min_size: smallest H and W that the net can take. image_size: the only H and W, or None. Its forward is that of most
-    nets: classifier(flatten(avgpool(features(x)))).
+    min_size: smallest H and W that the net can take. image_size: the only H and W, or None. optional_parts: children
+    that it may be built without; pretrained weights of them are skipped then. Its forward is that of most nets:
+    classifier(flatten(avgpool(features(x)))).
     """
 
     min_size = 1
     image_size = None
+    optional_parts = ()
 
     def __call__(self, x):
         self._check_images(x)

@@ -98,6 +98,11 @@ def _first_conv(model):
     return next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), (None, None))
 
 
+def _within(key, parts):
+    """The one of dotted names `parts` that a key belongs to, or None."""
+    return next((part for part in parts if key.startswith(f"{part}.")), None)
+
+
 def _some(items):
     items = list(items)
     more = [f"... and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
@@ -105,7 +110,7 @@ def _some(items):
 
 
 def load_pretrained(model, name, head, state, path, notes):
-    """Loads state into a new model and gives the report; the last layer `head` is drawn anew for other classes.
+    """Loads state into a new model and gives the report; the last layers `head` are drawn anew for other classes.
 
     Raises: ValueError that lists missing, unexpected and mismatched keys; the model is of no use then.
     """
@@ -113,10 +118,15 @@ def load_pretrained(model, name, head, state, path, notes):
     adapted, skipped, state = [], [], dict(state)
     conv_name, conv = _first_conv(model)
     stem = f"{conv_name}.weight"
-    for key in [k for k in state if k.startswith(f"{head}.")]:
+    heads = (head,) if isinstance(head, str) else head
+    optional = (*heads, *getattr(model, "optional_parts", ()))
+    for key in [k for k in state if _within(k, optional)]:
         got, want = tuple(state[key].shape), own.get(key)
-        if want is None and not any(k.startswith(f"{head}.") for k in own):
-            skipped.append((key, "the model was built without a last layer"))
+        part = _within(key, optional)
+        if want is None and not any(_within(k, [part]) for k in own):
+            skipped.append((key, f"the model was built without {part}"))
+        elif not _within(key, heads):
+            continue
         elif want is not None and got != want and got[1:] == want[1:]:
             skipped.append((key, f"trained for {got[0]} classes, drawn anew for {want[0]}"))
         else:
@@ -140,8 +150,8 @@ def load_pretrained(model, name, head, state, path, notes):
             f"create_model: {os.fspath(path)} does not fit {name}: {fits} of its {len(own)} keys are there; give a "
             "file of this model, or the model and the options that the file was made with:\n  " + "\n  ".join(wrong)
         )
-    if redrawn:
-        model.get_submodule(head).reset_parameters()
+    for part in {_within(key, heads) for key in redrawn}:
+        model.get_submodule(part).reset_parameters()
     changed = {key for key, _ in adapted}
     loaded = tuple(k for k in own if k in state and k not in changed)
     return PretrainedReport(os.fspath(path), loaded, tuple(adapted), tuple(skipped), tuple(notes))

@@ -28,7 +28,8 @@ _BUILDERS = {}
 def register(builder=None, *, name=None, head="fc", image_size=224, sized=False, convert=None):
     """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
 
-    head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded.
+    head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded; a tuple of
+    them where there are several.
     image_size: what it is usually built for. sized: it has an option image_size and takes no other images.
     convert: convert(state) -> (state with this model's keys, options that the weights call for, note for the report or
     None), for files with the keys of another library.

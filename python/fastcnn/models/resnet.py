@@ -12,9 +12,9 @@ from .blocks import ImageModel, attention_layer, conv_bn_weights_, head_layer
 from .registry import register_table
 
 
-def conv3x3(inp, out, stride=1, groups=1):
+def conv3x3(inp, out, stride=1, groups=1, dilation=1):
     """3x3 convolution without bias that keeps the size at stride 1."""
-    return nn.Conv2d(inp, out, 3, stride, 1, groups=groups, bias=False)
+    return nn.Conv2d(inp, out, 3, stride, dilation, dilation, groups, bias=False)
 
 
 def conv1x1(inp, out, stride=1):
@@ -27,11 +27,11 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None):
+    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None, dilation=1):
         super().__init__()
-        if groups != 1 or base_width != 64:
+        if groups != 1 or base_width != 64 or dilation != 1:
             raise ValueError(
-                f"BasicBlock: expected groups=1 and base_width=64, got {groups} and {base_width}"
+                f"BasicBlock: expected groups=1, base_width=64, dilation=1, got {groups}, {base_width}, {dilation}"
             )
         self.conv1 = conv3x3(inp, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
@@ -59,12 +59,12 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None):
+    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None, dilation=1):
         super().__init__()
         out, inner = width * self.expansion, width * base_width // 64 * groups
         self.conv1 = conv1x1(inp, inner)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = conv3x3(inner, inner, stride, groups)
+        self.conv2 = conv3x3(inner, inner, stride, groups, dilation)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv1x1(inner, out)
         self.bn3 = nn.BatchNorm2d(out)
@@ -98,23 +98,27 @@ class ResNet(ImageModel):
 
     Args: block: BasicBlock or Bottleneck. layers: blocks per stage. groups, base_width: of the 3x3
     convolutions. zero_init_last: start each branch at zero (Goyal et al. 2017). attention: "se", "eca" or "cbam" at the
-    end of each branch, or None.
+    end of each branch, or None. dilated: for layer2, layer3 and layer4, dilation in place of the stride.
     """
 
     def __init__(
         self, block, layers, num_classes=1000, in_channels=3, groups=1, base_width=64, zero_init_last=False,
-        attention=None,
+        attention=None, dilated=(False, False, False),
     ):  # fmt: skip
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inp = 64
+        inp, dilation = 64, 1
         for i, n in enumerate(layers):
             width, blocks = 64 * 2**i, []
+            before, dilate = dilation, i > 0 and dilated[i - 1]
+            dilation *= 2 if dilate else 1
             for j in range(n):
-                blocks.append(block(inp, width, 2 if i and not j else 1, groups, base_width, attention))
+                stride = 2 if i and not j and not dilate else 1
+                spread = dilation if j else before  # the first block still sees the pixels of the stage before
+                blocks.append(block(inp, width, stride, groups, base_width, attention, spread))
                 inp = width * block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
