@@ -30,7 +30,7 @@ COUNTS = {
     "densenet121": 7_978_856, "densenet161": 28_681_000, "densenet169": 14_149_480, "densenet201": 20_013_928,
     "convnext_tiny": 28_589_128, "convnext_small": 50_223_688, "convnext_base": 88_591_464,
 }  # fmt: skip
-SMALL_COUNTS = {"wrn_28_10": 36.5e6, "preact_resnet18": 11.17e6}  # 10 classes
+SMALL_COUNTS = {"wrn_28_10": 36.5e6, "preact_resnet18": 11.17e6, "airbench94": 1.97e6}  # 10 classes
 
 
 def build(name, *args, **kwargs):
@@ -52,7 +52,7 @@ def test_keys_and_shapes_are_those_of_torchvision_and_timm(name):
 def test_parameter_counts_are_the_published_ones():
     assert {name: count(build(name)) for name in COUNTS} == COUNTS
     for name, published in SMALL_COUNTS.items():
-        assert count(build(name, 10)) == pytest.approx(published, rel=0.002)
+        assert count(build(name, 10)) == pytest.approx(published, rel=0.003)
 
 
 # ---------------------------------------------------------------- equality with torchvision and timm
@@ -221,6 +221,27 @@ def test_stochastic_depth_grows_with_depth_and_acts_in_training_alone():
         assert np.array_equal(net(x).numpy(), net(x).numpy())
 
 
+def test_airbench_whitens_its_first_layer_and_passes_images_on():
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((3, 3))
+    images = np.einsum("ij,njhw->nihw", mix, rng.standard_normal((64, 3, 12, 12))).astype(np.float32)
+    net = models.airbench94().whiten(images)
+    with fc.no_grad():
+        y = net.whiten_conv(fc.tensor(images)).numpy()
+    flat = y[:, :12].transpose(1, 0, 2, 3).reshape(12, -1)
+    np.testing.assert_allclose(flat @ flat.T / flat.shape[1], np.eye(12), atol=0.02)
+    np.testing.assert_array_equal(y[:, 12:], -y[:, :12])
+    x = fc.randn((1, 24, 4, 4))
+    group = net.groups[0]
+    np.testing.assert_allclose(group.conv1(x).detach().numpy()[:, :24], x.numpy(), atol=1e-5)  # dirac
+    trained = {k for k, p in net.named_parameters() if p.requires_grad}
+    assert "whiten_conv.bias" in trained and not {"whiten_conv.weight", "groups.0.norm1.weight"} & trained
+    fc.ops.cross_entropy(net(fc.randn((4, 3, 32, 32))), fc.tensor(np.arange(4))).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
+    with pytest.raises(ValueError, match="got 1 in"):
+        net.whiten(images[:, :1])
+
+
 # ---------------------------------------------------------------- options and bad input
 
 
@@ -240,7 +261,8 @@ def test_options_of_the_new_nets():
 
 
 SMALLEST = {
-    "alexnet": 63, "vgg11": 32, "densenet121": 29, "squeezenet1_0": 21, "squeezenet1_1": 17, "convnext_tiny": 32,
+    "airbench94": 9, "alexnet": 63, "vgg11": 32, "densenet121": 29, "squeezenet1_0": 21, "squeezenet1_1": 17,
+    "convnext_tiny": 32,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Models: create_model(name), list_models(pattern); each is also a function here, models.resnet18()."""
 
 # ruff: noqa: F401
-from . import alexnet as _alexnet
 from . import (
+    airbench,
     blocks,
     convnext,
     densenet,
@@ -16,6 +16,7 @@ from . import (
     squeezenet,
     vgg,
 )
+from . import alexnet as _alexnet
 from . import capsnet as _capsnet
 from . import lenet as _lenet
 from . import mobilenet_v1 as _mobilenet_v1
