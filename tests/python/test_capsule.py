@@ -89,7 +89,16 @@ def test_size_of_capsnet_is_the_papers():
         models.capsnet(decoder=()).reconstruct(fc.ops.ones((1, 10, 16)))
 
 
-def test_capsnet_learns_real_digits_and_draws_them():
+@pytest.fixture
+def one_thread():
+    """Tiny operands: threads would only wait for each other."""
+    before = fc.get_num_threads()
+    fc.set_num_threads(1)
+    yield
+    fc.set_num_threads(before)
+
+
+def test_capsnet_learns_real_digits_and_draws_them(one_thread):
     """scikit-learn's 8x8 digits: a small CapsNet names unseen ones, and its pictures are nearer than the mean image."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     rng = np.random.default_rng(0)
