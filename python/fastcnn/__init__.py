@@ -67,6 +67,7 @@ _LAZY = {
     "summary": ("summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
     "save_state": ("safetensors", "save_file"),
+    "load_torch": ("torch_files", "load_torch"),
 }
 
 
@@ -88,7 +89,7 @@ def __dir__():
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
     "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build", "device", "dtype",
     "empty", "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_conv_algorithm",
-    "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "memory_info",
-    "no_grad", "ops", "save_state", "set_conv_algorithm", "set_grad_enabled", "set_memory_budget", "set_num_threads",
-    "show_config", "summary", "tensor", "uint8", "use_deterministic_algorithms",
+    "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "load_torch",
+    "memory_info", "no_grad", "ops", "save_state", "set_conv_algorithm", "set_grad_enabled", "set_memory_budget",
+    "set_num_threads", "show_config", "summary", "tensor", "uint8", "use_deterministic_algorithms",
 ]  # fmt: skip

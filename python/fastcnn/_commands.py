@@ -160,6 +160,8 @@ def train(args):
         create_model, args.model, num_classes=about["num_classes"], in_channels=about["in_channels"],
         pretrained=args.init or False, **_usage(size_options, args.model, about["image_size"]),
     )  # fmt: skip
+    if args.init:
+        print(model.pretrained_report, file=sys.stderr)
     resuming, run = run is not None, run or _run_folder(args)
     from .callbacks import EarlyStopping, TensorBoard
 

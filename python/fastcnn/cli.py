@@ -91,7 +91,7 @@ def _train_parser(commands):
     group.add_argument(
         "--resume", metavar="RUN", help="folder of a run to go on with, with its own options; 'last': the newest"
     )
-    group.add_argument("--init", metavar="FILE", help="start from these weights (.safetensors)")
+    group.add_argument("--init", metavar="FILE", help="start from these weights (.safetensors, .pt or .pth)")
     group.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=argparse.SUPPRESS)
     group.add_argument("--quiet", action="store_true", help="no progress, only the result")
     _machine_options(parser)

@@ -411,16 +411,12 @@ def test_pretrained(tmp_path):
     other = models.create_model("resnet20", num_classes=3, pretrained=str(path))
     assert np.array_equal(other.conv1.weight.numpy(), trained.conv1.weight.numpy())
     assert other.fc.weight.shape == (3, 64) and 0 < np.abs(other.fc.weight.numpy()).max() <= 1 / 8
-    with pytest.raises(ValueError, match=r"mismatched key 'conv1\.weight'"):
-        models.create_model("resnet20", num_classes=10, in_channels=1, pretrained=path)
     with pytest.raises(ValueError, match="missing key"):
         models.create_model("resnet32", num_classes=10, pretrained=path)
     with pytest.raises(ValueError, match="no weights"):
         models.create_model("resnet20", pretrained=True)
     with pytest.raises(FileNotFoundError):
         models.create_model("resnet20", pretrained=tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="expected a .safetensors file"):
-        models.create_model("resnet20", pretrained=tmp_path / "net.pt")
     safetensors.save_file({}, path)
     with pytest.raises(ValueError, match="missing key"):
         models.create_model("resnet20", pretrained=path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import nn
-from .registry import head_layer, register
+from .blocks import ImageModel, head_layer
+from .registry import register
 
 # (out channels, kernel, stride, padding, pool after it)
 CONVS = (
@@ -15,8 +16,10 @@ CONVS = (
 )
 
 
-class AlexNet(nn.Module):
+class AlexNet(ImageModel):
     """Five convolutions, Linear 4096, 4096, num_classes. x: (N, in_channels, H, W), H, W >= 63."""
+
+    min_size = 63
 
     def __init__(self, num_classes=1000, in_channels=3, dropout=0.5):
         super().__init__()
@@ -33,10 +36,6 @@ class AlexNet(nn.Module):
             nn.Dropout(dropout), nn.Linear(4096, 4096), nn.ReLU(),
             head_layer(4096, num_classes),
         )  # fmt: skip
-
-    def forward(self, x):
-        """Logits (N, num_classes)."""
-        return self.classifier(self.flatten(self.avgpool(self.features(x))))
 
 
 @register(head="classifier.6")

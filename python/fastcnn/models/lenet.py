@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import nn
-from .registry import head_layer, register
+from .blocks import ImageModel, head_layer
+from .registry import register
 
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 _POOLS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
@@ -15,7 +16,7 @@ def _choose(model, what, table, name):
     return table[name]
 
 
-class LeNet5(nn.Module):
+class LeNet5(ImageModel):
     """conv 6@5x5, pool, conv 16@5x5, pool, Linear 120, 84, num_classes.
 
     x: (N, in_channels, S, S), S = image_size.
@@ -31,6 +32,7 @@ class LeNet5(nn.Module):
         side = ((image_size + 2 * padding - 4) // 2 - 4) // 2
         if side < 1:
             raise ValueError(f"LeNet5: expected image_size >= 16, got {image_size}")
+        self.image_size = image_size
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5, padding=padding), act(), pooling(2, 2),
             nn.Conv2d(6, 16, 5), act(), pooling(2, 2),
@@ -45,13 +47,14 @@ class LeNet5(nn.Module):
         return self.classifier(self.flatten(self.features(x)))
 
 
-class LeNet(nn.Module):
+class LeNet(ImageModel):
     """conv 32@5x5, pool, conv 64@5x5, pool, Linear 512, num_classes, with ReLU; x: (N, in_channels, S, S)."""
 
     def __init__(self, num_classes=10, in_channels=1, image_size=28):
         super().__init__()
         if image_size < 4:
             raise ValueError(f"LeNet: expected image_size >= 4, got {image_size}")
+        self.image_size = image_size
         self.conv1 = nn.Conv2d(in_channels, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
         self.pool = nn.MaxPool2d(2)

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from .. import nn
-from .registry import conv_bn_weights_, head_layer, linear_weights_, register
+from ..nn.attention import make_divisible
+from .blocks import ConvNormAct, ImageModel, conv_bn_weights_, head_layer, linear_weights_
+from .registry import register
 
 # (expansion, out channels, blocks, stride of the first)
 STAGES = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
-
-
-def make_divisible(v, divisor=8):
-    """v rounded to a multiple of divisor, never down by more than a tenth."""
-    rounded = max(divisor, int(v + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * v else rounded
-
-
-class ConvBNReLU6(nn.Sequential):
-    """Convolution that keeps the size at stride 1, batch norm, ReLU6."""
-
-    def __init__(self, inp, out, kernel=3, stride=1, groups=1):
-        super().__init__(
-            nn.Conv2d(inp, out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU6(),
-        )
 
 
 class InvertedResidual(nn.Module):
@@ -34,8 +19,8 @@ class InvertedResidual(nn.Module):
     def __init__(self, inp, out, stride, expansion):
         super().__init__()
         inner = round(inp * expansion)
-        layers = [ConvBNReLU6(inp, inner, 1)] if expansion != 1 else []
-        layers += [ConvBNReLU6(inner, inner, 3, stride, inner), nn.Conv2d(inner, out, 1, bias=False)]
+        layers = [ConvNormAct(inp, inner, 1, act=nn.ReLU6)] if expansion != 1 else []
+        layers += [ConvNormAct(inner, inner, 3, stride, inner, act=nn.ReLU6), nn.Conv2d(inner, out, 1, bias=False)]
         self.conv = nn.Sequential(*layers, nn.BatchNorm2d(out))
         self.use_shortcut = stride == 1 and inp == out
 
@@ -44,7 +29,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.use_shortcut else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(ImageModel):
     """Stem, 17 inverted residuals, 1x1 convolution, mean over the image, one Linear.
 
     x: (N, in_channels, H, W). Args: width_mult: scales all channel counts. dropout: before the Linear.
@@ -54,22 +39,18 @@ class MobileNetV2(nn.Module):
         super().__init__()
         inp = make_divisible(32 * width_mult)
         last = make_divisible(1280 * max(1.0, width_mult))
-        layers = [ConvBNReLU6(in_channels, inp, 3, 2)]
+        layers = [ConvNormAct(in_channels, inp, 3, 2, act=nn.ReLU6)]
         for expansion, width, n, stride in STAGES:
             out = make_divisible(width * width_mult)
             for i in range(n):
                 layers.append(InvertedResidual(inp, out, 1 if i else stride, expansion))
                 inp = out
-        self.features = nn.Sequential(*layers, ConvBNReLU6(inp, last, 1))
+        self.features = nn.Sequential(*layers, ConvNormAct(inp, last, 1, act=nn.ReLU6))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential(nn.Dropout(dropout), head_layer(last, num_classes))
         conv_bn_weights_(self)
         linear_weights_(self)
-
-    def forward(self, x):
-        """Logits (N, num_classes)."""
-        return self.classifier(self.flatten(self.avgpool(self.features(x))))
 
 
 @register(head="classifier.1")

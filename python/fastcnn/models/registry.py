@@ -4,45 +4,50 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import inspect
-import os
 from typing import NamedTuple
 
-from .. import nn, safetensors
 from ..nn import init
+from .pretrained import load_pretrained, read_state
 
 
 class Entry(NamedTuple):
-    """A builder, the dotted name of its last layer, its usual image size and whether that is an option of it."""
+    """What register() was told of a model."""
 
     builder: object
     head: str
     image_size: int
     sized: bool
+    convert: object
 
 
 _BUILDERS = {}
 
 
-def register(builder=None, *, name=None, head="fc", image_size=224, sized=False):
+def register(builder=None, *, name=None, head="fc", image_size=224, sized=False, convert=None):
     """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
 
-    head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded.
+    head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded; a tuple of
+    them where there are several.
     image_size: what it is usually built for. sized: it has an option image_size and takes no other images.
+    convert: convert(state) -> (state with this model's keys, options that the weights call for, note for the report or
+    None), for files with the keys of another library.
     """
     if builder is None:
-        return lambda f: register(f, name=name, head=head, image_size=image_size, sized=sized)
+        return lambda f: register(f, name=name, head=head, image_size=image_size, sized=sized, convert=convert)
     name = name or builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"register: a model named {name!r} exists already")
-    _BUILDERS[name] = Entry(builder, head, image_size, sized)
+    _BUILDERS[name] = Entry(builder, head, image_size, sized, convert)
     return builder
 
 
-def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224):
+def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224, convert=None):
     """Makes one function per row of table {name: options of build}, puts it in namespace and registers it.
 
-    num_classes: default of the functions. image_size: see register.
+    num_classes: default of the functions. image_size: see register; one for all, or {name: size}. convert: see
+    register; called as convert(state, row).
     """
     classes = num_classes
     for name, row in table.items():
@@ -53,7 +58,9 @@ def register_table(namespace, build, table, doc, head="fc", num_classes=1000, im
         builder.__name__ = builder.__qualname__ = name
         builder.__module__ = namespace["__name__"]
         builder.__doc__ = doc.format(name=name)
-        namespace[name] = register(builder, head=head, image_size=image_size)
+        size = image_size[name] if isinstance(image_size, dict) else image_size
+        to_keys = None if convert is None else functools.partial(convert, row=row)
+        namespace[name] = register(builder, head=head, image_size=size, convert=to_keys)
 
 
 def list_models(pattern="*"):
@@ -91,64 +98,25 @@ def size_options(name, image_size):
 def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwargs):
     """Builds a registered model.
 
-    pretrained: path of a .safetensors file with the keys of torchvision. If the file was trained on another number of
-    classes its last layer is left out and drawn anew. True raises, because no weights come with the package. Unknown
-    names raise ValueError with near matches.
+    pretrained: path of a .safetensors file or of a PyTorch file (.pt, .pth: a state_dict, or a checkpoint that holds
+    one) with the keys of torchvision, or timm where torchvision has no such net. Where the file was trained on another
+    number of classes the last layer is drawn anew; the first convolution is adapted to in_channels (summed to one
+    channel, else repeated and scaled). model.pretrained_report tells what was loaded, adapted and skipped. True raises,
+    because no weights come with the package.
+    Raises: ValueError for unknown names, with near matches, and for files that are damaged or do not fit.
     """
-    builder, head = _entry(name)[:2]
+    entry = _entry(name)
     if pretrained is None or pretrained is False:
-        return builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+        return entry.builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
     if pretrained is True:
         raise ValueError(
             f"create_model: no weights of {name!r} come with the package; give pretrained= the path of a file"
         )
+    state, notes = read_state(pretrained)
+    if entry.convert is not None:
+        state, options, note = entry.convert(state)
+        kwargs, notes = {**options, **kwargs}, [*notes, *([note] if note else [])]
     with init.skip_random():
-        model = builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
-    _load_pretrained(model, head, _read_state(pretrained), pretrained)
+        model = entry.builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model.pretrained_report = load_pretrained(model, name, entry.head, state, pretrained, notes)
     return model
-
-
-def _read_state(path):
-    if os.fspath(path).endswith((".pt", ".pth")):
-        raise ValueError(
-            f"create_model: {os.fspath(path)}: PyTorch's own files are not read in this version; expected a "
-            ".safetensors file (safetensors.torch.save_file(model.state_dict(), path) writes one)"
-        )
-    return safetensors.load_file(path)
-
-
-def _load_pretrained(model, head, state, path):
-    found = model.load_state_dict(state, strict=False)
-    wrong = [f"missing key {k!r}" for k in found.missing_keys]
-    wrong += [f"unexpected key {k!r}" for k in found.unexpected_keys]
-    wrong += [
-        f"mismatched key {k!r}: expected shape {a}, got {b}"
-        for k, a, b in found.mismatched_keys
-        if not k.startswith(head + ".")
-    ]
-    if wrong:
-        raise ValueError(f"create_model: {os.fspath(path)} does not fit the model:\n  " + "\n  ".join(wrong))
-    if found.mismatched_keys:
-        model.get_submodule(head).reset_parameters()
-
-
-def conv_bn_weights_(model, fan="fan_out"):
-    """First values of torchvision's CNNs: convs N(0, sqrt(2 / fan)) with zero bias; the rest as it is."""
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d):
-            init.kaiming_normal_(m.weight, mode=fan, nonlinearity="relu")
-            if m.bias is not None:
-                init.zeros_(m.bias)
-
-
-def linear_weights_(model, std=0.01):
-    """Linear layers N(0, std) with zero bias, as in VGG and MobileNet."""
-    for m in model.modules():
-        if isinstance(m, nn.Linear):
-            init.normal_(m.weight, 0, std)
-            init.zeros_(m.bias)
-
-
-def head_layer(in_features, num_classes):
-    """The last Linear, or Identity for num_classes=0 (features only)."""
-    return nn.Linear(in_features, num_classes) if num_classes else nn.Identity()

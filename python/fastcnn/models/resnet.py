@@ -1,17 +1,20 @@
-"""ResNet (He et al. 2015), ResNeXt (Xie et al. 2017) and Wide ResNet (Zagoruyko and Komodakis 2016).
+"""ResNet (He et al. 2015), ResNeXt (Xie et al. 2017), Wide ResNet (Zagoruyko and Komodakis 2016), and ResNets with
+attention: SE (Hu et al. 2018), ECA (Wang et al. 2020), CBAM (Woo et al. 2018).
 
-Keys of state_dict are torchvision's. The stride of a bottleneck is in its 3x3 convolution ("v1.5").
+Keys of state_dict are torchvision's, with attention timm's. The stride of a bottleneck is in its 3x3 convolution
+("v1.5").
 """
 
 from __future__ import annotations
 
 from .. import nn
-from .registry import conv_bn_weights_, head_layer, register_table
+from .blocks import ImageModel, attention_layer, conv_bn_weights_, head_layer
+from .registry import register_table
 
 
-def conv3x3(inp, out, stride=1, groups=1):
+def conv3x3(inp, out, stride=1, groups=1, dilation=1):
     """3x3 convolution without bias that keeps the size at stride 1."""
-    return nn.Conv2d(inp, out, 3, stride, 1, groups=groups, bias=False)
+    return nn.Conv2d(inp, out, 3, stride, dilation, dilation, groups, bias=False)
 
 
 def conv1x1(inp, out, stride=1):
@@ -24,17 +27,18 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inp, width, stride=1, groups=1, base_width=64):
+    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None, dilation=1):
         super().__init__()
-        if groups != 1 or base_width != 64:
+        if groups != 1 or base_width != 64 or dilation != 1:
             raise ValueError(
-                f"BasicBlock: expected groups=1 and base_width=64, got {groups} and {base_width}"
+                f"BasicBlock: expected groups=1, base_width=64, dilation=1, got {groups}, {base_width}, {dilation}"
             )
         self.conv1 = conv3x3(inp, width, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.conv2 = conv3x3(width, width)
         self.bn2 = nn.BatchNorm2d(width)
+        self.se = attention_layer(attention, width)
         self.downsample = projection(inp, width, stride)
 
     @property
@@ -46,6 +50,7 @@ class BasicBlock(nn.Module):
         """relu(branch(x) + shortcut(x))."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
+        y = y if self.se is None else self.se(y)
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -54,15 +59,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inp, width, stride=1, groups=1, base_width=64):
+    def __init__(self, inp, width, stride=1, groups=1, base_width=64, attention=None, dilation=1):
         super().__init__()
         out, inner = width * self.expansion, width * base_width // 64 * groups
         self.conv1 = conv1x1(inp, inner)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = conv3x3(inner, inner, stride, groups)
+        self.conv2 = conv3x3(inner, inner, stride, groups, dilation)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv1x1(inner, out)
         self.bn3 = nn.BatchNorm2d(out)
+        self.se = attention_layer(attention, out)
         self.relu = nn.ReLU()
         self.downsample = projection(inp, out, stride)
 
@@ -76,6 +82,7 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
+        y = y if self.se is None else self.se(y)
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -86,26 +93,32 @@ def projection(inp, out, stride):
     return nn.Sequential(conv1x1(inp, out, stride), nn.BatchNorm2d(out))
 
 
-class ResNet(nn.Module):
+class ResNet(ImageModel):
     """Stem 7x7/2 and pool, four stages of blocks, mean over the image, one Linear. x: (N, in_channels, H, W).
 
     Args: block: BasicBlock or Bottleneck. layers: blocks per stage. groups, base_width: of the 3x3
-    convolutions. zero_init_last: start each branch at zero (Goyal et al. 2017).
+    convolutions. zero_init_last: start each branch at zero (Goyal et al. 2017). attention: "se", "eca" or "cbam" at the
+    end of each branch, or None. dilated: for layer2, layer3 and layer4, dilation in place of the stride.
     """
 
     def __init__(
-        self, block, layers, num_classes=1000, in_channels=3, groups=1, base_width=64, zero_init_last=False
-    ):
+        self, block, layers, num_classes=1000, in_channels=3, groups=1, base_width=64, zero_init_last=False,
+        attention=None, dilated=(False, False, False),
+    ):  # fmt: skip
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inp = 64
+        inp, dilation = 64, 1
         for i, n in enumerate(layers):
             width, blocks = 64 * 2**i, []
+            before, dilate = dilation, i > 0 and dilated[i - 1]
+            dilation *= 2 if dilate else 1
             for j in range(n):
-                blocks.append(block(inp, width, 2 if i and not j else 1, groups, base_width))
+                stride = 2 if i and not j and not dilate else 1
+                spread = dilation if j else before  # the first block still sees the pixels of the stage before
+                blocks.append(block(inp, width, stride, groups, base_width, attention, spread))
                 inp = width * block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -132,5 +145,8 @@ TABLE = {
     "resnet152": dict(block=Bottleneck, layers=(3, 8, 36, 3)),
     "resnext50_32x4d": dict(block=Bottleneck, layers=(3, 4, 6, 3), groups=32, base_width=4),
     "wide_resnet50_2": dict(block=Bottleneck, layers=(3, 4, 6, 3), base_width=128),
+    "se_resnet50": dict(block=Bottleneck, layers=(3, 4, 6, 3), attention="se"),
+    "eca_resnet50": dict(block=Bottleneck, layers=(3, 4, 6, 3), attention="eca"),
+    "cbam_resnet50": dict(block=Bottleneck, layers=(3, 4, 6, 3), attention="cbam"),
 }
 register_table(globals(), ResNet, TABLE, "{name} for images of about 224 pixels; options: see ResNet.")

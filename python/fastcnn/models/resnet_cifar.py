@@ -1,12 +1,14 @@
 """ResNets for small images: resnet20 ... resnet1202 and their plain twins (He et al. 2015), pre-activation
-nets (He et al. 2016). For 28x28 and 32x32 images; any size that survives two or three halvings works.
+nets (He et al. 2016), wide ones (Zagoruyko and Komodakis 2016). For 28x28 and 32x32 images; any size that survives two
+or three halvings works.
 """
 
 from __future__ import annotations
 
 from .. import nn
 from .._core import ops
-from .registry import conv_bn_weights_, head_layer, register_table
+from .blocks import ImageModel, attention_layer, conv_bn_weights_, head_layer
+from .registry import register_table
 from .resnet import conv1x1, conv3x3
 
 
@@ -40,64 +42,72 @@ def shortcut(kind, inp, out, stride):
 
 
 class CifarBlock(nn.Module):
-    """conv, bn, relu, conv, bn, plus the shortcut if there is one, relu."""
+    """conv, bn, relu, conv, bn, attention if asked for, plus the shortcut if there is one, relu."""
 
-    def __init__(self, inp, out, stride, kind):
+    def __init__(self, inp, out, stride, kind, attention=None, dropout=0.0):
         super().__init__()
         self.conv1 = conv3x3(inp, out, stride)
         self.bn1 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU()
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = conv3x3(out, out)
         self.bn2 = nn.BatchNorm2d(out)
+        self.se = attention_layer(attention, out)
         self.shortcut = shortcut(kind, inp, out, stride)
 
     def forward(self, x):
         """relu(branch(x) + shortcut(x)), or relu(branch(x)) in a plain net."""
         shortcut = None if self.shortcut is None else self.shortcut(x)  # first: the last norm takes it in as it writes
-        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(self.drop(self.relu(self.bn1(self.conv1(x))))))
+        y = y if self.se is None else self.se(y)
         return self.relu(y if shortcut is None else y + shortcut)
 
 
 class PreActBlock(nn.Module):
-    """bn, relu, conv, bn, relu, conv; a projection starts behind the first bn and relu."""
+    """bn, relu, conv, bn, relu, conv, attention if asked for; a projection starts behind the first bn and relu."""
 
-    def __init__(self, inp, out, stride, kind):
+    def __init__(self, inp, out, stride, kind, attention=None, dropout=0.0):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inp)
         self.conv1 = conv3x3(inp, out, stride)
         self.bn2 = nn.BatchNorm2d(out)
         self.conv2 = conv3x3(out, out)
         self.relu = nn.ReLU()
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.se = attention_layer(attention, out)
         self.shortcut = None if stride == 1 and inp == out else conv1x1(inp, out, stride)
 
     def forward(self, x):
         """branch(x) + shortcut, nothing behind the addition."""
         y = self.relu(self.bn1(x))
         x = x if self.shortcut is None else self.shortcut(y)
-        return self.conv2(self.relu(self.bn2(self.conv1(y)))) + x
+        y = self.conv2(self.drop(self.relu(self.bn2(self.conv1(y)))))
+        return (y if self.se is None else self.se(y)) + x
 
 
-class ResNetCifar(nn.Module):
+class ResNetCifar(ImageModel):
     """Stem 3x3, stages of blocks that halve the image from the second on, mean over the image, one Linear.
 
     Args: depths: blocks per stage. widths: channels per stage. shortcut: "A", "B" or "none" (CifarBlock
-    only). zero_init_last: start the branches of CifarBlocks at zero (Goyal et al. 2017).
+    only). zero_init_last: start the branches of CifarBlocks at zero (Goyal et al. 2017). stem: channels of the first
+    convolution, widths[0] by default. dropout: between the convolutions of a block. attention: "se", "eca" or "cbam"
+    at the end of each branch, or None.
     """
 
     def __init__(
         self, depths, widths=(16, 32, 64), num_classes=10, in_channels=3, block=CifarBlock, shortcut="A",
-        zero_init_last=False,
+        zero_init_last=False, stem=None, dropout=0.0, attention=None,
     ):  # fmt: skip
         super().__init__()
         preact = block is PreActBlock
-        self.conv1 = conv3x3(in_channels, widths[0])
-        self.bn1 = nn.Identity() if preact else nn.BatchNorm2d(widths[0])
+        inp, stages = widths[0] if stem is None else stem, []
+        self.conv1 = conv3x3(in_channels, inp)
+        self.bn1 = nn.Identity() if preact else nn.BatchNorm2d(inp)
         self.relu = nn.ReLU()
-        inp, stages = widths[0], []
         for i, (n, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
             for j in range(n):
-                blocks.append(block(inp, width, 2 if i and not j else 1, shortcut))
+                blocks.append(block(inp, width, 2 if i and not j else 1, shortcut, attention, dropout))
                 inp = width
             stages.append(f"layer{i + 1}")
             setattr(self, stages[-1], nn.Sequential(*blocks))
@@ -139,5 +149,6 @@ TABLE |= {
     "preact_resnet18": dict(depths=(2, 2, 2, 2), widths=(64, 128, 256, 512), block=PreActBlock),
     "preact_resnet34": dict(depths=(3, 4, 6, 3), widths=(64, 128, 256, 512), block=PreActBlock),
 }
+TABLE["wrn_28_10"] = dict(depths=(4, 4, 4), widths=(160, 320, 640), stem=16, block=PreActBlock)
 DOC = "{name} for images of about 32 pixels; options: see ResNetCifar."
 register_table(globals(), ResNetCifar, TABLE, DOC, num_classes=10, image_size=32)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from .. import nn
-from .registry import conv_bn_weights_, head_layer, linear_weights_, register_table
+from .blocks import ImageModel, conv_bn_weights_, head_layer, linear_weights_
+from .registry import register_table
 
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nn.Module):
+class VGG(ImageModel):
     """Five groups of 3x3 convolutions, each ended by a pool, then Linear 4096, 4096, num_classes.
 
     Args: depths: convolutions per group. batch_norm: behind each convolution. x: (N, in_channels, H, W), H,
     W >= 32.
     """
+
+    min_size = 32
 
     def __init__(self, depths, batch_norm=False, num_classes=1000, in_channels=3, dropout=0.5):
         super().__init__()
@@ -35,10 +38,6 @@ class VGG(nn.Module):
         )  # fmt: skip
         conv_bn_weights_(self)
         linear_weights_(self)
-
-    def forward(self, x):
-        """Logits (N, num_classes)."""
-        return self.classifier(self.flatten(self.avgpool(self.features(x))))
 
 
 DEPTHS = {

