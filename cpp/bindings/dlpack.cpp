@@ -75,6 +75,10 @@ py::object to_dlpack(const Tensor& self, const py::object& stream, const py::obj
     buffer_error("__dlpack__: expected stream=None for a CPU tensor");
   if (!dl_device.is_none() && int_tuple("dl_device", dl_device).first != kDLCPU)
     buffer_error("__dlpack__: copying to another device on export is not supported; use .to(device) first");
+  if (self.device().type == DeviceType::cuda) {  // whatever stream reads it next, it is complete
+    py::gil_scoped_release nogil;
+    cuda_synchronize();
+  }
   Tensor t = self.detach();
   bool copied = !copy.is_none() && copy.cast<bool>();
   if (copied) {

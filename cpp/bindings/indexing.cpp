@@ -193,6 +193,9 @@ void set(const Tensor& self, const py::object& key, const py::object& value) {
     });
     return;
   }
+  check(x.device().type == DeviceType::cpu,
+        "__setitem__: assignment through index tensors runs on the CPU only; copy the tensor there first, or use "
+        "where or scatter_add");
   // Positions of a tensor that counts its elements say where each value goes.
   Tensor places = get(reshape(arange(0, static_cast<double>(x.numel())), x.shape()), items);
   without_gil([&] {

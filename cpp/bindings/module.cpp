@@ -162,7 +162,7 @@ py::object item(const Tensor& t) {
   double v = t.item();
   switch (t.dtype()) {
     case DType::bool_: return py::bool_(v != 0);
-    case DType::int64: return py::int_(*t.data<int64_t>());
+    case DType::int64: return py::int_(*to_device(t.detach(), Device{}).data<int64_t>());
     case DType::int32:
     case DType::uint8:
     case DType::int8: return py::int_(static_cast<int64_t>(v));
@@ -175,7 +175,7 @@ std::string repr(const Tensor& t) {
       concat(", dtype=", t.dtype(), t.device().type == DeviceType::cpu ? "" : concat(", device=", t.device()),
              t.requires_grad() ? ", requires_grad=True" : "");
   if (t.is_symbolic()) return concat("tensor(<traced by compile>, shape=", t.shape(), tail, ")");
-  Tensor shown = t.detach();
+  Tensor shown = to_device(t.detach(), Device{});
   if (t.dtype() == DType::bfloat16) shown = cast(shown, DType::float32);
   py::object a = to_numpy(shown);
   std::string body = py::module_::import("numpy")
@@ -516,6 +516,9 @@ PYBIND11_MODULE(_core, m) {
       "instruction), triad_gbytes and copy_gbytes per second.");
   m.def("cuda_device_count", &cuda_device_count);
   m.def("cuda_build", &cuda_build);
+  m.def("cuda_unavailable_reason", &cuda_unavailable_reason);
+  m.def("cuda_memory_allocated", &cuda_memory_allocated);
+  m.def("cuda_synchronize", &cuda_synchronize, py::call_guard<py::gil_scoped_release>());
 
   py::module_ ops = m.def_submodule("ops", "Every op as a function; names and arguments as in PyTorch.");
   bind_ops_basic(ops);

@@ -6,24 +6,25 @@ from . import _core
 
 
 def is_available() -> bool:
-    """Can tensors be put on a CUDA device here?"""
+    """Can tensors be put on a CUDA device here? Never raises; ``unavailable_reason()`` says why not."""
     return device_count() > 0
 
 
 def device_count() -> int:
+    """0, or 1: the first visible device (``CUDA_VISIBLE_DEVICES``) is the one in use."""
     return _core.cuda_device_count()
 
 
-def _need_device(what: str) -> None:
-    if not is_available():
-        raise ValueError(f"cuda.{what}: no CUDA device is available here (CUDA in this build: {_core.cuda_build()})")
+def unavailable_reason() -> str:
+    """Why there is no device: built without CUDA, no driver, a driver or device too old. "" where there is one."""
+    return _core.cuda_unavailable_reason()
 
 
 def synchronize() -> None:
-    """Waits for all work on the device. ValueError where there is none."""
-    _need_device("synchronize")
+    """Waits for all work on the device, and raises what its kernels found. ValueError where there is none."""
+    _core.cuda_synchronize()
 
 
 def memory_allocated() -> int:
-    """Bytes of tensors on the device; 0 where there is none."""
-    return 0
+    """Bytes of tensors and plans on the device; 0 where there is none."""
+    return _core.cuda_memory_allocated()

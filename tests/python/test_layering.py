@@ -29,12 +29,32 @@ MAY = {
     ),
     "src/backend/cpu/ref": ("fastcnn/", "core/philox.h", "graph/op_kinds.h", "backend/backend.h", "backend/cpu/"),
     "src/backend/cpu/kernels": ("fastcnn/dtype.h", "fastcnn/params.h", "core/philox.h", "backend/cpu/kernels/"),
+    # Plain functions of sizes and memory order, shared with the CPU: loop nests, pooling windows, padding, Philox.
+    "src/backend/cuda": (
+        "fastcnn/",
+        "core/philox.h",
+        "graph/op_kinds.h",
+        "backend/backend.h",
+        "backend/cuda/",
+        "backend/cpu/loop_plan.h",
+        "cuda_host/executor.h",
+    ),
+    "src/backend/cuda/kernels": (
+        "fastcnn/dtype.h",
+        "fastcnn/params.h",
+        "core/philox.h",
+        "graph/op_kinds.h",
+        "backend/cuda/",
+        "backend/cpu/kernels/eltwise_args.h",
+        "backend/cpu/kernels/windows.h",
+        "backend/cpu/pad_index.h",
+    ),
     "bindings": ("fastcnn/", "bindings.h", "dlpack.h", "args.h"),
 }
 
 
 def sources():
-    return [p for p in CPP.rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    return [p for p in CPP.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")]
 
 
 def test_cpp_includes_point_one_way():
@@ -57,9 +77,11 @@ def test_kernels_use_c_headers_only():
     assert not wrong, wrong
 
 
-def test_only_their_folder_sees_openmp_and_pybind11():
+def test_only_their_folder_sees_openmp_pybind11_and_cuda():
     for path in sources():
         text, folder = path.read_text(), path.parent.relative_to(CPP).as_posix()
+        if "#include <cuda" in text:
+            assert folder == "src/backend/cuda", path
         if "#include <omp.h>" in text or "#pragma omp" in text:
             assert folder == "src/backend/cpu", path
         if "#include <pybind11" in text:

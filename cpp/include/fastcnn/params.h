@@ -6,7 +6,11 @@
 #include <stdint.h>
 
 // Kernels are compiled once per ISA: what they share with baseline code must never become a merged symbol.
+#if defined(__CUDACC__)
+#define FASTCNN_INLINE __host__ __device__ __forceinline__
+#else
 #define FASTCNN_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace fastcnn {
 

@@ -48,7 +48,10 @@ struct MachinePeak {
 };
 FASTCNN_API MachinePeak measure_peak(double seconds = 0.4);
 
-FASTCNN_API int cuda_device_count();
+FASTCNN_API int cuda_device_count();                // 0 or 1: the first visible device is the one in use
+FASTCNN_API std::string cuda_unavailable_reason();  // "" where there is a device
+FASTCNN_API int64_t cuda_memory_allocated();        // bytes of tensors and plans on the device
+FASTCNN_API void cuda_synchronize();                // waits, and throws what kernels found; ValueError: no device
 FASTCNN_API const char* cuda_build();
 
 // Tensors over read-only memory refuse in-place ops.

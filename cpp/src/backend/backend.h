@@ -4,6 +4,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -59,6 +61,17 @@ struct Implementation {
   uint32_t (*prepared_operands)(const Call&) = nullptr;  // a bit for each that prepare() reads; nullptr: operand 1
 };
 
+// Where the two ends of a copy are: host to device, device to host, device to device.
+enum class Copy { in, out, within };
+
+// Launches put down once, to be started again as one: the same memory every time.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+  virtual int launches() const = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -66,8 +79,11 @@ class Backend {
   virtual std::span<const Implementation> implementations(OpKind kind) const = 0;
   virtual void* allocate(size_t bytes) = 0;  // 64-byte aligned; throws std::bad_alloc-derived fastcnn::MemoryError
   virtual void deallocate(void* p, size_t bytes) noexcept = 0;
-  virtual void copy(void* dst, const void* src, size_t bytes) = 0;
+  virtual void copy(void* dst, const void* src, size_t bytes, Copy kind) = 0;  // host memory is free afterwards
   virtual void synchronize() = 0;
+  virtual bool has_reference() const { return true; }  // do lists end in the naive reference?
+  // The launches of work(), not run; nullptr where steps are as cheap one by one.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& work) { return nullptr; }
 };
 
 Backend& cpu_backend();

@@ -65,6 +65,12 @@ MemoryExport::~MemoryExport() {
 const void* identity(const Tensor& t) { return t.impl().get(); }
 void bump_version(const Tensor& t) { ++t.impl()->storage->version; }
 
+void cuda_synchronize() {
+  Backend* b = cuda_backend();
+  check(b != nullptr, "cuda.synchronize: no CUDA device is available here (", cuda_unavailable_reason(), ")");
+  b->synchronize();
+}
+
 std::string show_config() {
   std::string isas;
   for (const std::string& i : available_isas()) isas += (isas.empty() ? "" : ", ") + i;

@@ -30,6 +30,8 @@ Device parse_device(const std::string& name) {
       if (name[4] != ':' || !end || *end || end == name.c_str() + 5) index = -1;
     }
     if (index >= 0) {
+      check(cuda_device_count() > 0, "device: got '", name,
+            "', but no CUDA device can be used here: ", cuda_unavailable_reason());
       check(index < cuda_device_count(), "device: expected one of the ", cuda_device_count(), " CUDA devices (",
             cuda_build(), "), got '", name, "'");
       return {DeviceType::cuda, index};
@@ -142,8 +144,12 @@ void* Tensor::data() const {
 
 double Tensor::item() const {
   check(numel() == 1, "item: expected a tensor with one element, got shape ", shape());
-  check(device().type == DeviceType::cpu, "item: copy the tensor to the CPU first");
   const void* p = data();
+  alignas(8) unsigned char here[8];
+  if (device().type == DeviceType::cuda) {
+    cuda_backend()->copy(here, p, dtype_size(dtype()), Copy::out);
+    p = here;
+  }
   switch (dtype()) {
     case DType::float32: return *static_cast<const float*>(p);
     case DType::float64: return *static_cast<const double*>(p);

@@ -6,6 +6,8 @@
 #include "fastcnn/autocast.h"
 #include "fastcnn/autograd.h"
 #include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
+#include "graph/select.h"
 #include "graph/trace.h"
 
 namespace fastcnn {
@@ -19,35 +21,42 @@ struct Activate {
   ~Activate() { active = saved; }
 };
 
-// Where the random stream stands: a count in a trace, the generator's state outside of one.
-void read_random(int64_t& ops, int64_t (&state)[2]) {
+void read_state(const Tensor& s, int64_t* to) {
+  backend_of(s.device()).copy(to, s.data(), 2 * sizeof(int64_t), Copy::out);
+}
+void write_state(const Tensor& s, const int64_t* from) {
+  backend_of(s.device()).copy(s.data(), from, 2 * sizeof(int64_t), Copy::in);
+}
+
+// Where the random streams of the devices stand: a count in a trace, the generator's state outside of one.
+void read_random(int64_t& ops, int64_t (&state)[4]) {
   if (const Trace* t = current_trace()) {
     ops = t->random_ops;
     return;
   }
-  const Tensor s = random_state(Device{});
-  state[0] = s.data<int64_t>()[0], state[1] = s.data<int64_t>()[1];
+  read_state(random_state(Device{}), state);
+  if (cuda_device_count() > 0) read_state(random_state({DeviceType::cuda, 0}), state + 2);
 }
 
-void write_random(int64_t ops, const int64_t (&state)[2]) {
+void write_random(int64_t ops, const int64_t (&state)[4]) {
   if (Trace* t = current_trace()) {
     t->random_ops = ops;
     return;
   }
-  const Tensor s = random_state(Device{});
-  s.data<int64_t>()[0] = state[0], s.data<int64_t>()[1] = state[1];
+  write_state(random_state(Device{}), state);
+  if (cuda_device_count() > 0) write_state(random_state({DeviceType::cuda, 0}), state + 2);
 }
 
 class SameRandomNumbers {  // scope: the stream goes back, and forward again at the end
  public:
-  SameRandomNumbers(int64_t ops, const int64_t (&state)[2]) {
+  SameRandomNumbers(int64_t ops, const int64_t (&state)[4]) {
     read_random(ops_, state_);
     write_random(ops, state);
   }
   ~SameRandomNumbers() { write_random(ops_, state_); }
 
  private:
-  int64_t ops_ = 0, state_[2] = {};
+  int64_t ops_ = 0, state_[4] = {};
 };
 
 // Nodes of a second run must not be merged with those of the first: that is what the memory is saved by.

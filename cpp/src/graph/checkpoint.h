@@ -30,7 +30,7 @@ class Region : public std::enable_shared_from_this<Region> {
   bool refilling_ = false;
   uint64_t born_ = 0;  // storages made before this number are older than the second run
   std::optional<DType> autocast_;
-  int64_t random_ops_ = 0, random_state_[2] = {};  // where the random stream stood; the second run draws the same
+  int64_t random_ops_ = 0, random_state_[4] = {};  // where the random streams stood; the second run draws the same
 };
 
 }  // namespace fastcnn

@@ -28,7 +28,7 @@ std::string signature(const std::string& key, const std::vector<Tensor>& inputs)
     add(static_cast<int64_t>(t.dtype()) * 64 + t.ndim());
     for (int64_t d : t.shape()) add(d);
     for (int64_t d : t.strides()) add(d);
-    add(t.requires_grad() + 2 * t.impl()->storage->readonly);
+    add(t.requires_grad() + 2 * t.impl()->storage->readonly + 4 * (t.device().type == DeviceType::cuda));
   }
   add(grad_enabled());
   add(get_conv_algorithm() == "direct");

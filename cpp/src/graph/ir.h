@@ -41,6 +41,7 @@ struct Graph {
   std::vector<Buffer> buffers;
   std::vector<Node> nodes;
   std::vector<Value> inputs, outputs;
+  Device device;  // of all that nodes touch
 };
 
 // Does the value cover its whole buffer densely?

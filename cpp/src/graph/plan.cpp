@@ -49,14 +49,17 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   }
   before_run_ = std::move(trace.before_run);
   graph_ = std::move(trace.graph);
+  device_ = graph_.device;
   info_.traced_nodes = static_cast<int>(graph_.nodes.size());
   simplify(graph_);
-  fuse(graph_);
-  simplify(graph_);
-  norm_on_load(graph_);
-  norm_bwd_on_load(graph_);
-  depthwise_pointwise(graph_);
-  conv2d_moments(graph_);
+  if (device_.type == DeviceType::cpu) {  // they ask what the CPU's kernels can join
+    fuse(graph_);
+    simplify(graph_);
+    norm_on_load(graph_);
+    norm_bwd_on_load(graph_);
+    depthwise_pointwise(graph_);
+    conv2d_moments(graph_);
+  }
   schedule(graph_);
   prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());
@@ -169,24 +172,86 @@ Tensor Plan::output_tensor(const Value& v, const std::vector<Storage>& fresh,
   return make_tensor(s, v.shape, v.strides, offset, v.dtype);
 }
 
-std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
-  for (auto& work : before_run_) work();
-  prepared_->refresh(graph_);
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    char* data = static_cast<char*>(inputs[i].data());
-    for (const Patch& p : input_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
+void Plan::bind_input(size_t i, void* data) {
+  for (const Patch& p : input_patches_[i]) operands_[p.operand].data = static_cast<char*>(data) + p.byte_offset;
+}
+void Plan::bind_fresh(size_t i, void* data) {
+  for (const Patch& p : fresh_patches_[i]) operands_[p.operand].data = static_cast<char*>(data) + p.byte_offset;
+}
+
+namespace {
+
+size_t span_bytes(const Value& v) {  // from the first element to the end of the last
+  int64_t n = 1;
+  for (int i = 0; i < v.shape.size(); ++i) {
+    if (v.shape[i] == 0) return 0;
+    n += (v.shape[i] - 1) * v.strides[i];
   }
-  std::vector<Storage> fresh;
-  fresh.reserve(fresh_buffers_.size());
+  return static_cast<size_t>(n) * dtype_size(v.dtype);
+}
+
+}  // namespace
+
+// A recording has fixed addresses: inputs are copied into memory of the plan's own, results out of it.
+void Plan::record() {
+  input_written_.assign(graph_.inputs.size(), 0);
+  for (const Node& n : graph_.nodes)
+    for (const Value& v : n.out)
+      for (size_t i = 0; i < graph_.inputs.size(); ++i) input_written_[i] |= graph_.inputs[i].buffer == v.buffer;
+  for (size_t i = 0; i < graph_.inputs.size(); ++i) {
+    fixed_inputs_.push_back(input_patches_[i].empty() ? nullptr
+                                                      : allocate_storage(span_bytes(graph_.inputs[i]), device_));
+    if (fixed_inputs_[i]) bind_input(i, fixed_inputs_[i]->data);
+  }
   for (size_t i = 0; i < fresh_buffers_.size(); ++i) {
-    fresh.push_back(allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
-    char* data = static_cast<char*>(fresh[i]->data);
-    for (const Patch& p : fresh_patches_[i]) operands_[p.operand].data = data + p.byte_offset;
+    fixed_fresh_.push_back(
+        allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
+    bind_fresh(i, fixed_fresh_[i]->data);
   }
+  recording_ = backend_of(device_).record([this] {
+    for (const Step& s : steps_) s.run(s.call);
+  });
+}
+
+std::vector<Storage> Plan::replay(const std::vector<Tensor>& inputs) {
+  if (!recording_) record();
+  Backend& backend = backend_of(device_);
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (fixed_inputs_[i])
+      backend.copy(fixed_inputs_[i]->data, inputs[i].data(), span_bytes(graph_.inputs[i]), Copy::within);
   if (timed_)
     run_timed();
   else
-    for (const Step& s : steps_) s.run(s.call);
+    recording_->replay();
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (input_written_[i])
+      backend.copy(inputs[i].data(), fixed_inputs_[i]->data, span_bytes(graph_.inputs[i]), Copy::within);
+  std::vector<Storage> fresh;
+  for (const Storage& s : fixed_fresh_) {
+    fresh.push_back(allocate_storage(s->bytes, device_));
+    backend.copy(fresh.back()->data, s->data, s->bytes, Copy::within);
+  }
+  return fresh;
+}
+
+std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
+  for (auto& work : before_run_) work();
+  prepared_->refresh(graph_);
+  std::vector<Storage> fresh;
+  if (device_.type == DeviceType::cuda) {
+    fresh = replay(inputs);
+  } else {
+    for (size_t i = 0; i < inputs.size(); ++i) bind_input(i, inputs[i].data());
+    fresh.reserve(fresh_buffers_.size());
+    for (size_t i = 0; i < fresh_buffers_.size(); ++i) {
+      fresh.push_back(allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
+      bind_fresh(i, fresh[i]->data);
+    }
+    if (timed_)
+      run_timed();
+    else
+      for (const Step& s : steps_) s.run(s.call);
+  }
   for (const Storage& s : written_) ++s->version;
   for (LeafState& s : leaves_) {
     auto leaf = s.leaf.lock();
@@ -255,6 +320,7 @@ std::string Plan::describe() const {
   if (info_.prepared_nodes + info_.prepared_operands)
     s << "prepared when weights change: " << info_.prepared_nodes << " nodes, " << info_.prepared_operands
       << " operands in kernel order, " << info_.prepared_bytes << " bytes\n";
+  if (recording_) s << "recorded: " << recording_->launches() << " launches as one\n";
   int i = 0;
   for (const StepInfo& step : steps())
     s << i++ << ' ' << step.op << " [" << step.implementation << "] " << step.shapes << ' ' << step.bytes << " B "

@@ -2,6 +2,7 @@
 // every call bound to addresses. What it is not: a cache (compile.cpp) or a tracer (trace.h).
 #pragma once
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -59,6 +60,10 @@ class Plan {
 
   size_t stride() const { return steps_.size() + 1; }
   void run_timed();
+  void bind_input(size_t i, void* data);
+  void bind_fresh(size_t i, void* data);
+  void record();
+  std::vector<Storage> replay(const std::vector<Tensor>& inputs);
 
   Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
 
@@ -75,6 +80,11 @@ class Plan {
   std::vector<std::function<void()>> before_run_;
   std::vector<Storage> written_;  // externals whose version moves with each run
   Storage arena_;
+  // On a device that records: its launches as one, and fixed memory for what comes and goes (null: nobody reads
+  // it).
+  std::unique_ptr<Recording> recording_;
+  std::vector<Storage> fixed_inputs_, fixed_fresh_;
+  std::vector<char> input_written_;
   bool timed_ = false;
   std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step
   PlanInfo info_;

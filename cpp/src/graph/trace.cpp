@@ -55,6 +55,10 @@ Value Trace::value_of(const Tensor& t) {
 
 void Trace::record(OpKind kind, const Params& params, const std::vector<Tensor>& in,
                    const std::vector<Tensor>& out) {
+  const Device device = (out.empty() ? in : out)[0].device();
+  if (graph.nodes.empty()) graph.device = device;
+  check(device == graph.device, "compile: expected all tensors of the function on one device, got ", graph.device,
+        " and ", device, " in ", op_name(kind));
   Node n;
   n.kind = kind;
   n.params = params;

@@ -5,6 +5,8 @@
 
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
+#include "graph/select.h"
+#include "graph/trace.h"
 #include "ops/promote.h"
 
 namespace fastcnn {
@@ -174,6 +176,11 @@ std::vector<Tensor> vjp_copy(TapeNode& n, const std::vector<Tensor>& g) { return
 
 const Rule copy_rule{"copy", vjp_copy};
 
+std::vector<Tensor> vjp_to_device(TapeNode& n, const std::vector<Tensor>& g) {
+  return {to_device(g[0], n.inputs[0].device)};
+}
+const Rule to_device_rule{"to", vjp_to_device};
+
 bool needs_input(Unary op) {
   switch (op) {
     case Unary::affine:
@@ -332,7 +339,16 @@ Tensor contiguous(const Tensor& x) { return x.is_contiguous() ? x : clone(x); }
 
 Tensor to_device(const Tensor& x, Device device) {
   if (x.device() == device) return x;
-  throw ValueError(concat("to: cannot copy from ", x.device(), " to ", device, " in this build"));
+  check(!current_trace(), "to: compile cannot record a copy from ", x.device(), " to ", device,
+        "; move it out of the compiled function");
+  const Tensor from = contiguous(x.detach());
+  std::vector<Tensor> out{empty(x.shape(), x.dtype(), device)};
+  const bool in = device.type == DeviceType::cuda;
+  backend_of(in ? device : x.device())
+      .copy(out[0].data(), from.data(), static_cast<size_t>(x.numel()) * dtype_size(x.dtype()),
+            in ? Copy::in : Copy::out);
+  record_on_tape(to_device_rule, UnaryParams{}, {x}, out);
+  return std::move(out[0]);
 }
 
 void copy_(const Tensor& dst, const Tensor& src) {

@@ -251,7 +251,7 @@ struct Optimizer::Impl {
       check(++g.params[i].step == step, "optim: parameters of one compiled step have stepped ", step, " and ",
             g.params[i].step, " times; reset() the compiled function");
     Hyper h = hyper_values(g.options, step);
-    backend_of(launch.hyper.device()).copy(launch.hyper.data(), h.data(), sizeof h);
+    backend_of(launch.hyper.device()).copy(launch.hyper.data(), h.data(), sizeof h, Copy::in);
   }
 
   std::shared_ptr<Launch> launch(size_t group, std::vector<size_t> members) {

@@ -28,7 +28,7 @@ States& states() {
 
 void write_state(const Tensor& state, int64_t seed) {
   int64_t values[2] = {seed, 0};
-  backend_of(state.device()).copy(state.data(), values, sizeof values);
+  backend_of(state.device()).copy(state.data(), values, sizeof values, Copy::in);
 }
 
 Tensor draw(const Rule& rule, const RandomParams& params, const Dims& shape, DType dtype, Device device) {

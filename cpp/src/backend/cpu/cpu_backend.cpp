@@ -22,7 +22,7 @@ class CpuBackend final : public Backend {
   }
   void* allocate(size_t bytes) override { return caching_allocator().allocate(bytes); }
   void deallocate(void* p, size_t bytes) noexcept override { caching_allocator().deallocate(p, bytes); }
-  void copy(void* dst, const void* src, size_t bytes) override { std::memcpy(dst, src, bytes); }
+  void copy(void* dst, const void* src, size_t bytes, Copy) override { std::memcpy(dst, src, bytes); }
   void synchronize() override {}
 };
 

@@ -6,7 +6,7 @@ namespace fastcnn::cpu {
 
 // i: coordinate relative to the unpadded axis of n elements (may be negative or >= n). Returns the source
 // coordinate, -1 where constant mode has the fill value or the axis is empty.
-inline int64_t pad_source(PadMode mode, int64_t i, int64_t n) {
+FASTCNN_INLINE int64_t pad_source(PadMode mode, int64_t i, int64_t n) {
   if (i >= 0 && i < n) return i;
   if (n == 0) return -1;
   switch (mode) {

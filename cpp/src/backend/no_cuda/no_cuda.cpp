@@ -7,5 +7,7 @@ namespace fastcnn {
 Backend* cuda_backend() { return nullptr; }
 const char* cuda_build() { return "none (built without CUDA)"; }
 int cuda_device_count() { return 0; }
+std::string cuda_unavailable_reason() { return "built without CUDA"; }
+int64_t cuda_memory_allocated() { return 0; }
 
 }  // namespace fastcnn

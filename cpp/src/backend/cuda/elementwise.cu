@@ -1,0 +1,180 @@
+// What it is: unary, binary, where, fill, activations and NaN-checked targets on CUDA: which frame of map.cuh
+// runs.
+#include <cmath>
+
+#include "backend/cuda/dispatch.h"
+#include "backend/cuda/kernels/math.cuh"
+
+namespace fastcnn::cuda {
+
+namespace {
+
+// Dense operands of one floating dtype through a functor of that many inputs.
+template <int N, template <class> class F, class... A>
+void run_dense(const Call& c, const char* name, const A&... args) {
+  with_floating(c.out[0].dtype, name, [&]<class T>() {
+    const int64_t n = c.out[0].numel();
+    DenseIn in{};
+    for (int k = 0; k < N; ++k) in.p[k] = c.in[k].data;
+    launch_dense<T, N>(name, in, c.out[0].data, n, F<Real<T>>{ActOf<Real<T>>(args)...});
+  });
+}
+
+bool integral(DType t) { return !is_floating(t); }
+bool exact(double v) { return std::fabs(v) < 9007199254740992.0 && v == std::floor(v); }
+
+// The ops that stay whole numbers between integers.
+bool stays_whole(const UnaryParams& p) {
+  switch (p.op) {
+    case Unary::affine: return exact(p.alpha) && exact(p.beta);
+    case Unary::copy:
+    case Unary::floor:
+    case Unary::ceil:
+    case Unary::round:
+    case Unary::clamp:
+    case Unary::abs:
+    case Unary::square:
+    case Unary::sign:
+    case Unary::logical_not:
+    case Unary::isnan:
+    case Unary::isinf:
+    case Unary::isfinite: return true;
+    default: return false;
+  }
+}
+
+int64_t whole(double v, bool up) {
+  if (v <= -9.2e18) return INT64_MIN;
+  if (v >= 9.2e18) return INT64_MAX;
+  return static_cast<int64_t>(up ? std::ceil(v) : std::floor(v));
+}
+
+template <class W>
+void unary_as(const Call& c, const EltLoop& l, const UnaryOp<W>& f) {
+  launch("unary", for_elements(l.total), strided_map<W, 1, UnaryOp<W>>, l, DenseIn{{c.in[0].data}}, c.in[0].dtype,
+         c.out[0].data, c.out[0].dtype, f);
+}
+
+void unary_run(const Call& c) {
+  const auto& p = c.as<UnaryParams>();
+  const Operand &x = c.in[0], &y = c.out[0];
+  if (p.op == Unary::copy && x.dtype == y.dtype) return copy_elements(x, y);
+  const EltLoop l = plan_loop({&y, &x});
+  const bool wide = x.dtype == DType::float64 || y.dtype == DType::float64;
+  if (integral(x.dtype) && (p.op == Unary::copy || (integral(y.dtype) && stays_whole(p)))) {
+    const bool clamp = p.op == Unary::clamp;
+    const int64_t a = clamp ? whole(p.alpha, true) : p.op == Unary::affine ? static_cast<int64_t>(p.alpha) : 0;
+    const int64_t b = clamp ? whole(p.beta, false) : p.op == Unary::affine ? static_cast<int64_t>(p.beta) : 0;
+    return unary_as<int64_t>(c, l, {p.op, a, b});
+  }
+  if (wide || integral(x.dtype)) return unary_as<double>(c, l, {p.op, p.alpha, p.beta});
+  const UnaryOp<float> f{p.op, static_cast<float>(p.alpha), static_cast<float>(p.beta)};
+  if (x.dtype != y.dtype || !all_dense(l)) return unary_as<float>(c, l, f);
+  with_floating(x.dtype, "unary", [&]<class T>() {
+    if constexpr (!is_same<T, double>) launch_dense<T, 1>("unary", DenseIn{{x.data}}, y.data, l.total, f);
+  });
+}
+
+template <class W>
+void binary_as(const Call& c, const EltLoop& l, Binary op) {
+  launch("binary", for_elements(l.total), strided_map<W, 2, BinaryOp<W>>, l, DenseIn{{c.in[0].data, c.in[1].data}},
+         c.in[0].dtype, c.out[0].data, c.out[0].dtype, BinaryOp<W>{op, rt::error_record()});
+}
+
+void binary_run(const Call& c) {
+  const Binary op = c.as<BinaryParams>().op;
+  const Operand &a = c.in[0], &b = c.in[1], &y = c.out[0];
+  const EltLoop l = plan_loop({&y, &a, &b});
+  if (integral(a.dtype)) return binary_as<int64_t>(c, l, op);
+  if (a.dtype == DType::float64) return binary_as<double>(c, l, op);
+  if (a.dtype != y.dtype || !all_dense(l)) return binary_as<float>(c, l, op);
+  with_floating(a.dtype, "binary", [&]<class T>() {
+    if constexpr (!is_same<T, double>)
+      launch_dense<T, 2>("binary", DenseIn{{a.data, b.data}}, y.data, l.total,
+                         BinaryOp<float>{op, rt::error_record()});
+  });
+}
+const char* binary_declines(const Call& c) {
+  return c.in[0].dtype == c.in[1].dtype ? nullptr : "operands of two dtypes";
+}
+
+void where_run(const Call& c) {
+  const Operand &condition = c.in[0], &a = c.in[1], &b = c.in[2], &y = c.out[0];
+  const EltLoop l = plan_loop({&y, &condition, &a, &b});
+  with_size(y.dtype, [&]<class T>() {
+    launch("where", for_elements(l.total), strided_where<T>, l, condition.as<uint8_t>(), a.as<T>(), b.as<T>(),
+           y.as<T>());
+  });
+}
+
+template <class W>
+FASTCNN_KERNEL fill_kernel(void* y, DType t, int64_t n, W value, W step) {
+  for (int64_t i = global_thread(); i < n; i += global_threads())
+    store_as<W>(y, t, i, value + step * static_cast<W>(i));
+}
+
+void fill_run(const Call& c) {
+  const auto& p = c.as<FillParams>();
+  const Operand& y = c.out[0];
+  launch("fill", for_elements(y.numel()), fill_kernel<double>, y.data, y.dtype, y.numel(), p.value,
+         p.arange ? p.step : 0.0);
+}
+
+void activation_run(const Call& c) { run_dense<1, ActForward>(c, "activation", c.as<ActParams>()); }
+void activation_bwd_run(const Call& c) { run_dense<2, ActBackward>(c, "activation_bwd", c.as<ActParams>()); }
+void activation_bwd2_run(const Call& c) { run_dense<3, ActSecond>(c, "activation_bwd2", c.as<ActParams>()); }
+
+void check_target_run(const Call& c) {
+  with_floating(c.out[0].dtype, "check_target", [&]<class T>() {
+    launch_dense<T, 1>("check_target", DenseIn{{c.in[0].data}}, c.out[0].data, c.out[0].numel(),
+                       TargetCopy<Real<T>>{rt::error_record(), static_cast<int32_t>(OpKind::check_target)});
+  });
+}
+
+}  // namespace
+
+void copy_elements(const Operand& x, const Operand& y) {
+  const EltLoop l = plan_loop({&y, &x});
+  with_size(y.dtype, [&]<class T>() {
+    if (all_dense(l)) {
+      if (x.data != y.data && l.total) rt::copy_within(y.data, x.data, static_cast<size_t>(l.total) * sizeof(T));
+      return;
+    }
+    launch("copy", for_elements(l.total), strided_copy<T>, l, x.as<T>(), y.as<T>());
+  });
+}
+
+List unary_list() {
+  static const Implementation list[] = {{"simt", nullptr, nullptr, unary_run}};
+  return list;
+}
+List binary_list() {
+  static const Implementation list[] = {{"simt", binary_declines, nullptr, binary_run}};
+  return list;
+}
+List where_list() {
+  static const Implementation list[] = {{"simt", nullptr, nullptr, where_run}};
+  return list;
+}
+List fill_list() {
+  static const Implementation list[] = {{"simt", nullptr, nullptr, fill_run}};
+  return list;
+}
+List activation_list() {
+  static const Implementation list[] = {{"simt", mixed_floats, nullptr, activation_run}};
+  return list;
+}
+List activation_bwd_list() {
+  static const Implementation list[] = {{"simt", mixed_floats, nullptr, activation_bwd_run}};
+  return list;
+}
+List activation_bwd2_list() {
+  static const Implementation list[] = {{"simt", mixed_floats, nullptr, activation_bwd2_run}};
+  return list;
+}
+List check_target_list() {
+  static const Implementation list[] = {{"simt", mixed_floats, nullptr, check_target_run}};
+  return list;
+}
+
+}  // namespace fastcnn::cuda

@@ -1,0 +1,186 @@
+// What it is: batch normalisation over rows (rows, C) with C innermost: moments in one read by merged parts (Chan
+// et al. 1983), sums of the backward pass, and the passes that apply them with activation and residual. What it is
+// not: running statistics over devices.
+#pragma once
+#include "backend/cuda/kernels/act.cuh"
+
+namespace fastcnn::cuda {
+
+constexpr int kNormColumns = 32, kNormRows = 8;
+
+template <class R>
+struct Moments {
+  R n, mean, m2;  // m2: sum of squares around the mean
+};
+
+template <class R>
+FASTCNN_DEVICE Moments<R> merge(const Moments<R>& a, const Moments<R>& b) {
+  if (a.n == 0) return b;
+  if (b.n == 0) return a;
+  const R n = a.n + b.n, d = b.mean - a.mean;
+  return {n, a.mean + d * (b.n / n), a.m2 + b.m2 + d * d * (a.n * b.n / n)};
+}
+
+// The rows of a slice: [begin, end).
+FASTCNN_DEVICE void slice_of(int64_t rows, int64_t* begin, int64_t* end) {
+  const int64_t per = (rows + gridDim.y - 1) / gridDim.y;
+  *begin = blockIdx.y * per;
+  *end = *begin + per < rows ? *begin + per : rows;
+}
+
+// Block (32 channels, 8 rows), grid (channels, slices); parts (slices, C).
+template <class T>
+FASTCNN_KERNEL bn_moments(const T* x, int64_t rows, int64_t C, Moments<Real<T>>* parts) {
+  using R = Real<T>;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
+  int64_t begin, end;
+  slice_of(rows, &begin, &end);
+  Moments<R> m{0, 0, 0};
+  if (c < C) {
+    // Sums around the first value this thread meets: no cancellation where the mean is far from zero.
+    R shift = 0, s = 0, q = 0;
+    int64_t n = 0;
+    for (int64_t r = begin + threadIdx.y; r < end; r += kNormRows, ++n) {
+      const R v = to_real(x[r * C + c]);
+      if (n == 0) shift = v;
+      s += v - shift, q += (v - shift) * (v - shift);
+    }
+    if (n) {
+      const R count = static_cast<R>(n), d = s / count;
+      m = {count, shift + d, q - s * d};
+    }
+  }
+  auto* shared = shared_memory<Moments<R>>();
+  const int at = static_cast<int>(threadIdx.y) * kNormColumns + static_cast<int>(threadIdx.x);
+  shared[at] = m;
+  for (int half = kNormRows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.y) < half) shared[at] = merge(shared[at], shared[at + half * kNormColumns]);
+  }
+  if (threadIdx.y == 0 && c < C) parts[blockIdx.y * C + c] = shared[at];
+}
+
+// Statistics have type S: float, or double beside double.
+template <class S>
+struct NormStats {
+  S *mean, *invstd, *affine;  // affine (2, C) may be null
+  const S *gamma, *beta;
+};
+
+template <class S>
+FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
+  for (int64_t c = global_thread(); c < C; c += global_threads()) {
+    Moments<S> m = parts[c];
+    for (int k = 1; k < slices; ++k) m = merge(m, parts[k * C + c]);
+    const S var = m.n > 0 ? m.m2 / m.n : S(0);
+    const S inv = 1 / sqrt((var < 0 ? S(0) : var) + static_cast<S>(eps));
+    s.mean[c] = m.mean, s.invstd[c] = inv;
+    if (s.affine) s.affine[c] = inv * s.gamma[c], s.affine[C + c] = s.beta[c];
+  }
+}
+
+// y = act((x - mean) * scale + beta + residual) with scale = spread * gamma: spread is invstd, or a variance.
+template <class T>
+FASTCNN_KERNEL bn_apply(const T* x, const Real<T>* mean, const Real<T>* spread, bool is_variance, double eps,
+                        const Real<T>* gamma, const Real<T>* beta, const T* residual, ActOf<Real<T>> act, T* y,
+                        int64_t rows, int64_t C) {
+  using R = Real<T>;
+  const int64_t n = rows * C;
+  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+    const int64_t c = n <= 0x7fffffff ? static_cast<int32_t>(i) % static_cast<int32_t>(C) : i % C;
+    const R inv = is_variance ? 1 / sqrt(spread[c] + static_cast<R>(eps)) : spread[c];
+    R z = (to_real(x[i]) - mean[c]) * (inv * gamma[c]) + beta[c];
+    if (residual) z += to_real(residual[i]);
+    y[i] = from_real<T>(apply_act(act, z));
+  }
+}
+
+// The gradient before the activation.
+template <class T>
+struct BnGrad {
+  using R = Real<T>;
+  const T *dy, *dy2, *x, *y;  // dy2 and y may be null
+  const R *mean, *affine;     // affine (2, C): makes y from x
+  ActOf<R> act;
+  FASTCNN_DEVICE R operator()(int64_t i, int64_t c, int64_t C) const {
+    R d = to_real(dy[i]);
+    if (dy2) d += to_real(dy2[i]);
+    if (act.act == Act::none) return d;
+    const R r = affine ? apply_act(act, (to_real(x[i]) - mean[c]) * affine[c] + affine[C + c]) : to_real(y[i]);
+    return act_slope(act, d, r);
+  }
+};
+
+// parts (slices, 2, C): sums of dz and dz * (x - mean).
+template <class T>
+FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts) {
+  using R = Real<T>;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
+  int64_t begin, end;
+  slice_of(rows, &begin, &end);
+  R sum = 0, dot = 0;
+  if (c < C)
+    for (int64_t r = begin + threadIdx.y; r < end; r += kNormRows) {
+      const int64_t i = r * C + c;
+      const R dz = g(i, c, C);
+      sum += dz, dot += dz * (to_real(g.x[i]) - g.mean[c]);
+    }
+  R* shared = shared_memory<R>();
+  constexpr int plane = kNormColumns * kNormRows;
+  const int at = static_cast<int>(threadIdx.y) * kNormColumns + static_cast<int>(threadIdx.x);
+  shared[at] = sum, shared[plane + at] = dot;
+  for (int half = kNormRows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.y) < half)
+      for (int k = 0; k < 2; ++k) shared[k * plane + at] += shared[k * plane + at + half * kNormColumns];
+  }
+  if (threadIdx.y == 0 && c < C)
+    for (int k = 0; k < 2; ++k) parts[(blockIdx.y * 2 + k) * C + c] = shared[k * plane + at];
+}
+
+// dgamma, dbeta, and coef (2, C): what bn_bwd_apply takes off dz. `given`: the sums, float64, in place of parts.
+template <class S>
+FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
+                             const S* invstd, S* dgamma, S* dbeta, S* coef) {
+  for (int64_t c = global_thread(); c < C; c += global_threads()) {
+    S sum = 0, dot = 0;
+    if (given)
+      sum = static_cast<S>(given[c]), dot = static_cast<S>(given[C + c]);
+    else
+      for (int k = 0; k < slices; ++k) sum += parts[k * 2 * C + c], dot += parts[(k * 2 + 1) * C + c];
+    const S n = static_cast<S>(rows > 0 ? rows : 1);
+    dgamma[c] = dot * invstd[c], dbeta[c] = sum;
+    coef[c] = sum / n, coef[C + c] = dot * invstd[c] * invstd[c] / n;
+  }
+}
+
+template <class T>
+FASTCNN_KERNEL bn_bwd_apply(BnGrad<T> g, const Real<T>* gamma, const Real<T>* invstd, const Real<T>* coef, T* dx,
+                            T* dresidual, int64_t rows, int64_t C) {
+  using R = Real<T>;
+  const int64_t n = rows * C;
+  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+    const int64_t c = n <= 0x7fffffff ? static_cast<int32_t>(i) % static_cast<int32_t>(C) : i % C;
+    const R dz = g(i, c, C);
+    dx[i] = from_real<T>(gamma[c] * invstd[c] * (dz - coef[c] - (to_real(g.x[i]) - g.mean[c]) * coef[C + c]));
+    if (dresidual) dresidual[i] = from_real<T>(dz);
+  }
+}
+
+template <class S>
+FASTCNN_KERNEL bn_running(const S* mean, const S* invstd, const S* old_mean, const S* old_var,
+                          const int64_t* batches, BnUpdateParams p, S* run_mean, S* run_var) {
+  double f = p.momentum;
+  if (f < 0) f = 1.0 / static_cast<double>(*batches > 1 ? *batches : 1);
+  if (p.rows == 0) f = 0;
+  const double unbias = p.rows > 1 ? static_cast<double>(p.rows) / static_cast<double>(p.rows - 1) : 1;
+  for (int64_t c = global_thread(); c < p.C; c += global_threads()) {
+    const double inv = invstd[c];
+    double var = 1 / (inv * inv) - p.eps;
+    if (var < 0) var = 0;
+    run_mean[c] = static_cast<S>((1 - f) * old_mean[c] + (f ? f * mean[c] : 0));
+    run_var[c] = static_cast<S>((1 - f) * old_var[c] + (f ? f * var * unbias : 0));
+  }
+}
+
+}  // namespace fastcnn::cuda

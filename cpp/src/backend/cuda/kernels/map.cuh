@@ -1,0 +1,94 @@
+// What it is: elementwise kernels as frames around a functor: dense operands of one type in 16-byte packs, or
+// strided operands of any dtypes. A functor is called with the element's number and its inputs as real numbers.
+// What it is not: the arithmetic (math.cuh, act.cuh).
+#pragma once
+#include "backend/cpu/kernels/eltwise_args.h"
+#include "backend/cuda/device.cuh"
+
+namespace fastcnn::cuda {
+
+struct DenseIn {
+  const void* p[3];
+};
+
+// y[i] = f(i, in0[i], in1[i], in2[i]): the first `packs` packs of 16 bytes (0: some operand is not aligned), then
+// one by one.
+template <class T, int N, class F>
+FASTCNN_KERNEL dense_map(DenseIn in, void* out, int64_t n, int64_t packs, F f) {
+  constexpr int W = Pack<T>::n;
+  auto one = [&](int64_t i, const T* a, const T* b, const T* c) {
+    if constexpr (N == 1)
+      return from_real<T>(f(i, to_real(*a)));
+    else if constexpr (N == 2)
+      return from_real<T>(f(i, to_real(*a), to_real(*b)));
+    else
+      return from_real<T>(f(i, to_real(*a), to_real(*b), to_real(*c)));
+  };
+  const T* p[3];
+  for (int k = 0; k < 3; ++k) p[k] = static_cast<const T*>(in.p[k < N ? k : 0]);
+  T* y = static_cast<T*>(out);
+  for (int64_t v = global_thread(); v < packs; v += global_threads()) {
+    Pack<T> x[3], r;
+    for (int k = 0; k < N; ++k) x[k] = reinterpret_cast<const Pack<T>*>(p[k])[v];
+    for (int j = 0; j < W; ++j) r.v[j] = one(v * W + j, &x[0].v[j], &x[N > 1].v[j], &x[N > 2 ? 2 : 0].v[j]);
+    reinterpret_cast<Pack<T>*>(y)[v] = r;
+  }
+  for (int64_t i = packs * W + global_thread(); i < n; i += global_threads())
+    y[i] = one(i, p[0] + i, p[1] + i, p[2] + i);
+}
+
+// The place of element i of the loop in each operand.
+template <int N>
+FASTCNN_DEVICE void offsets(const EltLoop& l, int64_t i, int64_t (&at)[N]) {
+  for (int k = 0; k < N; ++k) at[k] = 0;
+  if (l.total <= 0xffffffff) {  // 32-bit divisions are several times faster
+    uint32_t rest = static_cast<uint32_t>(i);
+    for (int d = l.ndim - 1; d >= 0; --d) {
+      const uint32_t size = static_cast<uint32_t>(l.shape[d]), q = rest / size, r = rest - q * size;
+      for (int k = 0; k < N; ++k) at[k] += static_cast<int64_t>(r) * l.strides[k][d];
+      rest = q;
+    }
+    return;
+  }
+  for (int d = l.ndim - 1; d >= 0; --d) {
+    const int64_t q = i / l.shape[d], r = i - q * l.shape[d];
+    for (int k = 0; k < N; ++k) at[k] += r * l.strides[k][d];
+    i = q;
+  }
+}
+
+// Operand 0 is the output. W: what the elements travel as.
+template <class W, int N, class F>
+FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType out_type, F f) {
+  for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
+    int64_t at[N + 1];
+    offsets(l, i, at);
+    W x[N];
+    for (int k = 0; k < N; ++k) x[k] = load_as<W>(in.p[k], type, at[k + 1]);
+    if constexpr (N == 1)
+      store_as<W>(out, out_type, at[0], f(i, x[0]));
+    else
+      store_as<W>(out, out_type, at[0], f(i, x[0], x[1]));
+  }
+}
+
+// Bytes moved as they are.
+template <class T>
+FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
+  for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
+    int64_t at[2];
+    offsets(l, i, at);
+    y[at[0]] = x[at[1]];
+  }
+}
+
+template <class T>
+FASTCNN_KERNEL strided_where(EltLoop l, const uint8_t* condition, const T* a, const T* b, T* y) {
+  for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
+    int64_t at[4];
+    offsets(l, i, at);
+    y[at[0]] = condition[at[1]] ? a[at[2]] : b[at[3]];
+  }
+}
+
+}  // namespace fastcnn::cuda

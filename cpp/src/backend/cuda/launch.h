@@ -1,0 +1,41 @@
+// What it is: how a kernel starts: grid, block and dynamic shared bytes as one value that the device and the
+// executor of the tests both take. What it is not: a choice of those numbers (each op's .cu).
+#pragma once
+#include "backend/cuda/device.cuh"
+#include "backend/cuda/runtime.h"
+
+namespace fastcnn::cuda {
+
+struct LaunchPlan {
+  dim3 grid, block;
+  size_t shared = 0;  // bytes, dynamic
+};
+
+#if defined(__CUDACC__)
+cudaStream_t current_stream();
+void check_launch(const char* kernel);  // throws what the launch reported, with the kernel's name
+
+template <class... P, class... A>
+void launch(const char* name, const LaunchPlan& plan, void (*kernel)(P...), const A&... args) {
+  if (plan.grid.x == 0 || plan.grid.y == 0 || plan.grid.z == 0) return;
+  kernel<<<plan.grid, plan.block, plan.shared, current_stream()>>>(static_cast<P>(args)...);
+  check_launch(name);
+}
+#else
+template <class... P, class... A>
+void launch(const char* name, const LaunchPlan& plan, void (*kernel)(P...), const A&... args) {
+  if (plan.grid.x == 0 || plan.grid.y == 0 || plan.grid.z == 0) return;
+  host::launch(name, plan.grid, plan.block, plan.shared, [=] { kernel(static_cast<P>(args)...); });
+}
+#endif
+
+constexpr int kThreads = 256;
+
+// One thread per element, `per_thread` neighbours each, at most 2^16 blocks: kernels walk in grid strides.
+inline LaunchPlan for_elements(int64_t n, int64_t per_thread = 1) {
+  const int64_t threads = (n + per_thread - 1) / per_thread, blocks = (threads + kThreads - 1) / kThreads;
+  return {dim3(static_cast<unsigned>(blocks < 65536 ? blocks : 65536)), dim3(kThreads), 0};
+}
+inline unsigned ceil_div(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
+
+}  // namespace fastcnn::cuda
