@@ -428,5 +428,10 @@ TEST_CASE("cuda optimizers: every option") {
       rms.push_back(hyper);
       outs.assign(rms.size() - 2, {n, t});
       CHECK(check_cuda(FASTCNN_CUDA_OP(rmsprop_step), &r, rms, outs) == 1);
+      const AdagradParams d{bits & 1};
+      const LionParams l{bits & 1};
+      outs.assign(2, {n, t});
+      CHECK(check_cuda(FASTCNN_CUDA_OP(adagrad_step), &d, {p, g, v, hyper}, outs) == 1);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(lion_step), &l, {p, g, m, hyper}, outs) == 1);
     }
 }

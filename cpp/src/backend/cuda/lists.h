@@ -59,7 +59,9 @@ using List = std::span<const Implementation>;
   X(rng_advance)            \
   X(sgd_step)               \
   X(adam_step)              \
-  X(rmsprop_step)
+  X(rmsprop_step)           \
+  X(adagrad_step)           \
+  X(lion_step)
 
 #define FASTCNN_CUDA_LIST(kind) List kind##_list();
 FASTCNN_CUDA_OPS(FASTCNN_CUDA_LIST)

@@ -52,6 +52,21 @@ void rmsprop(const Call& c) {
   });
 }
 
+void adagrad(const Call& c) {
+  with_floating(c.in[0].dtype, "adagrad_step", [&]<class T>() {
+    launch("adagrad_step", for_elements(c.in[0].numel()), adagrad_kernel<T>, c.as<AdagradParams>(),
+           c.in[3].as<float>(), c.in[0].as<T>(), c.in[1].as<T>(), c.in[2].as<T>(), c.out[0].as<T>(),
+           c.out[1].as<T>(), c.in[0].numel());
+  });
+}
+
+void lion(const Call& c) {
+  with_floating(c.in[0].dtype, "lion_step", [&]<class T>() {
+    launch("lion_step", for_elements(c.in[0].numel()), lion_kernel<T>, c.as<LionParams>(), c.in[3].as<float>(),
+           c.in[0].as<T>(), c.in[1].as<T>(), c.in[2].as<T>(), c.out[0].as<T>(), c.out[1].as<T>(), c.in[0].numel());
+  });
+}
+
 const char* declines(const Call& c) {
   for (size_t k = 0; k + 1 < c.in.size(); ++k)
     if (c.in[k].dtype != c.in[0].dtype) return "states of another dtype than the parameter";
@@ -70,6 +85,14 @@ List adam_step_list() {
 }
 List rmsprop_step_list() {
   static const Implementation list[] = {{"simt", declines, nullptr, rmsprop}};
+  return list;
+}
+List adagrad_step_list() {
+  static const Implementation list[] = {{"simt", declines, nullptr, adagrad}};
+  return list;
+}
+List lion_step_list() {
+  static const Implementation list[] = {{"simt", declines, nullptr, lion}};
   return list;
 }
 

@@ -1,5 +1,5 @@
-// What it is: SGD, Adam/AdamW and RMSprop steps, a thread per parameter; the rates lie in device memory (hyper,
-// see params.h), so that a recorded step sees them change.
+// What it is: SGD, Adam/AdamW, RMSprop, Adagrad and Lion steps, a thread per parameter; the rates lie in device
+// memory (hyper, see params.h), so that a recorded step sees them change.
 #pragma once
 #include "backend/cuda/device.cuh"
 
@@ -91,6 +91,38 @@ FASTCNN_KERNEL rmsprop_kernel(RmspropArgs<T> a, int64_t n) {
       a.momentum_out[i] = from_real<T>(d);
     }
     a.p_out[i] = from_real<T>(w - lr * d);
+  }
+}
+
+template <class T>
+FASTCNN_KERNEL adagrad_kernel(AdagradParams q, const float* h, const T* p, const T* grad, const T* sum, T* p_out,
+                              T* sum_out, int64_t n) {
+  using R = Real<T>;
+  const R lr = h[0], wd = h[1], eps = h[4];
+  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+    const R w = to_real(p[i]);
+    R g = to_real(grad[i]);
+    if (q.maximize) g = -g;
+    g += wd * w;
+    const R s = to_real(sum[i]) + g * g;
+    sum_out[i] = from_real<T>(s);
+    p_out[i] = from_real<T>(w - lr * g / (sqrt(s) + eps));
+  }
+}
+
+template <class T>
+FASTCNN_KERNEL lion_kernel(LionParams q, const float* h, const T* p, const T* grad, const T* m, T* p_out, T* m_out,
+                           int64_t n) {
+  using R = Real<T>;
+  const R lr = h[0], wd = h[1], b1 = h[2], b2 = h[3], c1 = h[6], c2 = h[7];
+  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+    const R w = to_real(p[i]), m0 = to_real(m[i]);
+    R g = to_real(grad[i]);
+    if (q.maximize) g = -g;
+    R u = b1 * m0 + c1 * g;
+    if (fabs(u) > 0) u = u > 0 ? R(1) : R(-1);  // zero and NaN as they are
+    m_out[i] = from_real<T>(b2 * m0 + c2 * g);
+    p_out[i] = from_real<T>(w * (1 - lr * wd) - lr * u);
   }
 }
 
