@@ -22,6 +22,7 @@
   FASTCNN_KERNELS_POOL(X)        \
   FASTCNN_KERNELS_ELEMENTWISE(X) \
   FASTCNN_KERNELS_OPTIM(X)       \
+  FASTCNN_KERNELS_SAMPLE(X)      \
   FASTCNN_KERNELS_PEAK(X)
 
 #include "backend/cpu/kernels/list_conv.h"
@@ -31,6 +32,7 @@
 #include "backend/cpu/kernels/list_optim.h"
 #include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
+#include "backend/cpu/kernels/list_sample.h"
 
 namespace fastcnn::cpu {
 
