@@ -57,9 +57,11 @@ class ColorJitter(Transform):
         self.hue = _jitter_range("hue", hue, 0.0, -0.5, 0.5)
 
     def draw(self, rng, size):
-        order = np.argsort(np.stack(rng.bits(), axis=1), axis=1, kind="stable")  # step k is order[:, k]
-        factors = {name: rng.uniform(*getattr(self, name)) for name in (*self._names, "hue")}
-        return {"order": order, **factors}
+        u = rng.uniforms(8)
+        order = np.argsort(u[:, :4], axis=1, kind="stable")  # step k is order[:, k]
+        ranges = (getattr(self, name) for name in (*self._names, "hue"))
+        factors = [low + (high - low) * u[:, 4 + k] for k, (low, high) in enumerate(ranges)]
+        return {"order": order, **dict(zip((*self._names, "hue"), factors, strict=True))}
 
     def record(self, plan, params):
         n, C = plan.n, plan.channels

@@ -29,20 +29,16 @@ class RandomErasing(Transform):
     def draw(self, rng, size):
         H, W = size
         n = len(rng)
-        width, height = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        todo = rng.uniform() < self.p
         low, high = np.log(self.ratio)
-        for _ in range(10):
-            u = [b / 4294967296.0 for b in rng.bits()[:2]]
-            area = H * W * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[0])
-            ratio = np.exp(low + (high - low) * u[1])
-            h, w = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
-            take = todo & (h < H) & (w < W)
-            height[take], width[take] = h[take], w[take]
-            todo &= ~take
-        y, x, seed, _ = rng.bits()
-        top = (y / 4294967296.0 * (H - height + 1)).astype(np.int64)
-        left = (x / 4294967296.0 * (W - width + 1)).astype(np.int64)
+        u, seed = rng.uniforms(23), rng.bits()[0]
+        area = H * W * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :10])
+        ratio = np.exp(low + (high - low) * u[:, 10:20])
+        h, w = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
+        fits = (h < H) & (w < W)
+        rows, first = np.arange(n), fits.argmax(1)
+        on = fits[rows, first] & (u[:, 20] < self.p)
+        height, width = np.where(on, h[rows, first], 0), np.where(on, w[rows, first], 0)
+        top, left = (u[:, 21] * (H - height + 1)).astype(np.int64), (u[:, 22] * (W - width + 1)).astype(np.int64)
         return {"top": top, "left": left, "height": height, "width": width, "seed": seed}
 
     def apply(self, images, params):

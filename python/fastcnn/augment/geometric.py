@@ -227,20 +227,17 @@ class RandomResizedCrop(Transform):
         aspect = min(max(W / H, self.ratio[0]), self.ratio[1])
         width = np.full(n, max(1, round(min(W, H * aspect))), np.int64)
         height = np.full(n, max(1, round(min(H, W / aspect))), np.int64)
-        todo = np.ones(n, bool)
         low, high = np.log(self.ratio)
-        for _ in range(10):
-            u = [b / 4294967296.0 for b in rng.bits()[:2]]
-            area = H * W * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[0])
-            ratio = np.exp(low + (high - low) * u[1])
-            w, h = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
-            take = todo & (w > 0) & (w <= W) & (h > 0) & (h <= H)
-            width[take], height[take] = w[take], h[take]
-            todo &= ~take
-        y, x = (b / 4294967296.0 for b in rng.bits()[:2])
-        top, left = (y * (H - height + 1)).astype(np.int64), (x * (W - width + 1)).astype(np.int64)
-        middle = todo
-        top[middle], left[middle] = (H - height[middle]) // 2, (W - width[middle]) // 2
+        u = rng.uniforms(22)
+        area = H * W * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :10])
+        ratio = np.exp(low + (high - low) * u[:, 10:20])
+        w, h = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
+        fits = (w > 0) & (w <= W) & (h > 0) & (h <= H)
+        rows, first = np.arange(n), fits.argmax(1)
+        found = fits[rows, first]
+        width, height = np.where(found, w[rows, first], width), np.where(found, h[rows, first], height)
+        top, left = (u[:, 20] * (H - height + 1)).astype(np.int64), (u[:, 21] * (W - width + 1)).astype(np.int64)
+        top, left = np.where(found, top, (H - height) // 2), np.where(found, left, (W - width) // 2)
         return {"top": top, "left": left, "height": height, "width": width}
 
     def record(self, plan, params):
@@ -285,11 +282,9 @@ class RandomAffine(Transform):
     def draw(self, rng, size):
         H, W = size
         tx, ty = self.translate[0] * W, self.translate[1] * H
-        angle = rng.uniform(*self.degrees)
-        moved = np.stack([np.rint(rng.uniform(-tx, tx)), np.rint(rng.uniform(-ty, ty))], axis=1)
-        scale = rng.uniform(*self.scale)
-        shear = np.stack([rng.uniform(*self.shear[:2]), rng.uniform(*self.shear[2:])], axis=1)
-        return {"angle": angle, "translate": moved, "scale": scale, "shear": shear}
+        ranges = np.array([self.degrees, (-tx, tx), (-ty, ty), self.scale, self.shear[:2], self.shear[2:]])
+        v = ranges[:, 0] + (ranges[:, 1] - ranges[:, 0]) * rng.uniforms(6)
+        return {"angle": v[:, 0], "translate": np.rint(v[:, 1:3]), "scale": v[:, 3], "shear": v[:, 4:]}
 
     def record(self, plan, params):
         H, W = plan.size
@@ -351,8 +346,9 @@ class RandomPerspective(Transform):
         start = np.array([[0, 0], [W - 1, 0], [W - 1, H - 1], [0, H - 1]], float)
         reach = np.array([int(self.distortion_scale * (W // 2)), int(self.distortion_scale * (H // 2))])
         inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-        on = rng.uniform() < self.p
-        moved = np.stack([np.stack([rng.integers(r + 1) for r in reach], 1) for _ in range(4)], 1)  # (N, 4, 2)
+        u = rng.uniforms(9)
+        on = u[:, 8] < self.p
+        moved = np.floor(u[:, :8].reshape(-1, 4, 2) * (reach + 1))
         end = start + inwards * moved * on[:, None, None]
         return {"end": end}
 

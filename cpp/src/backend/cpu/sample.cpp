@@ -67,24 +67,29 @@ void run_image(const Job& j, int64_t n, Rows rows) {
   memory.stages.resize(p.stages * size);
   t.stage = memory.stages.data();
   std::vector<double> mean(C);
-  auto resolve = [&](int64_t s) {
-    const float *A = j.color + (n * p.stages + s) * sample_stage_floats(C), *B = A + C * C, *shift = B + C * C;
-    float* r = memory.stages.data() + s * size;
+  auto stage_of = [&](int64_t s) { return j.color + (n * p.stages + s) * sample_stage_floats(C); };
+  // Appends a stage to those of the pass, unless it changes nothing.
+  auto add_stage = [&](int64_t s) {
+    const float *A = stage_of(s), *B = A + C * C, *shift = B + C * C;
+    float* r = memory.stages.data() + t.last * size;
     std::copy(A, A + C * C, r);
+    bool unit = shift[C] == 0;
     for (int64_t a = 0; a < C; ++a) {
       double v = shift[a];
-      for (int64_t b = 0; b < C; ++b) v += double(B[a * C + b]) * mean[b];
+      for (int64_t b = 0; b < C; ++b) v += double(B[a * C + b]) * mean[b], unit &= A[a * C + b] == (a == b);
       r[C * C + a] = static_cast<float>(v);
+      unit &= r[C * C + a] == 0;
     }
     r[size - 1] = shift[C];
+    t.last += !unit;
   };
-  for (int64_t done = -1; done < p.stages;) {  // -1: nothing is sampled yet
+  for (int64_t done = -1; done < p.stages;) {  // stages; -1: nothing is sampled yet
     const bool sampling = done < 0;
-    t.first = t.last = std::max<int64_t>(done, 0);
-    if (!sampling) resolve(t.last++);
-    while (t.last < p.stages && !wants_mean(j.color + (n * p.stages + t.last) * sample_stage_floats(C), C))
-      resolve(t.last++);
-    const bool last = t.last == p.stages;
+    done = std::max<int64_t>(done, 0);
+    t.first = t.last = 0;
+    if (!sampling) add_stage(done++);  // its mean is known
+    while (done < p.stages && !wants_mean(stage_of(done), C)) add_stage(done++);
+    const bool last = done == p.stages;
     if (!last) memory.sums.resize(p.oH * C);
     t.sums = last ? nullptr : memory.sums.data();
     t.norm = last ? j.norm : nullptr;
@@ -99,7 +104,6 @@ void run_image(const Job& j, int64_t n, Rows rows) {
     std::fill(mean.begin(), mean.end(), 0.0);
     for (int64_t i = 0; i < p.oH * C; ++i) mean[i % C] += memory.sums[i];
     for (double& m : mean) m /= static_cast<double>(p.oH * p.oW);
-    done = t.last;
   }
 }
 

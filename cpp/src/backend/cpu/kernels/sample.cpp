@@ -19,6 +19,9 @@ FASTCNN_OP void scale_back(Pixels<C>* v) {
   if constexpr (C == 3) v->c[1] = mul(v->c[1], set1(1.0f / 256)), v->c[2] = mul(v->c[2], set1(1.0f / 65536));
 }
 
+// Hides where a number comes from, lest the compiler makes a gather of the loop around it.
+FASTCNN_OP void keep_scalar(int64_t& v) { __asm__("" : "+r"(v)); }
+
 // Scalar loads: the gather instructions of many machines are slower. Whole words are read, but nothing behind the
 // last pixel of the image.
 template <int C>
@@ -30,7 +33,9 @@ FASTCNN_OP Pixels<C> gather_pixels(const SampleTask& t, const uint8_t* x, vi pix
   const vi behind = (offset - at) * 8;
   memcpy(back, &behind, sizeof(behind));
   for (int i = 0; i < kLanes; ++i) {
-    memcpy(word + i, x + from[i], 4);
+    int64_t at_i = from[i];
+    keep_scalar(at_i);
+    memcpy(word + i, x + at_i, 4);
     word[i] >>= back[i];
   }
   vi words;
@@ -53,27 +58,51 @@ FASTCNN_OP Pixels<C> mixed(const Pixels<C>& a, const Pixels<C>& b, vf f) {
   return v;
 }
 
-// A pixel, its right neighbour and the two below, mixed; all inside, and 8 bytes from the lower ones on too.
-template <int C>
-FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const uint8_t* x, vi pixel, vf fx, vf fy) {
-  const vi at = pixel * C;
-  const int64_t below = t.p.W * C;
-  int32_t from[kLanes];
-  uint32_t word[4][kLanes];
-  memcpy(from, &at, sizeof(at));
-  for (int i = 0; i < kLanes; ++i) {
-    uint64_t upper, lower;
-    memcpy(&upper, x + from[i], 8);
-    memcpy(&lower, x + from[i] + below, 8);
-    word[0][i] = static_cast<uint32_t>(upper), word[1][i] = static_cast<uint32_t>(upper >> 8 * C);
-    word[2][i] = static_cast<uint32_t>(lower), word[3][i] = static_cast<uint32_t>(lower >> 8 * C);
+// The even int32 lanes of two vectors, as words of 8 bytes hold their lower halves.
+FASTCNN_OP vi even_lanes(vu a, vu b) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector((vi)a, (vi)b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector((vi)a, (vi)b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return __builtin_shufflevector((vi)a, (vi)b, 0, 2, 4, 6);
+#endif
+}
+
+// Squares of pixels: each, its right neighbour and the two below; all inside, and 8 bytes from the lower left on
+// too. Vectors of them are loaded together: a vector load has to wait for the scalar stores before it.
+constexpr int kSquares = 4;
+struct Squares {
+  int32_t at[kSquares * kLanes];
+  uint64_t upper[kSquares * kLanes], lower[kSquares * kLanes];
+};
+FASTCNN_OP void load_squares(const SampleTask& t, int C, int n, Squares* s) {
+  const uint8_t *x = static_cast<const uint8_t*>(t.x), *below = x + t.p.W * C;
+  for (int i = 0; i < n; ++i) {
+    int64_t at = s->at[i];
+    keep_scalar(at);
+    memcpy(s->upper + i, x + at, 8);
+    memcpy(s->lower + i, below + at, 8);
   }
-  vi w[4];
-  memcpy(w, word, sizeof(w));
-  Pixels<C> v =
-      mixed(mixed(of_word<C>(w[0]), of_word<C>(w[1]), fx), mixed(of_word<C>(w[2]), of_word<C>(w[3]), fx), fy);
+}
+template <int C>
+FASTCNN_OP Pixels<C> mixed_square(const Squares& s, int first, vf fx, vf fy) {
+  auto row = [&](const uint64_t* words) {
+    vu w[2];
+    memcpy(w, words + first, sizeof(w));
+    return mixed(of_word<C>(even_lanes(w[0], w[1])), of_word<C>(even_lanes(w[0] >> 8 * C, w[1] >> 8 * C)), fx);
+  };
+  Pixels<C> v = mixed(row(s.upper), row(s.lower), fy);
   scale_back(&v);
   return v;
+}
+template <int C>
+FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const uint8_t*, vi pixel, vf fx, vf fy) {
+  Squares s;
+  const vi at = pixel * C;
+  memcpy(s.at, &at, sizeof(at));
+  load_squares(t, C, kLanes, &s);
+  return mixed_square<C>(s, 0, fx, fy);
 }
 template <int C>
 FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const float* x, vi pixel, vf fx, vf fy) {
@@ -114,31 +143,62 @@ FASTCNN_OP Pixels<C> tap(const SampleTask& t, vf x, vf y) {
   return v;
 }
 
-template <class T, int C>
-FASTCNN_OP Pixels<C> bilinear(const SampleTask& t, vf sx, vf sy) {
-  const vf x = vfloor(sx), y = vfloor(sy), fx = sub(sx, x), fy = sub(sy, y), one = set1(1);
-  // How far the worst of the four lies outside.
-  const vf last_x = set1(static_cast<float>(t.p.W - 2)), last_y = set1(static_cast<float>(t.p.H - 2));
-  vf beyond = vmax(vmax(sub(x, last_x), sub(zero(), x)), vmax(sub(y, last_y), sub(zero(), y)));
+// A point as the pixel at its upper left and what is left over; `beyond` > 0: not the whole square is inside.
+struct Corner {
+  vf x, y, fx, fy, beyond;
+};
+template <class T>
+FASTCNN_OP Corner corner_of(const SampleTask& t, vf sx, vf sy) {
+  Corner k;
+  k.x = vfloor(sx), k.y = vfloor(sy), k.fx = sub(sx, k.x), k.fy = sub(sy, k.y);
+  const vf over_x = sub(k.x, set1(static_cast<float>(t.p.W - 2)));
+  const vf over_y = sub(k.y, set1(static_cast<float>(t.p.H - 2)));
+  k.beyond = vmax(vmax(over_x, sub(zero(), k.x)), vmax(over_y, sub(zero(), k.y)));
   // Behind the last few pixels of the last row there are no 8 bytes.
-  if constexpr (sizeof(T) == 1)
-    beyond = vmax(beyond, vmin(add(sub(y, last_y), one), add(sub(x, last_x), set1(8))));
-  if (!any_gt(beyond, zero())) {
-    const vi pixel = to_int(y) * static_cast<int32_t>(t.p.W) + to_int(x);
-    return mixed_square<C>(t, static_cast<const T*>(t.x), pixel, fx, fy);
-  }
+  if constexpr (sizeof(T) == 1) k.beyond = vmax(k.beyond, vmin(add(over_y, set1(1)), add(over_x, set1(8))));
+  return k;
+}
+FASTCNN_OP vi pixel_of(const SampleTask& t, const Corner& k) {
+  return to_int(k.y) * static_cast<int32_t>(t.p.W) + to_int(k.x);
+}
+
+template <class T, int C>
+FASTCNN_OP Pixels<C> bilinear(const SampleTask& t, const Corner& k) {
+  const vf one = set1(1), right = add(k.x, one), down = add(k.y, one);
+  if (!any_gt(k.beyond, zero())) return mixed_square<C>(t, static_cast<const T*>(t.x), pixel_of(t, k), k.fx, k.fy);
   if (t.p.fill == SampleFill::constant) {
-    const vf near =
-        vmax(vmax(sub(x, add(last_x, one)), sub(set1(-1), x)), vmax(sub(y, add(last_y, one)), sub(set1(-1), y)));
+    const vf last_x = set1(static_cast<float>(t.p.W - 1)), last_y = set1(static_cast<float>(t.p.H - 1));
+    const vf near = vmax(vmax(sub(k.x, last_x), sub(zero(), right)), vmax(sub(k.y, last_y), sub(zero(), down)));
     if (!any_gt(one, near)) {  // no lane reaches the image
       Pixels<C> v;
       for (int c = 0; c < C; ++c) v.c[c] = set1(t.fill[c]);
       return v;
     }
   }
-  const vf right = add(x, one), down = add(y, one);
-  return mixed(mixed(tap<T, C>(t, x, y), tap<T, C>(t, right, y), fx),
-               mixed(tap<T, C>(t, x, down), tap<T, C>(t, right, down), fx), fy);
+  return mixed(mixed(tap<T, C>(t, k.x, k.y), tap<T, C>(t, right, k.y), k.fx),
+               mixed(tap<T, C>(t, k.x, down), tap<T, C>(t, right, down), k.fx), k.fy);
+}
+
+// kSquares vectors of whole lanes of a row of bytes; point(i, &sx, &sy), put(i, pixels).
+template <int C, class Point, class Put>
+FASTCNN_OP void bilinear_group(const SampleTask& t, Point point, Put put) {
+  Corner k[kSquares];
+  Squares s;
+  vf beyond = zero();
+  for (int i = 0; i < kSquares; ++i) {
+    vf sx, sy;
+    point(i, &sx, &sy);
+    k[i] = corner_of<uint8_t>(t, sx, sy);
+    beyond = vmax(beyond, k[i].beyond);
+    const vi at = pixel_of(t, k[i]) * C;
+    memcpy(s.at + i * kLanes, &at, sizeof(at));
+  }
+  if (any_gt(beyond, zero())) {
+    for (int i = 0; i < kSquares; ++i) put(i, bilinear<uint8_t, C>(t, k[i]));
+    return;
+  }
+  load_squares(t, C, kSquares * kLanes, &s);
+  for (int i = 0; i < kSquares; ++i) put(i, mixed_square<C>(s, i * kLanes, k[i].fx, k[i].fy));
 }
 
 FASTCNN_OP void cubic(vf t, vf* w) {  // cubic_weights
@@ -178,8 +238,7 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
     const float fy = static_cast<float>(oy);
     const vf x0 = set1(m[1] * fy + m[2]), y0 = set1(m[4] * fy + m[5]), w0 = set1(m[7] * fy + m[8]);
     RowEnd<Y, C> row(t, oy);
-    for (int64_t ox = 0; ox < t.p.oW; ox += kLanes) {
-      const int n = lanes_at(ox, t.p.oW);
+    auto point = [&](int64_t ox, int n, vf* px, vf* py) {
       const vf X = add(set1(static_cast<float>(ox)), lane);
       vf sx = fma(set1(m[0]), X, x0), sy = fma(set1(m[3]), X, y0);
       if (projective) {
@@ -192,9 +251,21 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
         for (int i = 0; i < n; ++i) d[0][i] = from[2 * i], d[1][i] = from[2 * i + 1];
         sx = add(sx, load(d[0])), sy = add(sy, load(d[1]));
       }
-      sx = vmin(vmax(sx, least), most), sy = vmin(vmax(sy, least), most);
+      *px = vmin(vmax(sx, least), most), *py = vmin(vmax(sy, least), most);
+    };
+    int64_t ox = 0;
+    if constexpr (sizeof(T) == 1)
+      if (t.p.mode == Interp::bilinear)
+        for (; ox + kSquares * kLanes <= t.p.oW; ox += kSquares * kLanes)
+          bilinear_group<C>(
+              t, [&](int i, vf* sx, vf* sy) { point(ox + i * kLanes, kLanes, sx, sy); },
+              [&](int i, const Pixels<C>& v) { row.put(ox + i * kLanes, kLanes, v); });
+    for (; ox < t.p.oW; ox += kLanes) {
+      const int n = lanes_at(ox, t.p.oW);
+      vf sx, sy;
+      point(ox, n, &sx, &sy);
       switch (t.p.mode) {
-        case Interp::bilinear: row.put(ox, n, bilinear<T, C>(t, sx, sy)); break;
+        case Interp::bilinear: row.put(ox, n, bilinear<T, C>(t, corner_of<T>(t, sx, sy))); break;
         case Interp::bicubic: row.put(ox, n, bicubic<T, C>(t, sx, sy)); break;
         default: row.put(ox, n, tap<T, C>(t, vfloor(add(sx, half)), vfloor(add(sy, half))));
       }

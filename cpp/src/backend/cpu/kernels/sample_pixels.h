@@ -74,12 +74,12 @@ FASTCNN_OP void turn_hue(Pixels<3>* v, float turn) {
   const vf inverse = select_gt(chroma, zero(), div(one, chroma), zero());
   const vf from_g = fma(sub(b, r), inverse, set1(2)), from_b = fma(sub(r, g), inverse, set1(4));
   const vf not_r = select_le(top, g, from_g, from_b);  // top is the largest: equal where not below
-  const vf hue = add(select_le(top, r, mul(sub(g, b), inverse), not_r), set1(6 * turn));
-  for (int c = 0; c < 3; ++c) {
-    vf k = add(hue, set1(static_cast<float>(5 - 2 * c)));
-    k = fnma(set1(6), vfloor(mul(k, set1(1.0f / 6))), k);
-    v->c[c] = fnma(chroma, vmax(zero(), vmin(one, vmin(k, sub(set1(4), k)))), top);
-  }
+  vf hue = add(select_le(top, r, mul(sub(g, b), inverse), not_r), set1(6 * turn));
+  hue = fnma(set1(6), vfloor(mul(hue, set1(1.0f / 6))), hue);
+  const vf low = sub(top, chroma), two = set1(2);
+  const vf part[3] = {sub(vabs(sub(hue, set1(3))), one), sub(two, vabs(sub(hue, two))),
+                      sub(two, vabs(sub(hue, set1(4))))};
+  for (int c = 0; c < 3; ++c) v->c[c] = fma(chroma, vmax(zero(), vmin(one, part[c])), low);
 }
 
 template <int C>
@@ -123,7 +123,10 @@ struct RowEnd {
       for (int c = 0; c < C; ++c) v.c[c] = fma(v.c[c], set1(t.norm[c]), set1(t.norm[C + c]));
     Y* row = static_cast<Y*>(t.y) + (oy * t.p.oW + ox) * C;
     if constexpr (sizeof(Y) == 1)
-      for (int c = 0; c < C; ++c) v.c[c] = round_even(vmin(vmax(v.c[c], zero()), set1(255)));
+      for (int c = 0; c < C; ++c) {
+        if (t.first == t.last) v.c[c] = vmin(vmax(v.c[c], zero()), set1(255));  // stages have done that
+        v.c[c] = round_even(v.c[c]);
+      }
     store_pixels(row, n, v);
   }
   FASTCNN_OP void end() {
