@@ -1,5 +1,5 @@
 // What it is: affine_sample at free points: a vector of neighbouring output pixels at a time, their source pixels
-// gathered (1 or 3 channels), or pixel by pixel for any number of channels; and colour stages of what is sampled.
+// gathered (1 or 3 channels), or pixel by pixel for any number of channels.
 // What it is not: matrices that only scale and move, with antialias (sample_resize.cpp).
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/sample_pixels.h"
@@ -179,9 +179,10 @@ FASTCNN_OP Pixels<C> bilinear(const SampleTask& t, const Corner& k) {
                mixed(tap<T, C>(t, k.x, down), tap<T, C>(t, right, down), k.fx), k.fy);
 }
 
-// kSquares vectors of whole lanes of a row of bytes; point(i, &sx, &sy), put(i, pixels).
+// kSquares vectors of whole lanes of a row of bytes; point(i, &sx, &sy), put(i, pixels). What a later row will
+// read lies about `ahead` bytes further on.
 template <int C, class Point, class Put>
-FASTCNN_OP void bilinear_group(const SampleTask& t, Point point, Put put) {
+FASTCNN_OP void bilinear_group(const SampleTask& t, int64_t ahead, Point point, Put put) {
   Corner k[kSquares];
   Squares s;
   vf beyond = zero();
@@ -198,6 +199,7 @@ FASTCNN_OP void bilinear_group(const SampleTask& t, Point point, Put put) {
     return;
   }
   load_squares(t, C, kSquares * kLanes, &s);
+  for (int i = 0; i < kSquares; ++i) prefetch(static_cast<const uint8_t*>(t.x) + (s.at[i * kLanes] + ahead));
   for (int i = 0; i < kSquares; ++i) put(i, mixed_square<C>(s, i * kLanes, k[i].fx, k[i].fy));
 }
 
@@ -234,7 +236,9 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
   const vf lane = load(first), least = set1(-kFarthest), most = set1(kFarthest), half = set1(0.5f);
   const float* m = t.matrix;
   const bool projective = sample_projective(m);
-  for (int64_t oy = begin; oy < end; ++oy) {
+  const auto ahead = static_cast<int64_t>(4 * sample_near(m[4] * static_cast<float>(t.p.W) + m[1])) * C;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t oy = sampled_row(t, item);
     const float fy = static_cast<float>(oy);
     const vf x0 = set1(m[1] * fy + m[2]), y0 = set1(m[4] * fy + m[5]), w0 = set1(m[7] * fy + m[8]);
     RowEnd<Y, C> row(t, oy);
@@ -258,7 +262,7 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
       if (t.p.mode == Interp::bilinear)
         for (; ox + kSquares * kLanes <= t.p.oW; ox += kSquares * kLanes)
           bilinear_group<C>(
-              t, [&](int i, vf* sx, vf* sy) { point(ox + i * kLanes, kLanes, sx, sy); },
+              t, ahead, [&](int i, vf* sx, vf* sy) { point(ox + i * kLanes, kLanes, sx, sy); },
               [&](int i, const Pixels<C>& v) { row.put(ox + i * kLanes, kLanes, v); });
     for (; ox < t.p.oW; ox += kLanes) {
       const int n = lanes_at(ox, t.p.oW);
@@ -384,27 +388,6 @@ void sample_copied_rows(const SampleTask& t, int64_t begin, int64_t end) {
       default: copied_row<0>(t, oy, bytes, fill);
     }
   }
-}
-
-void sample_colored_rows(const SampleTask& t, int64_t begin, int64_t end) {
-  with_types(t, [&]<class T, class Y>() {
-    auto run = [&]<int C>() {
-      for (int64_t oy = begin; oy < end; ++oy) {
-        RowEnd<Y, C> row(t, oy);
-        for (int64_t ox = 0; ox < t.p.oW; ox += kLanes) {
-          const int n = lanes_at(ox, t.p.oW);
-          Pixels<C> v;
-          load_pixels(static_cast<const Y*>(t.y) + (oy * t.p.oW + ox) * C, n, &v);
-          row.put(ox, n, v);
-        }
-        row.end();
-      }
-    };
-    if (t.p.C == 3)
-      run.template operator()<3>();
-    else
-      run.template operator()<1>();
-  });
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA
