@@ -281,6 +281,20 @@ class ops:
     @staticmethod
     def add(x: Any, other: Any, *, alpha: Any = 1) -> Any: ...
     @staticmethod
+    def affine_sample(
+        x: Tensor,
+        matrix: Tensor,
+        size: Any = None,
+        mode: _str = "bilinear",
+        fill_mode: _str = "constant",
+        fill: Any = 0.0,
+        antialias: _bool = False,
+        displacement: Tensor | None = None,
+        color: Tensor | None = None,
+        mean: Any = None,
+        std: Any = None,
+    ) -> Tensor: ...
+    @staticmethod
     def all(x: Tensor, dim: Any = None, keepdim: _bool = False) -> Tensor: ...
     @staticmethod
     def amax(x: Tensor, dim: Any = None, keepdim: _bool = False) -> Tensor: ...

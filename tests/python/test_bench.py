@@ -268,7 +268,7 @@ def test_command_line(capsys, tiny_shapes):
     assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["bench", "speed"]) == 1
-    assert "expected sections of peak, layers, nets, ops, memory, got 'speed'" in capsys.readouterr().err
+    assert "expected sections of peak, layers, nets, ops, memory, augment, got 'speed'" in capsys.readouterr().err
     assert main(["bench", "layers", "--filter", "no such layer"]) == 1
     assert "no layer, net or op matches" in capsys.readouterr().err
 
@@ -292,3 +292,17 @@ def test_checkout_command_and_committed_results():
         result = report.load(path)
         assert result["rows"] and result["about"]["date"], path
         assert not any(r["kind"] != "peak" and r.get("ratio", 1) <= 0 for r in result["rows"])
+
+
+def test_augment_row_holds_times_and_ratio(tmp_path):
+    from fastcnn.bench import augment
+
+    times = [(0.01 * augment.BATCH, 0.05 * augment.BATCH)] * 4
+    alone, beside = augment.row([(a, None) for a, _ in times]), augment.row(times, "albumentations")
+    assert alone["us_per_image"] == pytest.approx(1e4) and "ratio" not in alone
+    assert beside["ratio"] == pytest.approx(5) and beside["peer_us_per_image"] == pytest.approx(5e4)
+    assert report.key(alone) != report.key(beside)
+    assert "albumentations" in report.table("augment", [alone, beside])
+    images = augment.photographs(3, 64)
+    out = augment.ours(images)()
+    assert out.shape == (3, 3, augment.SIZE, augment.SIZE) and out.dtype == np.uint8 and out.std() > 10

@@ -212,6 +212,19 @@ FASTCNN_API Tensor drop_path(const Tensor& x, double p = 0.0, bool training = tr
 FASTCNN_API Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> size,
                                std::optional<std::pair<double, double>> scale, const std::string& mode = "nearest",
                                bool align_corners = false, bool antialias = false);
+// Pixel (o_x, o_y) of image n of the result is x at matrix[n] * (o_x, o_y, 1): free points of images, for
+// augmentation (sample.cpp). Not differentiable.
+struct AffineSampleOptions {
+  std::optional<std::pair<int64_t, int64_t>> size;  // default: that of x
+  std::string mode = "bilinear";                    // nearest, bilinear, bicubic
+  std::string fill_mode = "constant";               // constant, edge, reflect, symmetric
+  bool antialias = false;
+  Tensor fill;          // float32 (C); default 0
+  Tensor displacement;  // float32 (N, 2, oH, oW): added to x and y in pixels of x
+  Tensor color;         // float32 (N, stages, C*(2C + 1) + 1), see sample_stage_floats
+  Tensor norm;          // float32 (2, C): the result is float32, values * norm[0] + norm[1]
+};
+FASTCNN_API Tensor affine_sample(const Tensor& x, const Tensor& matrix, const AffineSampleOptions& options = {});
 FASTCNN_API Tensor pixel_shuffle(const Tensor& x, int64_t factor);
 FASTCNN_API Tensor pixel_unshuffle(const Tensor& x, int64_t factor);
 

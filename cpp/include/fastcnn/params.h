@@ -325,6 +325,22 @@ struct InterpolateParams {  // x (N,C,H,W) to y (N,C,oH,oW)
   int32_t pad_ = 0;
 };
 
+// affine_sample: pixel (o_x, o_y) of y is x at matrix * (o_x, o_y, 1) [+ displacement]; pixel centres have whole
+// coordinates. Then `stages` colour stages, then scale and shift per channel where has_norm.
+enum class SampleFill : int32_t { constant, edge, reflect, symmetric };  // what lies outside x
+struct AffineSampleParams {
+  int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0;
+  int64_t stages = 0;
+  Interp mode = Interp::bilinear;  // nearest, bilinear, bicubic
+  SampleFill fill = SampleFill::constant;
+  int32_t antialias = 0;  // matrices that only scale and move take as many pixels as an output pixel covers
+  int32_t has_displacement = 0, has_norm = 0, pad_ = 0;
+};
+// A colour stage of one image: A (C,C), B (C,C), c (C), hue. v becomes A v + B m + c, m the mean of each channel
+// of the image so far (of every (oH / 64)th row from 128 rows on); limited to [0, top]; then the hue turns by
+// `hue` of a circle (C = 3).
+FASTCNN_INLINE int64_t sample_stage_floats(int64_t C) { return C * (2 * C + 1) + 1; }
+
 // dropout: element i of the dense tensor belongs to decision f(i): `inner` = 1 one per element; dropout2d: one per
 // (n, c); drop_path: one per n. Decision ids count logically: for dropout the memory index, else n*C+c or n.
 enum class DropKind : int32_t { element, channel, sample };

@@ -80,6 +80,7 @@ int64_t flops_of(const Call& c) {
     case OpKind::reduce: return in;
     case OpKind::interpolate: return 8 * out;
     case OpKind::interpolate_bwd: return 8 * in;
+    case OpKind::affine_sample: return 8 * out + 7 * out * c.as<AffineSampleParams>().stages;
     case OpKind::unary: return c.as<UnaryParams>().op == Unary::copy ? 0 : out;
     case OpKind::check_target:
     case OpKind::fill:

@@ -103,6 +103,8 @@
   X(interpolate, InterpolateParams)                                                                            \
   /* dy -> dx */                                                                                               \
   X(interpolate_bwd, InterpolateParams)                                                                        \
+  /* x, matrix(N,3,3), fill(C) [, displacement(N,2,oH,oW)] [, color(N,stages,floats)] [, norm(2,C)] -> y */    \
+  X(affine_sample, AffineSampleParams)                                                                         \
   /* x, state(int64[2]) -> y, saved(int64[2]: seed, counter+delta) */                                          \
   X(dropout, DropoutParams)                                                                                    \
   /* dy, saved -> dx; the same mask and scale on another tensor */                                             \

@@ -7,9 +7,9 @@ import sys
 
 from .. import _core
 from ..models import create_model
-from . import layers, machine, memory, nets, ops, pairing, report
+from . import augment, layers, machine, memory, nets, ops, pairing, report
 
-SECTIONS = ("peak", "layers", "nets", "ops", "memory")
+SECTIONS = ("peak", "layers", "nets", "ops", "memory", "augment")
 
 
 def _peer(args):
@@ -70,6 +70,8 @@ def _rows(args, sections, effort, peer):
     if "ops" in sections:
         yield from ops.run(_selected_ops(args), effort, peer, _progress)
         yield from ops.run_optimizers(_selected_optimizers(args), effort, peer, _progress)
+    if "augment" in sections:
+        yield from augment.run(effort, not args.no_torch, _progress)
     if "memory" in sections:
         yield from memory.run([t for t in _selected_tasks(args) if t.what == "train"], peer, _progress)
 
@@ -121,7 +123,7 @@ def run(args, about=None):
     if args.filter and not any(select(args) for name, select in wanted.items() if name in sections):
         raise ValueError(f"bench: no layer, net or op matches {args.filter}")
     for row in _rows(args, sections, effort, peer):
-        result["rows"].append({**row, "threads": _core.get_num_threads()} if row["kind"] != "peak" else row)
+        result["rows"].append({"threads": _core.get_num_threads(), **row})
         if args.json:  # after each row: a run that is cut short keeps what it has
             report.save(result, args.json)
     _progress("")

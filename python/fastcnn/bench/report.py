@@ -14,13 +14,15 @@ REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak",
             "net": ("name", "ms", "gflops", "peak", "date"),
             "op": ("name", "pass", "ms", "gbytes_per_s", "date"),
             "noise": ("name", "ratio", "ratio_low", "ratio_high"),
+            "augment": ("name", "us_per_image", "date"),
             "memory": ("name", "peak_mbyte", "imports_mbyte"),
             "peak": ("threads", "float32_gflops", "triad_gbytes")}  # fmt: skip
 
 
 def key(row):
     """What makes a row the same measurement as another."""
-    return tuple(str(row.get(k, "")) for k in ("kind", "name", "pass", "threads"))
+    parts = ("kind", "name", "pass", "threads")
+    return tuple(str(row.get(k, "")) for k in (*parts, "peer") if k in parts or row.get("kind") == "augment")
 
 
 def new(about, settings):
@@ -124,7 +126,13 @@ _MEMORY = (
     ("peer mode", lambda r: r.get("peer", "").removeprefix("torch ")),
     ("fastcnn / peer", lambda r: _number(r.get("memory_ratio"), 2)),
 )  # fmt: skip
-COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "op": _OP, "noise": _NOISE, "memory": _MEMORY}
+_AUGMENT = (
+    ("pipeline", lambda r: r["name"]), ("us/image", lambda r: _number(r["us_per_image"])),
+    ("peer", lambda r: r.get("peer", "")), ("peer us/image", lambda r: _number(r.get("peer_us_per_image"))),
+    ("ratio [95 % CI]", _ratio),
+)  # fmt: skip
+COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "op": _OP, "noise": _NOISE, "memory": _MEMORY,
+           "augment": _AUGMENT}  # fmt: skip
 
 
 def _cells(kind, rows):

@@ -23,6 +23,7 @@
   FASTCNN_KERNELS_POOL(X)        \
   FASTCNN_KERNELS_ELEMENTWISE(X) \
   FASTCNN_KERNELS_OPTIM(X)       \
+  FASTCNN_KERNELS_SAMPLE(X)      \
   FASTCNN_KERNELS_PEAK(X)
 
 #include "backend/cpu/kernels/list_conv.h"
@@ -32,6 +33,7 @@
 #include "backend/cpu/kernels/list_optim.h"
 #include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
+#include "backend/cpu/kernels/list_sample.h"
 
 namespace fastcnn::cpu {
 

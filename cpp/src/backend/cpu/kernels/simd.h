@@ -24,6 +24,7 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 constexpr int kLanes = 16;
 constexpr int kVectorRegs = 32;
 using vf = __m512;
+typedef int32_t vi __attribute__((vector_size(64)));
 FASTCNN_OP vf zero() { return _mm512_setzero_ps(); }
 FASTCNN_OP vf set1(float a) { return _mm512_set1_ps(a); }
 FASTCNN_OP vf load(const float* p) { return _mm512_loadu_ps(p); }
@@ -77,6 +78,7 @@ FASTCNN_OP void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(
 constexpr int kLanes = 8;
 constexpr int kVectorRegs = 16;
 using vf = __m256;
+typedef int32_t vi __attribute__((vector_size(32)));
 FASTCNN_OP vf zero() { return _mm256_setzero_ps(); }
 FASTCNN_OP vf set1(float a) { return _mm256_set1_ps(a); }
 FASTCNN_OP vf load(const float* p) { return _mm256_loadu_ps(p); }
@@ -333,6 +335,124 @@ FASTCNN_OP vf high_of_pair(vf a) { return (vf)((vw)a & 0xffff0000u); }
 FASTCNN_OP vf make_pair(vf low, vf high) { return (vf)((vw)low >> 16 | (vw)high); }
 
 #endif
+
+// ---- pixels: int32 lanes, gathers, bytes as floats; + - * & | << >> of vi are GCC's operators ----
+
+FASTCNN_OP vi to_int(vf a) { return __builtin_convertvector(a, vi); }  // towards zero; |a| < 2^31
+FASTCNN_OP vf to_float(vi a) { return __builtin_convertvector(a, vf); }
+
+#if defined(__AVX512F__)
+
+FASTCNN_OP vf vfloor(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+FASTCNN_OP bool any_gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+FASTCNN_OP vi vmin(vi a, vi b) { return (vi)_mm512_min_epi32((__m512i)a, (__m512i)b); }
+FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
+  return (vi)_mm512_i32gather_epi32((__m512i)offset, p, 1);
+}
+FASTCNN_OP vf gather(const float* p, vi index) { return _mm512_i32gather_ps((__m512i)index, p, 4); }
+FASTCNN_OP vf load(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// Integral values in [0, 255].
+FASTCNN_OP void store(uint8_t* p, vf a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a)));
+}
+// 3 * kLanes bytes as three channels, and back.
+FASTCNN_OP void load_rgb(const uint8_t* p, vf* v) {
+  const __m512i groups = _mm512_setr_epi32(0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 9, 10, 11, 0);
+  const __m512i spread =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1));
+  const __m512i bytes = _mm512_maskz_loadu_epi32(0xfff, p), low = _mm512_set1_epi32(255);
+  const __m512i rgb = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(groups, bytes), spread);
+  v[0] = _mm512_cvtepi32_ps(_mm512_and_si512(rgb, low));
+  v[1] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(rgb, 8), low));
+  v[2] = _mm512_cvtepi32_ps(_mm512_srli_epi32(rgb, 16));
+}
+FASTCNN_OP void store_rgb(uint8_t* p, const vf* v) {
+  const __m512i groups = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15);
+  const __m512i close =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+  const __m512i r = _mm512_cvttps_epi32(v[0]), g = _mm512_cvttps_epi32(v[1]), b = _mm512_cvttps_epi32(v[2]);
+  const __m512i rgb = _mm512_or_si512(r, _mm512_or_si512(_mm512_slli_epi32(g, 8), _mm512_slli_epi32(b, 16)));
+  _mm512_mask_storeu_epi32(p, 0xfff, _mm512_permutexvar_epi32(groups, _mm512_shuffle_epi8(rgb, close)));
+}
+
+#elif defined(__AVX2__)
+
+FASTCNN_OP vf vfloor(vf a) { return _mm256_floor_ps(a); }
+FASTCNN_OP bool any_gt(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+FASTCNN_OP vi vmin(vi a, vi b) { return (vi)_mm256_min_epi32((__m256i)a, (__m256i)b); }
+FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
+  return (vi)_mm256_i32gather_epi32(reinterpret_cast<const int*>(p), (__m256i)offset, 1);
+}
+FASTCNN_OP vf gather(const float* p, vi index) { return _mm256_i32gather_ps(p, (__m256i)index, 4); }
+FASTCNN_OP vf load(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+FASTCNN_OP void store(uint8_t* p, vf a) {
+  const __m256i i = _mm256_packus_epi32(_mm256_cvttps_epi32(a), _mm256_setzero_si256());
+  const __m256i b = _mm256_permute4x64_epi64(i, 0x08);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(b), _mm_setzero_si128()));
+}
+FASTCNN_OP void load_rgb(const uint8_t* p, vf* v) {
+  const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i last = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8));  // bytes 12… of p start at 4
+  const __m128i spread = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  const __m128i later = _mm_setr_epi8(4, 5, 6, -1, 7, 8, 9, -1, 10, 11, 12, -1, 13, 14, 15, -1);
+  const __m256i rgb = _mm256_set_m128i(_mm_shuffle_epi8(last, later), _mm_shuffle_epi8(first, spread));
+  const __m256i low = _mm256_set1_epi32(255);
+  v[0] = _mm256_cvtepi32_ps(_mm256_and_si256(rgb, low));
+  v[1] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(rgb, 8), low));
+  v[2] = _mm256_cvtepi32_ps(_mm256_srli_epi32(rgb, 16));
+}
+FASTCNN_OP void store_rgb(uint8_t* p, const vf* v) {
+  const __m256i close =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+  const __m256i groups = _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7);
+  const __m256i r = _mm256_cvttps_epi32(v[0]), g = _mm256_cvttps_epi32(v[1]), b = _mm256_cvttps_epi32(v[2]);
+  const __m256i rgb = _mm256_or_si256(r, _mm256_or_si256(_mm256_slli_epi32(g, 8), _mm256_slli_epi32(b, 16)));
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(rgb, close), groups);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(bytes, 1));
+}
+
+#else
+
+FASTCNN_OP vf vfloor(vf a) {
+  return vf{__builtin_floorf(a[0]), __builtin_floorf(a[1]), __builtin_floorf(a[2]), __builtin_floorf(a[3])};
+}
+FASTCNN_OP bool any_gt(vf a, vf b) { return a[0] > b[0] || a[1] > b[1] || a[2] > b[2] || a[3] > b[3]; }
+FASTCNN_OP vi vmin(vi a, vi b) { return a < b ? a : b; }
+FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
+  vi r;
+  for (int i = 0; i < 4; ++i) {
+    int32_t word;
+    __builtin_memcpy(&word, p + offset[i], 4);
+    r[i] = word;
+  }
+  return r;
+}
+FASTCNN_OP vf gather(const float* p, vi index) { return vf{p[index[0]], p[index[1]], p[index[2]], p[index[3]]}; }
+FASTCNN_OP vf load(const uint8_t* p) { return to_float(vi{p[0], p[1], p[2], p[3]}); }
+FASTCNN_OP void store(uint8_t* p, vf a) {
+  for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(a[i]);
+}
+FASTCNN_OP void load_rgb(const uint8_t* p, vf* v) {
+  for (int c = 0; c < 3; ++c) v[c] = to_float(vi{p[c], p[3 + c], p[6 + c], p[9 + c]});
+}
+FASTCNN_OP void store_rgb(uint8_t* p, const vf* v) {
+  for (int i = 0; i < 4; ++i)
+    for (int c = 0; c < 3; ++c) p[3 * i + c] = static_cast<uint8_t>(v[c][i]);
+}
+
+#endif
+
+FASTCNN_OP vf loadn(const uint8_t* p, int n) {
+  uint8_t t[kLanes] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+}
 
 // c + both products of each lane's pairs, in float32.
 FASTCNN_OP vf dot_pairs(vf a, vf b, vf c) {

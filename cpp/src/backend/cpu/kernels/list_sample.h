@@ -1,0 +1,11 @@
+// What it is: the rows of the kernel list for affine_sample; see kernels.h. X(name, return type, arguments…)
+// Work items are output rows of one image.
+#pragma once
+#include "backend/cpu/kernels/sample_args.h"
+
+#define FASTCNN_KERNELS_SAMPLE(X)                                                                  \
+  X(sample_rows, void, const SampleTask& task, int64_t begin, int64_t end)                         \
+  /* `scratch`: of resize_scratch floats */                                                        \
+  X(sample_resized_rows, void, const SampleTask& task, float* scratch, int64_t begin, int64_t end) \
+  /* Moves by whole pixels and mirrors only */                                                     \
+  X(sample_copied_rows, void, const SampleTask& task, int64_t begin, int64_t end)

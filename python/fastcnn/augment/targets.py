@@ -1,0 +1,162 @@
+"""Boxes, masks and keypoints of a batch, moved by the matrices that move its images; their checks and rules."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_FORMATS = ("xyxy", "xywh", "cxcywh")
+_ROUNDING = 1e-3  # of a pixel: boxes may be inverted by as much
+
+
+def to_xyxy(boxes, box_format):
+    """(n, 4) boxes of a format as corners."""
+    a, b = boxes[:, :2], boxes[:, 2:]
+    if box_format == "xyxy":
+        return boxes.copy()
+    start = a if box_format == "xywh" else a - b / 2
+    return np.concatenate([start, start + b], axis=1)
+
+
+def from_xyxy(boxes, box_format):
+    """(n, 4) corners as boxes of a format."""
+    a, b = boxes[:, :2], boxes[:, 2:]
+    if box_format == "xyxy":
+        return boxes
+    return np.concatenate([a if box_format == "xywh" else (a + b) / 2, b - a], axis=1)
+
+
+class Targets:
+    """What goes with the images of one call; false where there is nothing. See Transform for the rules."""
+
+    def __init__(self, name, images, boxes, labels, masks, keypoints, box_format, min_visibility, mask_fill):
+        n, (height, width) = len(images), images.shape[2:]
+        if box_format not in _FORMATS:
+            raise ValueError(f"{name}: expected box_format {', '.join(_FORMATS)}, got {box_format!r}")
+        if not 0 <= min_visibility <= 1:
+            raise ValueError(f"{name}: expected min_visibility in [0, 1], got {min_visibility}")
+        self.format, self.min_visibility, self.mask_fill = box_format, float(min_visibility), mask_fill
+        self.boxes = self.labels = self.masks = self.keypoints = None
+        self._given = [k for k, v in (("boxes", boxes), ("labels", labels), ("masks", masks), ("keypoints", keypoints))
+                       if v is not None]  # fmt: skip
+        for what, values in (("boxes", boxes), ("labels", labels), ("masks", masks), ("keypoints", keypoints)):
+            if values is not None and len(values) != n:
+                raise ValueError(f"{name}: expected {what} of {n} images, got {len(values)}")
+        if boxes is not None:
+            self.boxes = [self._box_rows(name, i, b) for i, b in enumerate(boxes)]
+            self._dtypes = [np.result_type(np.asarray(b).dtype, np.float16) for b in boxes]
+        if labels is not None:
+            if boxes is None:
+                raise ValueError(f"{name}: labels go with boxes, got no boxes")
+            self.labels = [np.asarray(v) for v in labels]
+            for i, (a, b) in enumerate(zip(self.labels, self.boxes, strict=True)):
+                if len(a) != len(b):
+                    raise ValueError(f"{name}: expected {len(b)} labels for the boxes of image {i}, got {len(a)}")
+        if keypoints is not None:
+            self.keypoints = [np.array(k, dtype=np.float64).reshape(-1, np.shape(k)[-1] if np.size(k) else 2)
+                              for k in keypoints]  # fmt: skip
+            for i, k in enumerate(self.keypoints):
+                if k.ndim != 2 or k.shape[1] < 2:
+                    raise ValueError(f"{name}: expected keypoints (n, 2 or more) of image {i}, got shape {k.shape}")
+        if masks is not None:
+            self.masks = np.stack([np.asarray(m) for m in masks])
+            if self.masks.ndim not in (3, 4) or self.masks.shape[-2:] != (height, width):
+                raise ValueError(
+                    f"{name}: expected masks (N, H, W) or (N, K, H, W) of the images' {(height, width)}, got "
+                    f"shape {self.masks.shape}"
+                )
+
+    def __bool__(self):
+        return bool(self._given)
+
+    def _box_rows(self, name, i, boxes):
+        rows = np.asarray(boxes, dtype=np.float64)
+        rows = rows.reshape(0, 4) if rows.size == 0 else rows
+        if rows.ndim != 2 or rows.shape[1] != 4:
+            raise ValueError(f"{name}: expected boxes (n, 4) of image {i}, got shape {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{name}: expected finite boxes, got {rows[~np.isfinite(rows).all(1)][0]} in image {i}")
+        rows = to_xyxy(rows, self.format)
+        bad = (rows[:, 2:] < rows[:, :2] - _ROUNDING).any(1)
+        if bad.any():
+            raise ValueError(f"{name}: expected boxes of positive size, got corners {rows[bad][0]} in image {i}")
+        return rows
+
+    def move(self, matrix, displacement, size, fill_mode):
+        """matrix (N, 3, 3) and displacement (N, 2, h, w) or None: as of Plan.move."""
+        if self.masks is not None:
+            self._move_masks(matrix, displacement, size, fill_mode)
+        if self.boxes is None and self.keypoints is None:
+            return
+        # Continuous coordinates: the centre of pixel i lies at i + 0.5.
+        half = np.eye(3)
+        half[:2, 2] = 0.5
+        forward = half @ np.linalg.inv(matrix) @ np.linalg.inv(half)
+        for i, m in enumerate(forward):
+            field = None if displacement is None else displacement[i]
+            if self.boxes is not None and len(self.boxes[i]):
+                x0, y0, x1, y1 = self.boxes[i].T
+                xs, ys = [x0, x1, x1, x0], [y0, y0, y1, y1]
+                if field is not None:  # edges bend
+                    xm, ym = (x0 + x1) / 2, (y0 + y1) / 2
+                    xs, ys = xs + [xm, x1, xm, x0], ys + [y0, ym, y1, ym]
+                points = _moved(np.stack([np.stack(xs, 1), np.stack(ys, 1)], -1).reshape(-1, 2), m, field)
+                points = points.reshape(len(x0), -1, 2)
+                self.boxes[i] = np.concatenate([points.min(1), points.max(1)], axis=1)
+            if self.keypoints is not None and len(self.keypoints[i]):
+                self.keypoints[i][:, :2] = _moved(self.keypoints[i][:, :2], m, field)
+
+    def _move_masks(self, matrix, displacement, size, fill_mode):
+        from .plan import _core, sample_words
+
+        masks = self.masks if self.masks.ndim == 4 else self.masks[:, None]
+        options = {}
+        if displacement is not None:
+            options["displacement"] = _core.tensor(displacement.astype(np.float32))
+        moved = sample_words(masks, matrix, size, self.mask_fill, fill_mode, **options)
+        self.masks = moved if self.masks.ndim == 4 else moved[:, 0]
+
+    def results(self, size):
+        """The dict of what was given, after rules, for images of `size`."""
+        height, width = size
+        out = {}
+        if self.boxes is not None:
+            boxes, index = [], []
+            for rows, dtype in zip(self.boxes, self._dtypes, strict=True):
+                clipped = np.clip(rows, 0, [width, height, width, height])
+                area = np.prod(rows[:, 2:] - rows[:, :2], axis=1)
+                inside = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
+                keep = np.flatnonzero((inside > 0) & (inside >= self.min_visibility * area * (1 - 1e-6)))
+                boxes.append(from_xyxy(clipped[keep], self.format).astype(dtype))
+                index.append(keep)
+            out["boxes"], out["box_index"] = boxes, index
+            if self.labels is not None:
+                out["labels"] = [v[k] for v, k in zip(self.labels, index, strict=True)]
+        if self.masks is not None:
+            out["masks"] = self.masks
+        if self.keypoints is not None:
+            out["keypoints"] = self.keypoints
+            out["keypoints_inside"] = [
+                (k[:, 0] >= 0) & (k[:, 0] <= width) & (k[:, 1] >= 0) & (k[:, 1] <= height) for k in self.keypoints
+            ]
+        return out
+
+
+def _moved(points, forward, field):
+    """points (n, 2) by a 3x3 matrix, then against a displacement field (2, h, w) of the result."""
+    p = points @ forward[:2, :2].T + forward[:2, 2]
+    w = points @ forward[2, :2] + forward[2, 2]
+    # Behind the horizon of a perspective there is no point: as far as its limit.
+    p = p / np.where(np.abs(w) < 1e-6, 1e-6, w)[:, None]
+    if field is None:
+        return p
+    h, w = field.shape[1:]
+    target = p
+    for _ in range(4):  # p + field(p) = target
+        x, y = np.clip(p[:, 0] - 0.5, 0, w - 1), np.clip(p[:, 1] - 0.5, 0, h - 1)
+        x0, y0 = np.minimum(x.astype(int), max(w - 2, 0)), np.minimum(y.astype(int), max(h - 2, 0))
+        x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
+        fx, fy = x - x0, y - y0
+        upper = field[:, y0, x0] * (1 - fx) + field[:, y0, x1] * fx
+        lower = field[:, y1, x0] * (1 - fx) + field[:, y1, x1] * fx
+        p = target - (upper * (1 - fy) + lower * fy).T
+    return p
