@@ -1,6 +1,7 @@
-"""device="cuda": what bad input gets without a device; with one (a GPU, or a build with FASTCNN_CUDA=HOST, whose kernels
-run on this processor) tensors, ops, training and plans against the CPU."""
+"""device="cuda": what bad input gets without a device; with one (a GPU, or a build with FASTCNN_CUDA=HOST, whose
+kernels run on this processor) tensors, ops, training and plans against the CPU."""
 
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import fastcnn as fc
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import check_cuda_compile as compile_check
 
 no_device = pytest.mark.skipif(fc.cuda.is_available(), reason="a CUDA device is here")
