@@ -514,6 +514,26 @@ PYBIND11_MODULE(_core, m) {
       py::arg("seconds") = 0.4,
       "What the machine can do with the threads and the ISA in use: float32_gflops, bfloat16_gflops (0: no such "
       "instruction), triad_gbytes and copy_gbytes per second.");
+  m.def(
+      "write_",
+      [](const Tensor& t, const py::array& values) {
+        const auto bytes = static_cast<size_t>(t.numel()) * dtype_size(t.dtype());
+        check(t.is_contiguous() && dtype_of_array(values) == t.dtype() && (values.flags() & py::array::c_style) &&
+                  static_cast<size_t>(values.nbytes()) == bytes,
+              "write_: expected as many values of one dtype in row-major order, got ", values.nbytes(),
+              " bytes for a tensor of shape ", t.shape(), " and ", t.dtype());
+        write_memory(t, values.data(), bytes);
+      },
+      py::arg("tensor"), py::arg("values"),
+      "Copies host memory into a tensor on any device, now: no op, so compile does not record it.");
+  m.def(
+      "zero_memory_",
+      [](const Tensor& t) {
+        check(t.is_contiguous(), "zero_memory_: expected a tensor in canonical layout, got strides ", t.strides());
+        const std::string zeros(static_cast<size_t>(t.numel()) * dtype_size(t.dtype()), '\0');
+        write_memory(t, zeros.data(), zeros.size());
+      },
+      py::arg("tensor"), "Zero bytes into a tensor on any device, now: no op, so compile does not record it.");
   m.def("cuda_device_count", &cuda_device_count);
   m.def("cuda_build", &cuda_build);
   m.def("cuda_unavailable_reason", &cuda_unavailable_reason);

@@ -61,6 +61,8 @@ FASTCNN_API const void* identity(const Tensor& t);  // equal for handles of one 
 // Memory was changed behind autograd's back: code that writes through data() says so here, or plans that keep
 // prepared weights go on with the old ones.
 FASTCNN_API void bump_version(const Tensor& t);
+// Host memory into a dense tensor on any device, now: compile does not record it.
+FASTCNN_API void write_memory(const Tensor& t, const void* host, size_t bytes);
 
 // Lives as long as somebody outside (NumPy, DLPack) may write the memory of a tensor.
 class FASTCNN_API MemoryExport {

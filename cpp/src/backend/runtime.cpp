@@ -63,6 +63,10 @@ MemoryExport::~MemoryExport() {
   --tensor.impl()->storage->exports;
 }
 const void* identity(const Tensor& t) { return t.impl().get(); }
+void write_memory(const Tensor& t, const void* host, size_t bytes) {
+  backend_of(t.device()).copy(t.data(), host, bytes, Copy::in);
+  bump_version(t);
+}
 void bump_version(const Tensor& t) { ++t.impl()->storage->version; }
 
 void cuda_synchronize() {

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+import numpy
+
 from .. import _core
 
 _HYPER = 8  # float32 values; layout in cpp/include/fastcnn/params.h
@@ -20,8 +22,10 @@ class _Launch:
 
     def __init__(self, optimizer, group, params, states):
         self.optimizer, self.group, self.params, self.states = optimizer, group, params, states
-        self.hyper = _core.empty(_HYPER)
-        self._values = self.hyper.numpy()
+        where = params[0].device
+        self.hyper = _core.empty(_HYPER, device=str(where))
+        self._on_cpu = str(where) == "cpu"
+        self._values = self.hyper.numpy() if self._on_cpu else numpy.empty(_HYPER, "float32")
         self._values[:] = 0
 
     def prepare(self):
@@ -35,6 +39,8 @@ class _Launch:
                     f"{step} and {state['step']} times; reset() the compiled function"
                 )
         self._values[:] = self.optimizer._hyper(self.group, step)
+        if not self._on_cpu:
+            _core.write_(self.hyper, self._values)
 
 
 class Optimizer:
@@ -240,7 +246,11 @@ class Optimizer:
 def _filled_like(p, value):
     # Not an op: while a step is traced an op would give a tensor without memory.
     buffer = _core.empty(p.shape, dtype=p.dtype, device=str(p.device))
-    buffer.numpy()[...] = value
+    if value == 0:
+        _core.zero_memory_(buffer)
+    else:
+        kind = _core.empty((), dtype=p.dtype).numpy().dtype
+        _core.write_(buffer, numpy.full(tuple(p.shape), value, kind))
     return buffer
 
 

@@ -1,0 +1,180 @@
+"""device="cuda": what bad input gets without a device; with one (a GPU, or a build with FASTCNN_CUDA=HOST, whose
+kernels run on this processor) tensors, ops, training and plans against the CPU."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import check_cuda_compile as compile_check
+
+no_device = pytest.mark.skipif(fc.cuda.is_available(), reason="a CUDA device is here")
+device = pytest.mark.skipif(not fc.cuda.is_available(), reason=f"no CUDA device: {fc.cuda.unavailable_reason()}")
+
+
+@no_device
+def test_without_a_device_every_way_to_one_says_why():
+    why = fc.cuda.unavailable_reason()
+    assert why and fc.cuda.device_count() == 0 and fc.cuda.memory_allocated() == 0
+    for ask in (lambda: fc.zeros(2, device="cuda"), lambda: fc.zeros(2).to("cuda"), lambda: fc.zeros(2).cuda()):
+        with pytest.raises(ValueError, match="no CUDA device can be used here") as e:
+            ask()
+        assert why in str(e.value)
+    with pytest.raises(ValueError, match="cuda.synchronize: no CUDA device"):
+        fc.cuda.synchronize()
+    with pytest.raises(ValueError, match="expected 'cpu', 'cuda' or 'cuda:N'"):
+        fc.zeros(2, device="cuda:x")
+
+
+@device
+def test_tensors_go_there_and_back_in_every_dtype_and_layout():
+    for dtype in ("float32", "float16", "float64", "int64", "int32", "uint8", "int8", "bool"):
+        a = (np.arange(2 * 3 * 4 * 5) % 2).reshape(2, 3, 4, 5).astype(dtype)
+        x = fc.tensor(a, device="cuda")
+        assert str(x.device) == "cuda:0"
+        assert np.array_equal(x.cpu().numpy(), a)
+        assert np.array_equal(x.permute(3, 1, 0, 2).cpu().numpy(), a.transpose(3, 1, 0, 2))
+    assert fc.full((1,), 2.5, device="cuda").item() == 2.5
+    assert "device=cuda:0" in repr(fc.zeros(3, device="cuda"))
+    with pytest.raises(ValueError, match="copy the tensor to the CPU first"):
+        fc.zeros(2, device="cuda").numpy()
+    with pytest.raises(ValueError, match="expected all tensors on one device, got cpu and cuda:0"):
+        fc.zeros(2) + fc.zeros(2, device="cuda")
+
+
+@device
+def test_gradients_pass_through_a_move():
+    x = fc.tensor([1.0, 2.0], requires_grad=True)
+    (x.cuda() * 3).sum().backward()
+    assert np.array_equal(x.grad.numpy(), [3, 3])
+
+
+@device
+def test_what_kernels_find_is_raised_at_the_next_wait():
+    x, ids = fc.zeros((2, 3), device="cuda"), fc.tensor([0, 5], device="cuda")
+    loss = fc.ops.cross_entropy(x, ids)
+    with pytest.raises(IndexError, match="expected class ids in .0, 3. or ignore_index, got 5 at position 1"):
+        loss.item()
+    fc.cuda.synchronize()
+
+
+@device
+def test_an_op_without_a_kernel_says_so():
+    with pytest.raises(TypeError, match="interpolate: no implementation on cuda"):
+        fc.ops.interpolate(fc.zeros((1, 1, 4, 4), device="cuda"), size=8)
+
+
+def net():
+    fc.manual_seed(3)
+    n = fc.nn
+    return n.Sequential(
+        n.Conv2d(3, 8, 3, padding=1, bias=False), n.BatchNorm2d(8), n.ReLU(), n.MaxPool2d(2),
+        n.Conv2d(8, 8, 3, padding=1, groups=8), n.BatchNorm2d(8), n.SiLU(), n.Conv2d(8, 12, 1, stride=2), n.ReLU(),
+        n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(12, 5),
+    )  # fmt: skip
+
+
+def losses(where, compiled, make_optimizer, steps=4):
+    model = net().to(where)
+    optimizer = make_optimizer(model.parameters())
+    rng = np.random.default_rng(0)
+    x = fc.tensor(rng.standard_normal((6, 3, 12, 12)).astype("float32"), device=where)
+    y = fc.tensor(rng.integers(0, 5, 6), device=where)
+
+    def step(x, y):
+        loss = fc.ops.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = fc.compile(step) if compiled else step
+    out = [run(x, y).item() for _ in range(steps)]
+    return out, [p.cpu().detach().numpy().copy() for p in model.parameters()]
+
+
+@device
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "RMSprop"])
+def test_training_gives_the_losses_and_weights_of_the_cpu(compiled, optimizer):
+    make = {
+        "SGD": lambda p: fc.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-4),
+        "AdamW": lambda p: fc.optim.AdamW(p, lr=1e-3),
+        "RMSprop": lambda p: fc.optim.RMSprop(p, lr=1e-3),
+    }[optimizer]
+    want, weights = losses("cpu", False, make)
+    got, moved = losses("cuda", compiled, make)
+    np.testing.assert_allclose(got, want, rtol=2e-4)
+    for a, b in zip(weights, moved, strict=True):
+        # Adam's first steps divide by tiny second moments: rounding becomes a fraction of lr
+        np.testing.assert_allclose(b, a, atol=1e-4 if optimizer == "SGD" else 4e-3)
+
+
+@device
+def test_a_recorded_step_equals_eager_bit_for_bit():
+    make = lambda p: fc.optim.SGD(p, lr=0.05, momentum=0.9)  # noqa: E731
+    assert losses("cuda", True, make)[0] == losses("cuda", False, make)[0]
+
+
+@device
+def test_a_plan_is_recorded_once_and_reads_new_inputs_and_fresh_outputs():
+    f = fc.compile(lambda x: (x * 2 + 1, fc.ops.relu(x)))
+    a, b = fc.tensor([1.0, -2.0], device="cuda"), fc.tensor([5.0, 6.0], device="cuda")
+    first, second = f(a), f(b)
+    assert np.array_equal(first[0].cpu().numpy(), [3, -3]) and np.array_equal(second[0].cpu().numpy(), [11, 13])
+    assert np.array_equal(first[1].cpu().numpy(), [1, 0])
+    assert "launches as one" in f.describe()
+
+
+@device
+def test_dropout_draws_the_cpu_s_numbers():
+    x = np.ones((64, 64), "float32")
+    drawn = []
+    for where in ("cpu", "cuda"):
+        fc.manual_seed(11)
+        drawn.append(fc.ops.dropout(fc.tensor(x, device=where), 0.3, training=True).cpu().numpy())
+    assert np.array_equal(*drawn)
+
+
+@device
+def test_memory_is_given_back():
+    before = fc.cuda.memory_allocated()
+    x = fc.zeros(1 << 20, device="cuda")
+    assert fc.cuda.memory_allocated() - before == 4 << 20
+    del x
+    assert fc.cuda.memory_allocated() == before
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+def test_a_kernel_source_compiles_for_every_architecture_without_spills(tmp_path):
+    rows = compile_check.kernels(
+        compile_check.compile_one("nvcc", compile_check.FOLDER / "optim.cu", tmp_path / "optim.o")
+    )
+    assert {r["arch"] for r in rows} == {"sm_80", "sm_90a"}
+    assert len(rows) >= 2 * 12 and all(0 < r["registers"] <= 255 for r in rows)
+    assert not compile_check.spilled(rows)
+
+
+def test_the_compile_check_sees_a_spill():
+    log = (
+        "ptxas info    : Compiling entry function '_Z1kv' for 'sm_80'\n"
+        "    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\n"
+        "ptxas info    : Used 255 registers, used 1 barriers\n"
+    )
+    (row,) = compile_check.spilled(compile_check.kernels(log))
+    assert row["stores"] == 12 and row["registers"] == 255
+
+
+def test_cuda_on_without_nvcc_is_a_clear_message(tmp_path):
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not on PATH")
+    done = subprocess.run(
+        ["cmake", "-S", str(compile_check.ROOT), "-B", str(tmp_path), "-DFASTCNN_CUDA=ON", "-DCMAKE_CUDA_COMPILER=OFF"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode and "FASTCNN_CUDA=ON, but no CUDA compiler was found" in done.stderr
