@@ -327,7 +327,7 @@ def _opcodes(file):
             count += 1
             _need(count <= MAX_OPCODES, f"the pickle has more than {MAX_OPCODES} opcodes")
             yield opcode.name, arg
-    except (ValueError, UnicodeError, OverflowError, EOFError, IndexError) as e:
+    except (ValueError, OverflowError, EOFError, IndexError, DeprecationWarning) as e:
         raise ValueError(f"the pickle is damaged: {e}") from None
 
 

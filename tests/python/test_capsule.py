@@ -6,6 +6,7 @@ import pytest
 from fastcnn import models, nn
 from fastcnn.nn.capsule import squash
 from nn_check import array, assert_close, randn, tensor, torch
+from zoo_check import count
 
 
 def torch_squash(s):
@@ -73,9 +74,6 @@ def test_margin_loss_by_hand():
 
 
 def test_size_of_capsnet_is_the_papers():
-    def count(model):
-        return sum(p.numel() for p in model.parameters())
-
     net = models.create_model("capsnet", 10, 1)
     assert count(net) == 8_215_568 and net.routing.in_capsules == 1152  # 8.2 million
     assert count(models.capsnet(decoder=())) == 6_804_224  # 6.8 million without reconstruction

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from fastcnn import _core, models, nn, safetensors
 from fastcnn._core import ops
-from fastcnn.nn import init
 from fastcnn.summary import summary
+from zoo_check import build, count
 
 COUNTS = {
     "resnet18": 11_689_512,
@@ -38,15 +38,6 @@ SMALL_COUNTS = {  # 10 classes, 3 channels (He et al. 2015, table 6)
     "plain110": 1.7e6,
     "preact_resnet18": 11.17e6,
 }
-
-
-def build(name, *args, **kwargs):
-    with init.skip_random():
-        return models.create_model(name, *args, **kwargs)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -5,20 +5,14 @@ import numpy as np
 import pytest
 import torch_zoo
 from fastcnn import models
-from fastcnn.nn import init
-from test_zoo import assert_gradients_near, assert_near
+from zoo_check import assert_gradients_near, assert_near, build, count
 
 COUNTS = {"fcn_resnet50": 35_322_218, "deeplabv3_resnet50": 42_004_074}  # torchvision's, 21 classes and the second head
 
 
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_are_the_published_ones(name):
-    with init.skip_random():
-        assert count(models.create_model(name, 21, aux_loss=True)) == COUNTS[name]
+    assert count(build(name, 21, aux_loss=True)) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -29,8 +23,7 @@ def test_outputs_equal_torchvisions(name):
         theirs = torch_zoo.build(name, num_classes=5, aux_loss=True).eval()
     except (ImportError, RuntimeError) as e:
         pytest.skip(f"torchvision cannot be imported: {e}")
-    with init.skip_random():
-        ours = models.create_model(name, 5, aux_loss=True).eval()
+    ours = build(name, 5, aux_loss=True).eval()
     assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {
         k: tuple(v.shape) for k, v in theirs.state_dict().items()
     }
@@ -130,8 +123,7 @@ def test_unet_equals_torch(size, compiled):
 
 
 def test_size_and_bad_input_of_unet():
-    with init.skip_random():
-        assert count(models.create_model("unet", 2, 3)) == 31_037_698  # as Pytorch-UNet counts
+    assert count(build("unet", 2, 3)) == 31_037_698  # as Pytorch-UNet counts
     net = models.unet(2, 3, width=2)
     with pytest.raises(ValueError, match="UNet: expected images of at least 16x16, got 15x16"):
         net(fc.ops.ones((1, 3, 15, 16)))

@@ -14,6 +14,7 @@ import pytest
 import torch_zoo
 from fastcnn import models, nn
 from fastcnn.nn import init
+from zoo_check import assert_gradients_near, assert_near, build, count
 
 KEYS = json.loads(torch_zoo.KEYS.read_text())
 # Parameters as published: torchvision's and timm's tables of weights, the papers' tables for wrn_28_10 (36.5 million).
@@ -31,15 +32,6 @@ COUNTS = {
     "convnext_tiny": 28_589_128, "convnext_small": 50_223_688, "convnext_base": 88_591_464,
 }  # fmt: skip
 SMALL_COUNTS = {"wrn_28_10": 36.5e6, "preact_resnet18": 11.17e6, "airbench94": 1.97e6}  # 10 classes
-
-
-def build(name, *args, **kwargs):
-    with init.skip_random():
-        return models.create_model(name, *args, **kwargs)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -98,21 +90,6 @@ def pair(name):
             value.copy_(torch.rand(value.shape, generator=generator))
     ours.load_state_dict({key: value.numpy() for key, value in state.items()})
     return torch, ours, theirs
-
-
-def assert_near(got, want, tolerance, what):
-    scale = max(float(np.abs(want).max()), 0.01)
-    error = float(np.abs(got - want).max()) / scale
-    assert error <= tolerance, f"{what}: error {error:.3g} of the largest value {scale:.3g}"
-
-
-def assert_gradients_near(got, want, names):
-    """Each to 5 % of its own length, or 0.01 % of the longest: one unit at the kink of a ReLU that falls on the other
-    side moves all gradients below it by some percent, while rounding alone gives 1e-4."""
-    longest = max(np.linalg.norm(w) for w in want)
-    for g, w, name in zip(got, want, names, strict=True):
-        error, length = np.linalg.norm(g - w), np.linalg.norm(w)
-        assert error <= 0.05 * length + 1e-4 * longest, f"gradient of {name}: error {error:.3g} of {length:.3g}"
 
 
 @pytest.mark.parametrize("name", COMPARED)
