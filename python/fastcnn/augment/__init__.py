@@ -22,8 +22,10 @@ from .geometric import (
     RandomZoom,
     Resize,
 )
+from .policies import AutoAugment, RandAugment, TrivialAugmentWide
 
 __all__ = [
+    "AutoAugment",
     "CenterCrop",
     "ColorJitter",
     "Compose",
@@ -35,6 +37,7 @@ __all__ = [
     "MixUp",
     "Normalize",
     "Pad",
+    "RandAugment",
     "RandomAffine",
     "RandomCrop",
     "RandomErasing",
@@ -49,6 +52,7 @@ __all__ = [
     "Resize",
     "SampleRng",
     "Transform",
+    "TrivialAugmentWide",
     "augment_batch",
 ]
 

@@ -28,7 +28,8 @@ def _fill_mode(name, mode, what="fill_mode"):
     return _FILL_MODES[mode]
 
 
-def _interpolation(name, mode):
+def interpolation_mode(name, mode):
+    """The name of an interpolation, also of torchvision's; ValueError for others."""
     mode = getattr(mode, "value", mode)  # torchvision's InterpolationMode
     if mode not in ("nearest", "bilinear", "bicubic"):
         raise ValueError(f"{name}: expected interpolation nearest, bilinear or bicubic, got {mode!r}")
@@ -190,7 +191,7 @@ class Resize(Transform):
         self.size = size if np.ndim(size) == 0 else pair("Resize", "size", size)
         if np.ndim(size) == 0 and (int(size) != size or size < 1):
             raise ValueError(f"Resize: expected size as int or (h, w) of at least 1, got {size}")
-        self.interpolation = _interpolation("Resize", interpolation)
+        self.interpolation = interpolation_mode("Resize", interpolation)
         self.max_size, self.antialias = max_size, bool(antialias)
 
     def record(self, plan, params):
@@ -218,7 +219,7 @@ class RandomResizedCrop(Transform):
         self.size = pair("RandomResizedCrop", "size", size)
         self.scale = check_range("RandomResizedCrop", "scale", scale, 0)
         self.ratio = check_range("RandomResizedCrop", "ratio", ratio, 1e-6)
-        self.interpolation = _interpolation("RandomResizedCrop", interpolation)
+        self.interpolation = interpolation_mode("RandomResizedCrop", interpolation)
         self.antialias = bool(antialias)
 
     def draw(self, rng, size):
@@ -270,7 +271,7 @@ class RandomAffine(Transform):
             self.shear = (*self._angles(name, "shear", shear[:2]), *self._angles(name, "shear", shear[2:]))
         else:
             self.shear = (*self._angles(name, "shear", shear), 0.0, 0.0)
-        self.interpolation = _interpolation(name, interpolation)
+        self.interpolation = interpolation_mode(name, interpolation)
         self.fill, self.center, self.fill_mode = fill, center, _fill_mode(name, fill_mode)
 
     @staticmethod
@@ -338,7 +339,7 @@ class RandomPerspective(Transform):
         if not 0 <= distortion_scale <= 1:
             raise ValueError(f"RandomPerspective: expected distortion_scale in [0, 1], got {distortion_scale}")
         self.distortion_scale, self.p = float(distortion_scale), check_probability("RandomPerspective", p)
-        self.interpolation = _interpolation("RandomPerspective", interpolation)
+        self.interpolation = interpolation_mode("RandomPerspective", interpolation)
         self.fill, self.fill_mode = fill, _fill_mode("RandomPerspective", fill_mode)
 
     def draw(self, rng, size):
@@ -370,7 +371,7 @@ class ElasticTransform(Transform):
         if sigma <= 0:
             raise ValueError(f"ElasticTransform: expected sigma > 0, got {sigma}")
         self.alpha, self.sigma = float(alpha), float(sigma)
-        self.interpolation = _interpolation("ElasticTransform", interpolation)
+        self.interpolation = interpolation_mode("ElasticTransform", interpolation)
         self.fill, self.fill_mode = fill, _fill_mode("ElasticTransform", fill_mode)
 
     def draw(self, rng, size):

@@ -1,0 +1,84 @@
+"""Steps of AutoAugment, RandAugment and TrivialAugmentWide against torchvision; their policies; seeds; bad input."""
+
+import fastcnn.augment as A
+import numpy as np
+import pytest
+from fastcnn.augment import policies
+from test_augment import photos, tv  # noqa: F401 (fixtures)
+
+SIZES = {
+    "Identity": 0.0, "ShearX": -0.3, "ShearY": 0.2, "TranslateX": 14.7, "TranslateY": -9.0, "Rotate": 21.0,
+    "Brightness": 0.5, "Color": -0.6, "Contrast": 0.7, "Sharpness": 0.8, "Posterize": 3.0, "Solarize": 0.6,
+    "AutoContrast": 0.0, "Equalize": 0.0, "Invert": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", SIZES)
+def test_steps_equal_torchvision(step, photos, tv):  # noqa: F811
+    import torch
+
+    params = {"steps": np.array([[step]] * 3), "magnitudes": np.array([[SIZES[step]]] * 3)}
+    images = (photos * 0.7).astype(np.uint8) + 10  # something for autocontrast to do
+    got = A.RandAugment().apply(images, params)
+    theirs = tv.RandAugment()._apply_image_or_video_transform(
+        torch.from_numpy(np.ascontiguousarray(images)), step, SIZES[step], tv.InterpolationMode.BILINEAR, {}
+    ).numpy() if step not in ("AutoContrast", "Equalize") else np.stack([
+        tv.RandAugment()._apply_image_or_video_transform(
+            torch.from_numpy(i.copy()), step, 0.0, tv.InterpolationMode.BILINEAR, {}).numpy() for i in images
+    ])  # fmt: skip
+    assert np.abs(got.astype(float) - theirs).mean((1, 2, 3)).max() < 1.5
+    assert step == "Identity" or (got != images).any()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar10", "svhn"])
+def test_autoaugment_policies_are_those_of_torchvision(name, tv):  # noqa: F811
+    theirs = tv.AutoAugment({p.value: p for p in tv.AutoAugmentPolicy}[name])._policies
+    ours = A.AutoAugment(name).pairs
+    assert len(ours) == 25
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == [(step, p, m or 0) for step, p, m in b]
+
+
+def test_magnitudes_equal_torchvision(tv):  # noqa: F811
+    spaces = [
+        (tv.RandAugment()._AUGMENTATION_SPACE, 31, {}),
+        (tv.TrivialAugmentWide()._AUGMENTATION_SPACE, 31, {"shear": 0.99, "translate": 32.0, "rotate": 135.0,
+         "factor": 0.99, "bits": 6}),
+        (tv.AutoAugment()._AUGMENTATION_SPACE, 10, {}),
+    ]  # fmt: skip
+    for space, bins, options in spaces:
+        ours = policies.magnitudes(bins, (98, 130), **options)
+        for step, (values, signed) in space.items():
+            expect = values(bins, 98, 130)
+            np.testing.assert_allclose(ours[step], 0 if expect is None else expect.numpy(), atol=1e-5)
+            assert signed == (step in policies._SIGNED)
+
+
+@pytest.mark.parametrize("make", [A.RandAugment, A.TrivialAugmentWide, A.AutoAugment])
+def test_any_split_of_a_batch_gives_the_same(make, photos):  # noqa: F811
+    images = np.concatenate([photos, photos[:, :, ::-1], photos[:, :, :, ::-1]])
+    boxes = [[[20, 20, 70, 60]]] * 9
+    whole = make()(images, A.SampleRng(5, 2, np.arange(9)), boxes=boxes)
+    for split in ([4], [1, 2, 5]):
+        for i in np.split(np.arange(9), split):
+            part = make()(images[i], A.SampleRng(5, 2, i), boxes=[boxes[k] for k in i])
+            np.testing.assert_array_equal(part["images"], whole["images"][i])
+            for k, box in zip(i, part["boxes"], strict=True):
+                np.testing.assert_array_equal(box, whole["boxes"][k])
+    assert (whole["images"] != images).any((1, 2, 3)).sum() >= 5
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: A.RandAugment(0), "RandAugment.*num_ops"),
+        (lambda: A.RandAugment(2, 31), "RandAugment.*magnitude"),
+        (lambda: A.TrivialAugmentWide(1), "TrivialAugmentWide.*bins"),
+        (lambda: A.AutoAugment("coco"), "AutoAugment.*coco"),
+        (lambda: A.RandAugment(interpolation="best"), "RandAugment.*interpolation"),
+        (lambda: A.RandAugment()(np.zeros((1, 3, 8, 8), np.float32)), "RandAugment.*uint8"),
+    ],
+)
+def test_bad_input_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
