@@ -202,6 +202,7 @@ def run_epoch(trainer, run, step, loader, signals):
             if last is None:
                 last = index + 1 == total
             trainer._call("on_train_batch_start", batch, index)
+            batch = trainer._changed(batch, index)
             x, y = split_batch(batch, trainer.device)
             update = (index + 1) % accumulate == 0 or last
             run.in_step = True

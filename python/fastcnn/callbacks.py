@@ -14,6 +14,8 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 from ._files import atomic_write
 
 
@@ -31,6 +33,10 @@ class Callback:
 
     def on_train_batch_start(self, trainer, batch, batch_idx):
         """Before a batch; batch is (images, targets)."""
+
+    def change_batch(self, trainer, batch, batch_idx):
+        """The batch that is trained on instead, after on_train_batch_start; the default is the batch itself."""
+        return batch
 
     def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
         """After a batch; outputs["loss"] is a tensor, reading its value waits for the device."""
@@ -327,6 +333,51 @@ class TensorBoard(Callback):
             self._writer = None
 
 
+class Mixup(Callback):
+    """Trains on mixed batches: images and targets blended with their neighbours' (augment.MixUp, Zhang et al. 2018).
+
+    Args: alpha: of Beta(alpha, alpha), from which each batch draws its weight. num_classes: for class ids as targets;
+    default that of the loader's dataset. p: share of the batches that are mixed. The draw depends on the trainer's
+    seed, the epoch and the batch alone. Needs a loss that takes probabilities, such as cross_entropy.
+    """
+
+    def __init__(self, alpha=0.2, num_classes=None, p=1.0):
+        if not 0 <= p <= 1:
+            raise ValueError(f"{type(self).__name__}: expected p in [0, 1], got {p}")
+        self._mix, self.p = self._mixer()(alpha, num_classes), p
+
+    @staticmethod
+    def _mixer():
+        from .augment import MixUp
+
+        return MixUp
+
+    def on_fit_start(self, trainer):
+        if self._mix.num_classes is None:
+            self._mix.num_classes = getattr(getattr(trainer.train_loader, "dataset", None), "num_classes", None)
+
+    def change_batch(self, trainer, batch, batch_idx):
+        """(mixed images, targets as probabilities)."""
+        rng = np.random.default_rng([trainer.seed, trainer.current_epoch, batch_idx])
+        x, y = (np.asarray(field) for field in (batch.values() if isinstance(batch, dict) else batch))
+        if rng.random() < self.p:
+            return self._mix(x, y, rng)
+        return x, self._mix.probabilities(y)  # one kind of targets, so that one plan serves all batches
+
+
+class CutMix(Mixup):
+    """Trains on batches with rectangles of their neighbours (augment.CutMix, Yun et al. 2019); see Mixup."""
+
+    def __init__(self, alpha=1.0, num_classes=None, p=0.5):
+        super().__init__(alpha, num_classes, p)
+
+    @staticmethod
+    def _mixer():
+        from .augment import CutMix
+
+        return CutMix
+
+
 class FreezeBackbone(Callback):
     """Trains the head alone at first, then unfreezes the rest, at once or part by part.
 
@@ -410,9 +461,11 @@ def __getattr__(name):
 __all__ = [
     "CSVLogger",
     "Callback",
+    "CutMix",
     "EarlyStopping",
     "FreezeBackbone",
     "LearningRateMonitor",
+    "Mixup",
     "ModelCheckpoint",
     "TensorBoard",
     "Timer",

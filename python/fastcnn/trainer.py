@@ -156,7 +156,7 @@ class Trainer:
         if self.log_dir is not None and not any(isinstance(c, CSVLogger) for c in self.callbacks):
             self.callbacks.append(CSVLogger())
         self.history = History()
-        self.max_epochs, self.should_stop, self.epoch_metrics = 0, False, {}
+        self.max_epochs, self.should_stop, self.epoch_metrics, self.train_loader = 0, False, {}, None
         self.best_score = self.best_epoch = None
         self._run = RunState()
 
@@ -202,6 +202,13 @@ class Trainer:
             if method is not None:
                 method(self, *args)
 
+    def _changed(self, batch, index):
+        for callback in self.callbacks:
+            change = getattr(callback, "change_batch", None)
+            if change is not None:
+                batch = change(self, batch, index)
+        return batch
+
     # ------------------------------------------------------------ fit
 
     def fit(self, train_data, val_data=None, max_epochs=10, resume=None):
@@ -228,7 +235,7 @@ class Trainer:
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
         start = self._find_resume(resume)
-        self.max_epochs, self.should_stop = int(max_epochs), False
+        self.max_epochs, self.should_stop, self.train_loader = int(max_epochs), False, loader
         self.history, self.epoch_metrics = History(), {}
         self.best_score = self.best_epoch = None
         self._run = RunState(loader)

@@ -179,3 +179,30 @@ def test_overfit_batches_sees_the_same_batches(tmp_path):
     assert t.global_step == 120
     assert history["train_accuracy"][-1] == 1.0
     assert history["val_accuracy"][-1] > 0.9  # on the same batches
+
+
+@pytest.mark.parametrize("make", [cb.Mixup, cb.CutMix])
+def test_mixed_batches_are_trained_on_and_resume_alike(make, tmp_path):
+    targets = []
+
+    class Watch(cb.Callback):
+        def on_train_batch_end(self, t, outputs, batch, batch_idx):
+            targets.append(np.asarray(batch[1]))
+
+    def run(folder, epochs, resume=None, **options):
+        t = trainer(log_dir=tmp_path / folder, callbacks=[make(p=0.7), Watch()], **options)
+        history = t.fit(dataset(), dataset(48, 1), max_epochs=epochs, resume=resume)
+        return weights(t.model), history
+
+    whole, history = run("a", 4)
+    assert history["val_accuracy"][-1] > 0.8
+    assert all(t.shape == (16, 3) and np.allclose(t.sum(1), 1) for t in targets)
+    mixed = [((t > 0) & (t < 1)).any() for t in targets]
+    assert 0 < sum(mixed) < len(mixed)
+    run("b", 2)
+    assert_same(whole, run("b", 4, "last")[0])
+    with pytest.raises(ValueError, match="expected p in"):
+        make(p=2)
+    plain = trainer(callbacks=[make(num_classes=2)])
+    with pytest.raises(ValueError, match=r"class ids in \[0, 2\), got 2"):
+        plain.fit(dataset(), max_epochs=1)

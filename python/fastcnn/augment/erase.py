@@ -91,6 +91,17 @@ class _Mix:
             raise ValueError(f"{type(self).__name__}: expected alpha > 0, got {alpha}")
         self.alpha, self.num_classes = float(alpha), num_classes
 
+    def probabilities(self, targets):
+        """Targets (N, num_classes) float32 of class ids (N,); probabilities stay. ValueError for ids out of range."""
+        name, targets = type(self).__name__, np.asarray(targets)
+        if targets.ndim == 1:
+            if self.num_classes is None:
+                raise ValueError(f"{name}: expected num_classes for class ids as targets")
+            if targets.size and not 0 <= targets.min() <= targets.max() < self.num_classes:
+                raise ValueError(f"{name}: expected class ids in [0, {self.num_classes}), got {targets.max()}")
+            targets = np.eye(self.num_classes, dtype=np.float32)[targets.astype(np.int64)]
+        return targets.astype(np.float32, copy=False)
+
     def __call__(self, images, targets, rng=None):
         name = type(self).__name__
         images, targets = np.asarray(images), np.asarray(targets)
@@ -98,12 +109,7 @@ class _Mix:
             raise ValueError(
                 f"{name}: expected images (N, C, H, W) and N targets, got shapes {images.shape} and {targets.shape}"
             )
-        if targets.ndim == 1:
-            if self.num_classes is None:
-                raise ValueError(f"{name}: expected num_classes for class ids as targets")
-            if targets.size and not 0 <= targets.min() <= targets.max() < self.num_classes:
-                raise ValueError(f"{name}: expected class ids in [0, {self.num_classes}), got {targets.max()}")
-            targets = np.eye(self.num_classes, dtype=np.float32)[targets.astype(np.int64)]
+        targets = self.probabilities(targets)
         if isinstance(rng, SampleRng):
             words = philox4x32((int(rng.index[0]) if len(rng) else 0, rng.epoch, 7, 0), (rng.seed, rng.seed >> 32))
             rng = [int(w) for w in words]
