@@ -337,8 +337,7 @@ struct AffineSampleParams {
   int32_t has_displacement = 0, has_norm = 0, pad_ = 0;
 };
 // A colour stage of one image: A (C,C), B (C,C), c (C), hue. v becomes A v + B m + c, m the mean of each channel
-// of the image so far (of every (oH / 64)th row from 128 rows on); limited to [0, top]; then the hue turns by
-// `hue` of a circle (C = 3).
+// of the image so far; limited to [0, top]; then the hue turns by `hue` of a circle (C = 3).
 FASTCNN_INLINE int64_t sample_stage_floats(int64_t C) { return C * (2 * C + 1) + 1; }
 
 // dropout: element i of the dense tensor belongs to decision f(i): `inner` = 1 one per element; dropout2d: one per

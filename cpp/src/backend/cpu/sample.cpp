@@ -1,6 +1,5 @@
 // What it is: the implementation list of affine_sample on the CPU: chooses the kernel of each image by its matrix,
-// samples some rows ahead where a colour stage wants the mean of what is before it, and deals images or rows to
-// threads.
+// runs it in passes where a colour stage wants the mean of what is before it, and deals images or rows to threads.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -45,7 +44,7 @@ ImageMemory& image_memory() {
   return memory;
 }
 
-// rows(count, f) calls f(begin, end) for ranges of count rows.
+// rows(f) calls f(begin, end) for all output rows.
 template <class Rows>
 void run_image(const Job& j, int64_t n, Rows rows) {
   const KernelTable& k = *kernels();
@@ -56,7 +55,7 @@ void run_image(const Job& j, int64_t n, Rows rows) {
   t.p = p, t.x_float = j.x_float, t.y_float = j.y_float, t.x = j.x + n * in, t.y = j.y + n * out;
   t.matrix = j.matrix + n * 9, t.fill = j.fill, t.copied_fill = j.copied_fill;
   if (j.displacement) t.displacement = j.displacement + n * p.oH * p.oW * 2;
-  if (copies(j, t.matrix)) return rows(p.oH, [&](int64_t b, int64_t e) { k.sample_copied_rows(t, b, e); });
+  if (copies(j, t.matrix)) return rows([&](int64_t b, int64_t e) { k.sample_copied_rows(t, b, e); });
   const bool resized =
       p.antialias && !j.displacement && p.mode != Interp::nearest && sample_axis_aligned(t.matrix);
   if (resized) {
@@ -69,7 +68,7 @@ void run_image(const Job& j, int64_t n, Rows rows) {
   t.stage = memory.stages.data();
   std::vector<double> mean(C);
   auto stage_of = [&](int64_t s) { return j.color + (n * p.stages + s) * sample_stage_floats(C); };
-  // Appends a stage to those of the task, unless it changes nothing.
+  // Appends a stage to those of the pass, unless it changes nothing.
   auto add_stage = [&](int64_t s) {
     const float *A = stage_of(s), *B = A + C * C, *shift = B + C * C;
     float* r = memory.stages.data() + t.last * size;
@@ -84,30 +83,28 @@ void run_image(const Job& j, int64_t n, Rows rows) {
     r[size - 1] = shift[C];
     t.last += !unit;
   };
-  auto sample = [&] {
-    auto range = [&](int64_t b, int64_t e) {
+  for (int64_t done = -1; done < p.stages;) {  // stages; -1: nothing is sampled yet
+    const bool sampling = done < 0;
+    done = std::max<int64_t>(done, 0);
+    t.first = t.last = 0;
+    if (!sampling) add_stage(done++);  // its mean is known
+    while (done < p.stages && !wants_mean(stage_of(done), C)) add_stage(done++);
+    const bool last = done == p.stages;
+    if (!last) memory.sums.resize(p.oH * C);
+    t.sums = last ? nullptr : memory.sums.data();
+    t.norm = last ? j.norm : nullptr;
+    rows([&](int64_t b, int64_t e) {
+      if (!sampling) return k.sample_colored_rows(t, b, e);
       if (!resized) return k.sample_rows(t, b, e);
       std::vector<float>& line = image_memory().line;  // of the thread of these rows
       line.resize(resize_scratch(t));
       k.sample_resized_rows(t, line.data(), b, e);
-    };
-    rows(t.sums ? mean_rows(p.oH) : p.oH, range);
-  };
-  for (int64_t s = 0; s < p.stages; ++s) {
-    if (wants_mean(stage_of(s), C)) {
-      const int64_t count = mean_rows(p.oH);
-      memory.sums.resize(count * C);
-      t.sums = memory.sums.data(), t.row_step = mean_row_step(p.oH);
-      sample();
-      t.sums = nullptr, t.row_step = 1;
-      std::fill(mean.begin(), mean.end(), 0.0);
-      for (int64_t i = 0; i < count * C; ++i) mean[i % C] += memory.sums[i];
-      for (double& m : mean) m /= static_cast<double>(count * p.oW);
-    }
-    add_stage(s);
+    });
+    if (last) return;
+    std::fill(mean.begin(), mean.end(), 0.0);
+    for (int64_t i = 0; i < p.oH * C; ++i) mean[i % C] += memory.sums[i];
+    for (double& m : mean) m /= static_cast<double>(p.oH * p.oW);
   }
-  t.norm = j.norm;
-  sample();
 }
 
 const char* declines(const Call& c) {
@@ -138,13 +135,11 @@ void run(const Call& c) {
   const int64_t grain = std::max<int64_t>(1, 16 * 1024 / std::max<int64_t>(1, p.oW * p.C));  // rows
   if (p.N >= num_threads()) {
     parallel_for(p.N, ceil_div(grain, p.oH), [&](int64_t b, int64_t e, int) {
-      for (int64_t n = b; n < e; ++n) run_image(j, n, [&](int64_t count, auto&& f) { f(0, count); });
+      for (int64_t n = b; n < e; ++n) run_image(j, n, [&](auto&& f) { f(0, p.oH); });
     });
   } else {
     for (int64_t n = 0; n < p.N; ++n)
-      run_image(j, n, [&](int64_t count, auto&& f) {
-        parallel_for(count, grain, [&](int64_t b, int64_t e, int) { f(b, e); });
-      });
+      run_image(j, n, [&](auto&& f) { parallel_for(p.oH, grain, [&](int64_t b, int64_t e, int) { f(b, e); }); });
   }
 }
 

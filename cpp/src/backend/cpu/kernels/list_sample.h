@@ -8,4 +8,6 @@
   /* `scratch`: of resize_scratch floats */                                                        \
   X(sample_resized_rows, void, const SampleTask& task, float* scratch, int64_t begin, int64_t end) \
   /* Moves by whole pixels and mirrors only */                                                     \
-  X(sample_copied_rows, void, const SampleTask& task, int64_t begin, int64_t end)
+  X(sample_copied_rows, void, const SampleTask& task, int64_t begin, int64_t end)                  \
+  /* Stages of y as it is */                                                                       \
+  X(sample_colored_rows, void, const SampleTask& task, int64_t begin, int64_t end)

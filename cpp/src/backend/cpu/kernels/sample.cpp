@@ -1,5 +1,5 @@
 // What it is: affine_sample at free points: a vector of neighbouring output pixels at a time, their source pixels
-// gathered (1 or 3 channels), or pixel by pixel for any number of channels.
+// gathered (1 or 3 channels), or pixel by pixel for any number of channels; and colour stages of what is sampled.
 // What it is not: matrices that only scale and move, with antialias (sample_resize.cpp).
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/sample_pixels.h"
@@ -237,8 +237,7 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
   const float* m = t.matrix;
   const bool projective = sample_projective(m);
   const auto ahead = static_cast<int64_t>(4 * sample_near(m[4] * static_cast<float>(t.p.W) + m[1])) * C;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t oy = sampled_row(t, item);
+  for (int64_t oy = begin; oy < end; ++oy) {
     const float fy = static_cast<float>(oy);
     const vf x0 = set1(m[1] * fy + m[2]), y0 = set1(m[4] * fy + m[5]), w0 = set1(m[7] * fy + m[8]);
     RowEnd<Y, C> row(t, oy);
@@ -388,6 +387,27 @@ void sample_copied_rows(const SampleTask& t, int64_t begin, int64_t end) {
       default: copied_row<0>(t, oy, bytes, fill);
     }
   }
+}
+
+void sample_colored_rows(const SampleTask& t, int64_t begin, int64_t end) {
+  with_types(t, [&]<class T, class Y>() {
+    auto run = [&]<int C>() {
+      for (int64_t oy = begin; oy < end; ++oy) {
+        RowEnd<Y, C> row(t, oy);
+        for (int64_t ox = 0; ox < t.p.oW; ox += kLanes) {
+          const int n = lanes_at(ox, t.p.oW);
+          Pixels<C> v;
+          load_pixels(static_cast<const Y*>(t.y) + (oy * t.p.oW + ox) * C, n, &v);
+          row.put(ox, n, v);
+        }
+        row.end();
+      }
+    };
+    if (t.p.C == 3)
+      run.template operator()<3>();
+    else
+      run.template operator()<1>();
+  });
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -29,17 +29,9 @@ struct SampleTask {
   // Stages [first, last) with their means folded in: A (C,C), c (C), hue each.
   const float* stage = nullptr;
   int64_t first = 0, last = 0;
-  // Sums of the channels of some rows after those stages: (rows, C); nothing is stored then. Work item i is row
-  // sampled_row(i).
-  float* sums = nullptr;
-  int64_t row_step = 1;
-  const float* norm = nullptr;  // (2, C) or null
+  float* sums = nullptr;        // (oH, C) of each row after those stages, or null
+  const float* norm = nullptr;  // (2, C) or null: of the last pass
 };
-
-// A colour stage that wants the mean takes that of these rows: all of small images, at least 64 of others.
-FASTCNN_INLINE int64_t mean_row_step(int64_t oH) { return oH < 128 ? 1 : oH / 64; }
-FASTCNN_INLINE int64_t mean_rows(int64_t oH) { return oH / mean_row_step(oH); }
-FASTCNN_INLINE int64_t sampled_row(const SampleTask& t, int64_t i) { return i * t.row_step + t.row_step / 2; }
 
 FASTCNN_INLINE int64_t resolved_stage_floats(int64_t C) { return C * C + C + 1; }
 FASTCNN_INLINE int64_t resize_scratch(const SampleTask& t) { return (t.cols.high - t.cols.low) * t.p.C + 4; }

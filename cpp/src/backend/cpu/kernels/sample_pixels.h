@@ -15,6 +15,24 @@ struct Pixels {
 };
 
 template <int C>
+FASTCNN_OP void load_whole(const uint8_t* p, Pixels<C>* v) {
+  if constexpr (C == 3)
+    load_rgb(p, v->c);
+  else
+    v->c[0] = load(p);
+}
+template <int C>
+FASTCNN_OP void load_whole(const float* p, Pixels<C>* v) {
+  if constexpr (C == 1) {
+    v->c[0] = load(p);
+  } else {
+    float t[3][kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      for (int c = 0; c < 3; ++c) t[c][i] = p[3 * i + c];
+    for (int c = 0; c < 3; ++c) v->c[c] = load(t[c]);
+  }
+}
+template <int C>
 FASTCNN_OP void store_whole(uint8_t* p, const Pixels<C>& v) {
   if constexpr (C == 3)
     store_rgb(p, v.c);
@@ -33,7 +51,14 @@ FASTCNN_OP void store_whole(float* p, const Pixels<C>& v) {
   }
 }
 
-// n pixels at p.
+// n pixels at p; the other lanes are 0.
+template <int C, class T>
+FASTCNN_OP void load_pixels(const T* p, int n, Pixels<C>* v) {
+  if (n == kLanes) return load_whole(p, v);
+  T t[C * kLanes] = {};
+  memcpy(t, p, sizeof(T) * C * n);
+  load_whole(t, v);
+}
 template <int C, class T>
 FASTCNN_OP void store_pixels(T* p, int n, const Pixels<C>& v) {
   if (n == kLanes) return store_whole(p, v);
@@ -45,13 +70,13 @@ FASTCNN_OP void store_pixels(T* p, int n, const Pixels<C>& v) {
 // The hue turned by `turn` of a circle: HSV with the same value and saturation.
 FASTCNN_OP void turn_hue(Pixels<3>* v, float turn) {
   const vf r = v->c[0], g = v->c[1], b = v->c[2], one = set1(1);
-  const vf top = vmax(r, vmax(g, b)), low = vmin(r, vmin(g, b)), chroma = sub(top, low);
-  const vf inverse = div(one, vmax(chroma, set1(1e-12f)));  // of grey: 0 times that
+  const vf top = vmax(r, vmax(g, b)), chroma = sub(top, vmin(r, vmin(g, b)));
+  const vf inverse = select_gt(chroma, zero(), div(one, chroma), zero());
   const vf from_g = fma(sub(b, r), inverse, set1(2)), from_b = fma(sub(r, g), inverse, set1(4));
   const vf not_r = select_le(top, g, from_g, from_b);  // top is the largest: equal where not below
   vf hue = add(select_le(top, r, mul(sub(g, b), inverse), not_r), set1(6 * turn));
   hue = fnma(set1(6), vfloor(mul(hue, set1(1.0f / 6))), hue);
-  const vf two = set1(2);
+  const vf low = sub(top, chroma), two = set1(2);
   const vf part[3] = {sub(vabs(sub(hue, set1(3))), one), sub(two, vabs(sub(hue, two))),
                       sub(two, vabs(sub(hue, set1(4))))};
   for (int c = 0; c < 3; ++c) v->c[c] = fma(chroma, vmax(zero(), vmin(one, part[c])), low);
@@ -84,7 +109,7 @@ struct RowEnd {
   }
   FASTCNN_OP void put(int64_t ox, int n, Pixels<C> v) {
     run_stages(t, &v);
-    if (t.sums) {
+    if (t.sums)
       for (int c = 0; c < C; ++c) {
         vf part = v.c[c];
         if (n < kLanes) {
@@ -94,8 +119,6 @@ struct RowEnd {
         }
         sums.c[c] = add(sums.c[c], part);
       }
-      return;
-    }
     if (t.norm)
       for (int c = 0; c < C; ++c) v.c[c] = fma(v.c[c], set1(t.norm[c]), set1(t.norm[C + c]));
     Y* row = static_cast<Y*>(t.y) + (oy * t.p.oW + ox) * C;
@@ -108,7 +131,7 @@ struct RowEnd {
   }
   FASTCNN_OP void end() {
     if (t.sums)
-      for (int c = 0; c < C; ++c) t.sums[oy / t.row_step * C + c] = hsum(sums.c[c]);
+      for (int c = 0; c < C; ++c) t.sums[oy * C + c] = hsum(sums.c[c]);
   }
 };
 

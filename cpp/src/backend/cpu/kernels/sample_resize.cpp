@@ -73,8 +73,7 @@ void sample_resized_rows(const SampleTask& t, float* line, int64_t begin, int64_
   const int64_t C = t.p.C, n = (t.cols.high - t.cols.low) * C, stride = t.p.W * C;
   with_types(t, [&]<class T, class Y>() {
     const T* x = static_cast<const T*>(t.x) + t.cols.low * C;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t oy = sampled_row(t, item);
+    for (int64_t oy = begin; oy < end; ++oy) {
       const int32_t first = t.rows.start[oy], last = t.rows.start[oy + 1];
       if (first < last)
         sum_rows(x, stride, t.rows.index + first, t.rows.weight + first, last - first, line, n);

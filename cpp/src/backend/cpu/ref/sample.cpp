@@ -62,7 +62,10 @@ struct Image {
   }
 };
 
-double rounded(double v) { return std::nearbyint(std::clamp(v, 0.0, 255.0)); }
+// The value that is kept in the output's dtype.
+double kept(double v, bool is_float) {
+  return is_float ? double(static_cast<float>(v)) : std::nearbyint(std::clamp(v, 0.0, 255.0));
+}
 
 }  // namespace
 
@@ -97,10 +100,8 @@ void affine_sample(const Call& c) {
       const float *A = color + (n * p.stages + s) * sample_stage_floats(C), *B = A + C * C, *shift = B + C * C;
       std::fill(mean.begin(), mean.end(), 0.0);
       if (std::any_of(B, shift, [](float b) { return b != 0; })) {
-        const int64_t step = mean_row_step(p.oH), count = mean_rows(p.oH);
-        for (int64_t r = 0; r < count; ++r)
-          for (int64_t i = 0; i < p.oW * C; ++i)
-            mean[i % C] += v[(r * step + step / 2) * p.oW * C + i] / double(count * p.oW);
+        for (int64_t i = 0; i < pixels * C; ++i) mean[i % C] += v[i] / double(pixels);
+        for (double& d : v) d = kept(d, y_float);
       }
       for (int64_t i = 0; i < pixels; ++i) {
         double* d = &v[i * C];
@@ -118,7 +119,7 @@ void affine_sample(const Call& c) {
       if (y_float)
         c.out[0].as<float>()[n * pixels * C + i] = static_cast<float>(d);
       else
-        c.out[0].as<uint8_t>()[n * pixels * C + i] = static_cast<uint8_t>(rounded(d));
+        c.out[0].as<uint8_t>()[n * pixels * C + i] = static_cast<uint8_t>(kept(d, false));
     }
   }
 }
