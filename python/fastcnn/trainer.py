@@ -6,7 +6,6 @@ in _loop.py. It trains models with one loss on (images, targets); for adversaria
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from pathlib import Path
@@ -14,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from . import _core, checkpoints
+from ._choices import make_metrics, make_optimizer, make_schedule, pick_device
+from ._compile import compile as compile_function
 from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, images_in, run_epoch
 from ._steps import EvalStep, TrainStep, get_loss, split_batch, to_tensor
 from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
 from .progress import ProgressBar
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_DEFAULT_LR = {"sgd": 0.1, "rmsprop": 1e-3}  # others: the optimizer's own
 
 
 class History(dict):
@@ -114,7 +114,7 @@ class Trainer:
         if scheduler_interval not in (None, "step", "epoch"):
             raise ValueError(f"Trainer: expected scheduler_interval 'step' or 'epoch', got {scheduler_interval!r}")
         self.model, self.precision, self.seed = model, precision, int(seed)
-        self.device = _pick_device(device)
+        self.device = pick_device(device)
         model.to(self.device)
         self.deterministic = bool(deterministic)
         self.accumulate_grad_batches, self.gradient_clip_val = int(accumulate_grad_batches), gradient_clip_val
@@ -129,21 +129,21 @@ class Trainer:
                 f"{overfit_batches}"
             )
         self.log_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
-        self.optimizer = _make_optimizer(optimizer, model, lr, weight_decay, momentum)
+        self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
 
         if metrics is None:
             metrics = ("accuracy",) if loss == "cross_entropy" else ()
         metrics = [metrics] if isinstance(metrics, str) else list(metrics)
         self._accuracy = "accuracy" in metrics
-        self._metrics = _make_metrics([m for m in metrics if not isinstance(m, str) or m != "accuracy"])
+        self._metrics = make_metrics([m for m in metrics if not isinstance(m, str) or m != "accuracy"])
         train_loss, self._eval_loss = get_loss(loss, label_smoothing)
         self.ema = None
         if ema_decay is not None:
             from .nn.utils import EMA
 
             self.ema = EMA(model, ema_decay, warmup=True)
-        self._compiler = _compiler() if compile else None
+        self._compiler = compile_function if compile else None
         self._step = TrainStep(
             model, train_loss, self.optimizer, self._accuracy, self.accumulate_grad_batches, gradient_clip_val,
             self.ema, self._compiler, precision,
@@ -336,7 +336,7 @@ class Trainer:
         if spec is None:
             return
         self._rewind_lr()
-        self.scheduler = _make_schedule(spec, self.optimizer, self._total_steps, self.max_epochs)
+        self.scheduler = make_schedule(spec, self.optimizer, self._total_steps, self.max_epochs)
         self._interval = self._scheduler_interval or getattr(self.scheduler, "interval", "epoch")
 
     def _rewind_lr(self):
@@ -536,79 +536,3 @@ class Trainer:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot resume from it: {error}") from error
         self.message(f"resumed from {path}: epoch {self._run.epoch + 1}, step {self._run.global_step}")
-
-
-# ---------------------------------------------------------------- choices by name
-
-
-def _pick_device(device):
-    device = str(device)
-    if device == "auto":
-        return "cuda" if _core.cuda_device_count() > 0 else "cpu"
-    return device
-
-
-def _compiler():
-    from ._compile import compile
-
-    return compile
-
-
-def _make_optimizer(optimizer, model, lr, weight_decay, momentum):
-    from .optim import Optimizer, get_optimizer
-
-    if isinstance(optimizer, Optimizer):
-        given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        extra = [k for k, v in given.items() if v is not None]
-        if extra:
-            raise ValueError(f"Trainer: got {', '.join(extra)} together with a ready {type(optimizer).__name__}")
-        return optimizer
-    if callable(optimizer) and not isinstance(optimizer, str):
-        made = optimizer(model.parameters())
-        if not isinstance(made, Optimizer):
-            raise TypeError(f"Trainer: expected optimizer(parameters) to give an Optimizer, got {type(made).__name__}")
-        return made
-    make, name = get_optimizer(optimizer), optimizer.lower()
-    lr = _DEFAULT_LR.get(name) if lr is None else lr
-    options = {} if lr is None else {"lr": lr}
-    if weight_decay is not None:
-        options["weight_decay"] = weight_decay
-    if name in ("sgd", "rmsprop"):
-        options["momentum"] = (0.9 if name == "sgd" else 0.0) if momentum is None else momentum
-        if name == "sgd":
-            options["nesterov"] = options["momentum"] > 0
-    elif momentum is not None and "momentum" in inspect.signature(make).parameters:
-        options["momentum"] = momentum
-    elif momentum is not None:
-        raise ValueError(f"Trainer: {name} takes no momentum")
-    return make(model.parameters(), **options)
-
-
-def _make_schedule(spec, optimizer, total_steps, epochs):
-    from .optim import lr_scheduler as schedules
-
-    if hasattr(spec, "step") and hasattr(spec, "optimizer"):
-        if spec.optimizer is not optimizer:
-            raise ValueError("Trainer: the scheduler drives another optimizer than the Trainer's")
-        return spec
-    if callable(spec):
-        return spec(optimizer, total_steps)
-    peaks = [g["lr"] for g in optimizer.param_groups]
-    if spec in ("onecycle", "cosine") and total_steps is None:
-        raise ValueError(f"Trainer: scheduler={spec!r} needs a loader with len()")
-    if spec == "onecycle":
-        return schedules.OneCycleLR(optimizer, peaks, max(total_steps, 2), cycle_momentum=False)
-    if spec == "cosine":
-        schedule = schedules.CosineAnnealingLR(optimizer, total_steps)
-        schedule.interval = "step"
-        return schedule
-    if spec == "step":
-        return schedules.MultiStepLR(optimizer, [math.ceil(epochs * 0.5), math.ceil(epochs * 0.75)])
-    raise ValueError(f"Trainer: expected scheduler None, 'onecycle', 'cosine', 'step' or a schedule, got {spec!r}")
-
-
-def _make_metrics(metrics):
-    from .metrics import get_metric
-
-    made = [get_metric(m) for m in metrics]
-    return {getattr(m, "name", type(m).__name__.lower()): m for m in made}

@@ -1,14 +1,13 @@
 """The models of torchvision and timm that ours are named after, for tests. What it is not: tests, and no dependency.
 
-torchvision built for one version of torch fails to import beside another because it describes its own operators to the
-compiler of torch. No model needs those, so the description is left out during the import.
-
 Run as a script, `python tests/python/torch_zoo.py`, it writes zoo_keys.json anew from these libraries.
 """
 
 import hashlib
 import json
 import pathlib
+
+from fastcnn.bench.augment import import_torchvision
 
 KEYS = pathlib.Path(__file__).with_name("zoo_keys.json")
 
@@ -31,32 +30,15 @@ SEGMENTATION = ("fcn_resnet50", "deeplabv3_resnet50")
 NAMES = [*TORCHVISION, *TIMM, *SEGMENTATION]
 
 
-def import_library(name):
-    """torchvision or timm; ImportError where it is not installed."""
-    import torch
-
-    register = torch.library.register_fake
-    torch.library.register_fake = lambda *args, **kwargs: lambda f: f
-    try:
-        import torchvision  # timm imports it too
-    finally:
-        torch.library.register_fake = register
-    if name == "torchvision":
-        return torchvision
-    import timm
-
-    return timm
-
-
 def build(name, **options):
     """The net of torchvision or timm that our `name` stands for."""
     if name in SEGMENTATION:
-        theirs = getattr(import_library("torchvision").models.segmentation, name)
+        theirs = getattr(import_torchvision().models.segmentation, name)
         return theirs(weights=None, weights_backbone=None, **options)
     if name in TIMM:
         theirs, more = TIMM[name]
-        return import_library("timm").create_model(theirs, **more, **options)
-    return getattr(import_library("torchvision").models, name)(**options)
+        return import_torchvision("timm").create_model(theirs, **more, **options)
+    return getattr(import_torchvision().models, name)(**options)
 
 
 def digest(state):

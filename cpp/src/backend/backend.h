@@ -81,9 +81,8 @@ class Backend {
   virtual void deallocate(void* p, size_t bytes) noexcept = 0;
   virtual void copy(void* dst, const void* src, size_t bytes, Copy kind) = 0;  // host memory is free afterwards
   virtual void synchronize() = 0;
-  virtual bool has_reference() const { return true; }  // do lists end in the naive reference?
-  // The launches of work(), not run; nullptr where steps are as cheap one by one.
-  virtual std::unique_ptr<Recording> record(const std::function<void()>& work) { return nullptr; }
+  // The launches of what is called, not run; nullptr where steps are as cheap one by one.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>&) { return nullptr; }
 };
 
 Backend& cpu_backend();

@@ -7,6 +7,7 @@ is not: decoding or normalising.
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 
@@ -43,16 +44,27 @@ def ours(images):
     return lambda: steps(batch, next(seed))
 
 
+def import_torchvision(name="torchvision"):
+    """A module of torchvision, or one that imports it. Raises: ImportError where that is not installed.
+
+    torchvision built for one version of torch fails to import beside another because it describes its own operators to
+    the compiler of torch. No model or transform needs those, so the description is left out meanwhile.
+    """
+    import torch
+
+    describe = torch.library.register_fake
+    torch.library.register_fake = lambda *args, **kwargs: lambda f: f
+    try:
+        importlib.import_module("torchvision")
+    finally:
+        torch.library.register_fake = describe
+    return importlib.import_module(name)
+
+
 def _torchvision(images):
     import torch
 
-    # Builds of torchvision for another torch fail to describe operators that no transform uses.
-    register = torch.library.register_fake
-    torch.library.register_fake = lambda *a, **k: lambda f: f
-    try:
-        from torchvision.transforms import v2
-    finally:
-        torch.library.register_fake = register
+    v2 = import_torchvision("torchvision.transforms.v2")
     torch.set_num_threads(1)
     steps = v2.Compose([
         v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip(),

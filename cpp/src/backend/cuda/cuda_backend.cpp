@@ -32,7 +32,6 @@ class CudaBackend final : public Backend {
       default: return {};
     }
   }
-  bool has_reference() const override { return false; }
   void* allocate(size_t bytes) override { return rt::allocate(bytes); }
   void deallocate(void* p, size_t bytes) noexcept override { rt::deallocate(p, bytes); }
   void copy(void* dst, const void* src, size_t bytes, Copy kind) override {
