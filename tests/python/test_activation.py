@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from fastcnn import compile as compile_function
 from nn_check import (
     BEST,
     array,
@@ -20,8 +21,6 @@ from nn_check import (
     torch,
     use_isa,
 )
-
-from fastcnn import compile as compile_function
 
 F = torch.nn.functional
 
