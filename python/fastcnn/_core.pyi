@@ -431,6 +431,10 @@ class ops:
     @staticmethod
     def global_avg_pool2d(x: Tensor) -> Tensor: ...
     @staticmethod
+    def grid_sample(
+        x: Tensor, grid: Tensor, mode: _str = "bilinear", padding_mode: _str = "zeros", align_corners: _bool = False
+    ) -> Tensor: ...
+    @staticmethod
     def group_norm(
         x: Tensor, num_groups: _int, weight: Tensor | None = None, bias: Tensor | None = None, eps: _float = 1e-05
     ) -> Tensor: ...

@@ -225,6 +225,10 @@ struct AffineSampleOptions {
   Tensor norm;          // float32 (2, C): the result is float32, values * norm[0] + norm[1]
 };
 FASTCNN_API Tensor affine_sample(const Tensor& x, const Tensor& matrix, const AffineSampleOptions& options = {});
+// Images at the points (x, y) of grid (N, h, w, 2), where -1 and 1 are the ends of an image (grid_sample.cpp).
+// mode: bilinear, nearest, bicubic; padding_mode: zeros, border, reflection.
+FASTCNN_API Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode = "bilinear",
+                               const std::string& padding_mode = "zeros", bool align_corners = false);
 FASTCNN_API Tensor pixel_shuffle(const Tensor& x, int64_t factor);
 FASTCNN_API Tensor pixel_unshuffle(const Tensor& x, int64_t factor);
 
