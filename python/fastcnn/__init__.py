@@ -58,11 +58,12 @@ _OPS = (
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 
-_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda"}
+_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan"}
 # name: (module, attribute); loaded at first use.
 _LAZY = {
     "compile": ("_compile", "compile"),
     "Trainer": ("trainer", "Trainer"),
+    "GANTrainer": ("gan.trainer", "GANTrainer"),
     "checkpoint": ("_checkpoint", "checkpoint"),
     "summary": ("summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
@@ -87,6 +88,7 @@ def __dir__():
 
 
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
+    "GANTrainer",
     "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build", "device", "dtype",
     "empty", "enable_grad", "float16", "float32", "float64", "from_dlpack", "from_numpy", "get_conv_algorithm",
     "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load_state", "load_torch",

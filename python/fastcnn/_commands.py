@@ -377,3 +377,10 @@ def info(args):
     """fastcnn info: the configuration."""
     print(_core.show_config().rstrip())
     return 0
+
+
+def gan(args):
+    """fastcnn gan: see _gan_commands.py."""
+    from ._gan_commands import run
+
+    return run(args)

@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ._gan_commands import add_gan_parser
+
 _EPILOG = """examples:
   fastcnn train                                   a small ResNet on fashion_mini, in a minute or two
   fastcnn train --model resnet20 --data fashion_mnist --epochs 10
@@ -17,6 +19,7 @@ _EPILOG = """examples:
   fastcnn evaluate --checkpoint runs/NAME
   fastcnn predict --checkpoint runs/NAME a.png b.png
   fastcnn summary --model resnet50 --input 3 224 224
+  fastcnn gan train                               a DCGAN on fashion_mini; then: fastcnn gan sample --checkpoint RUN
 """
 
 
@@ -166,6 +169,7 @@ def make_parser():
     )  # fmt: skip
     bench_options(bench)
 
+    add_gan_parser(commands, _data_options, _machine_options, _count, _nonnegative)
     info = commands.add_parser("info", help="version, instruction set, threads, devices")
     for p in [*all_parsers, evaluate, predict, summary, bench, info]:
         p.add_argument("--debug", action="store_true", help="show the traceback of errors")
