@@ -58,7 +58,9 @@ _OPS = (
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 
-_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan"}
+_SUBMODULES = {
+    "nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan", "onnx",
+}  # fmt: skip
 # name: (module, attribute); loaded at first use.
 _LAZY = {
     "compile": ("_compile", "compile"),

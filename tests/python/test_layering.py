@@ -97,6 +97,7 @@ ABOVE = {
     "augment": ("nn", "models", "trainer", "cli", "optim"),
     "metrics": ("nn", "models", "trainer", "cli", "optim"),
     "viz": ("trainer", "cli", "optim", "data"),
+    "onnx": ("trainer", "cli", "optim", "data", "metrics", "viz", "models"),
 }
 
 
