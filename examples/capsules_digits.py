@@ -1,9 +1,9 @@
 """CapsNet (Sabour, Frosst and Hinton 2017) on scikit-learn's 8x8 digits, and what each number of a capsule draws.
 
-Writes perturbation.png: a digit per block, a row per dimension of its capsule, which is moved from -0.25 to 0.25 in
-steps of 0.05 while the others stay, as in figure 4 of the paper.
+Writes perturbation-3.png and -8.png: a row per dimension of the digit's capsule, which is moved from -0.25 to 0.25 in
+steps of 0.05 while the others stay, as in figure 4 of the paper; the rows that change the picture most come first.
 
-    python examples/capsules_digits.py              a few minutes on 2 cores; needs scikit-learn
+    python examples/capsules_digits.py              a minute or two on 2 cores; needs scikit-learn
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def accuracy(net, x, y):
 
 
 def perturbed(net, image, label, steps):
-    """(dims * len(steps), 1, S, S): reconstructions with one dimension of the digit's capsule moved."""
+    """(dims * len(steps), 1, S, S): drawn with one dimension of the digit's capsule moved, strongest first."""
     with fc.no_grad():
         capsules = np.array(net.capsules(fc.tensor(image[None])).numpy())
         dims = capsules.shape[2]
@@ -41,11 +41,14 @@ def perturbed(net, image, label, steps):
         for d in range(dims):
             moved[d * len(steps) : (d + 1) * len(steps), label, d] += steps
         labels = fc.tensor(np.full(len(moved), label, np.int64))
-        return np.array(net.reconstruct(fc.tensor(moved), labels).numpy())
+        images = np.array(net.reconstruct(fc.tensor(moved), labels).numpy())
+    rows = images.reshape(dims, len(steps), *images.shape[1:])
+    order = np.argsort(-np.abs(rows[:, -1] - rows[:, 0]).mean((1, 2, 3)))
+    return rows[order].reshape(images.shape)
 
 
 def main():
-    args = options(__doc__, "capsules-digits", epochs=30, batch=64, seed=0)
+    args = options(__doc__, "capsules-digits", epochs=80, batch=64, seed=0, reconstruction=0.5)
     clock = Clock()
     x, y, test_x, test_y = digits(args.seed)
     if args.fast_dev_run:
@@ -61,7 +64,8 @@ def main():
 
     @fc.compile
     def step(images, labels):
-        loss, _ = net.loss(images, labels, reconstruction=0.05)  # 0.0005 is for 784 pixels; these are 64, and the point
+        # The paper's 0.0005 keeps the drawing from outweighing the margin; here it is what is to be seen.
+        loss, _ = net.loss(images, labels, reconstruction=args.reconstruction)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -75,7 +79,7 @@ def main():
             chosen = order[i : i + args.batch]
             total += step(fc.tensor(x[chosen]), fc.tensor(y[chosen])).item()
             schedule.step()
-        if epoch % 5 == 4 or epoch == args.epochs - 1:
+        if epoch % 20 == 19 or epoch == args.epochs - 1:
             clock.say(
                 f"epoch {epoch + 1}: loss {total / (len(x) // args.batch):.4f}, "
                 f"test accuracy {100 * accuracy(net, test_x, test_y):.2f} % of {len(test_x)}"
