@@ -96,3 +96,26 @@ class Clock:
 
     def say(self, *words):
         print(f"[{self.seconds():6.1f} s]", *words, flush=True)
+
+
+def figure(width, height):
+    """A matplotlib Figure without pyplot, which needs no display; save it with savefig(path)."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def accuracy_of(model, x, y, batch=500):
+    """Share of images (N, C, H, W) that the model names rightly."""
+    model.eval()
+    right = 0
+    with fc.no_grad():
+        for i in range(0, len(x), batch):
+            right += int((model(fc.tensor(x[i : i + batch])).numpy().argmax(1) == y[i : i + batch]).sum())
+    return right / len(x)
+
+
+def arrays(data):
+    """(images (N, C, H, W) float32, normalised as the dataset says; labels (N,)) of a whole dataset."""
+    pixels, labels = data.raw_batch(np.arange(len(data)))
+    return data.normalize(pixels).transpose(0, 3, 1, 2), labels

@@ -9,22 +9,20 @@ Writes samples/epoch-*.png (fixed noise), interpolation.png, fid.png, metrics.cs
 from __future__ import annotations
 
 import fastcnn as fc
-from _common import Clock, Judge, fashion, options, train_judge
+from _common import Clock, Judge, fashion, figure, options, train_judge
 from fastcnn.viz import image_grid
 
 
 def draw_fid(history, path):
     """FID and the classifier's confidence over epochs."""
-    from fastcnn.viz._figure import COLORS, finish, new_figure, tidy
-
-    figure = new_figure(8, 3.2)
+    picture = figure(8, 3.2)
     for k, (name, label) in enumerate((("fid", "FID, features of the classifier"), ("confidence", "confidence"))):
-        ax = figure.add_subplot(1, 2, k + 1)
-        ax.plot(range(1, len(history) + 1), history[name], "o-", color=COLORS[k], label=label)
-        ax.set_xlabel("epoch")
+        ax = picture.add_subplot(1, 2, k + 1)
+        ax.plot(range(1, len(history) + 1), history[name], "o-", color=f"C{k}")
+        ax.set(xlabel="epoch", ylabel=label)
         ax.set_ylim(bottom=0, top=None if name == "fid" else 1)
-        tidy(ax)
-    return finish(figure, path)
+        ax.grid(True, color="0.9")
+    picture.savefig(path)
 
 
 def main():

@@ -137,6 +137,14 @@ def test_compiled_equals_eager(kind):
     np.testing.assert_allclose(sa, sb, atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["bce", "wgan-gp", "hinge"])
+def test_bf16_mixed_is_near_float32(kind):
+    runs = [made(kind, precision=p).fit(dataset(64), max_epochs=1) for p in ("32-true", "bf16-mixed")]
+    for name in ("d_loss", "g_loss"):
+        assert runs[1][name][0] == pytest.approx(runs[0][name][0], rel=0.1, abs=0.05), name
+        assert runs[1][name][0] != runs[0][name][0]
+
+
 def test_the_generator_steps_once_in_n_critic_steps():
     t = made("wgan-gp", n_critic=3)
     seen = []
