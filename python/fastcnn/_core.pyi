@@ -385,6 +385,15 @@ class ops:
         label_smoothing: _float = 0.0,
     ) -> Tensor: ...
     @staticmethod
+    def dice_loss(
+        x: Tensor,
+        target: Tensor,
+        smooth: _float = 1.0,
+        multilabel: _bool = False,
+        ignore_index: _int = -100,
+        reduction: _str = "mean",
+    ) -> Tensor: ...
+    @staticmethod
     def div(x: Any, other: Any) -> Any: ...
     @staticmethod
     def drop_path(x: Tensor, p: _float = 0.0, training: _bool = True) -> Tensor: ...
@@ -415,6 +424,10 @@ class ops:
     @staticmethod
     def floor_divide(x: Any, other: Any) -> Any: ...
     @staticmethod
+    def focal_loss(
+        x: Tensor, target: Tensor, alpha: _float = 0.25, gamma: _float = 2.0, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
     def full(
         size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False
     ) -> Tensor: ...
@@ -429,6 +442,8 @@ class ops:
     @staticmethod
     def get_autocast_dtype() -> _Dtype | None: ...
     @staticmethod
+    def giou_loss(boxes1: Tensor, boxes2: Tensor, reduction: _str = "mean", eps: _float = 1e-07) -> Tensor: ...
+    @staticmethod
     def global_avg_pool2d(x: Tensor) -> Tensor: ...
     @staticmethod
     def group_norm(
@@ -442,6 +457,8 @@ class ops:
     def hardswish(x: Tensor) -> Tensor: ...
     @staticmethod
     def hardtanh(x: Tensor, min_val: _float = -1.0, max_val: _float = 1.0) -> Tensor: ...
+    @staticmethod
+    def hinge_gan_loss(x: Tensor, target: _str, reduction: _str = "mean") -> Tensor: ...
     @staticmethod
     def huber_loss(x: Tensor, target: Tensor, reduction: _str = "mean", delta: _float = 1.0) -> Tensor: ...
     @staticmethod
@@ -507,6 +524,15 @@ class ops:
     def lt(x: Any, other: Any) -> Any: ...
     @staticmethod
     def manual_seed(seed: _int) -> None: ...
+    @staticmethod
+    def margin_loss(
+        x: Tensor,
+        target: Tensor,
+        positive: _float = 0.9,
+        negative: _float = 0.1,
+        down_weight: _float = 0.5,
+        reduction: _str = "mean",
+    ) -> Tensor: ...
     @staticmethod
     def masked_fill(x: Tensor, mask: Tensor, value: _float) -> Tensor: ...
     @staticmethod

@@ -248,6 +248,23 @@ FASTCNN_API Tensor huber_loss(const Tensor& x, const Tensor& target, double delt
 FASTCNN_API Tensor kl_div(const Tensor& log_probs, const Tensor& target, const std::string& reduction = "mean",
                           bool log_target = false);  // also batchmean
 
+// ---- losses of detectors, segmentation, capsules and GANs (composed_loss.cpp, box_loss.cpp)
+// Focal loss of logits (Lin et al. 2017): -alpha_t (1 - p_t)^gamma log p_t; alpha < 0: unweighted.
+FASTCNN_API Tensor focal_loss(const Tensor& x, const Tensor& target, double alpha = 0.25, double gamma = 2,
+                              const std::string& reduction = "mean");
+// 1 - Dice coefficient of each class, over batch and places, of logits (N,C,…) and ids (N,…) or probabilities.
+FASTCNN_API Tensor dice_loss(const Tensor& x, const Tensor& target, double smooth = 1, bool multilabel = false,
+                             int64_t ignore_index = -100, const std::string& reduction = "mean");
+// Capsule lengths (N,C) against ids (N) or 0 and 1 (N,C) (Sabour et al. 2017); reduction none: (N).
+FASTCNN_API Tensor margin_loss(const Tensor& x, const Tensor& target, double positive = 0.9, double negative = 0.1,
+                               double down_weight = 0.5, const std::string& reduction = "mean");
+// Scores of a discriminator on `target` "real" or "fake" images, or of the "generator"'s images for its sake.
+FASTCNN_API Tensor hinge_gan_loss(const Tensor& x, const std::string& target,
+                                  const std::string& reduction = "mean");
+// Pairs of boxes (…,4), x1 y1 x2 y2; reduction none: (…).
+FASTCNN_API Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction = "mean",
+                             double eps = 1e-7);
+
 // ---- operators
 // ----------------------------------------------------------------------------------------------------
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }

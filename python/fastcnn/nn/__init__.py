@@ -30,6 +30,10 @@ from .conv import Conv2d, ConvTranspose2d, Linear
 from .loss import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    GIoULoss,
+    HingeGANLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
