@@ -236,6 +236,7 @@ void bind_elementwise(py::module_& ops) {
   def_unary(ops, "sin", sin, "Sine.");
   def_unary(ops, "cos", cos, "Cosine.");
   def_unary(ops, "erf", erf, "Error function.");
+  def_unary(ops, "atan", atan, "Inverse tangent, in (-pi/2, pi/2).");
   def_unary(ops, "isnan", isnan, "Is x NaN?");
   def_unary(ops, "isinf", isinf, "Is x +inf or -inf?");
   def_unary(ops, "isfinite", isfinite, "Is x a finite number?");

@@ -89,9 +89,11 @@ void bind_task_losses(py::module_& ops) {
           "fake, max(0, 1 + x); generator, -x: what the generator wants of its own images.");
   ops.def(
       "giou_loss", &giou_loss, NoGil(), py::arg("boxes1"), py::arg("boxes2"), mean(), py::arg("eps") = 1e-7,
-      "1 - generalized IoU of pairs of boxes (…, 4), x1 y1 x2 y2 (Rezatofighi et al. 2019): 0 for equal boxes, "
-      "up to\n"
-      "2 for boxes far apart; reduction none: (…).");
+      "1 - generalized IoU of pairs of boxes (…, 4), x1 y1 x2 y2 (Rezatofighi et al. 2019): 0 for equal boxes,\n"
+      "up to 2 for boxes far apart; reduction none: (…).");
+  ops.def("ciou_loss", &ciou_loss, NoGil(), py::arg("boxes1"), py::arg("boxes2"), mean(), py::arg("eps") = 1e-7,
+          "1 - complete IoU of pairs of boxes (…, 4), x1 y1 x2 y2: IoU less the distance of the centres and the\n"
+          "difference of the aspect ratios (Zheng et al. 2020); reduction none: (…).");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Losses of detectors, segmentation, capsules and GANs: against formulas in PyTorch, finite differences, plans, messages."""
+"""Losses of detectors, segmentation, capsules and GANs: against PyTorch, finite differences, plans, messages."""
 
 from __future__ import annotations
 
@@ -152,6 +152,7 @@ def test_task_losses_compile_and_are_layers():
         (nn.MarginLoss(reduction="sum"), lambda *v: ops.margin_loss(*v, reduction="sum"), (scores, first)),
         (nn.GIoULoss(), ops.giou_loss, (a, b)),
     ]:
+
         def step(y, *rest, layer=layer):
             y = y.detach().requires_grad_()
             loss = layer(y, *rest)

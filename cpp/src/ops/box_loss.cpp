@@ -1,5 +1,8 @@
-// What it is: losses between pairs of boxes as compositions of ops: generalized IoU (Rezatofighi et al. 2019).
+// What it is: losses between pairs of boxes as compositions of ops: generalized IoU (Rezatofighi et al. 2019) and
+// complete IoU (Zheng et al. 2020).
 // What it is not: IoU of all pairs of two sets (detect.cpp).
+#include <numbers>
+
 #include "graph/emit.h"
 #include "ops/loss.h"
 
@@ -44,6 +47,20 @@ Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& 
   Tensor hull = mul(p.hull.width(), p.hull.height());
   Tensor giou = sub(p.iou, div(sub(hull, p.unions), affine(hull, 1, eps)));
   return reduced(affine(giou, -1, 1), r);
+}
+
+Tensor ciou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction, double eps) {
+  Reduction r = parse_reduction("ciou_loss", reduction);
+  Pairs p = pairs_of("ciou_loss", boxes1, boxes2, eps);
+  Tensor diagonal = add(square(p.hull.width()), square(p.hull.height()));
+  Tensor dx = sub(add(p.a.x1, p.a.x2), add(p.b.x1, p.b.x2)), dy = sub(add(p.a.y1, p.a.y2), add(p.b.y1, p.b.y2));
+  Tensor distance = affine(add(square(dx), square(dy)), 0.25, 0);
+  Tensor apart = div(distance, affine(diagonal, 1, eps));
+  Tensor turn = sub(atan(div(p.b.width(), p.b.height())), atan(div(p.a.width(), p.a.height())));
+  Tensor shape = affine(square(turn), 4 / (std::numbers::pi * std::numbers::pi), 0);
+  Tensor weight =
+      div(shape, affine(sub(shape, p.iou), 1, 1 + eps)).detach();  // a constant of the paper's gradient
+  return reduced(add(affine(sub(apart, p.iou), 1, 1), mul(weight, shape)), r);
 }
 
 }  // namespace fastcnn

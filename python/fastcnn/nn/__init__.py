@@ -29,6 +29,7 @@ from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequent
 from .conv import Conv2d, ConvTranspose2d, Linear
 from .loss import (
     BCEWithLogitsLoss,
+    CIoULoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,

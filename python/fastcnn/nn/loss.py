@@ -133,8 +133,8 @@ class FocalLoss(_Loss, op="focal_loss", inputs="x, target"):
 class DiceLoss(_Loss, op="dice_loss", inputs="x, target"):
     """1 - Dice coefficient of the classes of logits (N, C, ...) and class ids (N, ...) or probabilities.
 
-    Args: smooth: added above and below, so that a class that is nowhere costs nothing. multilabel: classes do not exclude
-    each other (sigmoid for softmax). ignore_index: class id that counts for nothing (Milletari et al. 2016).
+    Args: smooth: added above and below, so that a class that is nowhere costs nothing. multilabel: classes do not
+    exclude each other (sigmoid for softmax). ignore_index: class id that counts for nothing (Milletari et al. 2016).
     """
 
     smooth: float = 1.0
@@ -164,6 +164,13 @@ class HingeGANLoss(_Loss, op="hinge_gan_loss", inputs="x, target"):
 
 class GIoULoss(_Loss, op="giou_loss", inputs="boxes1, boxes2"):
     """1 - generalized IoU of pairs of boxes (..., 4), x1 y1 x2 y2 (Rezatofighi et al. 2019)."""
+
+    reduction: str = "mean"
+    eps: float = 1e-7
+
+
+class CIoULoss(_Loss, op="ciou_loss", inputs="boxes1, boxes2"):
+    """1 - complete IoU of pairs of boxes (..., 4), x1 y1 x2 y2 (Zheng et al. 2020)."""
 
     reduction: str = "mean"
     eps: float = 1e-7
