@@ -49,8 +49,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Functions of fc.ops that are at home at the top level as well, as in PyTorch.
 _OPS = (
-    "abs add all any arange argmax argmin cat ceil clamp cos div eq erf exp flatten floor full gather ge gt le "
-    "log lt manual_seed matmul maximum mean minimum mul ne neg ones permute pow prod rand randint randn relu "
+    "abs add all any arange argmax argmin atan cat ceil clamp cos div eq erf exp flatten floor full gather ge gt "
+    "le log lt manual_seed matmul maximum mean minimum mul ne neg ones permute pow prod rand randint randn relu "
     "reshape round rsqrt sigmoid sign sin softmax split sqrt square squeeze stack sub sum tanh transpose "
     "unsqueeze var where zeros isnan isinf isfinite std amax amin norm zeros_like ones_like full_like "
     "empty_like rand_like randn_like log_softmax logical_and logical_or logical_xor logical_not remainder "
