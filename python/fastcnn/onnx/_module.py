@@ -240,7 +240,10 @@ class _Plan:
             if handler is None or handler.check is None:
                 continue
             arrays = [self.host.get(n, self.weights.get(n, (None, None))[1]) for n in node.inputs]
-            refused = handler.check(Call(None, node, arrays, self._graph.opset))
+            try:
+                refused = handler.check(Call(None, node, arrays, self._graph.opset))
+            except (ValueError, TypeError, IndexError) as e:
+                refused = str(e)
             if refused:
                 wrong.append(f"{node}: {refused}")
         self._raise(wrong)
