@@ -21,7 +21,8 @@ def shaken(net):
     """Statistics of norms as if trained."""
     for name, b in net.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            b.copy_(fc.tensor(RNG.uniform(0.5, 1.5, b.shape).astype(np.float32)))
+            low, high = (0.5, 1.5) if name.endswith("var") else (-0.1, 0.1)  # or ReLUs would be silent
+            b.copy_(fc.tensor(RNG.uniform(low, high, b.shape).astype(np.float32)))
     return net
 
 
@@ -194,12 +195,42 @@ def test_names_shapes_and_fixed_batches(tmp_path):
             return {"masked": image * mask}
 
     fc.onnx.export(Two(), tmp_path / "two.onnx", (numbers(2, 3, 4, 4), numbers(2, 1, 4, 4)))
+    assert fc.onnx.load(tmp_path / "two.onnx").metadata == {}
     session = runtime(tmp_path / "two.onnx")
     assert [i.name for i in session.get_inputs()] == ["image", "mask"]
     assert [(o.name, o.shape) for o in session.get_outputs()] == [("masked", ["batch", 3, 4, 4])]
     compare(Two(), tmp_path / "two.onnx", numbers(5, 3, 4, 4), numbers(5, 1, 4, 4))
     fc.onnx.export(Two(), tmp_path / "two.onnx", (numbers(2, 3, 4, 4), numbers(2, 1, 4, 4)), dynamic_batch=False)
     assert runtime(tmp_path / "two.onnx").get_inputs()[0].shape == [2, 3, 4, 4]
+    fc.onnx.export(nn.ReLU(), tmp_path / "r.onnx", numbers(1, 2), metadata={"classes": '["a", "b"]'})
+    assert fc.onnx.load(tmp_path / "r.onnx").metadata == {"classes": '["a", "b"]'}
+    with pytest.raises(TypeError, match="metadata of str to str"):
+        fc.onnx.export(nn.ReLU(), tmp_path / "r.onnx", numbers(1, 2), metadata={"classes": ["a"]})
+
+
+def test_a_net_that_onnx_runtime_quantised_comes_back(tmp_path):
+    """int8 weights per channel and activations of 8 bits: within a step of the last scale."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    net = shaken(fc.models.create_model("resnet8", num_classes=5)).eval()
+    fc.onnx.export(net, tmp_path / "net.onnx", numbers(1, 3, 32, 32))
+    pictures = numbers(8, 3, 32, 32)
+
+    class Reader(quantization.CalibrationDataReader):
+        batches = iter([{"x": pictures[i : i + 1]} for i in range(8)])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    quantization.quantize_static(
+        tmp_path / "net.onnx", tmp_path / "int8.onnx", Reader(), quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
+    read = fc.onnx.load(tmp_path / "int8.onnx")
+    got, want = read(fc.tensor(pictures)).numpy(), runtime(tmp_path / "int8.onnx").run(None, {"x": pictures})[0]
+    largest = np.abs(want).max()
+    assert np.abs(got - want).max() < 0.02 * largest  # a step of 8 bits here and there
+    assert np.abs(got - net(fc.tensor(pictures)).numpy()).max() < 0.15 * largest
+    assert np.ptp(want, axis=0).max() > 0.1 * largest, "pictures differ"
 
 
 def test_half_precision_weights(tmp_path):

@@ -18,19 +18,23 @@ OPSETS = range(13, 22)
 _LARGEST = (1 << 31) - (1 << 20)  # of a protocol buffer, in bytes
 
 
-def export(model, path, example, opset=17, dynamic_batch=True):
+def export(model, path, example, opset=17, dynamic_batch=True, metadata=None):
     """Writes a model, as it predicts, to an ONNX file.
 
     Args: model: a Module, in evaluation mode here whatever its mode, or a function of tensors. path: the file; the old
     one stays whole until the new one is on disk. example: an array or tensor, or a tuple of them, one for each
     argument; shapes and dtypes matter. opset: 13 to 21. dynamic_batch: dim 0 of the inputs is free in the file; False:
-    that of the example.
+    that of the example. metadata: {str: str} for readers, such as class names.
     Weights keep their names of state_dict; inputs have the names of forward's arguments, a result is "output" (several:
     "output_0", ..., or the keys of a dict). The file has passed onnx.checker.
     Raises: ValueError that lists all ops that ONNX has no form for, and for models of 2 GB and more.
     """
+    metadata = dict(metadata or {})
+    if not all(isinstance(t, str) for pair in metadata.items() for t in pair):
+        raise TypeError(f"onnx.export: expected metadata of str to str, got {metadata!r}")
     graph = trace_graph(model, example, dynamic_batch=dynamic_batch)
     proto = to_model(graph, graph["tensors"], opset, type(model).__name__)
+    helper.set_model_props(proto, metadata)
     size = proto.ByteSize()
     if size > _LARGEST:
         raise ValueError(f"onnx.export: a file of {size} bytes; one file holds at most {_LARGEST}")

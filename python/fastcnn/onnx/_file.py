@@ -45,11 +45,12 @@ class Node:
 
 class Graph:
     """What a file holds. constants: {name: array}; inputs: {name: shape, with None for free sizes, or None}; outputs:
-    {name: element type of ONNX, 0 where unknown}; opset: version of ONNX's own operators; size: bytes read."""
+    {name: element type of ONNX, 0 where unknown}; opset: version of ONNX's own operators; size: bytes read; metadata:
+    {str: str}."""
 
-    def __init__(self, nodes, constants, inputs, outputs, opset, size):
+    def __init__(self, nodes, constants, inputs, outputs, opset, size, metadata):
         self.nodes, self.constants, self.inputs, self.outputs = nodes, constants, inputs, outputs
-        self.opset, self.size = opset, size
+        self.opset, self.size, self.metadata = opset, size, metadata
 
 
 def read_graph(path):
@@ -93,6 +94,8 @@ def _names(model):
             yield from (e.key, e.value)
     for v in (*graph.input, *graph.output):
         yield v.name
+    for p in model.metadata_props:
+        yield from (p.key, p.value)
 
 
 def _graph_of(model, folder, size):
@@ -126,7 +129,9 @@ def _graph_of(model, folder, size):
     outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
     _need(outputs, "the graph has no outputs")
     _need(len(outputs) == len(proto.output), "two outputs have one name")
-    return Graph(_ordered(nodes, {*constants, *inputs}, outputs), constants, inputs, outputs, opset, size)
+    nodes = _ordered(nodes, {*constants, *inputs}, outputs)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    return Graph(nodes, constants, inputs, outputs, opset, size, metadata)
 
 
 def _inline(model):
