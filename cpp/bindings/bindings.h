@@ -27,6 +27,7 @@ void bind_ops_sample(py::module_& ops);                // images at free points
 void bind_optim(py::module_& m);                       // fused optimizer steps
 void bind_dlpack(py::module_& m, TensorClass& c);
 void bind_compile(py::module_& m);
+void bind_session(py::module_& m);
 
 std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v);  // 3 or (3, 5)
 DType dtype_from(const py::object& v);                // fc.float32, "float32", numpy.float32, numpy.dtype

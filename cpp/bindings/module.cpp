@@ -548,4 +548,5 @@ PYBIND11_MODULE(_core, m) {
   bind_ops_sample(ops);
   bind_optim(m);
   bind_compile(m);
+  bind_session(m);
 }

@@ -17,6 +17,7 @@ MAY = {
     "src/graph": ("fastcnn/", "core/", "graph/", "backend/backend.h"),
     "src/graph/passes": ("fastcnn/", "core/", "graph/", "backend/backend.h"),
     "src/ops": ("fastcnn/", "core/", "graph/", "ops/", "backend/backend.h"),
+    "src/session": ("fastcnn/", "core/", "graph/", "backend/backend.h", "session/"),
     "src/backend": ("fastcnn/", "core/", "graph/select.h", "backend/"),
     "src/backend/no_cuda": ("fastcnn/", "core/", "backend/backend.h"),
     "src/backend/cpu": (

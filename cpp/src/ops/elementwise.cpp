@@ -29,7 +29,7 @@ Tensor broadcast_view(const Tensor& x, const Dims& shape) {
   Dims strides(shape.size(), 0);
   int lead = shape.size() - x.ndim();
   for (int i = 0; i < x.ndim(); ++i) strides[lead + i] = x.shape()[i] == 1 ? 0 : x.strides()[i];
-  return make_view(x, shape, strides, x.offset());
+  return noted_view("expand", Params(), x, shape, strides, x.offset());
 }
 
 // The tape must see the operands themselves, the kernel their broadcast views.

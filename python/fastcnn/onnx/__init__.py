@@ -6,6 +6,7 @@ not needed. Not a general ONNX engine: recurrent layers, control flow and sequen
 
 from __future__ import annotations
 
+from ._export import export
 from ._module import OnnxModule, load
 
-__all__ = ["OnnxModule", "load"]
+__all__ = ["OnnxModule", "export", "load"]

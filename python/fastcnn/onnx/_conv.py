@@ -106,7 +106,7 @@ def _pad(x, pads, value=0.0):
 
 
 def _check_max_pool(call):
-    if len([o for o in call.node.outputs if o]) > 1:
+    if any(call.node.outputs[1:]):
         return "its second output, the indices"
     if call.attr("storage_order", 0):
         return "storage_order 1"
@@ -174,9 +174,7 @@ def global_lp_pool(call):
 
 
 def _check_batch_norm(call):
-    if len([o for o in call.node.outputs if o]) > 1:
-        return "outputs of statistics (an export in training mode)"
-    return None
+    return "outputs of statistics (an export in training mode)" if any(call.node.outputs[1:]) else None
 
 
 @op("BatchNormalization", params=(1, 2), check=_check_batch_norm)

@@ -56,6 +56,8 @@ _INFINITY = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 def real(value):
     """A number of the traced graph, where infinities are text."""
+    if isinstance(value, dict):
+        raise ValueError(f"a number that depends on the batch size: {value}")
     return _INFINITY[value] if isinstance(value, str) else float(value)
 
 

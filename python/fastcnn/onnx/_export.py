@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import os
 
 import numpy as np
-import onnx
-from onnx import helper
+from onnx import checker, helper
 
-from .. import __version__, _core
+from .. import __version__
 from .._files import atomic_write
+from .._graph import trace_graph
 from ..safetensors import bits_of
 from ._emit import EMIT, Step
 from ._writer import ELEMENT, Writer, is_free, line_of
 
 OPSETS = range(13, 22)
 _LARGEST = (1 << 31) - (1 << 20)  # of a protocol buffer, in bytes
+
+
+def export(model, path, example, opset=17, dynamic_batch=True, metadata=None):
+    """Writes a model, as it predicts, to an ONNX file.
+
+    Args: model: a Module, in evaluation mode here whatever its mode, or a function of tensors. path: the file; the old
+    one stays whole until the new one is on disk. example: an array or tensor, or a tuple of them, one for each
+    argument; shapes and dtypes matter. opset: 13 to 21. dynamic_batch: dim 0 of the inputs is free in the file; False:
+    that of the example. metadata: {str: str} for readers, such as class names.
+    Weights keep their names of state_dict; inputs have the names of forward's arguments, a result is "output" (several:
+    "output_0", ..., or the keys of a dict). The file has passed onnx.checker.
+    Raises: ValueError that lists all ops that ONNX has no form for, and for models of 2 GB and more.
+    """
+    metadata = dict(metadata or {})
+    if not all(isinstance(t, str) for pair in metadata.items() for t in pair):
+        raise TypeError(f"onnx.export: expected metadata of str to str, got {metadata!r}")
+    graph = trace_graph(model, example, dynamic_batch=dynamic_batch)
+    proto = to_model(graph, graph["tensors"], opset, type(model).__name__)
+    helper.set_model_props(proto, metadata)
+    size = proto.ByteSize()
+    if size > _LARGEST:
+        raise ValueError(f"onnx.export: a file of {size} bytes; one file holds at most {_LARGEST}")
+    try:
+        checker.check_model(proto)
+    except checker.ValidationError as e:
+        raise ValueError(f"onnx.export: {os.fspath(path)}: the checker refuses the graph: {e}") from None
+    with atomic_write(path) as file:
+        file.write(proto.SerializeToString())
 
 
 def to_model(graph, tensors, opset, name="fastcnn"):
@@ -128,15 +155,3 @@ def _proto(name, tensor):
     dtype = str(tensor.dtype)
     bits = np.ascontiguousarray(bits_of(tensor))
     return helper.make_tensor(name, ELEMENT[dtype], list(tensor.shape), bits.tobytes(), raw=True)
-
-
-@contextlib.contextmanager
-def evaluating(model):
-    """Evaluation mode for a while, then each part's own mode again."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            object.__setattr__(m, "training", training)

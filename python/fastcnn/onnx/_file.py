@@ -45,11 +45,12 @@ class Node:
 
 class Graph:
     """What a file holds. constants: {name: array}; inputs: {name: shape, with None for free sizes, or None}; outputs:
-    {name: element type of ONNX, 0 where unknown}; opset: version of ONNX's own operators; size: bytes read."""
+    {name: element type of ONNX, 0 where unknown}; opset: version of ONNX's own operators; size: bytes read; metadata:
+    {str: str}."""
 
-    def __init__(self, nodes, constants, inputs, outputs, opset, size):
+    def __init__(self, nodes, constants, inputs, outputs, opset, size, metadata):
         self.nodes, self.constants, self.inputs, self.outputs = nodes, constants, inputs, outputs
-        self.opset, self.size = opset, size
+        self.opset, self.size, self.metadata = opset, size, metadata
 
 
 def read_graph(path):
@@ -79,7 +80,27 @@ def _need(condition, what):
         raise _Damaged(what)
 
 
+def _names(model):
+    """Every text of a model that is read here."""
+    graph = model.graph
+    for o in model.opset_import:
+        yield o.domain
+    for n in graph.node:
+        yield from (n.op_type, n.domain, n.name, *n.input, *n.output)
+        yield from (a.name for a in n.attribute)
+    for t in (*graph.initializer, *(a.t for n in graph.node for a in n.attribute if a.HasField("t"))):
+        yield t.name
+        for e in t.external_data:
+            yield from (e.key, e.value)
+    for v in (*graph.input, *graph.output):
+        yield v.name
+    for p in model.metadata_props:
+        yield from (p.key, p.value)
+
+
 def _graph_of(model, folder, size):
+    # Text that is no UTF-8 comes out of protocol buffers as bytes.
+    _need(all(isinstance(name, str) for name in _names(model)), "a name is not UTF-8")
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
     _need(model.HasField("graph") and opset is not None, "not an ONNX model: it has no graph or no opset")
     _need(
@@ -96,6 +117,7 @@ def _graph_of(model, folder, size):
         constants[t.name] = array_of(t, folder)
     nodes = []
     for n in proto.node:
+        _check_schema(n, opset)
         node = Node(n, {a.name: _attribute(a, n, folder) for a in n.attribute})
         value = _constant_value(node) if node.op == "Constant" else None
         if value is None:
@@ -107,7 +129,9 @@ def _graph_of(model, folder, size):
     outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
     _need(outputs, "the graph has no outputs")
     _need(len(outputs) == len(proto.output), "two outputs have one name")
-    return Graph(_ordered(nodes, {*constants, *inputs}, outputs), constants, inputs, outputs, opset, size)
+    nodes = _ordered(nodes, {*constants, *inputs}, outputs)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    return Graph(nodes, constants, inputs, outputs, opset, size, metadata)
 
 
 def _inline(model):
@@ -151,6 +175,33 @@ def _shape(value):
     if not t.HasField("shape"):
         return None
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in t.shape.dim)
+
+
+def _check_schema(n, opset):
+    """Numbers of operands, types of attributes; operators that ONNX has not are refused by name later."""
+    if n.domain not in ("", "ai.onnx"):
+        return
+    try:
+        schema = onnx.defs.get_schema(n.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return
+    what = f"{n.op_type} {n.name or ', '.join(n.output)!r}"
+    _need(
+        schema.min_input <= len(n.input) <= schema.max_input and 1 <= len(n.output) <= schema.max_output,
+        f"{what} has {len(n.input)} operands and {len(n.output)} outputs, which opset {opset} does not know",
+    )
+    _need(all(n.input[: schema.min_input]), f"{what} lacks an operand")
+    known, given = schema.attributes, {}
+    for a in n.attribute:
+        _need(a.name not in given, f"{what}: attribute {a.name!r} occurs twice")
+        given[a.name] = int(a.type)
+        if a.name in known:
+            _need(
+                given[a.name] == int(known[a.name].type.value),
+                f"{what}: attribute {a.name!r} has type {a.type}, expected {known[a.name].type.name}",
+            )
+    missing = [name for name, a in known.items() if a.required and name not in given]
+    _need(not missing, f"{what} lacks the attribute {', '.join(missing)}")
 
 
 def _attribute(a, node, folder):

@@ -45,12 +45,12 @@ _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sum")
 class OnnxModule(Module):
     """A network read from an ONNX file; see fastcnn.onnx.load.
 
-    Attributes: input_names, output_names: of the graph; opset: its version of the operators.
+    Attributes: input_names, output_names: of the graph; opset: its version of the operators; metadata: {str: str}.
     """
 
     def __init__(self, graph):
         super().__init__()
-        self.opset = graph.opset
+        self.opset, self.metadata = graph.opset, graph.metadata
         self.input_names, self.output_names = tuple(graph.inputs), tuple(graph.outputs)
         self._norms_frozen = False
         self._input_shapes, self._output_types = dict(graph.inputs), dict(graph.outputs)
@@ -122,7 +122,7 @@ class OnnxModule(Module):
                     if slot < len(operands) and node.inputs[slot] in self._host:
                         operands[slot] = self._host[node.inputs[slot]]
                 results = handler.run(Call(self, node, operands, self.opset))
-        except (ValueError, TypeError, IndexError, MemoryError, ZeroDivisionError, AttributeError, KeyError) as e:
+        except (ValueError, TypeError, LookupError, MemoryError, ArithmeticError, AttributeError) as e:
             text = str(e) if str(node) in str(e) else f"{node}: {e}"
             kind = type(e) if isinstance(e, (TypeError, MemoryError, IndexError)) else ValueError
             raise kind(f"OnnxModule: {text}") from e
@@ -240,7 +240,10 @@ class _Plan:
             if handler is None or handler.check is None:
                 continue
             arrays = [self.host.get(n, self.weights.get(n, (None, None))[1]) for n in node.inputs]
-            refused = handler.check(Call(None, node, arrays, self._graph.opset))
+            try:
+                refused = handler.check(Call(None, node, arrays, self._graph.opset))
+            except (ValueError, TypeError, IndexError) as e:
+                refused = str(e)
             if refused:
                 wrong.append(f"{node}: {refused}")
         self._raise(wrong)

@@ -93,6 +93,8 @@ class Call:
         """Operand i, or the attribute that older opsets have in its place, as a list of ints; None without both."""
         value = self.host(i)
         if value is not None:
+            if value.dtype.kind not in "iu":
+                raise ValueError(f"expected operand {i} as integers, got {value.dtype}")
             return [int(v) for v in value.reshape(-1)]
         return self.attr(attribute) if attribute else None
 

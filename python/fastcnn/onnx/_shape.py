@@ -39,6 +39,8 @@ def squeeze(call):
 def unsqueeze(call):
     x, axes = call.tensor(0), call.ints(1, "axes")
     ndim = x.ndim + len(axes)
+    if len({axis_of(a, ndim) for a in axes}) != len(axes):
+        raise ValueError(f"an axis of {axes} occurs twice")
     axes = {axis_of(a, ndim) for a in axes}
     sizes = iter(x.shape)
     return ops.reshape(x, [1 if i in axes else next(sizes) for i in range(ndim)])

@@ -73,7 +73,7 @@ class Writer:
         array = np.asarray(array)
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = self.initializer(self.name("const"), array)
+            self._constants[key] = self.initializer(self.name("constant"), array)
         return self._constants[key]
 
     def scalar(self, value, dtype):
