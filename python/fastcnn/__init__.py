@@ -64,7 +64,7 @@ _LAZY = {
     "compile": ("_compile", "compile"),
     "Trainer": ("trainer", "Trainer"),
     "checkpoint": ("_checkpoint", "checkpoint"),
-    "summary": ("summary", "summary"),
+    "summary": ("_summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
     "save_state": ("safetensors", "save_file"),
     "load_torch": ("torch_files", "load_torch"),

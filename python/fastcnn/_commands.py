@@ -237,9 +237,9 @@ def predict(args):
 
 def summary(args):
     """fastcnn summary: the table of a model."""
+    from ._summary import summary as summarize
     from .models import create_model
     from .models.registry import size_options, usual_input
-    from .summary import summary as summarize
 
     num_classes, shape = _usage(usual_input, args.model)
     shape = tuple(args.input or shape)

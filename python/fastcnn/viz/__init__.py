@@ -4,7 +4,7 @@ cam and receptive_area are the exceptions: they give the numbers that grad_cam a
 table that prints.
 """
 
-from ..summary import summary
+from .._summary import summary
 from .images import augmented, filters, image_grid
 from .inside import cam, feature_maps, grad_cam, receptive_area, receptive_field
 from .overlay import detections, masks
