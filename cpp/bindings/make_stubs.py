@@ -122,7 +122,7 @@ def class_lines(cls):
     """Lines of a bound class."""
     lines = []
     for name, value in sorted(vars(cls).items()):
-        if not is_public(name):
+        if not is_public(name) or (name == "__init__" and not signatures(value.__doc__, name)):  # nobody may call it
             continue
         if isinstance(value, property):
             returned = RETURNS.get((cls.__name__, name))

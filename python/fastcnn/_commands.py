@@ -324,3 +324,10 @@ def report(args):
     )
     print(json.dumps({"report": str(path)}) if args.json else path)
     return 0
+
+
+def gan(args):
+    """fastcnn gan: see _gan_commands.py."""
+    from ._gan_commands import run
+
+    return run(args)

@@ -96,6 +96,7 @@ class Guards:
         self._tensors, self._parameters = [], []  # parameters tell by the epoch when they change
         self._seen = {}  # keeps what was visited alive, so that ids stay theirs
         self._checked = (-1, False)
+        self.launches = []  # optimizer launches in the order in which they were traced
         for root in roots:
             self._visit(root, (), 0)
 
@@ -273,6 +274,13 @@ def _cell_holds(cell, value):
     except ValueError:
         return False
     return now is value or _same(now, value)
+
+
+def note_launch(launch) -> None:
+    """Called by Optimizer.step for each set of parameters that steps."""
+    guards = getattr(_active, "guards", None)
+    if guards is not None:
+        guards.launches.append(launch)
 
 
 def note_module(module) -> None:

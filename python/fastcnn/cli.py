@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ._gan_commands import add_gan_parser
+
 _EPILOG = """examples:
   fastcnn train                                   a small ResNet on fashion_mini, in a minute or two
   fastcnn train --model resnet20 --data fashion_mnist --epochs 10
@@ -22,6 +24,8 @@ _EPILOG = """examples:
   fastcnn predict --checkpoint runs/NAME a.png folder/
   fastcnn report runs/NAME                        runs/NAME/index.html
   fastcnn summary --model resnet50 --input 3 224 224
+  fastcnn gan train                               a DCGAN on fashion_mini; then: fastcnn gan sample --checkpoint RUN
+
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 training diverged, 130 Ctrl-C, 143 SIGTERM
 """
 
@@ -219,6 +223,7 @@ def make_parser():
     )  # fmt: skip
     bench_options(bench)
 
+    add_gan_parser(commands, _data_options, _machine_options, _count, _nonnegative)
     info = commands.add_parser("info", help="version, instruction set, threads, devices")
     info.add_argument("--json", action="store_true", help="print JSON")
     for p in [*all_parsers, evaluate, predict, summary, data, report, bench, info]:

@@ -21,6 +21,7 @@ from fastcnn.data import (
     ConcatDataset,
     DamagedImage,
     DataLoader,
+    ImageDataset,
     SampleError,
     Subset,
     VocSegmentation,
@@ -172,6 +173,25 @@ def test_boxes_masks_and_keypoints_move_with_their_images_for_any_number_of_work
                     np.testing.assert_array_equal(x[key], y[key])
 
 
+def test_a_loop_over_targets_resumes_within_an_epoch(coco):
+    root, path, _ = coco
+    ds = CocoDetection(root / "images", path, masks=True)
+    options = {"shuffle": True, "seed": 5, "transform": RandomResizedCrop(24)}
+    whole = DataLoader(ds, 2, **options)
+    expected = [pair for images, targets in whole for pair in zip(images, targets, strict=True)]
+    first = DataLoader(ds, 2, num_workers=2, **options)
+    running = iter(first)
+    next(running), next(running)
+    again = DataLoader(ds, 3, num_workers=1, **options)
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rest = [pair for images, targets in again for pair in zip(images, targets, strict=True)]
+    assert len(rest) == 5
+    for (a, s), (b, t) in zip(expected[4:], rest, strict=True):
+        np.testing.assert_array_equal(a, b)
+        for key in s:
+            np.testing.assert_array_equal(s[key], t[key])
+
+
 def test_boxes_that_leave_the_image_take_their_rows_with_them(coco):
     root, path, _ = coco
     ds = CocoDetection(root / "images", path)
@@ -240,6 +260,7 @@ def test_boxes_outside_the_image_are_clipped_or_dropped(coco):
         (lambda c: c["annotations"][2].update(bbox=[1, 2, "3", 3]), "4 finite numbers"),
         (lambda c: c["annotations"][2].update(bbox=[1, 2, -3, 3]), "without negative size"),
         (lambda c: c["annotations"][2].update(area="x"), "area as a finite number"),
+        (lambda c: c["annotations"][2].update(area=10**400), "area as a finite number"),
         (lambda c: c["annotations"][1].update(image_id=5), r"annotations\[1\]: expected a known image_id, got 5"),
         (lambda c: c["annotations"][1].update(category_id=[1]), r"known category_id, got \[1\]"),
         (lambda c: c["images"].append(c["images"][0]), r"images\[9\]: expected an int id of its own, got 100"),
@@ -303,6 +324,29 @@ def test_an_image_of_another_size_than_annotated_is_an_error_and_exif_is_no_reas
         ds[len(ds) - 2]
     skipping = CocoDetection(root / "images", path, on_error="skip")
     assert sum(len(targets) for _, targets in DataLoader(skipping, 4)) == 8
+
+
+def test_targets_without_rows_and_targets_of_lists():
+    steps = Compose([RandomResizedCrop(20), RandomHorizontalFlip()])
+
+    class Own(ImageDataset):
+        target_type = "detection"
+        targets = (
+            {"boxes": [[2, 2, 30, 30]], "labels": [1], "area": [784], "keypoints": np.zeros((1, 0, 3)), "image_id": 4},
+            {"boxes": [], "labels": [], "area": [], "masks": np.zeros((0, 32, 32), bool), "keypoints": []},
+        )
+
+        def __len__(self):
+            return 2
+
+        def raw(self, index):
+            return np.zeros((32, 32, 3), np.uint8), self.targets[index]
+
+    images, (one, none) = next(iter(DataLoader(Own(), 2, transform=steps)))
+    assert images.shape == (2, 3, 20, 20) and one["image_id"] == 4
+    assert one["boxes"].shape == (1, 4) and one["labels"].tolist() == [1] and one["keypoints"].shape == (1, 0, 3)
+    assert none["boxes"].shape == (0, 4) and none["masks"].shape == (0, 20, 20) and len(none["labels"]) == 0
+    assert Own.targets[0]["boxes"] == [[2, 2, 30, 30]]  # the dataset's own is left as it was
 
 
 # ---------------------------------------------------------------- VOC

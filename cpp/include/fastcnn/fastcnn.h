@@ -6,4 +6,5 @@
 #include "fastcnn/ops.h"       // IWYU pragma: export
 #include "fastcnn/optim.h"     // IWYU pragma: export
 #include "fastcnn/runtime.h"   // IWYU pragma: export
+#include "fastcnn/session.h"   // IWYU pragma: export
 #include "fastcnn/tensor.h"    // IWYU pragma: export

@@ -37,8 +37,9 @@ struct CacheInfo {
 class FASTCNN_API Compiled {
  public:
   using Fn = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
-  // Plans are kept for the most recent input signatures as long as their arenas fit the budget.
-  explicit Compiled(Fn fn = {}, int64_t budget_bytes = int64_t(8) << 30);
+  // Plans are kept for the most recent input signatures as long as their arenas fit the budget, at most
+  // most_plans.
+  explicit Compiled(Fn fn = {}, int64_t budget_bytes = int64_t(8) << 30, int64_t most_plans = INT64_MAX);
   ~Compiled();
   Compiled(Compiled&&) noexcept;
   Compiled& operator=(Compiled&&) noexcept;

@@ -13,6 +13,16 @@ FASTCNN_API std::string show_config();  // version, compiler, ISA in use, thread
 
 FASTCNN_API int get_num_threads();
 FASTCNN_API void set_num_threads(int n);
+// Work that this thread starts while the scope lasts uses n threads; 0 changes nothing.
+class FASTCNN_API NumThreadsScope {
+ public:
+  explicit NumThreadsScope(int n);
+  ~NumThreadsScope();
+  NumThreadsScope(const NumThreadsScope&) = delete;
+
+ private:
+  int saved_;
+};
 
 FASTCNN_API std::string isa();  // in use: ref, portable, avx2, avx512, avx512bf16
 FASTCNN_API std::vector<std::string> available_isas();

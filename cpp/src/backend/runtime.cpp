@@ -16,6 +16,8 @@ namespace fastcnn {
 const char* version() { return FASTCNN_VERSION; }
 int get_num_threads() { return cpu::num_threads(); }
 void set_num_threads(int n) { cpu::set_num_threads(n); }
+NumThreadsScope::NumThreadsScope(int n) : saved_(cpu::set_own_threads(n)) {}
+NumThreadsScope::~NumThreadsScope() { cpu::restore_own_threads(saved_); }
 std::string isa() { return cpu::isa_name(); }
 std::vector<std::string> available_isas() { return cpu::available_isas(); }
 void set_isa(const std::string& name) { cpu::set_isa(name); }

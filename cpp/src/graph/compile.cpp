@@ -48,7 +48,7 @@ struct Compiled::Impl {
   Fn fn;
   std::list<Entry> plans;  // most recent first
   CacheInfo cache;
-  int64_t next_id = 1;
+  int64_t most_plans = INT64_MAX, next_id = 1;
   std::mutex mutex;  // plans have fixed memory: one run at a time, other threads wait
   std::atomic<std::thread::id> runner{};
   bool timed = false;
@@ -77,7 +77,7 @@ struct Compiled::Impl {
   }
 
   void evict() {
-    while (plans.size() > 1 && cache.bytes > cache.budget) {
+    while (plans.size() > 1 && (cache.bytes > cache.budget || cache.plans > most_plans)) {
       cache.bytes -= plans.back().plan->bytes();
       plans.pop_back();
       ++cache.evictions;
@@ -86,8 +86,9 @@ struct Compiled::Impl {
   }
 };
 
-Compiled::Compiled(Fn fn, int64_t budget_bytes) : impl_(std::make_unique<Impl>()) {
+Compiled::Compiled(Fn fn, int64_t budget_bytes, int64_t most_plans) : impl_(std::make_unique<Impl>()) {
   impl_->fn = std::move(fn);
+  impl_->most_plans = most_plans;
   impl_->cache.budget = budget_bytes;
 }
 Compiled::~Compiled() = default;

@@ -62,9 +62,16 @@ void emit_into(OpKind kind, const Params& params, const std::vector<Tensor>& inp
   for (const Tensor& t : outputs) ++t.impl()->storage->version;
 }
 
+Tensor noted_view(const char* op, const Params& params, const Tensor& base, const Dims& shape, const Dims& strides,
+                  int64_t offset) {
+  Tensor out = make_view(base, shape, strides, offset);
+  if (Trace* t = current_trace()) t->note_view(op, params, base, out);
+  return out;
+}
+
 Tensor emit_view(const Rule& rule, const Params& params, const Tensor& base, const Dims& shape,
                  const Dims& strides, int64_t offset) {
-  std::vector<Tensor> out{make_view(base, shape, strides, offset)};
+  std::vector<Tensor> out{noted_view(rule.name, params, base, shape, strides, offset)};
   record_on_tape(rule, params, {base}, out);
   return std::move(out[0]);
 }

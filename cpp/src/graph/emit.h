@@ -31,6 +31,10 @@ void emit_into(OpKind kind, const Params& params, const std::vector<Tensor>& inp
 Tensor emit_view(const Rule& rule, const Params& params, const Tensor& base, const Dims& shape,
                  const Dims& strides, int64_t offset);
 
+// The same beside the tape.
+Tensor noted_view(const char* op, const Params& params, const Tensor& base, const Dims& shape, const Dims& strides,
+                  int64_t offset);
+
 // Outputs without values yet, memory or a symbol as the mode asks.
 Tensor new_tensor(const Dims& shape, DType dtype, Device device);
 

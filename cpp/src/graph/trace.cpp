@@ -68,6 +68,10 @@ void Trace::record(OpKind kind, const Params& params, const std::vector<Tensor>&
   graph.nodes.push_back(std::move(n));
 }
 
+void Trace::note_view(const char* op, const Params& params, const Tensor& base, const Tensor& out, bool copied) {
+  if (keep_views) views.push_back({op, params, value_of(base), value_of(out), graph.nodes.size(), copied});
+}
+
 Trace::LeafGrad& Trace::leaf_grad(const std::shared_ptr<TensorImpl>& leaf) {
   auto [it, fresh] = leaf_index_.try_emplace(leaf.get(), leaf_grads.size());
   if (fresh) leaf_grads.push_back({leaf, leaf->grad, false, {}});

@@ -27,6 +27,18 @@ class Trace {
   std::vector<LeafGrad> leaf_grads;
   std::vector<std::function<void()>> before_run;  // host work of each replay: learning rates, step counts
 
+  // A view that was made, for those who write the graph down: plans see memory, readers want to see `op`.
+  struct View {
+    const char* op;
+    Params params;
+    Value base, out;
+    size_t node = 0;      // how many nodes came before it
+    bool copied = false;  // the last of them made the memory that `out` shows
+  };
+  bool keep_views = false;
+  std::vector<View> views;
+  void note_view(const char* op, const Params& params, const Tensor& base, const Tensor& out, bool copied = false);
+
   Tensor new_symbol(const Dims& shape, const Dims& strides, DType dtype, Device device, Buffer::Kind kind);
   Value value_of(const Tensor& t);
   void record(OpKind kind, const Params& params, const std::vector<Tensor>& in, const std::vector<Tensor>& out);

@@ -16,7 +16,7 @@ Tensor swapped_view(const Tensor& x) {
   int r = x.ndim();
   std::swap(shape[r - 1], shape[r - 2]);
   std::swap(strides[r - 1], strides[r - 2]);
-  return make_view(x, shape, strides, x.offset());
+  return noted_view("permute", Params(), x, shape, strides, x.offset());
 }
 bool is_transposed(const Tensor& x) { return !x.is_contiguous() && swapped_view(x).is_contiguous(); }
 Tensor row_or_column_major(const Tensor& x) { return is_transposed(x) ? x : contiguous(x); }

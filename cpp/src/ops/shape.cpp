@@ -5,6 +5,7 @@
 
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
+#include "graph/trace.h"
 #include "ops/dims.h"
 
 namespace fastcnn {
@@ -144,6 +145,7 @@ Tensor reshape(const Tensor& x, const Dims& wanted) {
   if (auto strides = view_strides(x, shape))
     return emit_view(reshape_rule, Params(), x, shape, *strides, x.offset());
   std::vector<Tensor> out{make_view(row_major_copy(x), shape, row_major_strides(shape), 0)};
+  if (Trace* t = current_trace()) t->note_view(reshape_rule.name, Params(), x, out[0], true);
   record_on_tape(reshape_rule, Params(), {x}, out);
   return out[0];
 }

@@ -126,7 +126,7 @@ class CocoDetection(ImageDataset):
         if w < 0 or h < 0:
             raise self._damaged(f"{where}: expected bbox [x, y, w, h] without negative size, got {item['bbox']}")
         area = item.get("area", w * h)
-        if not isinstance(area, (int, float)) or not np.isfinite(area):
+        if not _is_number(area):
             raise self._damaged(f"{where}: expected area as a finite number, got {area!r}")
         points = None
         if self.keypoints and "keypoints" in item:
@@ -138,9 +138,7 @@ class CocoDetection(ImageDataset):
 
     def _floats(self, where, item, what, count=None):
         values = item[what]
-        good = isinstance(values, list) and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v) for v in values
-        )
+        good = isinstance(values, list) and all(_is_number(v) for v in values)
         if not good or (count is not None and len(values) != count) or (count is None and len(values) % 3):
             wanted = f"{count} finite numbers" if count else "finite numbers, three per point"
             raise self._damaged(f"{where}: expected {what} of {wanted}, got {values!r:.80}")
@@ -201,6 +199,11 @@ class CocoDetection(ImageDataset):
 
 def _is_int(value):
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    """Whether a value is a number within reason: no nan, nor an int that no float holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e12 < value < 1e12
 
 
 def _has_area(entry):

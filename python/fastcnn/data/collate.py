@@ -46,9 +46,7 @@ def stack_field(values, indices, what, hint=""):
         raise SampleError(int(indices[0]), error) from error
     for i, a in zip(indices, arrays, strict=True):
         if a.shape != first.shape:
-            error = ValueError(
-                f"{what}: expected shape {first.shape} as in sample {indices[0]}, got {a.shape}{hint}"
-            )
+            error = ValueError(f"{what}: expected shape {first.shape} as in sample {indices[0]}, got {a.shape}{hint}")
             raise SampleError(int(i), error) from error
     if first.ndim == 3:
         dtype = np.result_type(*{a.dtype for a in arrays})
@@ -105,13 +103,14 @@ def transform_detection(transform, images, target, rng, min_visibility=0.0):
     """
     if not isinstance(transform, Transform):
         return transform_masks(transform, images, target, rng, None)
-    boxes = np.asarray(target["boxes"])
+    target = {key: np.asarray(value) if isinstance(value, (list, tuple)) else value for key, value in target.items()}
+    boxes = target["boxes"]
     n = len(boxes)
     given = {"boxes": [boxes]}
     if n and "masks" in target:
         given["masks"] = [target["masks"]]
     if n and "keypoints" in target:
-        given["keypoints"] = [np.asarray(target["keypoints"]).reshape(-1, 3)]
+        given["keypoints"] = [target["keypoints"].reshape(-1, 3)]
     out = transform(images, rng, min_visibility=min_visibility, **given)
     moved = _checked(out["images"], images)
     keep = out["box_index"][0]
@@ -124,7 +123,8 @@ def transform_detection(transform, images, target, rng, min_visibility=0.0):
         masks = np.asarray(out["masks"][0])[keep] if n else np.zeros((0, *moved.shape[2:]), target["masks"].dtype)
         result["masks"] = masks
     if "keypoints" in target and n:
-        points, inside = out["keypoints"][0].reshape(n, -1, 3), out["keypoints_inside"][0].reshape(n, -1)
+        points = out["keypoints"][0].reshape(target["keypoints"].shape)
+        inside = out["keypoints_inside"][0].reshape(points.shape[:2])
         seen = inside & (points[..., 2] > 0)
         result["keypoints"] = np.where(seen[..., None], points, 0)[keep].astype(target["keypoints"].dtype)
     if "area" in target and n:

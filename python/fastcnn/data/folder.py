@@ -70,9 +70,7 @@ class ImageFolder(ImageDataset):
         self._size = check_size("ImageFolder", image_size)
         self.reader = ImageReader("ImageFolder", mode, self._size, cache, cache_bytes)
         self.per_sample = self._size is None or on_error == "skip"
-        folders = sorted(
-            (p for p in self.root.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: p.name
-        )
+        folders = sorted((p for p in self.root.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: p.name)
         if not folders:
             raise FileNotFoundError(f"ImageFolder: expected one folder per class in {self.root}, got none")
         self.classes = [p.name for p in folders]

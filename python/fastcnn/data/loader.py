@@ -64,9 +64,7 @@ class DataLoader:
             if f is not None and not callable(f):
                 raise TypeError(f"DataLoader: expected a callable {what}, got {type(f).__name__}")
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise TypeError(
-                f"DataLoader: expected a dataset with len() and ds[i], got {type(dataset).__name__}"
-            )
+            raise TypeError(f"DataLoader: expected a dataset with len() and ds[i], got {type(dataset).__name__}")
         self.dataset, self.shuffle, self.drop_last = dataset, bool(shuffle), bool(drop_last)
         self.transform, self.collate_fn = transform, collate_fn
         self.sampler = as_sampler(sampler)
@@ -123,17 +121,13 @@ class DataLoader:
         """
         missing = {"epoch", "position", "seed", "shuffle", "length"} - set(state)
         if missing:
-            raise ValueError(
-                f"DataLoader: expected {', '.join(sorted(missing))} in the state, got {sorted(state)}"
-            )
+            raise ValueError(f"DataLoader: expected {', '.join(sorted(missing))} in the state, got {sorted(state)}")
         if state["length"] != len(self.dataset):
             raise ValueError(
                 f"DataLoader: the state is of {state['length']} samples, the dataset has {len(self.dataset)}"
             )
         if bool(state["shuffle"]) != self.shuffle:
-            raise ValueError(
-                f"DataLoader: the state has shuffle={state['shuffle']}, this loader {self.shuffle}"
-            )
+            raise ValueError(f"DataLoader: the state has shuffle={state['shuffle']}, this loader {self.shuffle}")
         if state.get("sampler") != self._tag():
             raise ValueError(f"DataLoader: the state has sampler {state.get('sampler')}, this loader {self._tag()}")
         position = _count("position", state["position"], 0)

@@ -74,9 +74,7 @@ class VocSegmentation(ImageDataset):
         image_path, mask_path = self.samples[index]
         pixels, mask = self.reader(image_path), self.mask_reader(mask_path)
         if mask.shape != pixels.shape[:2]:
-            raise DamagedImage(
-                f"{mask_path}: expected a mask of {pixels.shape[:2]} as its image, got {mask.shape}"
-            )
+            raise DamagedImage(f"{mask_path}: expected a mask of {pixels.shape[:2]} as its image, got {mask.shape}")
         wrong = mask[(mask >= self.num_classes) & (mask != self.ignore_index)]
         if wrong.size:
             raise DamagedImage(

@@ -39,5 +39,8 @@ class Adagrad(Optimizer):
         lr = group["lr"] / (1.0 + (step - 1) * group["lr_decay"])
         return (lr, group["weight_decay"], 0.0, 0.0, group["eps"], 0.0, 0.0, 0.0)
 
+    def _terms(self, group):
+        return [{"value": group["lr"], "decay": group["lr_decay"]}, *self._hyper(group, 1)[1:]]
+
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.adagrad_step_(params, grads, buffers[0], hyper, maximize=group["maximize"])

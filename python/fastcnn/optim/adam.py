@@ -44,6 +44,11 @@ class Adam(Optimizer):
             1.0 - beta1**step, 1.0 - beta2**step, 1.0 - beta2,
         )  # fmt: skip
 
+    def _terms(self, group):
+        terms = list(self._hyper(group, 1))
+        terms[5:7] = ({"power": beta} for beta in group["betas"])
+        return terms
+
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.adam_step_(
             params, grads, *buffers[:2], hyper, buffers[2] if group["amsgrad"] else [],

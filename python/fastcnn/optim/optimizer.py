@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy
 
 from .. import _core
+from .._trace import note_launch
 
 _HYPER = 8  # float32 values; layout in cpp/include/fastcnn/params.h
 
@@ -120,6 +121,13 @@ class Optimizer:
         """The eight floats of step number `step` (from 1)."""
         raise NotImplementedError
 
+    def _terms(self, group):
+        """_hyper as files tell it: numbers, or what depends on the step (docs/embed.md)."""
+        first = self._hyper(group, 1)
+        if any(tuple(self._hyper(group, step)) != tuple(first) for step in (2, 1000)):
+            raise ValueError(f"{self._name}: its steps change in a way that cannot be written to a file")
+        return list(first)
+
     def _apply(self, group, params, grads, buffers, hyper):
         """One fused in-place step; buffers: a list of tensors per name of _buffers."""
         raise NotImplementedError
@@ -143,6 +151,7 @@ class Optimizer:
             for number, group in enumerate(self.param_groups):
                 for launch in self._launches_of(number, group):
                     _core.on_each_run(launch.prepare)
+                    note_launch(launch)
                     grads = [p.grad for p in launch.params]
                     buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]
                     self._apply(group, launch.params, grads, buffers, launch.hyper)

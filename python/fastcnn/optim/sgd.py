@@ -41,6 +41,9 @@ class SGD(Optimizer):
         dampening = 0.0 if step == 1 else group["dampening"]
         return (group["lr"], group["weight_decay"], group["momentum"], 0.0, 0.0, 0.0, 0.0, dampening)
 
+    def _terms(self, group):
+        return [*self._hyper(group, 1)[:7], {"first": 0.0, "then": group["dampening"]}]
+
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.sgd_step_(
             params, grads, buffers[0] if buffers else [], hyper,

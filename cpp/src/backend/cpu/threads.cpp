@@ -58,6 +58,13 @@ int default_threads() {
 
 std::atomic<int> threads{0};
 std::atomic<bool> forked_child{false};
+thread_local int own_threads = 0;  // 0: as the process
+
+void check_threads(int n) {
+  if (n < 1 || n > kMostThreads)
+    throw std::invalid_argument("set_num_threads: expected n in [1, " + std::to_string(kMostThreads) + "], got " +
+                                std::to_string(n));
+}
 
 // Denormal operands cost up to 100x; flush them inside kernels only, the caller's mode comes back.
 struct FlushDenormals {
@@ -72,6 +79,7 @@ struct FlushDenormals {
 
 int num_threads() {
   int n = threads.load(std::memory_order_relaxed);
+  if (own_threads != 0 && n != 0) return own_threads;
   if (n == 0) {
     // libgomp's workers do not survive fork: a child that asks for threads would wait for ever.
     static const int once = pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
@@ -79,16 +87,22 @@ int num_threads() {
     n = default_threads();
     threads = n;
   }
-  return n;
+  return own_threads != 0 ? own_threads : n;
 }
 
 void set_num_threads(int n) {
-  if (n < 1 || n > kMostThreads)
-    throw std::invalid_argument("set_num_threads: expected n in [1, " + std::to_string(kMostThreads) + "], got " +
-                                std::to_string(n));
+  check_threads(n);
   num_threads();
   threads = n;
 }
+
+int set_own_threads(int n) {
+  if (n != 0) check_threads(n);
+  const int before = own_threads;
+  if (n != 0) own_threads = n;
+  return before;
+}
+void restore_own_threads(int before) { own_threads = before; }
 
 void parallel_ranges(int64_t n, int64_t grain, void (*body)(void*, int64_t, int64_t, int), void* ctx) {
   if (n <= 0) return;

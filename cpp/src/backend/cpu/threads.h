@@ -9,6 +9,9 @@ namespace fastcnn::cpu {
 
 int num_threads();            // FASTCNN_NUM_THREADS, else OMP_NUM_THREADS, else affinity and cgroup quota
 void set_num_threads(int n);  // throws std::invalid_argument for n < 1
+// Of the calling thread alone, over the process's number; 0 leaves what is there. Returns what was.
+int set_own_threads(int n);
+void restore_own_threads(int before);
 
 // Calls body(ctx, begin, end, thread) for a partition of [0, n); fewer than `grain` items per thread use fewer
 // threads.

@@ -1,0 +1,291 @@
+// What it is: Session: a file of graphs and tensors, checked, planned by Compiled for each batch size, run. See
+// fastcnn/session.h.
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+#include "fastcnn/autograd.h"
+#include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
+#include "graph/trace.h"
+#include "session/crc32.h"
+#include "session/preprocess.h"
+#include "session/replay.h"
+#include "session/tensor_file.h"
+#include "session/updates.h"
+
+namespace fastcnn {
+namespace {
+
+constexpr int64_t kFormat = 1;
+
+std::string hex(uint32_t v) {
+  char s[9];
+  std::snprintf(s, sizeof s, "%08x", v);
+  return s;
+}
+
+using Tensors = std::unordered_map<std::string, Tensor>;
+
+void write_file(const std::string& path, const Json& graphs, const Json& extra,
+                const std::vector<NamedTensor>& tensors) {
+  Json root = Json::object(), sums = Json::object();
+  for (const NamedTensor& t : tensors) {
+    const std::vector<uint8_t> bytes = row_major_bytes(t.tensor);
+    sums.set(t.name, Json::string(hex(crc32(bytes.data(), bytes.size()))));
+  }
+  root.set("format", Json::integer(kFormat));
+  root.set("producer", Json::string(std::string("fastcnn ") + version()));
+  root.set("graphs", graphs);
+  root.set("crc32", std::move(sums));
+  for (const Json::Member& m : extra.members("extra")) root.set(m.first, m.second);
+  const std::string text = root.dump();
+  write_tensors(path, tensors, {{"fastcnn", text}, {"fastcnn_crc32", hex(crc32(text.data(), text.size()))}});
+}
+
+// A graph with what runs it.
+struct Runner {
+  std::unique_ptr<Replay> replay;
+  std::vector<Update> updates;
+  Compiled compiled;
+
+  Runner(const Json& graph, const Tensors& tensors, const SessionOptions& o)
+      : replay(std::make_unique<Replay>(graph, tensors)), compiled({}, o.plan_bytes, o.plans) {
+    for (const Json& u : graph.at("updates", "graph").items("updates")) updates.emplace_back(u, tensors);
+    replay->dry_run();
+  }
+
+  std::vector<Tensor> run(const std::vector<Tensor>& given) {
+    replay->batch_of(given);  // before anything is counted
+    std::vector<Tensor> inputs;
+    for (const Tensor& t : given) inputs.push_back(contiguous(t.detach()));
+    for (Update& u : updates) u.prepare();
+    return compiled.call({}, inputs, [this](const std::vector<Tensor>& symbols) {
+      if (is_tracing())
+        for (const Tensor& s : symbols) s.impl()->storage->readonly = true;  // a run must not change its inputs
+      return replay->run(symbols);
+    });
+  }
+
+  Json form() const {
+    Json g = replay->form(), list = Json::array();
+    for (const Update& u : updates) list.push(u.form());
+    for (Json::Member& m : g.edit_members())
+      if (m.first == "updates") m.second = list;
+    return g;
+  }
+};
+
+}  // namespace
+
+void write_session(const std::string& path, const std::vector<SessionGraph>& graphs, const std::string& extra) {
+  Json all = Json::object();
+  std::vector<NamedTensor> tensors;
+  Tensors named;
+  for (const SessionGraph& g : graphs) {
+    check(g.name == "predict" || g.name == "step", "export: expected a graph named predict or step, got '", g.name,
+          "'");
+    Json j = Json::parse(g.graph.json);
+    const Json updates = Json::parse(g.updates);
+    check(static_cast<int64_t>(updates.items("updates").size()) == g.graph.host_work, "export: the function does ",
+          g.graph.host_work, " pieces of host work (on_each_run) in each step, of which ",
+          updates.items("updates").size(), " can be written to a file");
+    j.set("updates", updates);
+    for (const NamedTensor& t : g.graph.tensors) {
+      const auto [it, fresh] = named.try_emplace(t.name, t.tensor);
+      if (fresh) tensors.push_back(t);
+      check(it->second.impl()->storage == t.tensor.impl()->storage, "export: two tensors have the name '", t.name,
+            "'");
+    }
+    // What a reader will check is checked before it is written.
+    Replay(j, named).dry_run();
+    for (const Json& u : updates.items("updates")) Update(u, named);
+    all.set(g.name, std::move(j));
+  }
+  const Json more = Json::parse(extra);
+  Preprocess::read(more);
+  write_file(path, all, more, tensors);
+}
+
+struct Session::Impl {
+  SessionOptions options;
+  mutable std::mutex mutex;  // plans have fixed memory, and a step changes what a prediction reads
+  std::vector<NamedTensor> tensors;
+  std::optional<Runner> predict, step;
+  Preprocess image;
+  Json extra = Json::object();
+
+  Runner& runner(bool of_step) {
+    std::optional<Runner>& r = of_step ? step : predict;
+    check(r.has_value(), "session: the file holds no ", of_step ? "training step" : "graph to predict with",
+          "; see fastcnn.export");
+    return *r;
+  }
+
+  std::vector<Tensor> run(bool of_step, const std::vector<Tensor>& inputs) {
+    check(!is_tracing(), "session: expected to be called outside of a compiled function");
+    Runner& r = runner(of_step);
+    NumThreadsScope threads(options.threads);
+    NoGrad off;
+    std::lock_guard<std::mutex> lock(mutex);
+    std::vector<Tensor> out = r.run(inputs);
+    for (Tensor& t : out) {  // results are the caller's own
+      const auto& s = t.impl()->storage;
+      bool shared = false;
+      for (const NamedTensor& n : tensors) shared |= n.tensor.impl()->storage == s;
+      for (const Tensor& i : inputs) shared |= i.impl()->storage == s;
+      if (shared) t = clone(t);
+    }
+    return out;
+  }
+
+  static std::unique_ptr<Impl> load(const Source& source, const SessionOptions& options) {
+    check(options.threads >= 0, "session: expected threads >= 0, got ", options.threads);
+    check(options.plans >= 1 && options.plan_bytes >= 0, "session: expected plans >= 1 and plan_bytes >= 0, got ",
+          options.plans, " and ", options.plan_bytes);
+    NumThreadsScope threads(options.threads);
+    NoGrad off;
+    const TensorFile file = read_header(source);
+    std::string text, sum;
+    for (const auto& [key, value] : file.metadata) {
+      if (key == "fastcnn") text = value;
+      if (key == "fastcnn_crc32") sum = value;
+    }
+    check(!text.empty(), "a safetensors file without a graph: expected one written by fastcnn.export");
+    check(sum == hex(crc32(text.data(), text.size())), "the graph is damaged: its checksum is not ", sum);
+    const Json root = Json::parse(text);
+    const int64_t format = root.at("format", "file").as_int("format");
+    check(format == kFormat, "expected format ", kFormat, ", got ", format, ": written by another version (",
+          root.at("producer", "file").as_string("producer"), ")");
+    const Json& sums = root.at("crc32", "file");
+    std::unordered_map<std::string, std::string> sum_of;
+    for (const auto& [name, value] : sums.members("crc32")) sum_of[name] = value.as_string("crc32");
+    check(sum_of.size() == file.entries.size(), "expected ", sum_of.size(), " tensors, got ", file.entries.size());
+    auto impl = std::make_unique<Impl>();
+    impl->options = options;
+    Tensors by_name;
+    for (ReadTensor& t : read_tensors(source, file, get_num_threads())) {
+      const auto it = sum_of.find(t.named.name);
+      check(it != sum_of.end(), "the graph knows no tensor '", t.named.name, "'");
+      check(it->second == hex(t.crc), "tensor '", t.named.name, "' is damaged: its checksum is not ", it->second);
+      by_name[t.named.name] = t.named.tensor;
+      impl->tensors.push_back(std::move(t.named));
+    }
+    for (const auto& [name, graph] : root.at("graphs", "file").members("graphs")) {
+      if (name == "predict")
+        impl->predict.emplace(graph, by_name, options);
+      else if (name == "step")
+        impl->step.emplace(graph, by_name, options);
+      else
+        check(false, "a graph named '", name, "', which this version does not know");
+    }
+    check(impl->predict || impl->step, "expected a graph");
+    for (const Json::Member& m : root.members("file"))
+      if (m.first == "preprocess" || m.first == "class_names") impl->extra.set(m.first, m.second);
+    impl->image = Preprocess::read(impl->extra);
+    return impl;
+  }
+};
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::~Session() = default;
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+
+Session Session::load(const std::string& path, const SessionOptions& options) {
+  const std::unique_ptr<Source> source = Source::file(path);
+  try {
+    return Session(Impl::load(*source, options));
+  } catch (const TypeError& e) {
+    throw ValueError(path + ": " + e.what());
+  } catch (const std::invalid_argument& e) {
+    throw ValueError(path + ": " + e.what());
+  } catch (const std::out_of_range& e) {
+    throw ValueError(path + ": " + e.what());
+  }
+}
+Session Session::load_memory(const void* data, size_t bytes, const SessionOptions& options) {
+  check(data != nullptr || bytes == 0, "session: expected memory, got a null pointer");
+  try {
+    return Session(Impl::load(*Source::memory(data, bytes), options));
+  } catch (const std::out_of_range& e) {
+    throw ValueError(e.what());
+  }
+}
+
+bool Session::can_predict() const { return impl_->predict.has_value(); }
+bool Session::can_step() const { return impl_->step.has_value(); }
+const std::vector<TensorInfo>& Session::inputs(bool of_step) const {
+  return impl_->runner(of_step).replay->inputs();
+}
+const std::vector<TensorInfo>& Session::outputs(bool of_step) const {
+  return impl_->runner(of_step).replay->outputs();
+}
+
+std::vector<Tensor> Session::predict(const std::vector<Tensor>& inputs) { return impl_->run(false, inputs); }
+Tensor Session::predict(const Tensor& input) {
+  std::vector<Tensor> out = impl_->run(false, {input});
+  check(out.size() == 1, "session: expected a graph of one output, this has ", out.size());
+  return std::move(out[0]);
+}
+std::vector<Tensor> Session::step(const std::vector<Tensor>& inputs) { return impl_->run(true, inputs); }
+
+double Session::lr() const {
+  std::lock_guard<std::mutex> lock(impl_->mutex);
+  const auto& u = impl_->runner(true).updates;
+  check(!u.empty(), "lr: the training step has no optimizer");
+  return u[0].lr();
+}
+void Session::set_lr(double lr) {
+  std::lock_guard<std::mutex> lock(impl_->mutex);
+  auto& u = impl_->runner(true).updates;
+  check(!u.empty(), "set_lr: the training step has no optimizer");
+  check(lr >= 0 && std::isfinite(lr), "set_lr: expected a finite lr >= 0, got ", lr);
+  for (Update& x : u) x.set_lr(lr);
+}
+
+Tensor Session::preprocess(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels) const {
+  NumThreadsScope threads(impl_->options.threads);
+  NoGrad off;
+  return impl_->image.run(pixels, height, width, channels);
+}
+
+std::vector<Guess> Session::classify(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels,
+                                     int64_t most) {
+  check(most >= 1, "classify: expected at least one guess, got ", most);
+  const std::vector<Tensor> out = predict(std::vector<Tensor>{preprocess(pixels, height, width, channels)});
+  NumThreadsScope threads(impl_->options.threads);
+  NoGrad off;
+  const Tensor& logits = out.at(0);
+  check(logits.ndim() == 2 && logits.shape()[0] == 1, "classify: expected scores of shape (1, classes), got ",
+        logits.shape());
+  const Tensor p = contiguous(cast(softmax(logits, 1), DType::float32));
+  std::vector<Guess> guesses;
+  const std::vector<std::string>& names = impl_->image.class_names;
+  for (int64_t i = 0; i < p.numel(); ++i)
+    guesses.push_back(
+        {i, static_cast<size_t>(i) < names.size() ? names[static_cast<size_t>(i)] : "", p.data<float>()[i]});
+  std::stable_sort(guesses.begin(), guesses.end(),
+                   [](const Guess& a, const Guess& b) { return a.probability > b.probability; });
+  if (static_cast<int64_t>(guesses.size()) > most) guesses.resize(static_cast<size_t>(most));
+  return guesses;
+}
+const std::vector<std::string>& Session::class_names() const { return impl_->image.class_names; }
+
+std::vector<NamedTensor> Session::tensors() const { return impl_->tensors; }
+
+void Session::save(const std::string& path) const {
+  std::lock_guard<std::mutex> lock(impl_->mutex);
+  Json graphs = Json::object();
+  if (impl_->predict) graphs.set("predict", impl_->predict->form());
+  if (impl_->step) graphs.set("step", impl_->step->form());
+  write_file(path, graphs, impl_->extra, impl_->tensors);
+}
+
+CacheInfo Session::cache_info(bool of_step) const {
+  std::lock_guard<std::mutex> lock(impl_->mutex);
+  return impl_->runner(of_step).compiled.cache_info();
+}
+
+}  // namespace fastcnn
