@@ -82,7 +82,8 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, one_thread):
             code = code.replace(long, short)
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), space)
     assert replaced == set(SHORTER.get(where, {}))
-    for name in re.findall(r'"([\w/]+\.(?:png|json|safetensors))"', page.read_text(encoding="utf-8")):
+    code = "\n".join(code for _, code in blocks(page, "python"))
+    for name in re.findall(r'"([\w/]+\.(?:png|json|safetensors))"', code):
         assert (tmp_path / name).exists(), name
 
 
