@@ -93,7 +93,7 @@ class Trainer:
         checkpoint_every_n_steps, checkpoint_every_seconds: how often last.safetensors is written within an
             epoch; None: only after it.
         detect_nan: stop with FloatingPointError when the loss is NaN or infinite, and name the first layer that gave
-            such a value (see _nan_guard.py; at most half a per cent of the time).
+            such a value (see _nan_guard.py; about half a per cent of the time).
         num_sanity_val_steps: validation batches that run before training, so that what is wrong there shows at once;
             not after a resume, nor for data that can be read only once.
         progress: show a bar. metadata: JSON values to keep in checkpoints.
