@@ -69,7 +69,7 @@ _LAZY = {
     "Trainer": ("trainer", "Trainer"),
     "GANTrainer": ("gan.trainer", "GANTrainer"),
     "checkpoint": ("_checkpoint", "checkpoint"),
-    "summary": ("summary", "summary"),
+    "summary": ("_summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
     "save_state": ("safetensors", "save_file"),
     "load_torch": ("torch_files", "load_torch"),

@@ -54,6 +54,23 @@ def _describe(data):
     }  # fmt: skip
 
 
+def _run_folder(args):
+    name = args.name
+    if name is None:
+        data = args.data.split(":")[0]
+        name = f"{args.model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    elif Path(name).name != name or name in (".", ".."):
+        raise UsageError(f"--name: expected a plain name, got {name!r}")
+    run = Path(args.out) / name
+    number = 2
+    while run.exists() and any(run.iterdir()):
+        if args.name is not None:
+            raise UsageError(f"{run} exists already; choose another --name, or --resume {run}")
+        run = Path(args.out) / f"{name}-{number}"
+        number += 1
+    return run
+
+
 def train(args):
     """fastcnn train: see _train_command.py."""
     from ._train_command import train as run
@@ -220,9 +237,9 @@ def predict(args):
 
 def summary(args):
     """fastcnn summary: the table of a model."""
+    from ._summary import summary as summarize
     from .models import create_model
     from .models.registry import size_options, usual_input
-    from .summary import summary as summarize
 
     num_classes, shape = _usage(usual_input, args.model)
     shape = tuple(args.input or shape)

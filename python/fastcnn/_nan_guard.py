@@ -1,7 +1,8 @@
 """Where a NaN came from: the step that gave it is run again, eagerly and layer by layer, with the weights before it.
 
-Those weights are a copy that is renewed as often as half a per cent of the training time allows: in each step for small
-nets, every few steps for large ones, and in each step again once the loss has jumped. Nothing here prevents a NaN.
+Those weights are a copy that is renewed in each step for nets of a few thousand weights, for others as often as half
+a per cent of the CPU time of training allows, and in each step again once the loss has jumped. Nothing here prevents a
+NaN.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from . import _core
 
 _SHARE = 0.005  # of the training time that copies may take
+_SMALL = 1 << 16  # weights that are copied in some microseconds
 _JUMP = 2.0  # times the smoothed loss: something is going on, copy in each step
 
 
@@ -23,25 +25,27 @@ class NanGuard:
     def __init__(self, model):
         self.model = model
         self._copies, self._step = None, None
-        self._spent, self._began, self._mean = 0.0, time.perf_counter(), None
+        self._spent, self._began, self._mean, self._small = 0.0, time.thread_time(), None, False
 
     def before_step(self, step):
         """Copies the weights if it is time."""
-        began = time.perf_counter()
-        if self._copies is not None and not self._alarmed and self._spent > _SHARE * (began - self._began):
+        began = time.thread_time()
+        late = self._spent > _SHARE * (began - self._began)
+        if self._copies is not None and late and not self._small and not self._alarmed:
             return
         if self._copies is None:
             self._tensors = list(self.model.state_dict().values())
+            self._small = sum(t.numel() for t in self._tensors) <= _SMALL
             self._copies = [_core.empty(t.shape, dtype=t.dtype, device=str(t.device)) for t in self._tensors]
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
             copy.copy_(tensor)
         self._step = step
-        self._spent += time.perf_counter() - began
+        self._spent += time.thread_time() - began
 
     def restart(self):
         """Training begins: other tensors may be the model's now."""
         self._copies, self._step, self._mean = None, None, None
-        self._spent, self._began = 0.0, time.perf_counter()
+        self._spent, self._began = 0.0, time.thread_time()
 
     @property
     def _alarmed(self):

@@ -122,7 +122,8 @@ def split_batch(batch, device, what="training"):
         batch = tuple(batch.values())
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         got = f"{len(batch)} fields" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ValueError(f"Trainer: expected batches (images, targets) for {what}, got {got}")
+        own = "training_step" if what == "training" else "validation_step"
+        raise ValueError(f"Trainer: expected batches (images, targets) for {what}, got {got}; {own}= takes others")
     return to_tensor(batch[0], device), to_tensor(batch[1], device)
 
 

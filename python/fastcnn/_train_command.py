@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from . import _core
-from ._commands import _describe, _load_data, _start, _test_split, _usage
+from ._commands import _describe, _load_data, _run_folder, _start, _test_split, _usage
 from ._files import atomic_write
 from .cli import UsageError
 
@@ -134,23 +134,6 @@ def _fill_recipe(args):
     for name in _RECIPE_NAMES:
         if getattr(args, name, None) is None:
             setattr(args, name, recipe.get(name))
-
-
-def _run_folder(args):
-    name = args.name
-    if name is None:
-        data = args.data.split(":")[0]
-        name = f"{args.model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
-    elif Path(name).name != name or name in (".", ".."):
-        raise UsageError(f"--name: expected a plain name, got {name!r}")
-    run = Path(args.out) / name
-    number = 2
-    while run.exists() and any(run.iterdir()):
-        if args.name is not None:
-            raise UsageError(f"{run} exists already; choose another --name, or --resume {run}")
-        run = Path(args.out) / f"{name}-{number}"
-        number += 1
-    return run
 
 
 def _weights(args):

@@ -281,7 +281,7 @@ def _short(value):
 
 
 def _facts(config, rows, model, about):
-    from .summary import summary
+    from ._summary import summary
 
     head = list(rows[0])
     epochs = [[int(r["epoch"]) + 1 if k == "epoch" and r[k] else _short(r[k]) for k in head] for r in rows]

@@ -15,6 +15,7 @@ from . import _core, checkpoints
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
+from ._files import check_writable
 from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, peak_memory, run_epoch
 from ._modes import use_deterministic_algorithms
 from ._nan_guard import NanGuard
@@ -62,9 +63,9 @@ class Trainer:
             Optimizer.
         lr: default 0.1 for sgd, 1e-3 for rmsprop, else that of the optimizer. weight_decay: default that of the
             optimizer. momentum: of those that have one; sgd with momentum uses Nesterov's.
-        param_rules: {pattern of parameter names ("layer4.*", "*.bias"): {option: value}}, "lr_scale" multiplies the
-            rate. layer_decay: factor of the rate from each layer to the one before it. Both as in optim.param_groups,
-            for optimizers given by name.
+        param_rules: {pattern of parameter names (`"layer4.*"`, `"*.bias"`): {option: value}}, "lr_scale" multiplies
+            the rate. layer_decay: factor of the rate from each layer to the one before it. Both as in
+            optim.param_groups, for optimizers given by name.
         loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
         metrics: "accuracy" (counted in training too), names or Metric objects of fastcnn.metrics, and functions
             f(output, target) -> number of NumPy arrays, whose mean over images is reported under the function's name;
@@ -92,7 +93,7 @@ class Trainer:
         checkpoint_every_n_steps, checkpoint_every_seconds: how often last.safetensors is written within an
             epoch; None: only after it.
         detect_nan: stop with FloatingPointError when the loss is NaN or infinite, and name the first layer that gave
-            such a value (see _nan_guard.py; at most half a per cent of the time).
+            such a value (see _nan_guard.py; about half a per cent of the time).
         num_sanity_val_steps: validation batches that run before training, so that what is wrong there shows at once;
             not after a resume, nor for data that can be read only once.
         progress: show a bar. metadata: JSON values to keep in checkpoints.
@@ -241,6 +242,8 @@ class Trainer:
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
         start = find_resume(self, resume)
+        if self.log_dir is not None:
+            check_writable(self.log_dir)  # now, not after an epoch
         self.max_epochs, self.should_stop, self.train_loader = int(max_epochs), False, loader
         self.history, self.epoch_metrics = History(), {}
         self.best_score = self.best_epoch = None

@@ -1,5 +1,9 @@
 """Trainer's steps: own training and validation steps, clipping, groups, functions as metrics, where a NaN began."""
 
+import errno
+import os
+import time
+
 import fastcnn as fc
 import numpy as np
 import pytest
@@ -214,3 +218,48 @@ def test_rows_tell_time_speed_and_memory(tmp_path):
     assert history["memory_MB"][0] <= history["memory_MB"][1] < 20_000
     columns = (tmp_path / "metrics.csv").read_text().split("\n")[0].split(",")
     assert {"seconds", "images_per_second", "memory_MB"} <= set(columns)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    started = []
+
+    class Watch(cb.Callback):
+        def on_fit_start(self, t):
+            started.append(True)
+
+    with pytest.raises(OSError, match="cannot write to .*file/run"):
+        trainer(log_dir=tmp_path / "file" / "run", callbacks=[Watch()]).fit(dataset(16), max_epochs=1)
+    assert not started
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    class Full(cb.Callback):
+        def on_train_epoch_end(self, t):
+            if t.current_epoch == 1:
+                monkeypatch.setattr(os, "fsync", full)
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    t = trainer(log_dir=tmp_path, callbacks=[Full()])
+    with pytest.raises(OSError, match="No space left"):
+        t.fit(dataset(32), max_epochs=3)
+    monkeypatch.undo()
+    assert not [n for n in os.listdir(tmp_path) if n.endswith(".tmp")]
+    assert fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors").state["run"]["epoch"] == 1
+    assert len(trainer(net(), log_dir=tmp_path).fit(dataset(32), max_epochs=2, resume="last")) == 2
+
+
+def test_a_step_costs_less_than_a_millisecond_of_python():
+    """CPU time of the loop with everything on, for a net whose plan takes some microseconds."""
+    x, y = np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.int64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    t = trainer(model, scheduler="cosine", callbacks=[cb.LearningRateMonitor(), cb.Timer()])
+    t.fit([(x, y)] * 20, max_epochs=1)
+    best = 1.0
+    for _ in range(3):
+        began = time.thread_time()
+        t.fit([(x, y)] * 300, max_epochs=1)
+        best = min(best, (time.thread_time() - began) / 300)
+    assert best < 1e-3

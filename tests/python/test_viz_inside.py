@@ -191,3 +191,7 @@ def test_summary_counts_flops_and_memory():
     lines = str(found).splitlines()
     assert lines[1].split() == ["layer", "output", "shape", "parameters", "MFLOPs", "output"]
     assert "4.1 KB" in lines[3] and "GFLOPs, outputs 12.4 KB" in lines[-1]
+
+
+def test_summary_is_a_function_whatever_was_imported_before():
+    assert callable(fc.summary) and viz.summary is fc.summary  # no module of that name may take its place

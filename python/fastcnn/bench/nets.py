@@ -15,8 +15,8 @@ import numpy as np
 from .. import _core, optim
 from .._compile import compile as compile_function
 from .._modes import autocast, no_grad
+from .._summary import summary
 from ..models import create_model
-from ..summary import summary
 from . import layers, machine, pairing
 
 

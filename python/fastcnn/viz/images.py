@@ -146,7 +146,7 @@ def augmented(image, transform, n=15, seed=0, columns=None, mean=None, std=None,
 
 
 def filters(weights, columns=None, limit=64, title=None, path=None):
-    """Convolution filters (O, I, kH, kW).
+    """Filters of a convolution: the layer, or its weights (O, I, kH, kW).
 
     With three input channels in colour, each filter scaled to its own range; otherwise one square per filter
     and input channel, blue negative, red positive, one scale for all.
@@ -155,7 +155,8 @@ def filters(weights, columns=None, limit=64, title=None, path=None):
     per filter.
     Returns the Figure, saved to `path` if given.
     """
-    w = np.asarray(weights)
+    weights = getattr(weights, "weight", weights)
+    w = np.asarray(weights.detach().to("cpu").numpy() if hasattr(weights, "detach") else weights)
     if w.ndim != 4 or w.size == 0 or w.dtype.kind not in "fiu":
         raise ValueError(f"filters: expected weights (O, I, kH, kW), got shape {w.shape} of {w.dtype}")
     w = w.astype(np.float32)
