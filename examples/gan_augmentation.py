@@ -88,7 +88,7 @@ def main():
         ax.plot([np.mean(values)] * 2, [i - 0.25, i + 0.25], "-", color=f"C{i}", lw=2)
     ax.set_yticks(range(len(found)), list(found))
     ax.invert_yaxis()
-    ax.set(xlabel=f"test accuracy (%), {len(real)} real images; a dot per seed, a line at the mean")
+    ax.set(xlabel="test accuracy (%)", title=f"{len(real)} real images; a dot per seed, a line at the mean")
     ax.grid(True, axis="x", color="0.9")
     picture.savefig(args.out / "augmentation.png")
 
