@@ -97,6 +97,7 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--size", type=int, default=128, help="pixels of a scene")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("detection_garments"))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,9 @@ def main(argv=None):
     data = _garments.scenes(args.scenes, args.size, "train", args.seed, data=args.data)
     test = _garments.scenes(args.test_scenes, args.size, "test", args.seed, data=args.data)
     print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
-    net = models.create_model("retinanet_small", num_classes=len(_garments.CLASSES))
+    net = models.create_model("retinanet_small", num_classes=len(_garments.CLASSES), score_thresh=0.01)
+    if args.weights:
+        net.load(args.weights)
     start, curve = time.perf_counter(), []
 
     def report(epoch, classes, boxes, seconds):

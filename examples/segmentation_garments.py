@@ -109,6 +109,7 @@ def main(argv=None):
     parser.add_argument("--scales", type=int, nargs=2, default=(28, 64), help="pixels that a garment is high")
     parser.add_argument("--width", type=int, default=16, help="channels of the first level")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation_garments"))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,8 @@ def main(argv=None):
     test = _garments.scenes(args.test_scenes, args.size, "test", args.seed, scales=args.scales, data=args.data)
     print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
     net = models.create_model("unet", num_classes=len(_garments.CLASSES), width=args.width)
+    if args.weights:
+        net.load(args.weights)
     start, curve = time.perf_counter(), []
 
     def report(epoch, entropy, dice, seconds):
