@@ -1,6 +1,6 @@
 """Finds garments on photographs: a small RetinaNet, trained from nothing on a few CPU cores.
 
-    python examples/detection_garments.py --out run                       # about 15 minutes on 2 cores
+    python examples/detection_garments.py --out run
     python examples/detection_garments.py --data fashion_mnist --out run  # more garments than come with fastcnn
 
 Scenes are made of real pictures with exact boxes (_garments.py, needs scikit-image). Each batch is augmented with its
@@ -79,7 +79,7 @@ def evaluate(net, data, batch=50):
     return metric.compute(), found
 
 
-def draw(data, found, path, count=12, threshold=0.5):
+def draw(data, found, path, count=12, threshold=0.3):
     """Predictions on the first scenes, one picture each under path."""
     for i in range(min(count, len(found))):
         fc.viz.detections(

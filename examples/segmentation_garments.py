@@ -1,6 +1,6 @@
 """Paints garments on photographs: a small U-Net with cross entropy and Dice loss, trained on a few CPU cores.
 
-    python examples/segmentation_garments.py --out run                       # about 15 minutes on 2 cores
+    python examples/segmentation_garments.py --out run
     python examples/segmentation_garments.py --data fashion_mnist --out run  # more garments than come with fastcnn
 
 Scenes are made of real pictures with exact masks (_garments.py, needs scikit-image), and augmented together with them.
