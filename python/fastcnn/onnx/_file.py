@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError('fastcnn.onnx needs the package onnx: pip install "fastcnn[onnx]"') from error
 
-OPSETS = range(7, 22)  # from 7 on operands broadcast
+OPSETS = range(7, 26)  # from 7 on operands broadcast
 _ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 
 
