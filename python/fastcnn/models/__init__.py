@@ -8,6 +8,7 @@ from . import (
     densenet,
     efficientnet,
     efficientnet_lite,
+    gan,
     mobilenet_v3,
     resnet,
     resnet_cifar,
