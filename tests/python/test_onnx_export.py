@@ -65,6 +65,16 @@ def test_models_give_the_same_at_every_batch_size(tmp_path, name):
         compare(net, tmp_path / "net.onnx", numbers(batch, channels, size, size))
 
 
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "sngan", "cgan"])
+def test_both_sides_of_gans(tmp_path, name):
+    pair = shaken(fc.models.create_model(name, image_size=32, width=8, in_channels=3)).eval()
+    labels = (RNG.integers(0, 10, 2),) if name == "cgan" else ()
+    z = numbers(2, pair.generator.latent_dim)
+    for net, x in ((pair.generator, z), (pair.discriminator, numbers(2, 3, 32, 32))):
+        fc.onnx.export(net, tmp_path / "net.onnx", (x[:1].repeat(3, 0), *(l[:1].repeat(3) for l in labels)))
+        compare(net, tmp_path / "net.onnx", x, *labels)
+
+
 class Net(nn.Module):
     """A function of tensors with layers."""
 
