@@ -265,3 +265,25 @@ def test_all_that_cannot_be_written_is_listed_and_the_old_file_stays(tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.onnx"]
     fc.onnx.export(lambda x: ops.pad(x, (1, 1, 1, 1), "circular"), path, numbers(2, 3, 4, 4), opset=19)
     compare(lambda x: ops.pad(x, (1, 1, 1, 1), "circular"), path, numbers(3, 3, 4, 4))
+
+
+def test_the_command_writes_a_checkpoint_with_what_its_pictures_need(tmp_path, capsys):
+    import json
+
+    from fastcnn.checkpoints import save_checkpoint
+    from fastcnn.cli import main
+
+    net = shaken(fc.models.create_model("resnet8", num_classes=3)).eval()
+    about = {
+        "model": "resnet8", "num_classes": 3, "in_channels": 3, "image_size": [32, 32], "mean": [0.5] * 3,
+        "std": [0.25] * 3, "classes": ["a", "b", "c"],
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "best.safetensors", net.state_dict(), metadata=about)
+    assert main(["export", "--checkpoint", str(tmp_path), "--format", "onnx"]) == 0
+    assert main(["export", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "other.onnx")]) == 0
+    assert "best.onnx: resnet8" in capsys.readouterr().out
+    assert (tmp_path / "other.onnx").read_bytes() == (tmp_path / "best.onnx").read_bytes()
+    compare(net, tmp_path / "best.onnx", numbers(4, 3, 32, 32))
+    found = {k: json.loads(v) for k, v in fc.onnx.load(tmp_path / "best.onnx").metadata.items()}
+    wanted = {"resize": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert found == {"preprocess": wanted, "class_names": ["a", "b", "c"]}
