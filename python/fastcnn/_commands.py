@@ -232,6 +232,13 @@ def predict(args):
     return 1 if failed else 0
 
 
+def export(args):
+    """fastcnn export."""
+    from ._export_command import run
+
+    return run(args)
+
+
 # ---------------------------------------------------------------- summary, bench, info
 
 

@@ -192,6 +192,13 @@ def make_parser():
     predict.add_argument("--limit", type=_count, metavar="N", help="the first N pictures of each file")
     _machine_options(predict)
 
+    export = commands.add_parser("export", help="a checkpoint as a .fcnn file for C++ and C, or as ONNX")
+    export.add_argument("--checkpoint", required=True, metavar="FILE", help="a .safetensors file, or a run's folder")
+    export.add_argument("--model", metavar="NAME", help="for files that do not say which model they are of")
+    export.add_argument("--image-size", type=_count, nargs=2, metavar=("H", "W"), help="default: what the file says")
+    export.add_argument("--out", metavar="FILE", help="default: beside the checkpoint")
+    export.add_argument("--format", choices=("fcnn", "onnx"), help="default: by the name of --out, else fcnn")
+
     summary = commands.add_parser("summary", help="layers, parameters and cost of a model")
     summary.add_argument("--model", required=True, metavar="NAME")
     summary.add_argument("--input", type=_count, nargs=3, default=None, metavar=("C", "H", "W"))
@@ -226,7 +233,7 @@ def make_parser():
     add_gan_parser(commands, _data_options, _machine_options, _count, _nonnegative)
     info = commands.add_parser("info", help="version, instruction set, threads, devices")
     info.add_argument("--json", action="store_true", help="print JSON")
-    for p in [*all_parsers, evaluate, predict, summary, data, report, bench, info]:
+    for p in [*all_parsers, evaluate, predict, export, summary, data, report, bench, info]:
         p.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return parser
 

@@ -3,8 +3,8 @@
     pip install atheris
     python tests/fuzz/fuzz.py onnx -max_total_time=600
 
-Formats: safetensors, torch, onnx, idx, images. Further options are libFuzzer's. What it finds (crash-*, timeout-*,
-oom-*) goes to tests/fuzz/corpus/<format>/ once it is mended, where the test-suite runs it for ever.
+Formats: safetensors, torch, onnx, session, idx, images. Further options are libFuzzer's. What it finds (crash-*,
+timeout-*, oom-*) goes to tests/fuzz/corpus/<format>/ once it is mended, where the test-suite runs it for ever.
 """
 
 import importlib
@@ -24,7 +24,7 @@ MEMORY = 1 << 30  # more than this is a finding; the inputs are a few kilobytes
 with atheris.instrument_imports(include=["fastcnn", "pickletools", "zipfile"]):
     import targets
 
-    for module in ("onnx", "onnx._export", "safetensors", "checkpoints", "torch_files", "data.folder", "data.idx"):
+    for module in "onnx safetensors checkpoints _session torch_files data.folder data.idx".split():
         importlib.import_module(f"fastcnn.{module}")
 
 

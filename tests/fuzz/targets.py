@@ -4,10 +4,13 @@ fuzz.py runs them under atheris, tests/python/test_fuzz_corpus.py on what was fo
 """
 
 import io
+import json
 import pickle
+import re
 import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +39,17 @@ def read_onnx(path):
             with fc.no_grad():
                 net(*(fc.zeros(*(n or 4 for n in s)) for s in sizes))
         except (TypeError, IndexError, MemoryError):  # of ops that take no such operands
+            pass
+
+
+def read_session(path):
+    """A model with its graph as .fcnn; what loads also runs."""
+    session = fc.load(path)
+    shapes = [[n or 2 for n in i.shape] for i in session.inputs]
+    if all(np.prod(s) < 10_000 for s in shapes):
+        try:
+            session.predict(*(np.zeros(s, i.dtype.name) for s, i in zip(shapes, session.inputs, strict=True)))
+        except (TypeError, MemoryError):
             pass
 
 
@@ -117,6 +131,16 @@ def _onnx_seeds():
     )  # fmt: skip
 
 
+def _session_seeds():
+    net = fc.nn.Sequential(
+        fc.nn.Conv2d(1, 2, 3, padding=1), fc.nn.BatchNorm2d(2), fc.nn.ReLU(), fc.nn.MaxPool2d(2), fc.nn.Flatten(),
+        fc.nn.Linear(8, 3), fc.nn.Softmax(1),
+    )  # fmt: skip
+    image = np.zeros((2, 1, 4, 4), np.float32)
+    yield _written(lambda p: fc.export(net, p, image, preprocess={"resize": 4, "mean": [0.5], "std": [0.5]}))
+    yield _written(lambda p: fc.export(lambda x: x.reshape(x.shape[0], 16)[:, 2:9:3] * 2 + x.mean(), p, image))
+
+
 def _idx_seeds():
     array = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
     for suffix in ("", ".gz", ".xz"):
@@ -158,6 +182,27 @@ def _change_torch(data, rng, change):
         for n, content in members.items():
             archive.writestr(n, content)
     return file.getvalue()
+
+
+def _change_session(data, rng, change):
+    """The JSON of the graph or a number in it changed, its checksum made anew."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        text = header["__metadata__"]["fastcnn"]
+    except (ValueError, KeyError, TypeError):
+        return change(data)
+    numbers = list(re.finditer(r"-?\d+|\"[A-Za-z_]+\"", text)) if isinstance(text, str) else []
+    if numbers and rng.random() < 0.8:
+        place = rng.choice(numbers)
+        new = str(rng.choice((-1, 0, 1, 2, 5, 255, 1 << 31, 1 << 53, "N", "64*N", rng.choice(numbers)[0])))
+        text = text[: place.start()] + (new if new[:1] in '-0123456789"' else f'"{new}"') + text[place.end() :]
+    else:
+        text = change(str(text).encode()).decode("utf-8", "replace")
+    header["__metadata__"].update(fastcnn=text, fastcnn_crc32=f"{zlib.crc32(text.encode()):08x}")
+    new = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    new += b" " * (-len(new) % 8)
+    return len(new).to_bytes(8, "little") + new + data[8 + length :]
 
 
 def _change_onnx(data, rng, change):
@@ -216,6 +261,7 @@ TARGETS = {
     "safetensors": Target(read_safetensors, (ValueError,), _safetensors_seeds, ".safetensors"),
     "torch": Target(read_torch, (ValueError,), _torch_seeds, ".pt", _change_torch),
     "onnx": Target(read_onnx, (ValueError,), _onnx_seeds, ".onnx", _change_onnx),
+    "session": Target(read_session, (ValueError,), _session_seeds, ".fcnn", _change_session),
     "idx": Target(read_idx, (ValueError,), _idx_seeds, ""),
     "images": Target(read_image, (ValueError,), _image_seeds, ".png"),
 }

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import fastcnn as fc
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fuzz"))
@@ -14,6 +15,13 @@ FOUND = sorted(p for p in targets.CORPUS.rglob("*") if p.is_file())
 @pytest.mark.parametrize("path", FOUND, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_files_that_fuzzers_found(tmp_path, path):
     targets.run(path.parent.name, path.read_bytes(), tmp_path)
+
+
+def test_a_small_picture_may_not_claim_many_pixels(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "p.png").write_bytes((targets.CORPUS / "images" / "claims-169-megapixels.png").read_bytes())
+    with pytest.raises(ValueError, match=r"p.png.*13000x13000 pixels, more than PIL.Image.MAX_IMAGE_PIXELS"):
+        fc.data.ImageFolder(tmp_path, image_size=8).raw(0)
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)

@@ -52,7 +52,8 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_models_give_the_same_at_every_batch_size(tmp_path, name):
     channels, size = MODELS[name]
-    net = shaken(fc.models.create_model(name, num_classes=5, in_channels=channels)).train()
+    options = {"width": 8} if name == "unet" else {}
+    net = shaken(fc.models.create_model(name, num_classes=5, in_channels=channels, **options)).train()
     fc.onnx.export(net, tmp_path / "net.onnx", numbers(2, channels, size, size))
     assert net.training and all(m.training for m in net.modules()), "the mode is as before"
     net.eval()
@@ -63,6 +64,16 @@ def test_models_give_the_same_at_every_batch_size(tmp_path, name):
     assert kept - {i.name for i in model.graph.initializer} == unused
     for batch in (1, 3):
         compare(net, tmp_path / "net.onnx", numbers(batch, channels, size, size))
+
+
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "sngan", "cgan"])
+def test_both_sides_of_gans(tmp_path, name):
+    pair = shaken(fc.models.create_model(name, image_size=32, width=8, in_channels=3)).eval()
+    labels = (RNG.integers(0, 10, 2),) if name == "cgan" else ()
+    z = numbers(2, pair.generator.latent_dim)
+    for net, x in ((pair.generator, z), (pair.discriminator, numbers(2, 3, 32, 32))):
+        fc.onnx.export(net, tmp_path / "net.onnx", (x[:1].repeat(3, 0), *(l[:1].repeat(3) for l in labels)))
+        compare(net, tmp_path / "net.onnx", x, *labels)
 
 
 class Net(nn.Module):
@@ -255,3 +266,25 @@ def test_all_that_cannot_be_written_is_listed_and_the_old_file_stays(tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.onnx"]
     fc.onnx.export(lambda x: ops.pad(x, (1, 1, 1, 1), "circular"), path, numbers(2, 3, 4, 4), opset=19)
     compare(lambda x: ops.pad(x, (1, 1, 1, 1), "circular"), path, numbers(3, 3, 4, 4))
+
+
+def test_the_command_writes_a_checkpoint_with_what_its_pictures_need(tmp_path, capsys):
+    import json
+
+    from fastcnn.checkpoints import save_checkpoint
+    from fastcnn.cli import main
+
+    net = shaken(fc.models.create_model("resnet8", num_classes=3)).eval()
+    about = {
+        "model": "resnet8", "num_classes": 3, "in_channels": 3, "image_size": [32, 32], "mean": [0.5] * 3,
+        "std": [0.25] * 3, "classes": ["a", "b", "c"],
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "best.safetensors", net.state_dict(), metadata=about)
+    assert main(["export", "--checkpoint", str(tmp_path), "--format", "onnx"]) == 0
+    assert main(["export", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "other.onnx")]) == 0
+    assert "best.onnx: resnet8" in capsys.readouterr().out
+    assert (tmp_path / "other.onnx").read_bytes() == (tmp_path / "best.onnx").read_bytes()
+    compare(net, tmp_path / "best.onnx", numbers(4, 3, 32, 32))
+    found = {k: json.loads(v) for k, v in fc.onnx.load(tmp_path / "best.onnx").metadata.items()}
+    wanted = {"resize": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert found == {"preprocess": wanted, "class_names": ["a", "b", "c"]}

@@ -90,17 +90,24 @@ def cmake_option(where):
     return f"-DCMAKE_PREFIX_PATH={prefix}"
 
 
-@pytest.mark.parametrize("where", ["package", "prefix"])
-@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="needs cmake and a C++ compiler")
-def test_cpp_program_builds_and_learns(where, idx_folder, tmp_path):
-    build = tmp_path / "build"
+@pytest.fixture(scope="module", params=["package", "prefix"])
+def consumer(request, tmp_path_factory):
+    """The folder with a stranger's programs, built against the package or an install prefix."""
+    if not shutil.which("cmake") or not shutil.which("c++"):
+        pytest.skip("needs cmake and a C++ compiler")
+    build = tmp_path_factory.mktemp("consumer")
     project = ROOT / "tests" / "cmake_consumer"
-    run("cmake", "-S", str(project), "-B", str(build), cmake_option(where), "-DCMAKE_BUILD_TYPE=Release")
+    run("cmake", "-S", str(project), "-B", str(build), cmake_option(request.param), "-DCMAKE_BUILD_TYPE=Release")
     run("cmake", "--build", str(build))
-    program = str(build / "train_lenet")
-    linked = next(line for line in run("ldd", program).splitlines() if "libfastcnn.so" in line)
-    home = PACKAGE / "lib" if where == "package" else pathlib.Path(os.environ["FASTCNN_TEST_PREFIX"])
-    assert str(home) in linked, linked  # not some other copy on this machine
+    home = PACKAGE / "lib" if request.param == "package" else pathlib.Path(os.environ["FASTCNN_TEST_PREFIX"])
+    for program in ("train_lenet", "classify", "fine_tune", "predict"):
+        linked = next(line for line in run("ldd", str(build / program)).splitlines() if "libfastcnn.so" in line)
+        assert str(home) in linked, linked  # not some other copy on this machine
+    return build
+
+
+def test_cpp_program_builds_and_learns(consumer, idx_folder, tmp_path):
+    program = str(consumer / "train_lenet")
     lines = run(program, str(idx_folder), "2").splitlines()
     accuracy = [float(line.split("accuracy")[1].split("%")[0]) for line in lines if "accuracy" in line]
     assert len(accuracy) == 2 and accuracy[-1] > 70, lines
@@ -111,6 +118,42 @@ def test_cpp_program_builds_and_learns(where, idx_folder, tmp_path):
             file.write_bytes(file.read_bytes()[:-1])
     done = subprocess.run([program, str(damaged)], capture_output=True, text=True)
     assert done.returncode == 1 and "its size is not what its header says" in done.stderr, done
+
+
+def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(consumer, idx_folder, tmp_path):
+    fastcnn.manual_seed(0)
+    net = fastcnn.models.create_model("lenet5", num_classes=10, in_channels=1)
+    optimizer = fastcnn.optim.Adam(net.parameters(), lr=2e-3)
+
+    def step(x, y):
+        loss = fastcnn.ops.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)
+    train = tmp_path / "train.fcnn"
+    fastcnn.export(
+        step, train, (x, np.array([1])), predict=net, class_names="0123456789", preprocess={"resize": (28, 28)}
+    )
+    x.tofile(tmp_path / "x.f32")
+    scores = [float.fromhex(v) for v in run(str(consumer / "predict"), str(train), str(tmp_path / "x.f32")).split()]
+    assert np.array_equal(np.float32(scores), np.asarray(fastcnn.load(train).predict(x)).ravel())
+
+    tuned = tmp_path / "tuned.fcnn"
+    files = [str(next(idx_folder.glob(f"train-{kind}*"))) for kind in ("images", "labels")]
+    lines = run(str(consumer / "fine_tune"), str(train), *files, str(tuned), "2").splitlines()
+    accuracy = [float(line.split("accuracy")[1].rstrip("%")) for line in lines]
+    assert accuracy[-1] > max(60, accuracy[0]), lines
+    session = fastcnn.load(tuned)
+    images = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)
+    (tmp_path / "p.pgm").write_bytes(b"P5\n# a comment\n28 28\n255\n" + images.tobytes())
+    best = run(str(consumer / "classify"), str(tuned), str(tmp_path / "p.pgm")).splitlines()[0].split()
+    assert best[-1] == session.classify(images, k=1)[0].name
+    tuned.write_bytes(tuned.read_bytes()[:-1])
+    done = subprocess.run([str(consumer / "predict"), str(tuned)], capture_output=True, text=True)
+    assert done.returncode == 1 and "not a whole safetensors file" in done.stderr
 
 
 def test_the_cpp_example_is_short():

@@ -122,6 +122,11 @@ class Writer {
     return graph;
   }
 
+  bool uses(const Value& v) const {  // after finish: does a node read it?
+    const auto it = ids_.find(key_of(v));
+    return it != ids_.end() && tensors_[static_cast<size_t>(it->second)].used;
+  }
+
   // In the order in which the nodes name them.
   std::vector<NamedTensor> external() const {
     std::vector<NamedTensor> out;
@@ -239,14 +244,18 @@ class Writer {
     items_.push_back(std::move(item));
   }
 
-  // Ops look at views of their operands that they then do not take.
+  // Ops look at views of their operands that they then do not take; gradients are made that nobody asks for.
   void drop_unused(const std::vector<int>& outputs) {
     for (const int id : outputs) tensors_[static_cast<size_t>(id)].used = true;
     std::vector<Item> kept;
     for (auto it = items_.rbegin(); it != items_.rend(); ++it) {
-      if (it->view && !tensors_[static_cast<size_t>(it->out[0])].used) continue;
+      bool wanted = false;
+      for (size_t k = 0; k < it->out.size(); ++k)
+        wanted |= !it->fresh[k] || tensors_[static_cast<size_t>(it->out[k])].used;
+      if (!wanted) continue;
       for (const int id : it->in) tensors_[static_cast<size_t>(id)].used = true;
-      for (const int id : it->out) tensors_[static_cast<size_t>(id)].used = true;
+      for (size_t k = 0; k < it->out.size(); ++k)
+        if (!it->fresh[k]) tensors_[static_cast<size_t>(it->out[k])].used = true;
       kept.push_back(std::move(*it));
     }
     items_.assign(std::make_move_iterator(kept.rbegin()), std::make_move_iterator(kept.rend()));
@@ -278,11 +287,7 @@ Once trace_once(const Compiled::Fn& fn, const std::vector<GraphInput>& inputs,
     throw;
   }
   t.restore_leaf_grads();
-  for (const Trace::LeafGrad& l : t.leaf_grads) {
-    const bool kept = l.after.defined() && (l.after.is_symbolic() || l.after.impl() != l.before.impl());
-    check(!l.read || (!l.before.defined() && !kept), "export: the gradient of a parameter of shape ",
-          l.leaf->shape, " is kept from step to step; call zero_grad() in the step, before backward()");
-  }
+
   check(t.graph.device.type == DeviceType::cpu, "export: expected a function on the CPU, got ", t.graph.device);
   std::vector<NamedTensor> names = known;
   if (t.random_ops > 0) {
@@ -301,6 +306,12 @@ Once trace_once(const Compiled::Fn& fn, const std::vector<GraphInput>& inputs,
   w.walk();
   Once once;
   once.graph = w.finish(values, output_names);
+  for (const Trace::LeafGrad& l : t.leaf_grads) {
+    bool used = false;
+    for (const Tensor& g : {l.before, l.after}) used |= l.read && g.defined() && w.uses(t.value_of(g));
+    check(!used, "export: the gradient of a parameter of shape ", l.leaf->shape,
+          " is kept from step to step; call zero_grad() in the step, before backward()");
+  }
   once.tensors = w.external();
   once.host_work = static_cast<int64_t>(t.before_run.size());
   return once;

@@ -35,6 +35,13 @@ def check_size(op, image_size):
     return int(size[0]), int(size[1])
 
 
+def _limit(Image, image):
+    """Refuses what a small file may claim to be, where Pillow only warns."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise ValueError(f"{image.width}x{image.height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS = {most}")
+
+
 def _pillow():
     try:
         from PIL import Image
@@ -100,6 +107,7 @@ class ImageReader:
         Image = _pillow()
         try:
             with Image.open(source) as image:
+                _limit(Image, image)
                 turn = _turn(image) if upright and self.mode != "ids" else None
                 if self.image_size is not None and image.format == "JPEG":
                     _shrink_on_load(image, self.image_size if turn not in (2, 4, 5, 6) else self.image_size[::-1])

@@ -6,6 +6,11 @@ not needed. Not a general ONNX engine: recurrent layers, control flow and sequen
 
 from __future__ import annotations
 
+try:
+    import onnx as _  # noqa: F401
+except ImportError as error:
+    raise ImportError('fastcnn.onnx needs the package onnx: pip install "fastcnn[onnx]"') from error
+
 from ._export import export
 from ._module import OnnxModule, load
 

@@ -442,6 +442,16 @@ def gather(s):
     s.put("GatherElements", s.inputs, axis=s.p("dim"))
 
 
+@emits("scatter_add")
+def scatter_add(s):
+    """Of one_hot: ones added into zeros."""
+    if s.w.opset < 16:
+        raise ValueError(f"scatter_add, which needs opset 16, in opset {s.w.opset}")
+    zero = numpy_helper.from_array(np.zeros(1, NUMPY[s.dtype]))
+    zeros = s.w.node("ConstantOfShape", [s.w.shape(s.sizes)], value=zero)
+    s.put("ScatterElements", [zeros, s.x(1), s.x(0)], axis=s.p("dim"), reduction="add")
+
+
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 

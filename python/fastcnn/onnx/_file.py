@@ -11,15 +11,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
-try:
-    import onnx
-    from google.protobuf.message import DecodeError
-    from onnx import numpy_helper
-except ImportError as error:
-    raise ImportError('fastcnn.onnx needs the package onnx: pip install "fastcnn[onnx]"') from error
-
-OPSETS = range(7, 22)  # from 7 on operands broadcast
+OPSETS = range(7, 26)  # from 7 on operands broadcast
 _ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 
 
@@ -117,8 +113,9 @@ def _graph_of(model, folder, size):
         constants[t.name] = array_of(t, folder)
     nodes = []
     for n in proto.node:
-        _check_schema(n, opset)
         node = Node(n, {a.name: _attribute(a, n, folder) for a in n.attribute})
+        if node.op == "Constant":
+            _check_schema(n, opset)
         value = _constant_value(node) if node.op == "Constant" else None
         if value is None:
             nodes.append(node)
@@ -130,6 +127,8 @@ def _graph_of(model, folder, size):
     _need(outputs, "the graph has no outputs")
     _need(len(outputs) == len(proto.output), "two outputs have one name")
     nodes = _ordered(nodes, {*constants, *inputs}, outputs)
+    for node in nodes:
+        _check_schema(node.proto, opset)
     metadata = {p.key: p.value for p in model.metadata_props}
     return Graph(nodes, constants, inputs, outputs, opset, size, metadata)
 

@@ -16,12 +16,13 @@ from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators regis
 from ._file import read_graph
 from ._host import FOLDABLE, fold
 from ._registry import HANDLERS, Call, to_tensor
+from ._rewrite import rewrite
 
 
 def load(path):
     """Reads an ONNX file into an OnnxModule, in evaluation mode.
 
-    path: a .onnx file; data outside of it must lie in its folder. Opsets 7 to 21; convolutional networks, with
+    path: a .onnx file; data outside of it must lie in its folder. Opsets 7 to 25; convolutional networks, with
     quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
     Call it with the graph's inputs in order, or by name: net(x), net(image=x). It gives one Tensor, or a tuple where
     the graph has several outputs. Weights train after net.train(), in which batch norms and dropout act as in training;
@@ -224,6 +225,7 @@ class _Plan:
             else:
                 self.nodes.append(node)
         self._check()
+        self.nodes = rewrite(self.nodes, self.host, graph.outputs)
         used = {n for node in self.nodes for n in node.inputs} | set(graph.outputs)
         self.host = {n: a for n, a in self.host.items() if n in used}
         self.weights = {n: w for n, w in self.weights.items() if n in used}

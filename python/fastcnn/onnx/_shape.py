@@ -102,8 +102,10 @@ def _backwards(x, axis, count, begin, step):
 
 @op("Expand", host=(1,), params="through")
 def expand(call):
-    x = call.tensor(0)
-    return ops.expand(x, np.broadcast_shapes(x.shape, tuple(call.ints(1))))
+    x, shape = call.tensor(0), call.ints(1)
+    if len(shape) > 32:  # NumPy's limit, far above that of tensors
+        raise ValueError(f"a shape of {len(shape)} dimensions")
+    return ops.expand(x, np.broadcast_shapes(x.shape, tuple(shape)))
 
 
 @op("Tile", host=(1,))
