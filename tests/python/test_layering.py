@@ -49,6 +49,7 @@ MAY = {
         "backend/cpu/kernels/eltwise_args.h",
         "backend/cpu/kernels/windows.h",
         "backend/cpu/pad_index.h",
+        "backend/cpu/interp_axis.h",
     ),
     "bindings": ("fastcnn/", "bindings.h", "dlpack.h", "args.h"),
 }
