@@ -1,0 +1,236 @@
+// What it proves: the parts of sessions that Python does not reach alone: JSON, CRC-32, numbers of the batch, the
+// way from a C++ function to a file and back, threads that predict at once, and the C functions with hostile
+// arguments.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+#include <vector>
+
+#include "fastcnn/autograd.h"
+#include "fastcnn/c_api.h"
+#include "fastcnn/ops.h"
+#include "fastcnn/session.h"
+#include "session/batch_form.h"
+#include "session/crc32.h"
+#include "session/json.h"
+
+using namespace fastcnn;
+
+namespace {
+
+struct File {  // a path that is gone at the end
+  std::string path = (std::filesystem::temp_directory_path() /
+                      concat("fastcnn_test_", reinterpret_cast<uintptr_t>(this), ".fcnn"))
+                         .string();
+  ~File() { std::filesystem::remove(path); }
+  std::string bytes() const {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+};
+
+bool equal(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.data(), b.data(), static_cast<size_t>(a.numel()) * dtype_size(a.dtype())) == 0;
+}
+
+struct Net {
+  Tensor w = randn({6, 3, 3, 3}), b = randn({6}), head = randn({6, 4});
+  std::vector<Tensor> operator()(const std::vector<Tensor>& in) const {
+    Conv2dOptions same;
+    same.padding = "same";
+    const Tensor y = mean(relu(conv2d(in[0], w, b, same)), {2, 3});
+    return {softmax(matmul(y, head), 1)};
+  }
+  TracedGraph traced() const {
+    NoGrad off;
+    return trace_graph([this](const std::vector<Tensor>& in) { return (*this)(in); },
+                       {{"x", DType::float32, {2, 3, 8, 8}, true}}, {{"w", w}, {"b", b}, {"head", head}});
+  }
+};
+
+}  // namespace
+
+TEST_CASE("JSON comes back as it was written, and damage is refused") {
+  const char* text = R"({"a":[1,-2,0.5,1e+300,true,null],"b":{"ü\n\"\\":"\u001f"},"c":[],"d":{}})";
+  const Json j = Json::parse(text);
+  CHECK(Json::parse(j.dump()) == j);
+  CHECK(j.at("a", "test").items("test")[1].as_int("test") == -2);
+  CHECK(Json::parse(R"("\ud83d\ude00")").as_string("test") == "\xf0\x9f\x98\x80");
+  for (const double v : {0.1, -0.0, 1.0 / 3, 5e-324, 1.7976931348623157e308})
+    CHECK(Json::parse(Json::number(v).dump()).as_double("test") == v);
+  for (const char* bad : {"",
+                          " ",
+                          "{",
+                          "[1,]",
+                          "{\"a\":1,}",
+                          "{\"a\":1,\"a\":2}",
+                          "01",
+                          "1.",
+                          ".5",
+                          "+1",
+                          "1e",
+                          "nan",
+                          "tru",
+                          "\"\\x\"",
+                          "\"\\ud800\"",
+                          "\"\\udc00\"",
+                          "\"\x01\"",
+                          "\"\xff\"",
+                          "\"\xed\xa0\x80\"",
+                          "\"\xf4\x90\x80\x80\"",
+                          "1 2",
+                          "'a'",
+                          "1e999",
+                          "{1:2}",
+                          "[1",
+                          "\"a"})
+    CHECK_THROWS_AS(Json::parse(bad), std::invalid_argument);
+  CHECK_THROWS_AS(Json::parse(std::string(100, '[') + std::string(100, ']')), std::invalid_argument);
+  CHECK_NOTHROW(Json::parse(std::string(60, '[') + std::string(60, ']')));
+}
+
+TEST_CASE("CRC-32 is that of zlib, in one piece or several") {
+  const char* text = "123456789";
+  CHECK(crc32(text, 9) == 0xcbf43926u);
+  CHECK(crc32(text + 4, 5, crc32(text, 4)) == 0xcbf43926u);
+  std::vector<uint8_t> many(1000);
+  for (size_t i = 0; i < many.size(); ++i) many[i] = static_cast<uint8_t>(i * 7);
+  for (const size_t cut : {1, 15, 16, 17, 500})
+    CHECK(crc32(many.data() + cut, many.size() - cut, crc32(many.data(), cut)) == crc32(many.data(), many.size()));
+}
+
+TEST_CASE("what depends on the batch size becomes a function of it") {
+  auto merged = [](auto&& make) {
+    return merge_batches({make(int64_t(2)), make(int64_t(3)), make(int64_t(5))}, {2, 3, 5}, "test");
+  };
+  CHECK(merged([](int64_t n) { return Json::integer(64 * n - 3); }) == Json::string("64*N-3"));
+  CHECK(merged([](int64_t n) { return Json::integer(n); }) == Json::string("N"));
+  CHECK(merged([](int64_t) { return Json::integer(7); }) == Json::integer(7));
+  for (const double k : {1.0, -1.0, 2.0, 0.3}) {
+    const Json j = merged([k](int64_t n) { return Json::number(k / static_cast<double>(n)); });
+    for (const int64_t n : {1, 2, 9, 1000}) CHECK(double_at(j, n, "test") == k / static_cast<double>(n));
+  }
+  CHECK_THROWS_AS(merged([](int64_t n) { return Json::integer(n * n); }), std::invalid_argument);
+  CHECK_THROWS_AS(merged([](int64_t n) { return Json::string(std::to_string(n)); }), std::invalid_argument);
+  CHECK(int_at(Json::string("3*N+1"), 4, "test") == 13);
+  for (const char* bad : {"", "M", "N+", "N*3", "3N", "N+-1", "-", "9223372036854775807*N", "1*N+1x", "N N"})
+    CHECK_THROWS_AS(int_at(Json::string(bad), 4, "test"), std::invalid_argument);
+}
+
+TEST_CASE("a C++ function becomes a file and gives the same bits from it") {
+  Net net;
+  File file;
+  write_session(file.path, {{"predict", net.traced()}});
+  Session session = Session::load(file.path);
+  Compiled compiled([&](const std::vector<Tensor>& in) { return net(in); });
+  NoGrad off;
+  for (const int64_t n : {1, 2, 7}) {
+    const Tensor x = randn({n, 3, 8, 8});
+    CHECK(equal(session.predict(x), compiled({x})[0]));
+  }
+  const std::string bytes = file.bytes();
+  Session again = Session::load_memory(bytes.data(), bytes.size());
+  const Tensor x = randn({2, 3, 8, 8});
+  CHECK(equal(session.predict(x), again.predict(x)));
+  CHECK_THROWS_AS(session.predict(randn({2, 3, 8, 9})), std::invalid_argument);
+  CHECK_THROWS_AS(session.step({x}), std::invalid_argument);
+  CHECK_THROWS_AS(Session::load(file.path + "x"), std::runtime_error);
+}
+
+TEST_CASE("threads that predict at once get their own results") {
+  Net net;
+  File file;
+  write_session(file.path, {{"predict", net.traced()}});
+  SessionOptions options;
+  options.threads = 2, options.plans = 2;
+  Session session = Session::load(file.path, options);
+  std::vector<Tensor> inputs, wanted;
+  for (int64_t i = 0; i < 4; ++i) {
+    inputs.push_back(randn({1 + i % 3, 3, 8, 8}));
+    wanted.push_back(session.predict(inputs.back()));
+  }
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < inputs.size(); ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 10; ++i) wrong += !equal(session.predict(inputs[t]), wanted[t]);
+    });
+  for (std::thread& t : threads) t.join();
+  CHECK(wrong == 0);
+  CHECK(session.cache_info().plans == 2);
+}
+
+TEST_CASE("the C functions answer hostile arguments with a code and a message") {
+  Net net;
+  File file;
+  write_session(file.path, {{"predict", net.traced()}});
+  fastcnn_session* s = nullptr;
+  CHECK(fastcnn_load("/nonexistent/x.fcnn", 0, &s) == FASTCNN_SYSTEM);
+  CHECK(s == nullptr);
+  CHECK(std::strstr(fastcnn_last_error(), "/nonexistent/x.fcnn") != nullptr);
+  CHECK(fastcnn_load(nullptr, 0, &s) == FASTCNN_INVALID);
+  CHECK(fastcnn_load(file.path.c_str(), 0, nullptr) == FASTCNN_INVALID);
+  CHECK(fastcnn_load(file.path.c_str(), -1, &s) == FASTCNN_INVALID);
+  CHECK(fastcnn_load_memory("0123456789", 10, 0, &s) == FASTCNN_INVALID);
+  CHECK(fastcnn_load_memory(nullptr, 10, 0, &s) == FASTCNN_INVALID);
+  REQUIRE(fastcnn_load(file.path.c_str(), 1, &s) == FASTCNN_OK);
+  CHECK(std::strcmp(fastcnn_last_error(), "") == 0);
+  CHECK(fastcnn_input_count(s, FASTCNN_PREDICT) == 1);
+  CHECK(fastcnn_input_count(s, FASTCNN_STEP) == 0);
+  CHECK(fastcnn_input_count(nullptr, FASTCNN_PREDICT) == 0);
+  fastcnn_info info;
+  REQUIRE(fastcnn_input(s, FASTCNN_PREDICT, 0, &info) == FASTCNN_OK);
+  CHECK(std::strcmp(info.name, "x") == 0);
+  CHECK((info.ndim == 4 && info.shape[0] == -1 && info.shape[3] == 8));
+  CHECK(fastcnn_input(s, FASTCNN_PREDICT, 1, &info) == FASTCNN_INVALID);
+  CHECK(fastcnn_output(s, FASTCNN_STEP, 0, &info) == FASTCNN_INVALID);
+
+  std::vector<float> pixels(3 * 8 * 8);  // row-major, as C has it
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<float>(i) / 100;
+  fastcnn_tensor in{pixels.data(), FASTCNN_FLOAT32, 4, {1, 3, 8, 8}};
+  fastcnn_result* r = nullptr;
+  REQUIRE(fastcnn_predict(s, &in, 1, &r) == FASTCNN_OK);
+  fastcnn_tensor out;
+  REQUIRE(fastcnn_result_tensor(r, 0, &out) == FASTCNN_OK);
+  const Tensor x = contiguous(from_blob(pixels.data(), {1, 3, 8, 8}, {192, 64, 8, 1}, DType::float32));
+  Session session = Session::load(file.path);
+  const Tensor wanted = session.predict(x);
+  CHECK((out.ndim == 2 && out.shape[1] == 4));
+  CHECK(std::memcmp(out.data, wanted.data(), 16) == 0);
+  CHECK(fastcnn_result_tensor(r, 1, &out) == FASTCNN_INVALID);
+  fastcnn_result_free(r);
+  fastcnn_result_free(nullptr);
+
+  const fastcnn_tensor good = in;
+  auto refused = [&](auto&& change) {
+    in = good;
+    change(in);
+    CHECK(fastcnn_predict(s, &in, 1, &r) == FASTCNN_INVALID);
+    CHECK(r == nullptr);
+    CHECK(std::strlen(fastcnn_last_error()) > 0);
+  };
+  refused([](fastcnn_tensor& t) { t.data = nullptr; });
+  refused([](fastcnn_tensor& t) { t.ndim = -1; });
+  refused([](fastcnn_tensor& t) { t.ndim = 9; });
+  refused([](fastcnn_tensor& t) { t.dtype = static_cast<fastcnn_dtype>(99); });
+  refused([](fastcnn_tensor& t) { t.dtype = FASTCNN_INT64, t.shape[1] = 1; });
+  refused([](fastcnn_tensor& t) { t.shape[0] = INT64_MAX; });
+  refused([](fastcnn_tensor& t) { t.shape[0] = -1; });
+  refused([](fastcnn_tensor& t) { t.shape[2] = 4; });
+  CHECK(fastcnn_predict(s, nullptr, 1, &r) == FASTCNN_INVALID);
+  CHECK(fastcnn_predict(nullptr, &good, 1, &r) == FASTCNN_INVALID);
+  CHECK(fastcnn_predict(s, &good, 1, nullptr) == FASTCNN_INVALID);
+  CHECK(fastcnn_step(s, &good, 1, &r) == FASTCNN_INVALID);
+  CHECK(fastcnn_set_lr(s, 0.1) == FASTCNN_INVALID);
+  CHECK(fastcnn_save(s, "/nonexistent/x.fcnn") == FASTCNN_SYSTEM);
+  CHECK(fastcnn_predict_image(s, nullptr, 8, 8, 3, &r) == FASTCNN_INVALID);
+  CHECK(fastcnn_class_name(s, 0) == nullptr);
+  fastcnn_free(s);
+  fastcnn_free(nullptr);
+}
