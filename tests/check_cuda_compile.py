@@ -8,6 +8,8 @@ Needs nvcc, no GPU. Fails on errors, and on spilled registers in kernels outside
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import os
 import pathlib
 import re
 import shutil
@@ -65,9 +67,14 @@ def main() -> int:
         print("check_cuda_compile: nvcc is not on PATH")
         return 77  # what ctest takes as skipped
     rows: list[dict] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in args.source or sorted(FOLDER.glob("*.cu")):
-            rows += kernels(compile_one(nvcc, source, pathlib.Path(folder) / (source.stem + ".o")))
+    sources = args.source or sorted(FOLDER.glob("*.cu"), key=lambda p: p.stat().st_size, reverse=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        outputs = (pathlib.Path(folder) / (source.stem + ".o") for source in sources)
+        for text in pool.map(compile_one, [nvcc] * len(sources), sources, outputs):
+            rows += kernels(text)
     if args.log:
         row = "{arch:8} {registers:4} registers {stack:5} stack {stores:5} spilled  {name}\n"
         args.log.write_text("".join(row.format(**r) for r in rows))

@@ -19,10 +19,12 @@ using TensorClass = py::class_<Tensor>;
 using NoGil = py::call_guard<py::gil_scoped_release>;
 
 void bind_tensor_ops(py::module_& m, TensorClass& c);  // operators, methods and indexing of Tensor
-void bind_ops_basic(py::module_& ops);   // creation, elementwise, reductions, shape, losses, resampling
-void bind_ops_nn(py::module_& ops);      // convolution, linear, pooling, norms, activations, dropout
-void bind_ops_sample(py::module_& ops);  // images at free points
-void bind_optim(py::module_& m);         // fused optimizer steps
+void bind_ops_basic(py::module_& ops);                 // creation, elementwise, reductions, shape, resampling
+void bind_ops_detect(py::module_& ops);                // boxes
+void bind_ops_loss(py::module_& ops);                  // losses
+void bind_ops_nn(py::module_& ops);                    // convolution, linear, pooling, norms, activations, dropout
+void bind_ops_sample(py::module_& ops);                // images at free points
+void bind_optim(py::module_& m);                       // fused optimizer steps
 void bind_dlpack(py::module_& m, TensorClass& c);
 void bind_compile(py::module_& m);
 void bind_session(py::module_& m);

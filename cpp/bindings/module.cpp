@@ -543,6 +543,8 @@ PYBIND11_MODULE(_core, m) {
   py::module_ ops = m.def_submodule("ops", "Every op as a function; names and arguments as in PyTorch.");
   bind_ops_basic(ops);
   bind_ops_nn(ops);
+  bind_ops_loss(ops);
+  bind_ops_detect(ops);
   bind_ops_sample(ops);
   bind_optim(m);
   bind_compile(m);

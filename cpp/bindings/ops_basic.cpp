@@ -1,4 +1,4 @@
-// What it is: fastcnn.ops apart from networks: creation, elementwise, reductions, shape, resampling, losses.
+// What it is: fastcnn.ops apart from networks: creation, elementwise, reductions, shape, resampling.
 // What it is not: checks of values; those are the ops'. Names and order of arguments are PyTorch's.
 #include "args.h"
 
@@ -236,6 +236,7 @@ void bind_elementwise(py::module_& ops) {
   def_unary(ops, "sin", sin, "Sine.");
   def_unary(ops, "cos", cos, "Cosine.");
   def_unary(ops, "erf", erf, "Error function.");
+  def_unary(ops, "atan", atan, "Inverse tangent, in (-pi/2, pi/2).");
   def_unary(ops, "isnan", isnan, "Is x NaN?");
   def_unary(ops, "isinf", isinf, "Is x +inf or -inf?");
   def_unary(ops, "isfinite", isfinite, "Is x a finite number?");
@@ -413,62 +414,6 @@ void bind_resample(py::module_& ops) {
           "(…, C, H * r, W * r) to (…, C * r * r, H, W).");
 }
 
-void bind_losses(py::module_& ops) {
-  auto no = [](const char* name) { return py::arg(name) = py::none(); };
-  ops.def(
-      "cross_entropy",
-      [](const Tensor& x, const Tensor& target, const Maybe& weight, int64_t ignore_index,
-         const std::string& reduction, double label_smoothing) {
-        return without_gil(
-            [&] { return cross_entropy(x, target, or_empty(weight), ignore_index, reduction, label_smoothing); });
-      },
-      py::arg("x"), py::arg("target"), no("weight"), py::arg("ignore_index") = -100, py::arg("reduction") = "mean",
-      py::arg("label_smoothing") = 0.0,
-      "Cross entropy of logits x (N, C, …) and class ids (N, …) int64 or probabilities (N, C, …).\n"
-      "weight (C,); label_smoothing: Szegedy et al. 2016.");
-  ops.def(
-      "nll_loss",
-      [](const Tensor& x, const Tensor& target, const Maybe& weight, int64_t ignore_index,
-         const std::string& reduction) {
-        return without_gil([&] { return nll_loss(x, target, or_empty(weight), ignore_index, reduction); });
-      },
-      py::arg("x"), py::arg("target"), no("weight"), py::arg("ignore_index") = -100, py::arg("reduction") = "mean",
-      "-x at the class ids; x are log-probabilities (N, C, …).");
-  ops.def(
-      "binary_cross_entropy_with_logits",
-      [](const Tensor& x, const Tensor& target, const Maybe& weight, const std::string& reduction,
-         const Maybe& pos_weight) {
-        return without_gil([&] {
-          return binary_cross_entropy_with_logits(x, target, or_empty(weight), or_empty(pos_weight), reduction);
-        });
-      },
-      py::arg("x"), py::arg("target"), no("weight"), py::arg("reduction") = "mean", no("pos_weight"),
-      "Binary cross entropy of logits and targets of one shape, stable for logits of any size.");
-  ops.def("mse_loss", &mse_loss, NoGil(), py::arg("x"), py::arg("target"), py::arg("reduction") = "mean",
-          "(x - target) ** 2.");
-  ops.def("l1_loss", &l1_loss, NoGil(), py::arg("x"), py::arg("target"), py::arg("reduction") = "mean",
-          "|x - target|.");
-  ops.def(
-      "smooth_l1_loss",
-      [](const Tensor& x, const Tensor& t, const std::string& r, double beta) {
-        return smooth_l1_loss(x, t, beta, r);
-      },
-      NoGil(), py::arg("x"), py::arg("target"), py::arg("reduction") = "mean", py::arg("beta") = 1.0,
-      "d ** 2 / (2 * beta) for d = |x - target| below beta, else d - beta / 2 (Girshick 2015).");
-  ops.def(
-      "huber_loss",
-      [](const Tensor& x, const Tensor& t, const std::string& r, double delta) {
-        return huber_loss(x, t, delta, r);
-      },
-      NoGil(), py::arg("x"), py::arg("target"), py::arg("reduction") = "mean", py::arg("delta") = 1.0,
-      "d ** 2 / 2 for d = |x - target| below delta, else delta * (d - delta / 2) (Huber 1964).");
-  ops.def("kl_div", &kl_div, NoGil(), py::arg("x"), py::arg("target"), py::arg("reduction") = "mean",
-          py::arg("log_target") = false,
-          "target * (log(target) - x), x being log-probabilities; reduction may be batchmean; log_target: target "
-          "is given\n"
-          "as logarithm too.");
-}
-
 }  // namespace
 
 void bind_ops_basic(py::module_& ops) {
@@ -477,7 +422,6 @@ void bind_ops_basic(py::module_& ops) {
   bind_reductions(ops);
   bind_shape(ops);
   bind_resample(ops);
-  bind_losses(ops);
 }
 
 }  // namespace fastcnn::bindings

@@ -73,6 +73,20 @@ void bind_ops_sample(py::module_& ops) {
       "with 3 channels the hue turns by `hue` of a circle (HSV). mean, std: the result is float32,\n"
       "(x / 255 - mean) / std, or (x - mean) / std of float32 x.\n"
       "Returns (N, C, h, w) of x's dtype. ValueError and TypeError where shapes, dtypes or options do not fit.");
+  ops.def(
+      "grid_sample",
+      [](const Tensor& x, const Tensor& grid, const std::string& mode, const std::string& padding_mode,
+         bool align_corners) {
+        return without_gil([&] { return grid_sample(x, grid, mode, padding_mode, align_corners); });
+      },
+      py::arg("x"), py::arg("grid"), py::arg("mode") = "bilinear", py::arg("padding_mode") = "zeros",
+      py::arg("align_corners") = false,
+      "x (N, C, H, W) at the points of grid (N, h, w, 2), pairs (x, y) where -1 and 1 are the ends of the image:\n"
+      "the outer edges of the outermost pixels, or with align_corners their centres. mode: bilinear, nearest or\n"
+      "bicubic. padding_mode: what lies outside: zeros, border (the nearest pixel) or reflection. Gradients to\n"
+      "both, of any order (the sampler of Spatial Transformer Networks, Jaderberg et al. 2015). Returns (N, C, h, "
+      "w)\n"
+      "of x's dtype. ValueError and TypeError where shapes, dtypes or options do not fit.");
 }
 
 }  // namespace fastcnn::bindings

@@ -273,6 +273,7 @@ void bind_elementwise(TensorClass& c) {
   def_unary(c, "sin", sin);
   def_unary(c, "cos", cos);
   def_unary(c, "erf", erf);
+  def_unary(c, "atan", atan);
   def_unary(c, "tanh", tanh);
   def_unary(c, "sigmoid", sigmoid);
   def_unary(c, "relu", relu);

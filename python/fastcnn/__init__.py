@@ -49,8 +49,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Functions of fc.ops that are at home at the top level as well, as in PyTorch.
 _OPS = (
-    "abs add all any arange argmax argmin cat ceil clamp cos div eq erf exp flatten floor full gather ge gt le "
-    "log lt manual_seed matmul maximum mean minimum mul ne neg ones permute pow prod rand randint randn relu "
+    "abs add all any arange argmax argmin atan cat ceil clamp cos div eq erf exp flatten floor full gather ge gt "
+    "le log lt manual_seed matmul maximum mean minimum mul ne neg ones permute pow prod rand randint randn relu "
     "reshape round rsqrt sigmoid sign sin softmax split sqrt square squeeze stack sub sum tanh transpose "
     "unsqueeze var where zeros isnan isinf isfinite std amax amin norm zeros_like ones_like full_like "
     "empty_like rand_like randn_like log_softmax logical_and logical_or logical_xor logical_not remainder "
@@ -58,15 +58,18 @@ _OPS = (
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 
-_SUBMODULES = {"nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda"}
+_SUBMODULES = {
+    "nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan", "onnx",
+}  # fmt: skip
 # name: (module, attribute); loaded at first use.
 _LAZY = {
     "compile": ("_compile", "compile"),
     "export": ("_export", "export"),
     "load": ("_session", "load"),
     "Trainer": ("trainer", "Trainer"),
+    "GANTrainer": ("gan.trainer", "GANTrainer"),
     "checkpoint": ("_checkpoint", "checkpoint"),
-    "summary": ("summary", "summary"),
+    "summary": ("_summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
     "save_state": ("safetensors", "save_file"),
     "load_torch": ("torch_files", "load_torch"),
@@ -89,8 +92,8 @@ def __dir__():
 
 
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
-    "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build", "device",
-    "dtype", "empty", "enable_grad", "export", "float16", "float32", "float64", "from_dlpack", "from_numpy",
+    "GANTrainer", "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build",
+    "device", "dtype", "empty", "enable_grad", "export", "float16", "float32", "float64", "from_dlpack", "from_numpy",
     "get_conv_algorithm", "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load",
     "load_state", "load_torch", "memory_info", "no_grad", "ops", "save_state", "set_conv_algorithm",
     "set_grad_enabled", "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",

@@ -10,7 +10,40 @@ import math
 
 from . import _core
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _DEFAULT_LR = {"sgd": 0.1, "rmsprop": 1e-3}  # others: the optimizer's own
+
+
+def check_options(
+    precision, accumulate, clip, clip_algorithm, ema_decay, interval, fast_dev_run, overfit_batches, sanity_steps,
+    training_step, validation_step,
+):  # fmt: skip
+    """Raises ValueError or TypeError for options of Trainer that are out of range."""
+    if precision not in _PRECISIONS:
+        raise ValueError(f"Trainer: expected precision {', '.join(_PRECISIONS)}, got {precision!r}")
+    if precision == "16-mixed":
+        raise ValueError(
+            f"Trainer: precision {precision!r} is not available yet in this version; use 'bf16-mixed' or '32-true'"
+        )
+    if int(accumulate) != accumulate or accumulate < 1:
+        raise ValueError(f"Trainer: expected accumulate_grad_batches as an int of at least 1, got {accumulate}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"Trainer: expected gradient_clip_val > 0, got {clip}")
+    if clip_algorithm not in ("norm", "value"):
+        raise ValueError(f"Trainer: expected gradient_clip_algorithm 'norm' or 'value', got {clip_algorithm!r}")
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"Trainer: expected ema_decay between 0 and 1, got {ema_decay}")
+    if interval not in (None, "step", "epoch"):
+        raise ValueError(f"Trainer: expected scheduler_interval 'step' or 'epoch', got {interval!r}")
+    counts = {
+        "fast_dev_run": fast_dev_run, "overfit_batches": overfit_batches, "num_sanity_val_steps": sanity_steps
+    }  # fmt: skip
+    for name, value in counts.items():
+        if int(value) < 0:
+            raise ValueError(f"Trainer: expected {name} of at least 0, got {value}")
+    for name, step in (("training_step", training_step), ("validation_step", validation_step)):
+        if step is not None and not callable(step):
+            raise TypeError(f"Trainer: expected {name} as f(model, batch) -> loss, got {type(step).__name__}")
 
 
 def pick_device(device):
@@ -21,12 +54,15 @@ def pick_device(device):
     return device
 
 
-def make_optimizer(optimizer, model, lr, weight_decay, momentum):
+def make_optimizer(optimizer, model, lr, weight_decay, momentum, rules=None, layer_decay=None):
     """The Optimizer that Trainer(optimizer=...) names, makes or is. Raises: ValueError, TypeError."""
-    from .optim import Optimizer, get_optimizer
+    from .optim import Optimizer, get_optimizer, param_groups
 
+    grouped = {"param_rules": rules or None, "layer_decay": layer_decay}
+    if callable(optimizer) and [k for k, v in grouped.items() if v is not None] and not isinstance(optimizer, str):
+        raise ValueError("Trainer: param_rules and layer_decay go with an optimizer by name; see optim.param_groups")
     if isinstance(optimizer, Optimizer):
-        given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **grouped}
         extra = [k for k, v in given.items() if v is not None]
         if extra:
             raise ValueError(f"Trainer: got {', '.join(extra)} together with a ready {type(optimizer).__name__}")
@@ -49,6 +85,11 @@ def make_optimizer(optimizer, model, lr, weight_decay, momentum):
         options["momentum"] = momentum
     elif momentum is not None:
         raise ValueError(f"Trainer: {name} takes no momentum")
+    if rules or layer_decay is not None:
+        defaults = {k: v.default for k, v in inspect.signature(make).parameters.items()}
+        rate, decay = options.pop("lr", defaults["lr"]), options.pop("weight_decay", defaults.get("weight_decay", 0.0))
+        groups = param_groups(model, rate, decay, rules=rules, decay_norms=True, layer_decay=layer_decay)
+        return make(groups, lr=rate, **options)
     return make(model.parameters(), **options)
 
 
@@ -76,9 +117,38 @@ def make_schedule(spec, optimizer, total_steps, epochs):
     raise ValueError(f"Trainer: expected scheduler None, 'onecycle', 'cosine', 'step' or a schedule, got {spec!r}")
 
 
-def make_metrics(metrics):
-    """{name: Metric} of names and Metric objects."""
-    from .metrics import get_metric
+class FunctionMetric:
+    """Mean over images of f(output, target) -> number, both NumPy arrays."""
 
-    made = [get_metric(m) for m in metrics]
-    return {getattr(m, "name", type(m).__name__.lower()): m for m in made}
+    def __init__(self, function):
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__.lower()).strip("<>")
+        self.reset()
+
+    def reset(self):
+        """Starts again."""
+        self.total, self.images = 0.0, 0
+
+    def update(self, pred, target):
+        """Takes a batch."""
+        value = self.function(pred, target)
+        if getattr(value, "size", 1) != 1:
+            raise ValueError(f"Trainer: expected metric {self.name} to return a number, got shape {value.shape}")
+        self.total += float(value) * len(pred)
+        self.images += len(pred)
+
+    def compute(self):
+        """The mean; nan of nothing."""
+        return self.total / self.images if self.images else math.nan
+
+
+def make_metrics(metrics):
+    """{name: Metric} of names, Metric objects and functions."""
+    from .metrics import Metric, get_metric
+
+    made = {}
+    for m in metrics:
+        plain = callable(m) and not isinstance(m, (str, type, Metric))
+        metric = FunctionMetric(m) if plain else get_metric(m)
+        made[getattr(metric, "name", type(metric).__name__.lower())] = metric
+    return made

@@ -1,4 +1,4 @@
-"""What the commands of fastcnn do: train, evaluate, predict, summary, bench, info. Options are defined in cli.py."""
+"""What the commands of fastcnn do, but train (_train_command.py) and the report (report.py). Options: see cli.py."""
 
 from __future__ import annotations
 
@@ -10,27 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _core
-from ._files import atomic_write
 from .cli import UsageError
-
-# Recipes: what a run uses where the command line is silent. "sgd" rows are for SGD only.
-_BASE = {
-    "model": "resnet20", "epochs": 10, "batch_size": 128, "optimizer": "sgd", "scheduler": "onecycle",
-    "label_smoothing": 0.0, "augment": "crop-flip", "seed": 0, "accumulate": 1, "ema_decay": None, "clip": None,
-    "patience": None, "workers": 1, "precision": "32-true",
-}  # fmt: skip
-_BY_DATA = {
-    "fashion_mini": {"model": "resnet8", "epochs": 20, "batch_size": 64, "label_smoothing": 0.1},
-    "mnist": {"augment": "crop"},
-}
-_BY_OPTIMIZER = {
-    "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-    "adam": {"lr": 2e-3, "momentum": None, "weight_decay": 0.0},
-    "adamw": {"lr": 2e-3, "momentum": None, "weight_decay": 0.05},
-    "rmsprop": {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0},
-}
-_RECIPE_NAMES = (*_BASE, "lr", "momentum", "weight_decay")
-_DATA_NAMES = ("data", "root", "no_download", "image_size", "limit", "init")
 
 
 def _usage(function, *args, **kwargs):
@@ -64,18 +44,6 @@ def _test_split(name):
     return "val" if name.startswith("imagefolder:") else "test"
 
 
-def _transform(kind, data):
-    from .augment import Compose, RandomCrop, RandomHorizontalFlip
-
-    steps = []
-    if "crop" in kind:
-        # Black, which is 0 in raw pixels; a tenth of the image is the usual shift of CIFAR and less hurts nobody.
-        steps.append(RandomCrop(padding=max(1, round(min(data.image_size) / 14))))
-    if "flip" in kind:
-        steps.append(RandomHorizontalFlip())
-    return Compose(steps) if steps else None
-
-
 def _describe(data):
     """What a checkpoint has to know about the data to be used on its own."""
     stats = {k: None if getattr(data, k) is None else [float(v) for v in np.ravel(getattr(data, k))]
@@ -84,42 +52,6 @@ def _describe(data):
         "num_classes": int(data.num_classes), "in_channels": int(data.in_channels),
         "image_size": [int(v) for v in data.image_size], "classes": data.classes, **stats,
     }  # fmt: skip
-
-
-# ---------------------------------------------------------------- train
-
-
-def _newest_run(folder):
-    runs = [p for p in Path(folder).glob("*/last.safetensors")]
-    if not runs:
-        raise UsageError(f"--resume last: no run with a last.safetensors in {folder}")
-    return max(runs, key=lambda p: p.stat().st_mtime).parent
-
-
-def _resumed(args):
-    """Folder of the run to resume; its options are taken over where the command line is silent."""
-    run = _newest_run(args.out) if args.resume == "last" else Path(args.resume)
-    if run.is_file():
-        run = run.parent
-    config = run / "config.json"
-    if not config.is_file():
-        raise UsageError(f"--resume: no {config}; expected the folder of a run of fastcnn train")
-    try:
-        saved = json.loads(config.read_text(encoding="utf-8"))
-        for name in (*_RECIPE_NAMES, *_DATA_NAMES):
-            if name in saved and name not in args.given:
-                setattr(args, name, saved[name])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{config}: damaged: {error}") from error
-    return run
-
-
-def _fill_recipe(args):
-    recipe = {**_BASE, **_BY_DATA.get(args.data, {})}
-    recipe.update(_BY_OPTIMIZER.get(args.optimizer or recipe["optimizer"], {}))
-    for name in _RECIPE_NAMES:
-        if getattr(args, name, None) is None:
-            setattr(args, name, recipe.get(name))
 
 
 def _run_folder(args):
@@ -140,75 +72,17 @@ def _run_folder(args):
 
 
 def train(args):
-    """fastcnn train: returns the exit code."""
-    from .models import create_model
-    from .models.registry import size_options
-    from .optim import get_optimizer
-    from .trainer import Trainer
+    """fastcnn train: see _train_command.py."""
+    from ._train_command import train as run
 
-    run = _resumed(args) if args.resume else None
-    _fill_recipe(args)
-    _usage(get_optimizer, args.optimizer)
-    _start(args)
-    data = _load_data(args, "train")
-    test = _load_data(args, _test_split(args.data))
-    if data.num_classes is None:
-        raise UsageError(f"{args.data}: has no classes to learn")
-    _core.ops.manual_seed(args.seed)
-    about = _describe(data)
-    model = _usage(
-        create_model, args.model, num_classes=about["num_classes"], in_channels=about["in_channels"],
-        pretrained=args.init or False, **_usage(size_options, args.model, about["image_size"]),
-    )  # fmt: skip
-    if args.init:
-        print(model.pretrained_report, file=sys.stderr)
-    resuming, run = run is not None, run or _run_folder(args)
-    from .callbacks import EarlyStopping, TensorBoard
-
-    callbacks = [TensorBoard()]
-    if args.patience is not None:
-        callbacks.append(EarlyStopping("val_accuracy", patience=args.patience))
-    trainer = _usage(
-        Trainer, model, args.optimizer, args.lr, device=args.device, accumulate_grad_batches=args.accumulate,
-        gradient_clip_val=args.clip, ema_decay=args.ema_decay, callbacks=callbacks,
-        compile=not args.no_compile, seed=args.seed, log_dir=run, precision=args.precision,
-        scheduler=None if args.scheduler == "none" else args.scheduler, weight_decay=args.weight_decay,
-        momentum=args.momentum, label_smoothing=args.label_smoothing, batch_size=args.batch_size,
-        transform=_transform(args.augment, data), num_workers=args.workers,
-        checkpoint_every_seconds=args.checkpoint_every, progress=not args.quiet,
-        metadata={"model": args.model, "data": args.data, **about},
-    )  # fmt: skip
-    config = {name: getattr(args, name) for name in (*_RECIPE_NAMES, *_DATA_NAMES)}
-    with atomic_write(run / "config.json", "w", encoding="utf-8") as file:
-        json.dump(config, file, indent=1)
-        file.write("\n")
-    if not args.quiet:
-        count = sum(p.numel() for p in model.parameters())
-        print(
-            f"{args.model} ({count:,} parameters) on {args.data}: {len(data):,} training and {len(test):,} test "
-            f"images, {_core.isa()}, {_core.get_num_threads()} threads; run in {run}",
-            file=sys.stderr,
-        )
-    began = time.perf_counter()
-    history = trainer.fit(data, test, max_epochs=args.epochs, resume="last" if resuming else None)
-    if history.interrupted:
-        print(f"go on with: fastcnn train --resume {run}", file=sys.stderr)
-        return 130
-    if not history:
-        raise ValueError(f"{run}: nothing left to train, it has {args.epochs} epochs already")
-    best = f", best {100 * trainer.best_score:.2f} % in epoch {trainer.best_epoch + 1}"
-    print(
-        f"test accuracy {100 * history['val_accuracy'][-1]:.2f} %{best}; {time.perf_counter() - began:.1f} s; "
-        f"{run}"
-    )
-    return 0
+    return run(args)
 
 
 # ---------------------------------------------------------------- evaluate, predict
 
 
 def _read_model(args):
-    """(model, metadata) of a checkpoint."""
+    """(model, metadata, path) of a checkpoint."""
     from .checkpoints import load_checkpoint
     from .models import create_model
     from .models.registry import size_options
@@ -231,6 +105,7 @@ def _read_model(args):
             raise UsageError(f"{path}: does not say how many classes it has")
         classes, channels = head[-1].shape[0], first[0].shape[1]
     options = _usage(size_options, name, about["image_size"]) if about.get("image_size") else {}
+    options.update(about.get("options", {}))
     model = _usage(create_model, name, num_classes=classes, in_channels=channels, **options)
     try:
         model.load_state_dict(saved.weights)
@@ -279,12 +154,13 @@ def evaluate(args):
 
 
 def _pictures(path, about):
-    """Pixels (N, H, W, C) of a file, uint8 or float in [0, 1]."""
+    """A dataset of the pictures in a file."""
     from .data import ArrayDataset, read_idx
+    from .data.images import ImageReader
 
     channels = about["in_channels"]
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file or folder")
     if path.suffix == ".npy":
         images = np.load(path, allow_pickle=False)
         if images.ndim == 2 or (images.ndim == 3 and channels in (images.shape[0], images.shape[-1])):
@@ -292,16 +168,8 @@ def _pictures(path, about):
     elif "ubyte" in path.name or "idx" in path.name:
         images = read_idx(path)
     else:
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise ImportError(f"{path}: reading pictures needs Pillow: pip install Pillow") from error
-        with Image.open(path) as picture:
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            size = about.get("image_size")
-            if size and picture.size != (size[1], size[0]):
-                picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            images = np.asarray(picture)[None]
+        size = about.get("image_size")  # as ImageFolder prepares its pictures
+        images = ImageReader("predict", "L" if channels == 1 else "RGB", tuple(size) if size else None)(path)[None]
     if images.ndim not in (3, 4) or len(images) == 0:
         raise ValueError(f"{path}: expected images (N, H, W) or (N, H, W, C), got shape {images.shape}")
     if images.dtype.kind == "f" and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
@@ -315,8 +183,22 @@ def _pictures(path, about):
     return data
 
 
+def _files_of(paths):
+    """The files to predict: of folders all pictures below them, in order of their names."""
+    from .data.images import EXTENSIONS
+
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        if not found:
+            raise FileNotFoundError(f"{path}: no pictures ({' '.join(sorted(EXTENSIONS))}) in this folder")
+        yield from found
+
+
 def predict(args):
-    """fastcnn predict: names the class of each picture."""
+    """fastcnn predict: names the likeliest classes of each picture."""
     from .data import Subset
 
     _start(args)
@@ -324,7 +206,7 @@ def predict(args):
     trainer = _quiet_trainer(args, model)
     names = about.get("classes") or [str(i) for i in range(about["num_classes"])]
     failed, records = 0, []
-    for file in map(Path, args.files):
+    for file in _files_of(args.files):
         try:
             data = _pictures(file, about)
         except (ValueError, OSError, TypeError) as error:
@@ -341,7 +223,8 @@ def predict(args):
             top = np.argsort(-row, kind="stable")[: args.top]
             label = f"{file}[{i}]" if many else str(file)
             if args.json:
-                records.append({"file": label, "classes": {names[k]: float(row[k]) for k in top}})
+                classes = [{"name": names[k], "id": int(k), "probability": float(row[k])} for k in top]
+                records.append({"file": label, "classes": classes})
             else:
                 print(f"{label}: " + ", ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in top))
     if args.json:
@@ -361,14 +244,15 @@ def export(args):
 
 def summary(args):
     """fastcnn summary: the table of a model."""
+    from ._summary import summary as summarize
     from .models import create_model
     from .models.registry import size_options, usual_input
-    from .summary import summary as summarize
 
     num_classes, shape = _usage(usual_input, args.model)
     shape = tuple(args.input or shape)
     model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[1:]))
-    print(summarize(model, (1, *shape)))
+    found = summarize(model, (1, *shape))
+    print(json.dumps(found.as_dict()) if args.json else found)
     return 0
 
 
@@ -382,5 +266,75 @@ def bench(args):
 
 def info(args):
     """fastcnn info: the configuration."""
-    print(_core.show_config().rstrip())
+    text = _core.show_config().rstrip()
+    if args.json:
+        rows = (line.partition(":") for line in text.splitlines())
+        text = json.dumps({key.strip(): value.strip() for key, _, value in rows})
+    print(text)
     return 0
+
+
+# ---------------------------------------------------------------- data, report
+
+
+def data(args):
+    """fastcnn data: what there is, or what is in one dataset."""
+    from .data import list_datasets
+
+    if args.data is None:
+        names = [*list_datasets(), "imagefolder:PATH"]
+        print(json.dumps(names) if args.json else "\n".join(names))
+        return 0
+    found = {}
+    for split in args.split.split(",") if args.split else ("train", _test_split(args.data)):
+        part = _load_data(args, split)
+        counts = None if part.labels is None or part.labels.ndim != 1 else np.bincount(part.labels).tolist()
+        found[split] = {"images": len(part), **_describe(part), "per_class": counts}
+        if args.preview and "preview" not in found:
+            found["preview"] = _preview(part, args.preview)
+    if args.json:
+        print(json.dumps(found))
+        return 0
+    for split, about in found.items():
+        if split == "preview":
+            print(f"preview in {about}")
+            continue
+        size = "x".join(map(str, about["image_size"]))
+        stats = "; ".join(
+            f"{k} {', '.join(f'{v:.4f}' for v in about[k])}" for k in ("mean", "std") if about[k] is not None
+        )
+        print(f"{args.data} {split}: {about['images']:,} images {about['in_channels']} x {size}; {stats}")
+        names = about["classes"] or [str(i) for i in range(about["num_classes"])]
+        counts = about["per_class"] or [None] * len(names)
+        print("  " + ", ".join(n if c is None else f"{n} {c:,}" for n, c in zip(names, counts, strict=False)))
+    return 0
+
+
+def _preview(part, path):
+    """Draws up to 40 images with their classes; gives the path."""
+    from .viz import image_grid
+
+    indices = np.linspace(0, len(part) - 1, min(40, len(part))).astype(int)
+    pixels, labels = part.raw_batch(indices)
+    names = None if labels.ndim != 1 else [part.classes[i] if part.classes else str(i) for i in labels]
+    image_grid(np.asarray(pixels).transpose(0, 3, 1, 2), names, title=part.name, path=path)
+    return str(path)
+
+
+def report(args):
+    """fastcnn report: writes index.html of a run."""
+    from .report import write_report
+
+    _start(args)
+    path = write_report(
+        args.run, limit=args.limit, root=args.root, download=not args.no_download, out=args.output, device=args.device
+    )
+    print(json.dumps({"report": str(path)}) if args.json else path)
+    return 0
+
+
+def gan(args):
+    """fastcnn gan: see _gan_commands.py."""
+    from ._gan_commands import run
+
+    return run(args)

@@ -23,6 +23,18 @@ def fsync_dir(path):
         os.close(fd)
 
 
+def check_writable(folder):
+    """Makes the folder if it is missing and writes a file in it for a moment. Raises: OSError that names the folder."""
+    folder = Path(folder)
+    probe = folder / f".probe.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def atomic_write(path, mode="wb", **open_kwargs):
     """Opens a temporary file beside `path`; on success it is fsynced and renamed to `path`, on error removed.

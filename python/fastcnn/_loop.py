@@ -12,9 +12,11 @@ import signal
 import threading
 import time
 
-from ._steps import split_batch
+from . import _core
+from ._steps import batch_to_device, first_tensor, split_batch
 
-_READ_EVERY = 16  # steps between readings of the losses
+_READ_EVERY = {"cpu": 1}  # steps between readings of the losses; on the CPU they are there when the step returns
+_READ_EVERY_ELSEWHERE = 16
 
 
 class Interrupted(Exception):
@@ -87,8 +89,13 @@ class FirstBatches:
 
 
 def images_in(x):
-    """Images in a batch."""
-    return int(x.shape[0]) if x.ndim else 1
+    """Images in a batch, of which x is a tensor (or None)."""
+    return int(x.shape[0]) if x is not None and x.ndim else 1
+
+
+def peak_memory(device):
+    """Bytes of tensor memory: the highest so far in this process on the CPU, what is held on CUDA."""
+    return _core.memory_info()["peak"] if device == "cpu" else _core.cuda_memory_allocated()
 
 
 class RunState:
@@ -110,6 +117,7 @@ class RunState:
         self.batch = self.images = self.labels = 0
         self.loss_sum = self.correct = self.seconds = self._timed_seconds = 0.0
         self._timed_images = 0
+        self.logged = {}
         self.trained = False
         self._pending = []
 
@@ -122,35 +130,41 @@ class RunState:
         """A checkpoint has been written now."""
         self.saved_step, self.saved_time = self.global_step, time.monotonic()
 
-    def add(self, loss, correct, images, labels):
+    def add(self, result, images, labels, batch):
         """Takes the results of a batch; they are read later."""
-        self._pending.append((loss, correct, images))
+        self._pending.append((*result, images, batch, self.global_step))
         self.images += images
         self.labels += labels
         self._timed_images += images
 
-    def read(self, detect_nan):
+    def read(self, trainer):
         """Reads the losses that have come in."""
-        for loss, correct, images in self._pending:
+        for loss, correct, logs, images, batch, step in self._pending:
             value = loss.item()
-            if detect_nan and not math.isfinite(value):
-                self._pending.clear()
-                raise FloatingPointError(
-                    f"the loss is {value} in epoch {self.epoch + 1}, by step {self.global_step}: try a smaller lr, "
-                    "gradient_clip_val, or look for bad samples (detect_nan=False goes on)"
-                )
+            if trainer.detect_nan:
+                if not math.isfinite(value):
+                    self._pending.clear()
+                    raise FloatingPointError(
+                        f"the loss is {value} in epoch {self.epoch + 1}, step {step + 1}: "
+                        f"{trainer._guard.explain(trainer._step, batch, step)}; try a smaller lr, gradient_clip_val, "
+                        "or look for bad samples (detect_nan=False goes on)"
+                    )
+                trainer._guard.saw(value)
             self.loss_sum += value * images
+            for name, number in logs.items():
+                self.logged[name] = self.logged.get(name, 0.0) + number.item() * images
             if correct is not None:
                 self.correct += correct.item()
         self._pending.clear()
 
     def metrics(self, accuracy):
         """Means of what has been read."""
-        seen = self.images - sum(images for *_, images in self._pending)
+        seen = self.images - sum(images for *_, images, _, _ in self._pending)
         result = {"train_loss": self.loss_sum / seen if seen else math.nan}
         if accuracy:
             share = seen / self.images if self.images else 0
             result["train_accuracy"] = self.correct / (self.labels * share) if seen else math.nan
+        result.update({f"train_{name}": total / seen for name, total in self.logged.items() if seen})
         return result
 
     def rate(self):
@@ -163,7 +177,9 @@ class RunState:
         self._timed_seconds += seconds
 
     def state_dict(self):
-        names = ("epoch", "global_step", "batch", "images", "labels", "loss_sum", "correct", "seconds", "trained")
+        names = (
+            "epoch", "global_step", "batch", "images", "labels", "loss_sum", "correct", "logged", "seconds", "trained",
+        )  # fmt: skip
         state = {name: getattr(self, name) for name in names}
         state["loader"] = self._loader.state_dict() if hasattr(self._loader, "state_dict") else None
         state["batch_size"] = getattr(self._loader, "batch_size", None)
@@ -177,7 +193,7 @@ class RunState:
             )
         for name in self.state_dict():
             if name not in ("loader", "batch_size"):
-                setattr(self, name, state[name])
+                setattr(self, name, dict(state[name]) if name == "logged" else state[name])
         if within and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(state["loader"])
         self.saved()
@@ -191,6 +207,7 @@ def run_epoch(trainer, run, step, loader, signals):
     accumulate = trainer.accumulate_grad_batches
     total = len(loader) if hasattr(loader, "__len__") else None
     skip = 0 if hasattr(loader, "load_state_dict") else run.batch
+    read_every = _READ_EVERY.get(trainer.device, _READ_EVERY_ELSEWHERE)
     began = time.perf_counter()
     try:
         # Looking ahead would make a loader's own position wrong, so it is only done where nothing else tells the end.
@@ -203,30 +220,36 @@ def run_epoch(trainer, run, step, loader, signals):
                 last = index + 1 == total
             trainer._call("on_train_batch_start", batch, index)
             batch = trainer._changed(batch, index)
-            x, y = split_batch(batch, trainer.device)
+            if trainer.training_step is None:
+                fields = x, y = split_batch(batch, trainer.device)
+                labels = y.shape[0] if y.dtype.is_floating_point else y.numel()
+            else:
+                fields = batch_to_device(batch, trainer.device)
+                x, labels = first_tensor(fields), 0
             update = (index + 1) % accumulate == 0 or last
+            if trainer.detect_nan:
+                trainer._guard.before_step(run.global_step)
             run.in_step = True
-            loss, correct = step(x, y, update)
+            result = step(fields, update)
             run.batch += 1
-            labels = y.shape[0] if y.dtype.is_floating_point else y.numel()
-            run.add(loss, correct, images_in(x), labels)
+            run.add(result, images_in(x), labels, fields if trainer.detect_nan else None)
             if update:
                 run.global_step += 1
                 trainer._step_scheduler()
                 run.in_step = False
-            if len(run._pending) >= _READ_EVERY or last:
-                run.read(trainer.detect_nan)
-            trainer._call("on_train_batch_end", {"loss": loss}, batch, index)
+            if len(run._pending) >= read_every or last:
+                run.read(trainer)
+            trainer._call("on_train_batch_end", {"loss": result[0]}, batch, index)
             if not update or last:
                 continue
             if signals.received:
-                run.read(trainer.detect_nan)
+                run.read(trainer)
                 raise Interrupted
             if trainer.should_stop:
-                run.read(trainer.detect_nan)
+                run.read(trainer)
                 return
             if _due(trainer, run):
-                run.read(trainer.detect_nan)
+                run.read(trainer)
                 began = _clock(run, began)
                 trainer._save_last()
                 began = time.perf_counter()
@@ -236,7 +259,7 @@ def run_epoch(trainer, run, step, loader, signals):
     finally:
         _clock(run, began)
     if signals.received:
-        trainer.epoch_metrics.update(run.metrics(trainer._accuracy))
+        trainer.epoch_metrics.update(run.metrics(trainer._count_train))
         raise Interrupted
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from . import _core
-from ._steps import split_batch
+from ._steps import batch_to_device, split_batch
 
 
 class LRFinder:
@@ -78,8 +78,9 @@ def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
             lr = min_lr * (max_lr / min_lr) ** (i / (num_steps - 1))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = lr * rate / top if rate else lr
-            loss, _ = step(*split_batch(batch, trainer.device))
-            value = loss.item()
+            own = trainer.training_step is not None
+            fields = batch_to_device(batch, trainer.device) if own else split_batch(batch, trainer.device)
+            value = step(fields)[0].item()
             lrs.append(lr)
             losses.append(value)
             smooth = LRFinder(lrs, losses).smoothed[-1]

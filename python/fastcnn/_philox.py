@@ -19,6 +19,8 @@ _32 = np.uint64(32)
 # Draw numbers from here up are not handed out by SampleRng.
 SHUFFLE_STREAM = 0xFFFFFFFF
 SPLIT_STREAM = 0xFFFFFFFE
+WEIGHT_STREAM = 0xFFFFFFFD
+BALANCE_STREAM = 0xFFFFFFFC
 
 
 def philox4x32(counter, key):
@@ -76,7 +78,7 @@ class SampleRng:
 
     def _take(self, draws):
         """Words (4, draws, N) of the next draws. Few samples: made ahead, an array operation costs the same."""
-        if self._draws + draws > SPLIT_STREAM:
+        if self._draws + draws > BALANCE_STREAM:
             raise RuntimeError("SampleRng: out of draw numbers")
         start, end = self._draws - self._ahead_from, self._draws - self._ahead_from + draws
         if end > self._ahead.shape[1]:

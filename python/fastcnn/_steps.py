@@ -80,13 +80,50 @@ def to_tensor(value, device):
     return tensor if device == "cpu" else tensor.to(device)
 
 
+def batch_to_device(batch, device):
+    """The batch of a loader with its arrays as tensors on the device; tuples, lists and dicts keep their form."""
+    if isinstance(batch, dict):
+        return {k: batch_to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(batch_to_device(v, device) for v in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(batch_to_device(v, device) for v in batch)
+    return to_tensor(batch, device) if isinstance(batch, (np.ndarray, _core.Tensor)) else batch
+
+
+def first_tensor(batch):
+    """The first tensor of a batch, whose first dimension counts its images."""
+    if isinstance(batch, _core.Tensor):
+        return batch
+    fields = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((t for t in map(first_tensor, fields) if t is not None), None)
+
+
+def split_result(result, what):
+    """(loss, {name: scalar tensor}) of what a custom step returned: a loss, or a dict with "loss" and what to log."""
+    logs = {}
+    if isinstance(result, dict):
+        if "loss" not in result:
+            raise ValueError(f"Trainer: expected {what} to return a dict with 'loss', got keys {list(result)}")
+        for name, value in result.items():
+            if not isinstance(value, _core.Tensor) or value.numel() != 1:
+                raise ValueError(f"Trainer: expected scalar tensors in the dict of {what}, got {name}={value!r:.60}")
+        logs = {k: v.detach() for k, v in result.items() if k != "loss"}
+        result = result["loss"]
+    if not isinstance(result, _core.Tensor) or result.numel() != 1:
+        got = f"shape {tuple(result.shape)}" if isinstance(result, _core.Tensor) else type(result).__name__
+        raise ValueError(f"Trainer: expected {what} to return a scalar loss, got {got}")
+    return result, logs
+
+
 def split_batch(batch, device, what="training"):
     """(images, targets) of what a loader yields."""
     if isinstance(batch, dict):
         batch = tuple(batch.values())
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         got = f"{len(batch)} fields" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ValueError(f"Trainer: expected batches (images, targets) for {what}, got {got}")
+        own = "training_step" if what == "training" else "validation_step"
+        raise ValueError(f"Trainer: expected batches (images, targets) for {what}, got {got}; {own}= takes others")
     return to_tensor(batch[0], device), to_tensor(batch[1], device)
 
 
@@ -94,20 +131,23 @@ class TrainStep:
     """Forward, loss, backward, clipping, optimizer, averages: one optimizer step, or one of its micro-batches.
 
     Gradients live inside a step: they are gone after it (or zero again, where several batches add up).
+    clip: (algorithm, value) or None. custom: f(model, batch) -> loss or dict, instead of model, loss and accuracy.
     """
 
     def __init__(
-        self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None, precision="32-true"
-    ):
+        self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None, precision="32-true",
+        custom=None,
+    ):  # fmt: skip
         self.model, self.loss, self.optimizer, self.precision = model, loss, optimizer, precision
         self.accuracy, self.accumulate, self.clip, self.ema = accuracy, accumulate, clip, ema
-        self._whole, self._part = self._update, self._collect
+        self.custom = custom
+        self._whole, self._part = self._update, self._backward
         if compiler is not None:
-            self._whole, self._part = compiler(self._update), compiler(self._collect)
+            self._whole, self._part = compiler(self._update), compiler(self._backward)
 
-    def __call__(self, x, y, update=True):
-        """(loss, number of right predictions or None) as tensors; update=False only adds up gradients."""
-        return (self._whole if update else self._part)(x, y)
+    def __call__(self, batch, update=True):
+        """(loss, right predictions or None, {name: value}) as tensors; update=False only adds up gradients."""
+        return (self._whole if update else self._part)(batch)
 
     def forget_plans(self):
         """Traces anew at the next call, as where the optimizer's states have been exchanged."""
@@ -126,23 +166,39 @@ class TrainStep:
                 elif p.grad is not None:
                     p.grad.zero_()
 
-    def _backward(self, x, y):
+    def _forward(self, batch):
+        """(loss, right predictions or None, what else to log)."""
+        if self.custom is not None:
+            with mixed(self.precision):
+                loss, logs = split_result(self.custom(self.model, batch), "training_step")
+            return loss, None, logs
+        x, y = batch
         with mixed(self.precision):
             output = self.model(x)
             loss = self.loss(output, y)
+        return loss, count_correct(output, y) if self.accuracy else None, {}
+
+    def forward_only(self, batch):
+        """The loss of a batch, eagerly and without gradients."""
+        was = _core.set_grad_enabled(False)
+        try:
+            return self._forward(batch)[0]
+        finally:
+            _core.set_grad_enabled(was)
+
+    def _backward(self, batch):
+        loss, correct, logs = self._forward(batch)
         (loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)).backward()
-        correct = count_correct(output, y) if self.accuracy else None
-        return loss.detach(), correct
+        return loss.detach(), correct, logs
 
-    def _collect(self, x, y):
-        return self._backward(x, y)
-
-    def _update(self, x, y):
-        result = self._backward(x, y)
+    def _update(self, batch):
+        result = self._backward(batch)
         if self.clip is not None:
-            from .nn.utils import clip_grad_norm_
+            from .nn.utils import clip_grad_norm_, clip_grad_value_
 
-            clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.clip)
+            algorithm, value = self.clip
+            clip = clip_grad_norm_ if algorithm == "norm" else clip_grad_value_
+            clip([p for g in self.optimizer.param_groups for p in g["params"]], value)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)
         if self.ema is not None:
@@ -151,13 +207,17 @@ class TrainStep:
 
 
 class EvalStep:
-    """Forward and loss without gradients: (output, loss or None, number of right predictions or None)."""
+    """Forward and loss without gradients: (output, loss or None, number of right predictions or None).
 
-    def __init__(self, model, loss, accuracy, compiler=None, precision="32-true"):
+    custom: f(model, batch) -> loss or dict, for evaluate(batch) -> (loss, {name: value}).
+    """
+
+    def __init__(self, model, loss, accuracy, compiler=None, precision="32-true", custom=None):
         self.model, self.loss, self.accuracy, self.precision = model, loss, accuracy, precision
-        self._scored, self._plain = self._score, self._forward
+        self.custom = custom
+        self._scored, self._plain, self._own = self._score, self._forward, self._custom
         if compiler is not None:
-            self._scored, self._plain = compiler(self._score), compiler(self._forward)
+            self._scored, self._plain, self._own = map(compiler, (self._score, self._forward, self._custom))
 
     def __call__(self, x, y=None):
         was = _core.set_grad_enabled(False)
@@ -165,6 +225,18 @@ class EvalStep:
             return (self._plain(x), None, None) if y is None else self._scored(x, y)
         finally:
             _core.set_grad_enabled(was)
+
+    def evaluate(self, batch):
+        """(loss, {name: value}) of the custom step."""
+        was = _core.set_grad_enabled(False)
+        try:
+            return self._own(batch)
+        finally:
+            _core.set_grad_enabled(was)
+
+    def _custom(self, batch):
+        with mixed(self.precision):
+            return split_result(self.custom(self.model, batch), "validation_step")
 
     def _forward(self, x):
         with mixed(self.precision):

@@ -7,6 +7,7 @@ keeps between epochs goes through state_dict() as JSON values and into the check
 from __future__ import annotations
 
 import csv
+import difflib
 import fnmatch
 import io
 import math
@@ -381,35 +382,47 @@ class CutMix(Mixup):
 class FreezeBackbone(Callback):
     """Trains the head alone at first, then unfreezes the rest, at once or part by part.
 
-    Args: unfreeze_at: epoch (from 0) from which everything trains, or {epoch: pattern or patterns} of submodule names
-    that train from then on ("layer4", "features.1?"; "*": everything). head: patterns of submodules that always train;
-    default the last direct child with parameters. train_bn: whether frozen batch norms go on training. A run that is
-    resumed is frozen as its epoch wants it. Raises: ValueError for a pattern that no submodule has.
+    Args: unfreeze_at: epoch (from 0) from which everything trains, {epoch: pattern or patterns} of submodule names
+    that train from then on ("layer4", "features.1?"; "*": everything), or None: never. head: patterns of submodules
+    that always train; default the last direct child with parameters. freeze_until: instead of head, the name of a
+    submodule: what comes before it in named_modules() is frozen, itself and what follows train. train_bn: whether
+    frozen batch norms go on training. A run that is resumed is frozen as its epoch wants it.
+    Raises: ValueError for a pattern that no submodule has.
     """
 
-    def __init__(self, unfreeze_at=1, head=None, train_bn=False):
-        stages = unfreeze_at if isinstance(unfreeze_at, dict) else {unfreeze_at: "*"}
+    def __init__(self, unfreeze_at=1, head=None, train_bn=False, freeze_until=None):
+        stages = unfreeze_at if isinstance(unfreeze_at, dict) else {} if unfreeze_at is None else {unfreeze_at: "*"}
         self.stages = {int(e): [p] if isinstance(p, str) else list(p) for e, p in stages.items()}
-        if not self.stages or min(self.stages) < 0:
+        if min(self.stages, default=0) < 0 or (not self.stages and unfreeze_at is not None):
             raise ValueError(f"FreezeBackbone: expected epochs of at least 0 in unfreeze_at, got {unfreeze_at}")
+        if head is not None and freeze_until is not None:
+            raise ValueError("FreezeBackbone: expected head or freeze_until, got both")
         self.head = [head] if isinstance(head, str) else head
-        self.train_bn = train_bn
+        self.train_bn, self.freeze_until = train_bn, freeze_until
+
+    def check(self, model):
+        """The modules that always train. Raises: ValueError for names and patterns that the model does not have."""
+        for patterns in self.stages.values():
+            self._matching(model, patterns)
+        if self.freeze_until is not None:
+            names = [name for name, _ in model.named_modules()]
+            if self.freeze_until not in names[1:]:
+                self._unknown(model, self.freeze_until)
+            return [m for _, m in list(model.named_modules())[names.index(self.freeze_until) :]]
+        if self.head is not None:
+            return self._matching(model, self.head)
+        last = [child for _, child in model.named_children() if next(child.parameters(), None) is not None]
+        if len(last) < 2:
+            raise ValueError(
+                "FreezeBackbone: expected a model of two or more children with parameters, or head= with the names "
+                "of what is to train"
+            )
+        return last[-1:]
 
     def on_fit_start(self, trainer):
-        model = trainer.model
-        heads = self.head
-        if heads is None:
-            last = [name for name, child in model.named_children() if next(child.parameters(), None) is not None]
-            if len(last) < 2:
-                raise ValueError(
-                    "FreezeBackbone: expected a model of two or more children with parameters, or head= with the names "
-                    "of what is to train"
-                )
-            heads = last[-1:]
-        for patterns in (heads, *self.stages.values()):
-            self._matching(model, patterns)
-        model.freeze(self.train_bn)
-        for m in self._matching(model, heads):
+        heads = self.check(trainer.model)
+        trainer.model.freeze(self.train_bn)
+        for m in heads:
             m.unfreeze()
         for epoch in sorted(e for e in self.stages if e <= trainer.current_epoch):
             self._unfreeze(trainer, epoch)
@@ -432,9 +445,15 @@ class FreezeBackbone(Callback):
         for pattern in patterns:
             hits = [m for name, m in model.named_modules() if fnmatch.fnmatchcase(name, pattern)]
             if not hits:
-                raise ValueError(f"FreezeBackbone: no submodule of {type(model).__name__} is named {pattern!r}")
+                FreezeBackbone._unknown(model, pattern)
             found += hits
         return found
+
+    @staticmethod
+    def _unknown(model, name):
+        near = difflib.get_close_matches(name, [n for n, _ in model.named_modules()][1:], n=4, cutoff=0.4)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"FreezeBackbone: no submodule of {type(model).__name__} is named {name!r}{hint}")
 
 
 def picture_of(history, path):

@@ -1,7 +1,8 @@
 """The command fastcnn: its options, its exit codes, and errors as one line. The work is in _commands.py.
 
 Only argparse is imported here, so that --help and completion are instant.
-Exit codes: 0 done, 1 failed, 2 wrong usage (options, unknown names), 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 1 failed, 2 wrong usage (options, unknown names), 3 training diverged (a loss of NaN or infinity),
+130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ import argparse
 import sys
 from pathlib import Path
 
+from ._gan_commands import add_gan_parser
+
 _EPILOG = """examples:
   fastcnn train                                   a small ResNet on fashion_mini, in a minute or two
   fastcnn train --model resnet20 --data fashion_mnist --epochs 10
+  fastcnn train --config run.toml --lr 0.05       options of a file; the command line wins
   fastcnn train --resume runs/NAME                go on where a run stopped
+  fastcnn train --data imagefolder:PATH --image-size 224 --model efficientnet_lite0 --finetune weights.pth \\
+      --freeze-until blocks.4 --unfreeze-at 2 --layer-decay 0.8
   fastcnn evaluate --checkpoint runs/NAME
-  fastcnn predict --checkpoint runs/NAME a.png b.png
+  fastcnn predict --checkpoint runs/NAME a.png folder/
+  fastcnn report runs/NAME                        runs/NAME/index.html
   fastcnn summary --model resnet50 --input 3 224 224
+  fastcnn gan train                               a DCGAN on fashion_mini; then: fastcnn gan sample --checkpoint RUN
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 training diverged, 130 Ctrl-C, 143 SIGTERM
 """
 
 
@@ -28,6 +38,13 @@ def _count(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected an int of at least 1, got {text}")
+    return value
+
+
+def _epoch(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected an epoch of at least 0, got {text}")
     return value
 
 
@@ -64,9 +81,13 @@ def _machine_options(parser):
 def _train_parser(commands):
     parser = commands.add_parser(
         "train", help="train a model", description="Trains a model and writes runs/NAME/: best.safetensors, "
-        "last.safetensors, metrics.csv, curves.png, config.json. Without options: a small ResNet on fashion_mini.",
+        "last.safetensors, metrics.csv, curves.png, config.json, index.html (a report). Without options: a small "
+        "ResNet on fashion_mini.",
     )  # fmt: skip
     parser.add_argument("--model", metavar="NAME", help="a name of fastcnn.models (default: resnet8)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with these options, batch_size = 64 ...; the command line wins"
+    )
     _data_options(parser, "fashion_mini")
     group = parser.add_argument_group("training (defaults depend on model and data)")
     group.add_argument("--epochs", type=_count, metavar="N")
@@ -92,8 +113,23 @@ def _train_parser(commands):
         "--resume", metavar="RUN", help="folder of a run to go on with, with its own options; 'last': the newest"
     )
     group.add_argument("--init", metavar="FILE", help="start from these weights (.safetensors, .pt or .pth)")
+    group.add_argument("--no-report", action="store_true", help="write no index.html")
+    group.add_argument("--json", action="store_true", help="no progress; print the result as JSON")
     group.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=argparse.SUPPRESS)
     group.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--finetune", metavar="FILE", help="start from these weights with a lower rate; the last layer is drawn anew "
+        "for other classes",
+    )  # fmt: skip
+    group.add_argument("--freeze-until", metavar="LAYER", help="layers before this one do not train, e.g. layer3")
+    group.add_argument(
+        "--unfreeze-at", type=_epoch, metavar="N", help="epoch (from 0) from which all layers train; without "
+        "--freeze-until the last layer alone trains before",
+    )  # fmt: skip
+    group.add_argument(
+        "--layer-decay", type=_nonnegative, metavar="X", help="rate of a layer, as a share of the next one's, e.g. 0.8"
+    )
     _machine_options(parser)
     return parser
 
@@ -148,22 +184,44 @@ def make_parser():
     _machine_options(evaluate)
 
     predict = commands.add_parser("predict", help="classify pictures")
-    predict.add_argument("files", nargs="+", metavar="FILE", help=".png .jpg, .npy, or IDX (also .gz, .xz)")
+    predict.add_argument(
+        "files", nargs="+", metavar="FILE", help=".png .jpg ..., .npy, IDX (also .gz, .xz), or a folder of pictures"
+    )
     _checkpoint_options(predict)
-    predict.add_argument("--top", type=_count, default=1, metavar="K", help="classes to name per picture")
+    predict.add_argument("--top", type=_count, default=5, metavar="K", help="classes to name (default: 5)")
     predict.add_argument("--limit", type=_count, metavar="N", help="the first N pictures of each file")
     _machine_options(predict)
 
-    export = commands.add_parser("export", help="a checkpoint as a .fcnn file for C++, C and other programs")
+    export = commands.add_parser("export", help="a checkpoint as a .fcnn file for C++ and C, or as ONNX")
     export.add_argument("--checkpoint", required=True, metavar="FILE", help="a .safetensors file, or a run's folder")
     export.add_argument("--model", metavar="NAME", help="for files that do not say which model they are of")
     export.add_argument("--image-size", type=_count, nargs=2, metavar=("H", "W"), help="default: what the file says")
-    export.add_argument("--out", metavar="FILE", help="default: beside the checkpoint, .fcnn")
+    export.add_argument("--out", metavar="FILE", help="default: beside the checkpoint")
+    export.add_argument("--format", choices=("fcnn", "onnx"), help="default: by the name of --out, else fcnn")
 
     summary = commands.add_parser("summary", help="layers, parameters and cost of a model")
     summary.add_argument("--model", required=True, metavar="NAME")
     summary.add_argument("--input", type=_count, nargs=3, default=None, metavar=("C", "H", "W"))
     summary.add_argument("--num-classes", type=_count, default=None, metavar="N")
+    summary.add_argument("--json", action="store_true", help="print JSON")
+
+    data = commands.add_parser("data", help="what is in a dataset", description="Names the datasets, or describes one.")
+    _data_options(data)
+    data.add_argument("--split", metavar="NAME", help="default: train and test; several with commas")
+    data.add_argument("--preview", metavar="FILE", help="draw some images into this file")
+    data.add_argument("--json", action="store_true", help="print JSON")
+
+    report = commands.add_parser(
+        "report", help="index.html of a run", description="Writes one self-contained page about a run of fastcnn "
+        "train: curves, confusion matrix, worst mistakes, Grad-CAM, options, versions.",
+    )  # fmt: skip
+    report.add_argument("run", metavar="RUN", help="folder of the run")
+    report.add_argument("--output", metavar="FILE", help="default: RUN/index.html")
+    report.add_argument("--root", metavar="DIR", help="folder with the files of the dataset")
+    report.add_argument("--no-download", action="store_true", help="fail if files are missing")
+    report.add_argument("--limit", type=_count, metavar="N", help="look at the first N test images only")
+    report.add_argument("--json", action="store_true", help="print JSON")
+    _machine_options(report)
 
     bench = commands.add_parser(
         "bench", help="limits of this machine, speed of layers and nets, also against PyTorch",
@@ -172,8 +230,10 @@ def make_parser():
     )  # fmt: skip
     bench_options(bench)
 
+    add_gan_parser(commands, _data_options, _machine_options, _count, _nonnegative)
     info = commands.add_parser("info", help="version, instruction set, threads, devices")
-    for p in [*all_parsers, evaluate, predict, export, summary, bench, info]:
+    info.add_argument("--json", action="store_true", help="print JSON")
+    for p in [*all_parsers, evaluate, predict, export, summary, data, report, bench, info]:
         p.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return parser
 
@@ -190,6 +250,7 @@ def _cmake_dir():
 def main(argv=None):
     """Runs the command line; returns the exit code."""
     parser = make_parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
     if args.cmake_dir:
         return _cmake_dir()
@@ -204,7 +265,10 @@ def main(argv=None):
     try:
         from . import _commands
 
-        args.given = _given(parser, argv)
+        if getattr(args, "config", None) is not None:
+            argv = _with_config(parser, args, argv)
+            args = parser.parse_args(argv)
+        args.given = _given(argv)
         return getattr(_commands, args.command)(args)
     except UsageError as error:
         return _fail(args, error, 2)
@@ -214,13 +278,27 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("fastcnn: interrupted", file=sys.stderr)
         return 130
+    except FloatingPointError as error:
+        return _fail(args, error, 3)
     except Exception as error:  # noqa: BLE001 - every error becomes one line
         return _fail(args, error, 1)
 
 
-def _given(parser, argv):
-    """Names of the options that stand on the command line, as opposed to defaults."""
-    words = [w.split("=", 1)[0] for w in (sys.argv[1:] if argv is None else argv)]
+def _with_config(parser, args, argv):
+    """The command line with the options of --config before the user's own, which win as the later ones."""
+    from ._train_command import config_words
+
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    options = {a.dest: a for a in commands.choices[args.command]._actions if a.option_strings}
+    for name in ("help", "config", "debug"):
+        options.pop(name)
+    at = argv.index(args.command) + 1
+    return [*argv[:at], *config_words(args.config, options), *argv[at:]]
+
+
+def _given(argv):
+    """Names of the options that stand on the command line or in its config, as opposed to defaults."""
+    words = [w.split("=", 1)[0] for w in argv]
     return {w[2:].replace("-", "_") for w in words if w.startswith("--")}
 
 

@@ -92,7 +92,7 @@ class ProgressBar(Callback):
         """One line with the epoch's results."""
         self._close()
         row = trainer.epoch_metrics
-        shown = [k for k in row if k not in ("lr", "images_per_second", "seconds")]
+        shown = [k for k in row if k not in ("lr", "images_per_second", "seconds", "memory_MB")]
         values = ", ".join(f"{_SHORT.get(k, k)} {format_value(k, row[k])}" for k in shown)
         left = trainer.max_epochs - trainer.current_epoch - 1
         eta = f", {format_time(left * row['seconds'])} left" if left else ""

@@ -1,7 +1,8 @@
 """Trainer: the loop over epochs, validation, checkpoints, resume and interruption.
 
-What happens to one batch is in _steps.py, files in checkpoints.py, the screen in progress.py, the loop over batches
-in _loop.py. It trains models with one loss on (images, targets); for adversarial pairs see GANTrainer.
+What happens to one batch is in _steps.py, what goes into checkpoints in _run_files.py, the screen in progress.py, the
+loop over batches in _loop.py, evaluation in _evaluate.py, the search for NaN in _nan_guard.py. It trains models with
+one loss; for adversarial pairs see GANTrainer.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-
 from . import _core, checkpoints
-from ._choices import make_metrics, make_optimizer, make_schedule, pick_device
+from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
-from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, images_in, run_epoch
-from ._steps import EvalStep, TrainStep, get_loss, split_batch, to_tensor
+from ._evaluate import evaluate, predict
+from ._files import check_writable
+from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, peak_memory, run_epoch
+from ._modes import use_deterministic_algorithms
+from ._nan_guard import NanGuard
+from ._run_files import find_resume, restore_run, save_run
+from ._steps import EvalStep, TrainStep, get_loss
 from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
 from .progress import ProgressBar
-
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class History(dict):
@@ -61,17 +63,25 @@ class Trainer:
             Optimizer.
         lr: default 0.1 for sgd, 1e-3 for rmsprop, else that of the optimizer. weight_decay: default that of the
             optimizer. momentum: of those that have one; sgd with momentum uses Nesterov's.
+        param_rules: {pattern of parameter names (`"layer4.*"`, `"*.bias"`): {option: value}}, "lr_scale" multiplies
+            the rate. layer_decay: factor of the rate from each layer to the one before it. Both as in
+            optim.param_groups, for optimizers given by name.
         loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
-        metrics: "accuracy" (counted in training too) and names or Metric objects of fastcnn.metrics, which are
-            computed in validation. Default: accuracy with cross_entropy, else none.
+        metrics: "accuracy" (counted in training too), names or Metric objects of fastcnn.metrics, and functions
+            f(output, target) -> number of NumPy arrays, whose mean over images is reported under the function's name;
+            all but accuracy are computed in validation. Default: accuracy with cross_entropy, else none.
+        training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalar tensors to report as train_<name>;
+            instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
+            traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
+            evaluate(); without it validation uses loss and metrics.
         precision: "32-true" or "bf16-mixed": forward in bfloat16, weights, statistics, loss and updates in
             float32.
         device: "auto", "cpu" or "cuda".
         accumulate_grad_batches: batches per optimizer step; the loss is divided by it.
-        gradient_clip_val: largest norm of all gradients together. ema_decay: validate and save an exponential
-            moving average of the weights.
+        gradient_clip_val: with gradient_clip_algorithm "norm" the largest norm of all gradients together, with "value"
+            the largest magnitude of each. ema_decay: validate and save an exponential moving average of the weights.
         callbacks: list of Callback. compile: plan whole steps with fastcnn.compile; False runs them eagerly.
-        deterministic: accepted for other devices; the CPU always is. seed: of shuffling, augmentation and
+        deterministic: use_deterministic_algorithms during fit; the CPU always is. seed: of shuffling, augmentation and
             dropout.
         log_dir: folder for metrics.csv, curves.png, last.safetensors and best.safetensors; None writes nothing.
         scheduler: None, "onecycle", "cosine", "step" (x 0.1 at half and three quarters), a schedule, or
@@ -82,37 +92,32 @@ class Trainer:
         monitor: column that picks the best epoch; default val_accuracy, val_loss or train_loss.
         checkpoint_every_n_steps, checkpoint_every_seconds: how often last.safetensors is written within an
             epoch; None: only after it.
-        detect_nan: stop with FloatingPointError when the loss is NaN or infinite.
+        detect_nan: stop with FloatingPointError when the loss is NaN or infinite, and name the first layer that gave
+            such a value (see _nan_guard.py; about half a per cent of the time).
+        num_sanity_val_steps: validation batches that run before training, so that what is wrong there shows at once;
+            not after a resume, nor for data that can be read only once.
         progress: show a bar. metadata: JSON values to keep in checkpoints.
         fast_dev_run: number of batches (True: one) that training and validation see, in one epoch, and no files: does
             everything run? overfit_batches: the first n batches of the training data, the same in each epoch, for
             training and validation: can the model learn at all?
+
+    A row of the history has train_ and val_ values, lr, images_per_second of training, seconds with validation, and
+    memory_MB, tensor memory in units of 10^6 bytes: its peak so far on the CPU, what is held on CUDA.
     """
 
     def __init__(
         self, model, optimizer="adamw", lr=None, loss="cross_entropy", metrics=None, precision="32-true",
         device="auto", accumulate_grad_batches=1, gradient_clip_val=None, ema_decay=None, callbacks=(),
         compile=True, deterministic=False, seed=0, log_dir=None, *, scheduler=None, scheduler_interval=None,
-        weight_decay=None, momentum=None, label_smoothing=0.0, batch_size=128, transform=None, num_workers=0,
+        weight_decay=None, momentum=None, param_rules=None, layer_decay=None, training_step=None, validation_step=None,
+        gradient_clip_algorithm="norm", label_smoothing=0.0, batch_size=128, transform=None, num_workers=0,
         monitor=None, checkpoint_every_n_steps=None, checkpoint_every_seconds=60.0, detect_nan=True,
-        progress=True, metadata=None, fast_dev_run=False, overfit_batches=0,
+        num_sanity_val_steps=1, progress=True, metadata=None, fast_dev_run=False, overfit_batches=0,
     ):  # fmt: skip
-        if precision not in _PRECISIONS:
-            raise ValueError(f"Trainer: expected precision {', '.join(_PRECISIONS)}, got {precision!r}")
-        if precision == "16-mixed":
-            raise ValueError(
-                f"Trainer: precision {precision!r} is not available yet in this version; use 'bf16-mixed' or '32-true'"
-            )
-        if int(accumulate_grad_batches) != accumulate_grad_batches or accumulate_grad_batches < 1:
-            raise ValueError(
-                f"Trainer: expected accumulate_grad_batches as an int of at least 1, got {accumulate_grad_batches}"
-            )
-        if gradient_clip_val is not None and not gradient_clip_val > 0:
-            raise ValueError(f"Trainer: expected gradient_clip_val > 0, got {gradient_clip_val}")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ValueError(f"Trainer: expected ema_decay between 0 and 1, got {ema_decay}")
-        if scheduler_interval not in (None, "step", "epoch"):
-            raise ValueError(f"Trainer: expected scheduler_interval 'step' or 'epoch', got {scheduler_interval!r}")
+        check_options(
+            precision, accumulate_grad_batches, gradient_clip_val, gradient_clip_algorithm, ema_decay,
+            scheduler_interval, fast_dev_run, overfit_batches, num_sanity_val_steps, training_step, validation_step,
+        )  # fmt: skip
         self.model, self.precision, self.seed = model, precision, int(seed)
         self.device = pick_device(device)
         model.to(self.device)
@@ -123,19 +128,19 @@ class Trainer:
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
         self.checkpoint_every_seconds = checkpoint_every_seconds
         self.fast_dev_run, self.overfit_batches = int(fast_dev_run), int(overfit_batches)
-        if self.fast_dev_run < 0 or self.overfit_batches < 0:
-            raise ValueError(
-                f"Trainer: expected fast_dev_run and overfit_batches of at least 0, got {fast_dev_run} and "
-                f"{overfit_batches}"
-            )
+        self.num_sanity_val_steps = int(num_sanity_val_steps)
         self.log_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
-        self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum)
+        self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum, param_rules, layer_decay)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
 
+        self.training_step, self.validation_step = training_step, validation_step
         if metrics is None:
-            metrics = ("accuracy",) if loss == "cross_entropy" else ()
-        metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-        self._accuracy = "accuracy" in metrics
+            own = loss != "cross_entropy" or validation_step is not None
+            metrics = () if own else ("accuracy",)
+        metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+        if metrics and validation_step is not None:
+            raise ValueError("Trainer: metrics need outputs and targets; with validation_step return them in its dict")
+        self._accuracy = "accuracy" in [m for m in metrics if isinstance(m, str)]
         self._metrics = make_metrics([m for m in metrics if not isinstance(m, str) or m != "accuracy"])
         train_loss, self._eval_loss = get_loss(loss, label_smoothing)
         self.ema = None
@@ -144,11 +149,13 @@ class Trainer:
 
             self.ema = EMA(model, ema_decay, warmup=True)
         self._compiler = compile_function if compile else None
+        self._count_train = self._accuracy and training_step is None
+        clip = None if gradient_clip_val is None else (gradient_clip_algorithm, gradient_clip_val)
         self._step = TrainStep(
-            model, train_loss, self.optimizer, self._accuracy, self.accumulate_grad_batches, gradient_clip_val,
-            self.ema, self._compiler, precision,
+            model, train_loss, self.optimizer, self._count_train, self.accumulate_grad_batches, clip, self.ema,
+            self._compiler, precision, training_step,
         )  # fmt: skip
-        self._eval_steps = {}
+        self._eval_steps, self._guard = {}, NanGuard(model)
 
         self.callbacks = list(callbacks)
         if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
@@ -184,7 +191,7 @@ class Trainer:
 
     def running_metrics(self):
         """train_loss and train_accuracy of the epoch so far."""
-        return self._run.metrics(self._accuracy)
+        return self._run.metrics(self._count_train)
 
     def log(self, name, value):
         """Adds a value to the row of this epoch in the history."""
@@ -234,7 +241,9 @@ class Trainer:
             loader = FirstBatches(loader, self.fast_dev_run)
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
-        start = self._find_resume(resume)
+        start = find_resume(self, resume)
+        if self.log_dir is not None:
+            check_writable(self.log_dir)  # now, not after an epoch
         self.max_epochs, self.should_stop, self.train_loader = int(max_epochs), False, loader
         self.history, self.epoch_metrics = History(), {}
         self.best_score = self.best_epoch = None
@@ -243,11 +252,16 @@ class Trainer:
         if start is None:
             _core.ops.manual_seed(self.seed)
         else:
-            self._restore(start, loader)
+            restore_run(self, start, loader)
         self._step.prepare()
+        self._guard.restart()
         with SignalGuard() as signals:
             try:
+                if self.deterministic:
+                    use_deterministic_algorithms(True)
                 self._call("on_fit_start")
+                if start is None:
+                    self._sanity_check(val_loader, signals)
                 while self._run.epoch < self.max_epochs and not self.should_stop:
                     self._fit_epoch(loader, val_loader, signals)
                 self._call("on_fit_end")
@@ -264,6 +278,21 @@ class Trainer:
             raise SystemExit(143)
         return self.history
 
+    def _sanity_check(self, val_loader, signals):
+        """Validation on a few batches before the first epoch; the loader goes back to its beginning."""
+        again = hasattr(val_loader, "load_state_dict") or isinstance(val_loader, (list, tuple))
+        if val_loader is None or not self.num_sanity_val_steps or not again:
+            return
+        state = val_loader.state_dict() if hasattr(val_loader, "state_dict") else None
+        try:
+            evaluate(self, FirstBatches(val_loader, self.num_sanity_val_steps), signals)
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                self.message("validation fails, in the check of it before training (num_sanity_val_steps)")
+            raise
+        if state is not None:
+            val_loader.load_state_dict(state)
+
     def _fit_epoch(self, loader, val_loader, signals):
         run = self._run
         if not run.trained:
@@ -277,12 +306,12 @@ class Trainer:
             if not run.trained:  # a callback said stop in the middle
                 self._save_last()
                 return
-            self.epoch_metrics.update(run.metrics(self._accuracy))
+            self.epoch_metrics.update(run.metrics(self._count_train))
             self._call("on_train_epoch_end")
         if val_loader is not None:
             self._call("on_validation_start")
             began = time.perf_counter()
-            results = self._evaluate(val_loader, signals)
+            results = evaluate(self, val_loader, signals)
             self.epoch_metrics.update({f"val_{k}": v for k, v in results.items()})
             run.seconds += time.perf_counter() - began
             self._call("on_validation_end")
@@ -290,6 +319,7 @@ class Trainer:
         row["lr"] = float(self.optimizer.param_groups[0]["lr"])
         row["images_per_second"] = run.rate()
         row["seconds"] = run.seconds
+        row["memory_MB"] = peak_memory(self.device) / 1e6
         if self.scheduler is not None and self._interval == "epoch":
             if hasattr(self.scheduler, "num_bad_epochs"):
                 self.scheduler.step(row[self._monitor_name()])
@@ -377,30 +407,11 @@ class Trainer:
 
     def evaluate(self, data):
         """{"loss": ..., "accuracy": ..., other metrics} on a dataset or loader, with the averaged weights if any."""
-        return self._evaluate(self._eval_loader(data))
+        return evaluate(self, self._eval_loader(data))
 
     def predict(self, data):
         """The model's outputs for a dataset, loader, or images (N, C, H, W), as one NumPy array."""
-        if isinstance(data, (np.ndarray, _core.Tensor)):
-            if data.ndim != 4:
-                raise ValueError(f"Trainer.predict: expected images (N, C, H, W), got shape {tuple(data.shape)}")
-            if len(data) == 0:
-                raise ValueError(f"Trainer.predict: expected at least one image, got shape {tuple(data.shape)}")
-            size = self.batch_size
-            batches = (data[i : i + size] for i in range(0, len(data), size))
-        else:
-            batches = self._eval_loader(data)
-        step, restore = self._begin_eval()
-        try:
-            outputs = []
-            for batch in batches:
-                x = batch[0] if isinstance(batch, (tuple, list)) else batch
-                outputs.append(np.array(step(to_tensor(x, self.device))[0].to("cpu").numpy()))
-        finally:
-            restore()
-        if not outputs:
-            raise ValueError("Trainer.predict: expected at least one image, got none")
-        return np.concatenate(outputs)
+        return predict(self, data)
 
     def _eval_loader(self, data):
         return as_loader(data, self.batch_size, False, self.seed, None, self.num_workers)
@@ -410,43 +421,11 @@ class Trainer:
         step = self._eval_steps.get(id(model))
         if step is None:
             step = self._eval_steps[id(model)] = EvalStep(
-                model, self._eval_loss, self._accuracy, self._compiler, self.precision
+                model, self._eval_loss, self._accuracy, self._compiler, self.precision, self.validation_step
             )
         was = model.training
         model.eval()
         return step, lambda: model.train(was)
-
-    def _evaluate(self, loader, signals=None):
-        step, restore = self._begin_eval()
-        for metric in self._metrics.values():
-            metric.reset()
-        images = labels = 0
-        total = right = 0.0
-        try:
-            for batch in loader:
-                if signals is not None and signals.received:
-                    raise Interrupted
-                x, y = split_batch(batch, self.device, "evaluation")
-                output, loss, correct = step(x, y)
-                images += images_in(x)
-                total += loss.item() * images_in(x)
-                if correct is not None:
-                    right += correct.item()
-                    labels += y.shape[0] if y.dtype.is_floating_point else y.numel()
-                for metric in self._metrics.values():
-                    metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
-        finally:
-            restore()
-        if images == 0:
-            raise ValueError("Trainer.evaluate: expected at least one image, got none")
-        result = {"loss": total / images}
-        if self._accuracy:
-            result["accuracy"] = right / labels
-        for name, metric in self._metrics.items():
-            value = metric.compute()
-            if getattr(metric, "is_scalar", True):
-                result[name] = float(value)
-        return result
 
     # ------------------------------------------------------------ files
 
@@ -457,23 +436,7 @@ class Trainer:
 
     def save_checkpoint(self, path, keep_previous=False):
         """Writes everything that resume= needs. `path` also works wherever weights are expected."""
-        weights, tensors = self.model.state_dict(), {}
-        if self.ema is not None:
-            tensors = {f"raw.{k}": t for k, t in weights.items()}
-            weights = self.ema.module.state_dict()
-            tensors["ema.updates"] = self.ema.updates
-        packed_tensors, packed = checkpoints.pack_optimizer(self.optimizer)
-        tensors.update(packed_tensors)
-        tensors["random"] = _core.ops.random_state()
-        state = {
-            "run": self._run.state_dict(), "optimizer": packed, "history": dict(self.history),
-            "epoch_metrics": self.epoch_metrics, "best": [self.best_score, self.best_epoch],
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "callbacks": [[type(c).__name__, c.state_dict()] for c in self.callbacks if hasattr(c, "state_dict")],
-            "max_epochs": self.max_epochs, "seed": self.seed,
-        }  # fmt: skip
-        checkpoints.save_checkpoint(path, weights, tensors, state, self._metadata(), keep_previous)
-        return Path(path)
+        return save_run(self, path, keep_previous)
 
     def _metadata(self):
         row = {k: v for k, v in self.epoch_metrics.items() if isinstance(v, (int, float))}
@@ -484,55 +447,3 @@ class Trainer:
             return None
         self._run.saved()
         return self.save_checkpoint(self.log_dir / "last.safetensors", keep_previous=True)
-
-    def _find_resume(self, resume):
-        """The checkpoint to continue from, read and verified, or None."""
-        if resume is None:
-            return None
-        if resume == "last":
-            if self.log_dir is None:
-                raise ValueError("Trainer.fit: resume='last' needs a Trainer with log_dir")
-            path = self.log_dir / "last.safetensors"
-            if not path.exists():
-                self.message(f"no {path} to resume from: starting from the beginning")
-                return None
-        else:
-            path = Path(resume)
-            if path.is_dir():
-                path = path / "last.safetensors"
-        found = checkpoints.load_checkpoint(path)
-        if found.state is None:
-            raise ValueError(f"{path}: holds weights only, training cannot be resumed from it")
-        return path, found
-
-    def _restore(self, start, loader):
-        path, found = start
-        state, tensors = found.state, found.tensors
-        try:
-            if self.ema is not None:
-                if "ema.updates" not in tensors:
-                    raise ValueError("the checkpoint has no averaged weights, and this Trainer has ema_decay")
-                self.ema.module.load_state_dict(found.weights)
-                self.ema.updates.copy_(tensors["ema.updates"])
-            elif "ema.updates" in tensors:
-                raise ValueError("the checkpoint has averaged weights, and this Trainer has no ema_decay")
-            raw = {k.removeprefix("raw."): t for k, t in tensors.items() if k.startswith("raw.")}
-            self.model.load_state_dict(raw if self.ema is not None else found.weights)
-            self.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
-            if (self.scheduler is None) != (state["scheduler"] is None):
-                ours = "none" if self.scheduler is None else type(self.scheduler).__name__
-                raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            saved = [c for c in self.callbacks if hasattr(c, "state_dict")]
-            for callback, (kind, values) in zip(saved, state["callbacks"], strict=False):
-                if type(callback).__name__ == kind:
-                    callback.load_state_dict(values)
-            self.history.update({k: list(v) for k, v in state["history"].items()})
-            self.epoch_metrics = dict(state["epoch_metrics"])
-            self.best_score, self.best_epoch = state["best"]
-            self._run.load_state_dict(state["run"], loader)
-            _core.ops.random_state().copy_(tensors["random"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: cannot resume from it: {error}") from error
-        self.message(f"resumed from {path}: epoch {self._run.epoch + 1}, step {self._run.global_step}")

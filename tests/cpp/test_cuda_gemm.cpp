@@ -1,9 +1,9 @@
-// The CUDA convolutions, matrix products and index ops on the executor against the CPU's references; the index
-// maps of implicit GEMM against plain loops.
+// The CUDA convolutions, matrix products and index ops on the executor against the CPU's references; the loaders
+// of implicit GEMM against plain loops. What tensor cores rest on: test_cuda_mma.cpp.
 #include <array>
 #include <set>
 
-#include "backend/cuda/kernels/conv_index.h"
+#include "backend/cuda/kernels/gemm_load.cuh"
 #include "cuda_check.h"
 
 using namespace fastcnn;
@@ -30,6 +30,9 @@ std::vector<Conv2dParams> problems() {
   odd.kW = 2, odd.pT = 2, odd.pR = 1, odd.sW = 2;
   odd.oH = conv_out_size(6, 2, 0, 3, 1, 1), odd.oW = conv_out_size(5, 0, 1, 2, 2, 1);
   all.push_back(odd);
+  all.push_back(conv(1, 8, 8, 7, 16, 1, 2, 0, 1, 1));   // pixels that no tap meets
+  all.push_back(conv(1, 8, 9, 10, 8, 3, 3, 2, 2, 1));   // stride and dilation
+  all.push_back(conv(1, 32, 9, 8, 48, 3, 2, 1, 1, 2));  // chunks in groups
   return all;
 }
 
@@ -44,7 +47,8 @@ TEST_CASE("cuda conv2d and both gradients: strides, padding, dilation, groups, d
         if (extra == 3) p.act.act = Act::relu6;
         const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW},
             w{p.O, p.C / p.groups, p.kH, p.kW};
-        const int implementations = p.groups == p.C ? 2 : 1;
+        const bool mma = dtype_size(t) == 2 && (p.groups == 1 || (p.C / p.groups >= 8 && p.O / p.groups >= 8));
+        const int implementations = 1 + (p.groups == p.C) + mma;
         std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)};
         if (p.has_bias) in.push_back(tensor({p.O}, 3, t));
         if (p.has_residual) in.push_back(tensor(y, 4, t));
@@ -64,51 +68,124 @@ TEST_CASE("cuda conv2d and both gradients: strides, padding, dilation, groups, d
                    {{{5, 3, 3, 3}, DType::float32}, {{5}, DType::float32}}, 6e-6) == 1);
 }
 
-TEST_CASE("cuda matmul: transposes, batches, bias, activation, edges of tiles") {
-  for (auto [M, N, K] : {std::array<int64_t, 3>{1, 1, 1}, {5, 70, 33}, {64, 64, 16}, {130, 3, 17}, {3, 4, 0}})
+TEST_CASE(
+    "cuda convolutions: tiles of every size, parts of the depth joined, float32 gradients of 16-bit weights"
+    " are what is rounded") {
+  const Conv2dParams all[] = {conv(2, 16, 13, 13, 144, 1, 1, 0, 1, 1), conv(2, 24, 12, 13, 40, 3, 1, 1, 1, 1),
+                              conv(1, 136, 6, 6, 72, 3, 1, 1, 1, 1), conv(1, 128, 4, 4, 16, 3, 2, 1, 1, 1)};
+  for (const Conv2dParams& base : all)
+    for (DType t : {DType::bfloat16, DType::float16}) {
+      Conv2dParams p = base;
+      p.has_bias = p.has_residual = 1, p.act.act = Act::silu;
+      const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C, p.kH, p.kW};
+      CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p,
+                       {tensor(x, 1, t), tensor(w, 2, t), tensor({p.O}, 3, t), tensor(y, 4, t)}, {{y, t}},
+                       4e-6) == 2);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_data), &p, {tensor(y, 5, t), tensor(w, 2, t)}, {{x, t}}, 4e-6) ==
+            2);
+      const Shaped in[] = {tensor(x, 1, t), tensor(y, 5, t)};
+      CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {in[0], in[1]}, {{w, t}, {{p.O}, t}}, 6e-6) == 2);
+      for (const Implementation& impl : cuda::conv2d_bwd_weights_list()) {
+        if (std::string(impl.name) == "simt depthwise") continue;
+        const Shaped narrow[] = {{Array(count_of(w), t), w}, {Array(p.O, t), {p.O}}};
+        const Shaped wide[] = {{Array(count_of(w), DType::float32), w}, {Array(p.O, DType::float32), {p.O}}};
+        for (const Shaped* out : {narrow, wide}) {
+          const std::vector<Operand> ins{in[0].operand(), in[1].operand()},
+              outs{out[0].operand(), out[1].operand()};
+          Call c{OpKind::conv2d_bwd_weights, &p, ins, outs};
+          REQUIRE(impl.declines(c) == nullptr);
+          Buffer workspace((impl.workspace(c) + 3) / 4);
+          c.workspace = workspace.data();
+          impl.run(c);
+        }
+        const Array rounded(1, t);
+        int64_t wrong = 0;
+        for (int k = 0; k < 2; ++k)
+          for (int64_t i = 0; i < narrow[k].array.n; ++i) {
+            set_at(rounded, 0, value_at(wide[k].array, i));
+            wrong += value_at(rounded, 0) != value_at(narrow[k].array, i);
+          }
+        CHECK(wrong == 0);
+      }
+    }
+}
+
+TEST_CASE("cuda matmul: transposes, batches, bias, activation, edges of tiles, chunks and single elements") {
+  for (auto [M, N, K] : {std::array<int64_t, 3>{1, 1, 1},
+                         {5, 70, 33},
+                         {64, 64, 16},
+                         {136, 8, 40},
+                         {130, 3, 17},
+                         {3, 4, 0},
+                         {16, 8, 520}})
     for (int bits = 0; bits < 16; ++bits)
-      for (DType t : {DType::float32, DType::bfloat16, DType::float64}) {
+      for (DType t : {DType::float32, DType::bfloat16, DType::float16, DType::float64}) {
         MatmulParams p;
         p.M = M, p.N = N, p.K = K, p.trans_a = bits & 1, p.trans_b = bits >> 1 & 1, p.has_bias = bits >> 2 & 1;
         p.batch = bits >> 3 ? 3 : 1, p.b_batched = !p.has_bias;
         if (p.has_bias) p.act.act = Act::gelu;
         std::vector<Shaped> in{tensor({p.batch, M, K}, 1, t), tensor({p.b_batched ? p.batch : 1, K, N}, 2, t)};
         if (p.has_bias) in.push_back(tensor({N}, 3, t));
-        CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, in, {{{p.batch, M, N}, t}}, 4e-6) == 1);
+        CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, in, {{{p.batch, M, N}, t}}, 4e-6) ==
+              (dtype_size(t) == 2 ? 2 : 1));
       }
 }
 
-TEST_CASE("cuda implicit GEMM: every index of small problems is what plain loops visit") {
-  for (const Conv2dParams& p : problems()) {
-    const int64_t Cg = p.C / p.groups, Og = p.O / p.groups;
-    std::set<std::array<int64_t, 3>> forward, backward;  // (x, y, w) offsets that meet
-    for (int64_t z = 0; z < p.groups; ++z) {
-      for (int64_t i = 0; i < p.N * p.oH * p.oW; ++i)
-        for (int64_t k = 0; k < cuda::conv_depth(p); ++k)
-          if (const int64_t at = cuda::forward_source(p, z, i, k); at >= 0)
-            for (int64_t j = 0; j < Og; ++j)
-              CHECK(forward.insert({at, i * p.O + z * Og + j, (z * Og + j) * cuda::conv_depth(p) + k}).second);
-      for (int64_t i = 0; i < p.N * p.H * p.W; ++i)
-        for (int64_t k = 0; k < p.kH * p.kW * Og; ++k)
-          if (const int64_t at = cuda::bwd_data_source(p, z, i, k); at >= 0)
-            for (int64_t j = 0; j < Cg; ++j)
-              CHECK(backward.insert({i * p.C + z * Cg + j, at, cuda::bwd_data_weight(p, z, k, j)}).second);
+namespace {
+
+// All (a, c, b) offsets that the loader lets meet, over the problems of a launch; each must be met once.
+template <class Load, class T>
+std::set<std::array<int64_t, 3>> walk(const Load& load, const T* a, const T* b, int32_t problems) {
+  std::set<std::array<int64_t, 3>> met;
+  std::set<int64_t> rows;
+  int64_t again = 0;
+  for (int32_t z = 0; z < problems; ++z) {
+    const auto q = load.problem(z);
+    for (int32_t m = 0; m < q.M; ++m) {
+      again += !rows.insert(load.out_row(q, m)).second;
+      for (int32_t k = 0; k < q.K; ++k) {
+        const T* pa = load.a_at(q, load.a_fixed(q, m), k);
+        for (int32_t n = 0; n < q.N; ++n) {
+          const T* pb = load.b_at(q, load.b_fixed(q, n), k);
+          if (pa && pb) again += !met.insert({pa - a, load.out_row(q, m) + n, pb - b}).second;
+        }
+      }
     }
-    std::set<std::array<int64_t, 3>> expect;
+  }
+  CHECK(again == 0);
+  return met;
+}
+
+}  // namespace
+
+TEST_CASE("cuda implicit GEMM: every index of small problems is what plain loops visit, in all three passes") {
+  for (const Conv2dParams& p : problems()) {
+    if (p.O * p.C > 600) continue;  // the sets grow with both
+    const int64_t Cg = p.C / p.groups, Og = p.O / p.groups;
+    const std::vector<float> x(static_cast<size_t>(p.N * p.H * p.W * p.C)),
+        w(static_cast<size_t>(p.O * p.kH * p.kW * Cg)), y(static_cast<size_t>(p.N * p.oH * p.oW * p.O));
+    const cuda::ConvSizes s(p);
+    std::set<std::array<int64_t, 3>> forward, data, weights;
     for (int64_t n = 0; n < p.N; ++n)
       for (int64_t oh = 0; oh < p.oH; ++oh)
         for (int64_t ow = 0; ow < p.oW; ++ow)
           for (int64_t kh = 0; kh < p.kH; ++kh)
             for (int64_t kw = 0; kw < p.kW; ++kw) {
-              const int64_t h = oh * p.sH - p.pT + kh * p.dH, w = ow * p.sW - p.pL + kw * p.dW;
-              if (h < 0 || h >= p.H || w < 0 || w >= p.W) continue;
+              const int64_t h = oh * p.sH - p.pT + kh * p.dH, v = ow * p.sW - p.pL + kw * p.dW;
+              if (h < 0 || h >= p.H || v < 0 || v >= p.W) continue;
               for (int64_t o = 0; o < p.O; ++o)
-                for (int64_t c = 0; c < Cg; ++c)
-                  expect.insert({((n * p.H + h) * p.W + w) * p.C + o / Og * Cg + c,
-                                 ((n * p.oH + oh) * p.oW + ow) * p.O + o, ((o * p.kH + kh) * p.kW + kw) * Cg + c});
+                for (int64_t c = 0; c < Cg; ++c) {
+                  const int64_t at_x = ((n * p.H + h) * p.W + v) * p.C + o / Og * Cg + c;
+                  const int64_t at_y = ((n * p.oH + oh) * p.oW + ow) * p.O + o;
+                  const int64_t at_w = ((o * p.kH + kh) * p.kW + kw) * Cg + c;
+                  forward.insert({at_x, at_y, at_w}), data.insert({at_y, at_x, at_w});
+                  weights.insert({at_y, at_w, at_x});
+                }
             }
-    CHECK(forward == expect);
-    CHECK(backward == expect);
+    const auto groups = static_cast<int32_t>(p.groups), parities = static_cast<int32_t>(p.sH * p.sW);
+    CHECK(walk(cuda::ConvForward<float>{s, x.data(), w.data()}, x.data(), w.data(), groups) == forward);
+    CHECK(walk(cuda::ConvBwdData<float>{s, y.data(), w.data()}, y.data(), w.data(), groups * parities) == data);
+    CHECK(walk(cuda::ConvBwdWeights<float>{s, x.data(), y.data()}, y.data(), x.data(), groups) == weights);
   }
 }
 

@@ -300,6 +300,42 @@ TEST_CASE("cuda batch_norm: training, inference, backward, residual, activation,
   }
 }
 
+TEST_CASE("cuda fold_batch_norm: rows and columns of channels, with and without a bias") {
+  for (DType t : {DType::float32, DType::float64, DType::bfloat16})
+    for (bool bias : {false, true})
+      for (bool columns : {false, true}) {
+        FoldParams p;
+        p.C = 6, p.has_bias = bias, p.block = columns ? 7 * 6 : 7;
+        if (columns) p.inner = 6, p.step = 1;
+        std::vector<Shaped> in{tensor(columns ? std::vector<int64_t>{7, 6} : std::vector<int64_t>{6, 7}, 1, t)};
+        for (uint32_t k = 2; k < 6; ++k) in.push_back(tensor({6}, k, t, k == 5 ? 3 : 0, 1, 1));
+        if (bias) in.push_back(tensor({6}, 7, t));
+        CHECK(check_cuda(FASTCNN_CUDA_OP(fold_batch_norm), &p, in, {{in[0].shape, t}, {{6}, t}}, 4e-6) == 1);
+      }
+}
+
+TEST_CASE("cuda interpolate and its gradient: every mode, up and down, corners, antialias, pictures") {
+  for (Interp mode : {Interp::nearest, Interp::nearest_exact, Interp::bilinear, Interp::bicubic})
+    for (int corners : {0, 1})
+      for (int antialias : {0, 1}) {
+        const bool smooth = mode == Interp::bilinear || mode == Interp::bicubic;
+        if ((corners || antialias) && !smooth) continue;
+        for (auto [oh, ow] : {std::pair<int64_t, int64_t>{14, 5}, {3, 12}, {7, 6}, {1, 1}})
+          for (DType t :
+               {DType::float32, DType::bfloat16, DType::float16, DType::float64, DType::uint8, DType::int8}) {
+            InterpolateParams p;
+            p.N = 2, p.C = 3, p.H = 7, p.W = 6, p.oH = oh, p.oW = ow, p.mode = mode;
+            p.align_corners = corners, p.antialias = antialias;
+            if (oh == 14) p.scale_h = 2.05;
+            const std::vector<int64_t> x{2, 3, 7, 6}, y{2, 3, oh, ow};
+            CHECK(check_cuda(FASTCNN_CUDA_OP(interpolate), &p, {tensor(x, 1, t, is_floating(t) ? 0 : 120)},
+                             {{y, t}}, 4e-6) == 1);
+            if (is_floating(t))
+              CHECK(check_cuda(FASTCNN_CUDA_OP(interpolate_bwd), &p, {tensor(y, 2, t)}, {{x, t}}, 4e-6) == 1);
+          }
+      }
+}
+
 TEST_CASE("cuda layer_norm and group_norm, forward and backward") {
   for (DType t : kFloats)
     for (int affine : {0, 1}) {

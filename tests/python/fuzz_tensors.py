@@ -13,7 +13,7 @@ ops = fc.ops
 
 # ---- elementwise, reductions ---------------------------------------------------------------------------------
 
-UNARY = "neg abs exp expm1 sqrt rsqrt square reciprocal sin cos erf log log1p log2 sign floor ceil round".split()
+UNARY = "neg abs exp expm1 sqrt rsqrt square reciprocal sin cos erf atan log log1p log2 sign floor ceil round".split()
 
 
 @family

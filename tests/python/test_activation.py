@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from fastcnn import compile as compile_function
 from nn_check import (
     BEST,
     array,
@@ -246,6 +247,23 @@ def test_whole_channels_and_whole_samples(shape):
     assert (samples.min(1) == samples.max(1)).all()
     assert 0 < (samples[:, 0] != 0).sum() < 64
     np.testing.assert_allclose(samples.max(), 1 / 0.7, rtol=1e-6)
+
+
+def test_rows_between_linear_layers_are_not_copied():
+    """(N, H, W, C) as a view of a channels-last image, which is how ConvNeXt's blocks go through linear layers."""
+    arrays = [randn((2, 8, 5, 6), 0), randn((16, 8), 1), randn((8, 16), 2)]
+
+    def block(x, w, v):
+        return ops.linear(ops.gelu(ops.linear(x.permute(0, 2, 3, 1), w)), v).permute(0, 3, 1, 2)
+
+    def twin(x, w, v):
+        return F.linear(F.gelu(F.linear(x.permute(0, 2, 3, 1), w)), v).permute(0, 3, 1, 2)
+
+    check_against_torch(block, twin, arrays)
+    compiled = compile_function(block)
+    compiled(*(tensor(a, "float32") for a in arrays))
+    kinds = [line.split()[1] for line in compiled.describe().splitlines()[1:] if line]
+    assert kinds == ["matmul", "activation", "matmul"]
 
 
 @pytest.mark.parametrize("f", [ops.dropout, ops.dropout2d, ops.drop_path])

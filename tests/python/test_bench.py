@@ -268,7 +268,7 @@ def test_command_line(capsys, tiny_shapes):
     assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["bench", "speed"]) == 1
-    assert "expected sections of peak, layers, nets, ops, memory, augment, got 'speed'" in capsys.readouterr().err
+    assert "expected sections of peak, layers, nets, ops, memory, augment, loader" in capsys.readouterr().err
     assert main(["bench", "layers", "--filter", "no such layer"]) == 1
     assert "no layer, net or op matches" in capsys.readouterr().err
 
@@ -306,3 +306,29 @@ def test_augment_row_holds_times_and_ratio(tmp_path):
     images = augment.photographs(3, 64)
     out = augment.ours(images)()
     assert out.shape == (3, 3, augment.SIZE, augment.SIZE) and out.dtype == np.uint8 and out.std() > 10
+
+
+def test_loader_rows_say_what_the_step_waits_for(tmp_path):
+    from fastcnn.bench import loader, nets
+
+    task = nets.Task(nets.NETS[0], "train", 16)
+    # A step of 10 ms per image, loading of 5 ms: nothing hidden, all hidden, and the most that two cores allow.
+    threads = _core.get_num_threads()
+    serial = loader.row("a", task, 0, [(200, 200, 0.005, 100, 1 / 0.015)])
+    assert serial["hidden"] == pytest.approx(0) and serial["of_limit"] == pytest.approx((10 + 5 / threads) / 15)
+    turns = [(200, 200, 0.005, 100, rate) for rate in (100, 1 / 0.0125, 1 / 0.015)]
+    assert loader.row("a", task, 1, turns[:1])["hidden"] == pytest.approx(1)
+    assert loader.row("a", task, 1, turns)["hidden"] == pytest.approx(0.5)
+    rows = list(loader.measure("lenet", _digits(), lambda x, rng: x, task, 0.02, 1, workers=(0, 1)))
+    assert [r["workers"] for r in rows] == [0, 1] and all(r["images_per_s"] > 0 for r in rows)
+    assert report.check({"schema": report.SCHEMA, "rows": rows}) and "workers=1" in report.table("loader", rows)
+    pytest.importorskip("PIL")
+    loader.write_jpegs(tmp_path, files=3, size=(60, 80))
+    assert sorted(p.name for p in tmp_path.rglob("*.jpg")) == ["000.jpg", "001.jpg", "002.jpg"]
+    assert loader.small_images(5)[4][0].shape == (3, 32, 32)
+
+
+def _digits():
+    from fastcnn.data import load
+
+    return load("fashion_mini", "test")

@@ -13,7 +13,7 @@ import pytest
 from fastcnn.cli import main
 from fastcnn.data import load, write_idx
 
-TINY = ["--limit", "64", "--epochs", "2", "--batch-size", "16", "--model", "lenet5", "--quiet"]
+TINY = ["--limit", "64", "--epochs", "2", "--batch-size", "16", "--model", "lenet5", "--quiet", "--no-report"]
 
 
 def run(*argv):
@@ -54,10 +54,14 @@ def test_predict(trained, tmp_path, capsys):
     assert run("predict", "--checkpoint", trained, "--json", "--top", 10, *files) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 11
-    assert found[0]["classes"] == pytest.approx(found[1]["classes"])
+    chances = [{c["name"]: c["probability"] for c in f["classes"]} for f in found]
+    assert chances[0] == pytest.approx(chances[1])
     assert [f["classes"] for f in found[1:6]] == [f["classes"] for f in found[6:]]
-    assert sum(found[0]["classes"].values()) == pytest.approx(1)
-    assert set(found[0]["classes"]) == set(data.classes)
+    assert sum(chances[0].values()) == pytest.approx(1)
+    assert set(chances[0]) == set(data.classes)
+    assert all(data.classes[c["id"]] == c["name"] for c in found[0]["classes"])
+    ranked = [c["probability"] for c in found[0]["classes"]]
+    assert ranked == sorted(ranked, reverse=True)
     assert run("predict", "--checkpoint", trained, "--limit", 2, files[1]) == 0
     assert capsys.readouterr().out.count("many.npy[") == 2
 
@@ -66,7 +70,11 @@ def test_predict_pictures(trained, tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     pixels = load("fashion_mini", "test").images[0, :, :, 0]
     image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "more" / "deep").mkdir(parents=True)
     image.fromarray(np.stack([pixels] * 3, -1)).resize((60, 50)).save(tmp_path / "b.png")
+    for name in ("more/2.jpg", "more/1.png", "more/deep/0.png"):
+        image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "more" / "notes.txt").write_text("no picture")
     np.save(tmp_path / "a.npy", pixels)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     argv = ["predict", "--checkpoint", trained, "--json", tmp_path / "a.png", tmp_path / "a.npy"]
@@ -77,6 +85,15 @@ def test_predict_pictures(trained, tmp_path, capsys):
     output = capsys.readouterr()
     assert "bad.png" in output.err
     assert "b.png:" in output.out
+    assert run("predict", "--checkpoint", trained, tmp_path / "more") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        str(tmp_path / "more" / name) for name in ("1.png", "2.jpg", "deep/0.png")
+    ]
+    assert all(line.count(" %") == 5 for line in lines)  # the five likeliest classes
+    (tmp_path / "empty").mkdir()
+    assert run("predict", "--checkpoint", trained, tmp_path / "empty") == 1
+    assert "no pictures" in capsys.readouterr().err
 
 
 def test_summary_info_version(capsys):
@@ -131,7 +148,7 @@ def test_nets_of_one_image_size_fit_the_data(tmp_path, capsys):
                 )
     data = f"imagefolder:{tmp_path / 'data'}"
     argv = ["train", "--model", "lenet5", "--data", data, "--image-size", 20, "--epochs", 1, "--batch-size", 4]
-    assert run(*argv, "--out", tmp_path, "--name", "r", "--quiet") == 0
+    assert run(*argv, "--out", tmp_path, "--name", "r", "--quiet", "--no-report") == 0
     assert run("evaluate", "--checkpoint", tmp_path / "r", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 8
 
@@ -169,7 +186,7 @@ def spawn(*argv):
 
 
 def test_ctrl_c_then_resume(tmp_path, capsys):
-    argv = ["train", *TINY[:-1], "--epochs", "400", "--out", tmp_path, "--name", "r"]
+    argv = ["train", *TINY[:-2], "--epochs", "400", "--out", tmp_path, "--name", "r"]
     process = spawn(*argv)
     deadline = time.monotonic() + 60
     while not (tmp_path / "r" / "last.safetensors").exists():
@@ -181,7 +198,7 @@ def test_ctrl_c_then_resume(tmp_path, capsys):
     assert process.returncode == 130
     assert f"fastcnn train --resume {tmp_path / 'r'}" in errors
     done = len((tmp_path / "r" / "metrics.csv").read_text().splitlines()) - 1
-    assert run("train", "--resume", tmp_path / "r", "--epochs", done + 2, "--quiet") == 0
+    assert run("train", "--resume", tmp_path / "r", "--epochs", done + 2, "--quiet", "--no-report") == 0
     assert "test accuracy" in capsys.readouterr().out
     assert len((tmp_path / "r" / "metrics.csv").read_text().splitlines()) - 1 == done + 2
     assert json.loads((tmp_path / "r" / "config.json").read_text())["model"] == "lenet5"

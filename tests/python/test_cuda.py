@@ -65,8 +65,9 @@ def test_what_kernels_find_is_raised_at_the_next_wait():
 
 @device
 def test_an_op_without_a_kernel_says_so():
-    with pytest.raises(TypeError, match="interpolate: no implementation on cuda"):
-        fc.ops.interpolate(fc.zeros((1, 1, 4, 4), device="cuda"), size=8)
+    x, m = fc.zeros((1, 1, 4, 4), device="cuda"), fc.zeros((1, 3, 3), device="cuda")
+    with pytest.raises(TypeError, match="affine_sample: no implementation on cuda"):
+        fc.ops.affine_sample(x, m, fill=fc.zeros(1, device="cuda"))
 
 
 def net():
@@ -119,6 +120,71 @@ def test_training_gives_the_losses_and_weights_of_the_cpu(compiled, optimizer):
 def test_a_recorded_step_equals_eager_bit_for_bit():
     make = lambda p: fc.optim.SGD(p, lr=0.05, momentum=0.9)  # noqa: E731
     assert losses("cuda", True, make)[0] == losses("cuda", False, make)[0]
+
+
+@device
+def test_plans_fuse_what_surrounds_a_convolution():
+    model = net().to("cuda")
+    x = fc.tensor(np.random.default_rng(1).standard_normal((4, 3, 12, 12)).astype("float32"), device="cuda")
+    step = fc.compile(lambda x: model.train()(x).sum().backward())
+    step(x)
+    ops = [line.split()[1] for line in step.describe().splitlines() if line[:1].isdigit()]
+    assert ops.count("batch_norm") == 2, step.describe()
+    assert ops.count("activation") == 1, step.describe()  # SiLU: its gradient reads its input
+    assert ops.count("activation_bwd") == 2, step.describe()  # SiLU's, and ReLU's behind a convolution
+    model.eval()
+    infer = fc.compile(model)
+    with fc.no_grad():
+        got, want = infer(x).cpu().numpy(), model(x).cpu().numpy()
+    ops = [line.split()[1] for line in infer.describe().splitlines() if line[:1].isdigit()]
+    assert "batch_norm_infer" not in ops and "activation" not in ops, infer.describe()
+    assert "prepared when weights change" in infer.describe()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@device
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled):
+    def losses_on(where):
+        fc.manual_seed(4)
+        n = fc.nn
+        model = n.Sequential(
+            n.Conv2d(3, 16, 3, padding=1), n.BatchNorm2d(16), n.ReLU(), n.Conv2d(16, 24, 3, stride=2, padding=1),
+            n.BatchNorm2d(24), n.ReLU(), n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(24, 8),
+        ).to(where)  # fmt: skip
+        optimizer = fc.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        rng = np.random.default_rng(0)
+        x = fc.tensor(rng.standard_normal((4, 3, 10, 10)).astype("float32"), device=where)
+        y = fc.tensor(rng.integers(0, 8, 4), device=where)
+
+        def step(x, y):
+            with fc.autocast(dtype=fc.bfloat16):
+                out = model(x)
+            loss = fc.ops.cross_entropy(out.float(), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = fc.compile(step) if compiled else step
+        out = [run(x, y).item() for _ in range(3)]
+        if compiled and where == "cuda":
+            assert "conv2d [tensor cores]" in run.describe()
+            assert "conv2d_bwd_weights [tensor cores]" in run.describe()
+        return out
+
+    np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=2e-2)
+
+
+@device
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_op_families_give_what_the_cpu_gives(dtype):
+    pytest.importorskip("torch")  # the cases name PyTorch's calls too
+    import cuda_ops
+
+    verdicts = [(family, *cuda_ops.compare(family, 0, dtype, compiled=True)) for family in cuda_ops.FAMILIES]
+    assert not [text for _, verdict, text in verdicts if verdict == "wrong"]
+    assert sum(verdict == "ok" for _, verdict, _ in verdicts) > 0.75 * len(verdicts), verdicts
 
 
 @device

@@ -290,7 +290,7 @@ def test_image_folder_damaged_image(folder, workers):
     bad = folder / "train" / "bee" / "1.png"
     bad.write_bytes(bad.read_bytes()[:45])
     ds = ImageFolder(folder / "train", image_size=8)
-    with pytest.raises(SampleError, match=r"sample 4 failed: ValueError: .*bee.1\.png") as info:
+    with pytest.raises(SampleError, match=r"sample 4 failed: DamagedImage: .*bee.1\.png") as info:
         list(DataLoader(ds, 2, num_workers=workers))
     assert info.value.index == 4 and isinstance(info.value.__cause__, ValueError)
 

@@ -4,11 +4,13 @@ import contextlib
 import gzip
 import hashlib
 import http.server
+import io
 import os
 import re
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import tracemalloc
 from pathlib import Path
@@ -346,6 +348,41 @@ def test_load_downloads_mnist(server, tmp_path, monkeypatch):
     assert len(load("mnist", root=root, download=False)) == 50
     monkeypatch.setenv("FASTCNN_HOME", str(tmp_path / "cache"))
     assert len(load("mnist")) == 50 and (tmp_path / "cache" / "mnist").is_dir()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_load_downloads_cifar(server, tmp_path, monkeypatch, name):
+    """A tarball in the published form, cut off on the way and resumed; then another one under its name."""
+    from fastcnn.data import datasets
+
+    info = datasets._CIFAR[name]
+    rng, classes = np.random.default_rng(0), int(name.removeprefix("cifar"))
+    rows, buffer = {}, io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for file in ("batches.meta.txt", *info["train"], *info["test"]):
+            row = rng.integers(0, 256, (4, info["label_bytes"] + 3072)).astype(np.uint8)
+            row[:, : info["label_bytes"]] = rng.integers(0, 10 if classes == 10 else 20, (4, info["label_bytes"]))
+            rows[file] = row
+            member = tarfile.TarInfo(f"{info['folder']}/{file}")
+            member.size = row.size
+            tar.addfile(member, io.BytesIO(row.tobytes()))
+    archive, body = info["resource"].name, buffer.getvalue()
+    server.files[archive] = body
+    published = Resource(archive, ("http://data.invalid/",), {"md5": hashlib.md5(body).hexdigest()})
+    monkeypatch.setitem(datasets._CIFAR, name, {**info, "resource": published})
+    monkeypatch.setattr(datasets, "SYSTEM_DIR", tmp_path / "nothing")
+    server.script = ["truncate", "ok"]
+    train = load(name, root=tmp_path)
+    assert [r for _, r in server.requests] == [None, f"bytes={len(body) // 2}-"]
+    test = load(name, "test", root=tmp_path, download=False)
+    assert len(train) == 4 * len(info["train"]) and len(test) == 4 and train.num_classes == classes
+    last = rows[info["test"][0]]
+    assert test.labels.tolist() == last[:, info["label_bytes"] - 1].tolist()
+    np.testing.assert_array_equal(test.images.transpose(0, 3, 1, 2).reshape(4, -1), last[:, info["label_bytes"] :])
+    server.files[archive] = body[:-1] + bytes([body[-1] ^ 1])
+    with pytest.raises(DownloadError, match="expected md5"):
+        load(name, root=tmp_path / "other")
+    assert os.listdir(tmp_path / "other" / name) == [f"{archive}.lock"]
 
 
 def test_published_checksums_are_the_ones_of_the_debian_package(tmp_path):

@@ -16,7 +16,7 @@ from fastcnn.metrics import (
     list_metrics,
 )
 
-ALL = ["accuracy", "topk", "confusion_matrix", "precision", "recall", "f1", "mean_iou"]
+ALL = ["accuracy", "topk", "confusion_matrix", "precision", "recall", "f1", "dice", "mean_iou"]
 
 
 def scores(n=200, c=7, seed=0, shape=()):
@@ -185,7 +185,7 @@ def test_bfloat16_scores():
 
 
 def test_registry():
-    assert list_metrics() == sorted(ALL)
+    assert list_metrics() == sorted([*ALL, "roc_auc", "mean_average_precision", "fid"])
     for spelling in ("top5", "topk(5)", "topk", "top_5"):
         assert get_metric(spelling).k == 5 and get_metric(spelling).name == "top5"
     assert get_metric("topk", k=3).name == "top3"

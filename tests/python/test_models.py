@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from fastcnn import _core, models, nn, safetensors
+from fastcnn import _core, models, nn, safetensors, summary
 from fastcnn._core import ops
-from fastcnn.summary import summary
 from zoo_check import build, count
 
 COUNTS = {

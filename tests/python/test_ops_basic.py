@@ -36,6 +36,7 @@ UNARY = {
     "round": (ops.round, torch.round, -3, 3),
     "sin": (ops.sin, torch.sin, -6, 6),
     "cos": (ops.cos, torch.cos, -6, 6),
+    "atan": (ops.atan, torch.atan, -6, 6),
     "erf": (ops.erf, torch.erf, -2, 2),
     "clamp": (lambda x: x.clamp(-0.5, 0.75), lambda x: x.clamp(-0.5, 0.75), -2, 2),
     "clamp_min": (lambda x: x.clamp(min=0.1), lambda x: x.clamp(min=0.1), -2, 2),

@@ -204,6 +204,14 @@ def test_filters(shape):
     check_inside(figure)
 
 
+def test_filters_of_a_layer_are_its_weights():
+    import fastcnn as fc
+
+    layer = fc.nn.Conv2d(1, 4, 3)
+    a, b = (viz.filters(f).axes[0].images[0].get_array() for f in (layer, layer.weight.detach().numpy()))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_filters_bad_input():
     viz.filters(np.zeros((2, 3, 3, 3)))
     for bad in (np.zeros((3, 3)), np.zeros((0, 3, 3, 3)), np.full((1, 1, 2, 2), np.inf)):

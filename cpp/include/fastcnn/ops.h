@@ -71,6 +71,7 @@ FASTCNN_API Tensor round(const Tensor& x);
 FASTCNN_API Tensor sin(const Tensor& x);
 FASTCNN_API Tensor cos(const Tensor& x);
 FASTCNN_API Tensor erf(const Tensor& x);
+FASTCNN_API Tensor atan(const Tensor& x);
 FASTCNN_API Tensor isnan(const Tensor& x);
 FASTCNN_API Tensor isinf(const Tensor& x);
 FASTCNN_API Tensor isfinite(const Tensor& x);
@@ -225,6 +226,10 @@ struct AffineSampleOptions {
   Tensor norm;          // float32 (2, C): the result is float32, values * norm[0] + norm[1]
 };
 FASTCNN_API Tensor affine_sample(const Tensor& x, const Tensor& matrix, const AffineSampleOptions& options = {});
+// Images at the points (x, y) of grid (N, h, w, 2), where -1 and 1 are the ends of an image (grid_sample.cpp).
+// mode: bilinear, nearest, bicubic; padding_mode: zeros, border, reflection.
+FASTCNN_API Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode = "bilinear",
+                               const std::string& padding_mode = "zeros", bool align_corners = false);
 FASTCNN_API Tensor pixel_shuffle(const Tensor& x, int64_t factor);
 FASTCNN_API Tensor pixel_unshuffle(const Tensor& x, int64_t factor);
 
@@ -247,6 +252,35 @@ FASTCNN_API Tensor huber_loss(const Tensor& x, const Tensor& target, double delt
                               const std::string& reduction = "mean");
 FASTCNN_API Tensor kl_div(const Tensor& log_probs, const Tensor& target, const std::string& reduction = "mean",
                           bool log_target = false);  // also batchmean
+
+// ---- losses of detectors, segmentation, capsules and GANs (composed_loss.cpp, box_loss.cpp)
+// Focal loss of logits (Lin et al. 2017): -alpha_t (1 - p_t)^gamma log p_t; alpha < 0: unweighted.
+FASTCNN_API Tensor focal_loss(const Tensor& x, const Tensor& target, double alpha = 0.25, double gamma = 2,
+                              const std::string& reduction = "mean");
+// 1 - Dice coefficient of each class, over batch and places, of logits (N,C,…) and ids (N,…) or probabilities.
+FASTCNN_API Tensor dice_loss(const Tensor& x, const Tensor& target, double smooth = 1, bool multilabel = false,
+                             int64_t ignore_index = -100, const std::string& reduction = "mean");
+// Capsule lengths (N,C) against ids (N) or 0 and 1 (N,C) (Sabour et al. 2017); reduction none: (N).
+FASTCNN_API Tensor margin_loss(const Tensor& x, const Tensor& target, double positive = 0.9, double negative = 0.1,
+                               double down_weight = 0.5, const std::string& reduction = "mean");
+// Scores of a discriminator on `target` "real" or "fake" images, or of the "generator"'s images for its sake.
+FASTCNN_API Tensor hinge_gan_loss(const Tensor& x, const std::string& target,
+                                  const std::string& reduction = "mean");
+// Pairs of boxes (…,4), x1 y1 x2 y2; reduction none: (…).
+FASTCNN_API Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction = "mean",
+                             double eps = 1e-7);
+FASTCNN_API Tensor ciou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction = "mean",
+                             double eps = 1e-7);
+
+// ---- boxes (detect.cpp): x1 y1 x2 y2
+FASTCNN_API Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2);  // (N,4), (M,4) -> (N,M)
+// Numbers (int64) of the boxes (N,4) that are kept, best score (N) first; boxes of different groups (N) do not
+// meet. max_output: at most so many, and -1 behind the last, so that the shape is known before the values are.
+FASTCNN_API Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold, const Tensor& groups = {},
+                       std::optional<int64_t> max_output = {});
+// x (N,C,H,W), boxes (K,5): image and box, times spatial_scale in pixels of x -> (K,C,h,w).
+FASTCNN_API Tensor roi_align(const Tensor& x, const Tensor& boxes, std::pair<int64_t, int64_t> size,
+                             double spatial_scale = 1, int64_t sampling_ratio = -1, bool aligned = false);
 
 // ---- operators
 // ----------------------------------------------------------------------------------------------------

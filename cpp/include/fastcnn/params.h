@@ -240,6 +240,7 @@ enum class Unary : int32_t {
   sin,
   cos,
   erf,
+  atan,
   logical_not,
   isnan,
   isinf,
@@ -339,6 +340,24 @@ struct AffineSampleParams {
 // A colour stage of one image: A (C,C), B (C,C), c (C), hue. v becomes A v + B m + c, m the mean of each channel
 // of the image so far; limited to [0, top]; then the hue turns by `hue` of a circle (C = 3).
 FASTCNN_INLINE int64_t sample_stage_floats(int64_t C) { return C * (2 * C + 1) + 1; }
+
+// box_iou: all pairs of boxes a (N,4) and b (M,4), x1 y1 x2 y2.
+struct BoxIouParams {
+  int64_t N = 0, M = 0;
+};
+// nms: N boxes, best score first; a box goes whose IoU with a kept one of its group is above the threshold.
+struct NmsParams {
+  int64_t N = 0, limit = 0;  // at most so many are kept
+  double iou_threshold = 0.5;
+  int64_t has_groups = 0;
+};
+// roi_align of x (N,C,H,W) and K boxes: y (K,C,oH,oW). aligned: boxes move by half a pixel.
+struct RoiAlignParams {
+  int64_t N = 0, C = 0, H = 0, W = 0, K = 0, oH = 0, oW = 0;
+  int64_t sampling_ratio = 0;  // samples of a bin along an axis; <= 0: one per pixel that the bin spans
+  int64_t aligned = 0;
+  double spatial_scale = 1;
+};
 
 // dropout: element i of the dense tensor belongs to decision f(i): `inner` = 1 one per element; dropout2d: one per
 // (n, c); drop_path: one per n. Decision ids count logically: for dropout the memory index, else n*C+c or n.

@@ -105,6 +105,14 @@
   X(interpolate_bwd, InterpolateParams)                                                                        \
   /* x, matrix(N,3,3), fill(C) [, displacement(N,2,oH,oW)] [, color(N,stages,floats)] [, norm(2,C)] -> y */    \
   X(affine_sample, AffineSampleParams)                                                                         \
+  /* a(N,4), b(M,4) -> iou(N,M) */                                                                             \
+  X(box_iou, BoxIouParams)                                                                                     \
+  /* boxes(N,4), scores(N) [, groups(int64 N)] -> kept(int64 (limit), -1 behind the last), count(int64 ()) */  \
+  X(nms, NmsParams)                                                                                            \
+  /* x, rois(K,5): image and box -> y */                                                                       \
+  X(roi_align, RoiAlignParams)                                                                                 \
+  /* dy, rois -> dx */                                                                                         \
+  X(roi_align_bwd, RoiAlignParams)                                                                             \
   /* x, state(int64[2]) -> y, saved(int64[2]: seed, counter+delta) */                                          \
   X(dropout, DropoutParams)                                                                                    \
   /* dy, saved -> dx; the same mask and scale on another tensor */                                             \

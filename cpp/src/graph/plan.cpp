@@ -52,9 +52,9 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   device_ = graph_.device;
   info_.traced_nodes = static_cast<int>(graph_.nodes.size());
   simplify(graph_);
+  fuse(graph_);
+  simplify(graph_);
   if (device_.type == DeviceType::cpu) {  // they ask what the CPU's kernels can join
-    fuse(graph_);
-    simplify(graph_);
     norm_on_load(graph_);
     norm_bwd_on_load(graph_);
     depthwise_pointwise(graph_);

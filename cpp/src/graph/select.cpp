@@ -87,16 +87,16 @@ const Implementation* would_select(Backend& backend, const Call& call) {
   return nullptr;
 }
 
-const Implementation* kernel_of(const Node& n) {
+const Implementation* kernel_of(const Node& n, Device device) {
   std::vector<Operand> in, out;
   for (const Value& v : n.in) in.push_back(operand_shape(v));
   for (const Value& v : n.out) out.push_back(operand_shape(v));
-  return would_select(backend_of(Device{}), {n.kind, n.params.data(), in, out, nullptr});
+  return would_select(backend_of(device), {n.kind, n.params.data(), in, out, nullptr});
 }
 
-bool has_kernel(const Node& n) {
-  const Implementation* k = kernel_of(n);
-  return k && k != &backend_of(Device{}).implementations(n.kind).back();
+bool has_kernel(const Node& n, Device device) {
+  const Implementation* k = kernel_of(n, device);
+  return k && (device.type != DeviceType::cpu || k != &backend_of(device).implementations(n.kind).back());
 }
 
 bool same_kernel(const Node& before, const Node& after) {

@@ -16,8 +16,9 @@ Operand operand_shape(const Value& v);  // without memory
 const Implementation& select_implementation(Backend& backend, const Call& call);
 // The same, unseen by FASTCNN_VERBOSE and by tests: a pass asks what a node would get. nullptr: nobody takes it.
 const Implementation* would_select(Backend& backend, const Call& call);
-const Implementation* kernel_of(const Node& n);  // the same for a node on the CPU as it stands
-bool has_kernel(const Node& n);                  // better than the reference
+const Implementation* kernel_of(const Node& n, Device device = {});  // the same for a node as it stands
+// Better than the reference; on a device that has none, any.
+bool has_kernel(const Node& n, Device device = {});
 // Has the node as it becomes the kernel of the node as it was? A fusion must not move an op to a slower one.
 bool same_kernel(const Node& before, const Node& after);
 

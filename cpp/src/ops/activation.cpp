@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "graph/emit.h"
+#include "ops/dims.h"
 #include "ops/operands.h"
 
 namespace fastcnn {
@@ -174,6 +175,9 @@ Tensor activation(const Tensor& x, const ActParams& p) {
     if (p.act == Act::relu && x.dtype() != DType::bool_) return clamp(x, 0, {});
   }
   check_floating(name, "x", x);
+  // (N, H, W, C) as a linear layer gives it lies dense, but not in the order of images: one run needs no copy.
+  if (x.ndim() == 4 && !x.is_contiguous() && x.strides() == row_major_strides(x.shape()))
+    return reshape(activation(reshape(x, {-1}), p), x.shape());
   return emit1(act_rule(p.act), OpKind::activation, p, {contiguous(x)}, {x.shape(), x.dtype()});
 }
 

@@ -167,6 +167,7 @@ Tensor derivative(TapeNode& n, const Tensor& g) {
     case Unary::sin: return mul(g, cos(x()));
     case Unary::cos: return neg(mul(g, sin(x())));
     case Unary::erf: return mul(g, affine(exp(neg(square(x()))), 1.1283791670955126, 0));
+    case Unary::atan: return div(g, affine(square(x()), 1, 1));
     default: return affine(g, 0, 0);  // sign, floor, ceil, round: flat
   }
 }
@@ -206,10 +207,10 @@ bool needs_output(Unary op) {
 const Rule& unary_rule(Unary op) {
   static const char* const names[] = {"copy",  "affine", "rdiv",  "pow",   "pow",  "clamp", "abs",    "exp",
                                       "expm1", "log",    "log1p", "log2",  "sqrt", "rsqrt", "square", "reciprocal",
-                                      "sign",  "floor",  "ceil",  "round", "sin",  "cos",   "erf"};
+                                      "sign",  "floor",  "ceil",  "round", "sin",  "cos",   "erf",    "atan"};
   static const auto* rules = [] {
     auto* r = new std::vector<Rule>;
-    for (int i = 0; i <= static_cast<int>(Unary::erf); ++i)
+    for (int i = 0; i <= static_cast<int>(Unary::atan); ++i)
       r->push_back({names[i], vjp_unary, needs_input(Unary(i)) ? 1u : 0u, needs_output(Unary(i)) ? 1u : 0u});
     return r;
   }();
@@ -327,6 +328,7 @@ Tensor round(const Tensor& x) { return rounded(Unary::round, x); }
 Tensor sin(const Tensor& x) { return unary(Unary::sin, x); }
 Tensor cos(const Tensor& x) { return unary(Unary::cos, x); }
 Tensor erf(const Tensor& x) { return unary(Unary::erf, x); }
+Tensor atan(const Tensor& x) { return unary(Unary::atan, x); }
 
 Tensor cast(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;

@@ -7,9 +7,8 @@
 #include "ops/loss.h"
 
 namespace fastcnn {
-namespace {
 
-// (N, C, …) as rows of classes; a view of channels-last and of 2-D logits.
+// A view of channels-last and of 2-D logits.
 Tensor as_rows(const Tensor& x) {
   if (x.ndim() == 1) return unsqueeze(x, 0);
   if (x.ndim() == 2) return contiguous(x);
@@ -18,12 +17,6 @@ Tensor as_rows(const Tensor& x) {
   last.push_back(1);
   return contiguous(reshape(permute(contiguous(x), last), {-1, x.shape()[1]}));
 }
-
-struct ClassLoss {
-  Tensor rows, target, weight;  // (rows, C), int64 (rows), (C) or undefined
-  Dims shape;                   // of the unreduced loss
-  int64_t classes = 0;
-};
 
 ClassLoss class_loss(const char* op, const Tensor& x, const Tensor& target, const Tensor& weight) {
   ClassLoss c;
@@ -46,6 +39,17 @@ ClassLoss class_loss(const char* op, const Tensor& x, const Tensor& target, cons
   }
   return c;
 }
+
+void check_ids(const char* op, const ClassLoss& c, int64_t ignore_index) {
+  if (c.target.is_symbolic() || c.target.device().type != DeviceType::cpu) return;
+  const int64_t* id = c.target.data<int64_t>();
+  for (int64_t i = 0; i < c.target.numel(); ++i)
+    check<IndexError>((id[i] >= 0 && id[i] < c.classes) || id[i] == ignore_index, op,
+                      ": expected class ids in [0, ", c.classes, ") or ignore_index=", ignore_index, ", got ",
+                      id[i]);
+}
+
+namespace {
 
 DType statistics_type(DType t) { return t == DType::float64 ? t : DType::float32; }
 
@@ -155,13 +159,7 @@ Tensor nll_loss(const Tensor& log_probs, const Tensor& target, const Tensor& wei
   Reduction r = parse_reduction("nll_loss", reduction);
   ClassLoss c = class_loss("nll_loss", log_probs, target, weight);
   Device device = c.rows.device();
-  if (!c.target.is_symbolic() && device.type == DeviceType::cpu) {  // gather counts negative ids from the end
-    const int64_t* id = c.target.data<int64_t>();
-    for (int64_t i = 0; i < c.target.numel(); ++i)
-      check<IndexError>((id[i] >= 0 && id[i] < c.classes) || id[i] == ignore_index,
-                        "nll_loss: expected class ids in [0, ", c.classes, ") or ignore_index=", ignore_index,
-                        ", got ", id[i]);
-  }
+  check_ids("nll_loss", c, ignore_index);  // gather counts negative ids from the end
   Tensor zero = zeros({}, c.rows.dtype(), device);
   Tensor valid = ne(c.target, full({}, static_cast<double>(ignore_index), DType::int64, device));
   Tensor ids = where(valid, c.target, zeros({}, DType::int64, device));

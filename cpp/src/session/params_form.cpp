@@ -26,9 +26,9 @@ Names names_of(Act) {
 }
 Names names_of(Unary) {
   static const char* const n[] = {
-      "copy",  "affine", "rdiv", "pow",         "rpow",   "clamp",      "abs",      "exp",       "expm1", "log",
-      "log1p", "log2",   "sqrt", "rsqrt",       "square", "reciprocal", "sign",     "floor",     "ceil",  "round",
-      "sin",   "cos",    "erf",  "logical_not", "isnan",  "isinf",      "isfinite", "clamp_mask"};
+      "copy",  "affine", "rdiv", "pow",   "rpow",        "clamp",      "abs",   "exp",      "expm1",     "log",
+      "log1p", "log2",   "sqrt", "rsqrt", "square",      "reciprocal", "sign",  "floor",    "ceil",      "round",
+      "sin",   "cos",    "erf",  "atan",  "logical_not", "isnan",      "isinf", "isfinite", "clamp_mask"};
   static_assert(std::size(n) == static_cast<size_t>(Unary::count));
   return n;
 }
@@ -170,6 +170,19 @@ void fields(AffineSampleParams& p, V& v) {
   v("N", p.N), v("C", p.C), v("H", p.H), v("W", p.W), v("oH", p.oH), v("oW", p.oW), v("stages", p.stages);
   v("mode", p.mode), v("fill", p.fill), v("antialias", p.antialias), v("has_displacement", p.has_displacement);
   v("has_norm", p.has_norm);
+}
+template <class V>
+void fields(BoxIouParams& p, V& v) {
+  v("N", p.N), v("M", p.M);
+}
+template <class V>
+void fields(NmsParams& p, V& v) {
+  v("N", p.N), v("limit", p.limit), v("iou_threshold", p.iou_threshold), v("has_groups", p.has_groups);
+}
+template <class V>
+void fields(RoiAlignParams& p, V& v) {
+  v("N", p.N), v("C", p.C), v("H", p.H), v("W", p.W), v("K", p.K), v("oH", p.oH), v("oW", p.oW);
+  v("sampling_ratio", p.sampling_ratio), v("aligned", p.aligned), v("spatial_scale", p.spatial_scale);
 }
 template <class V>
 void fields(DropoutParams& p, V& v) {

@@ -389,6 +389,30 @@ void verify_sample(const AffineSampleParams& p, Operands& c) {
   c.out({p.N, p.C, p.oH, p.oW}, p.has_norm ? f : t);
 }
 
+void verify_boxes(const BoxIouParams& p, Operands& c) {
+  const DType t = c.floating();
+  c.in({p.N, 4}, t), c.in({p.M, 4}, t), c.out({p.N, p.M}, t);
+}
+
+void verify_nms(const NmsParams& p, Operands& c) {
+  const DType t = c.floating();
+  c.option("limit", p.limit, 0), c.flag("has_groups", p.has_groups);
+  c.expect(p.iou_threshold >= 0 && p.iou_threshold <= 1, "iou_threshold in [0, 1], got ", p.iou_threshold);
+  c.in({p.N, 4}, t), c.in({p.N}, t);
+  if (p.has_groups) c.in({p.N}, DType::int64);
+  c.out({p.limit}, DType::int64), c.out({}, DType::int64);
+}
+
+void verify_regions(OpKind kind, const RoiAlignParams& p, Operands& c) {
+  const DType t = c.floating();
+  for (const int64_t v : {p.H, p.W, p.oH, p.oW}) c.option("sizes", v, 1);
+  c.flag("aligned", p.aligned);
+  c.expect(p.sampling_ratio <= 1024, "sampling_ratio <= 1024, got ", p.sampling_ratio);
+  c.expect(p.spatial_scale > 0 && p.spatial_scale < 1e9, "spatial_scale > 0, got ", p.spatial_scale);
+  const Dims x{p.N, p.C, p.H, p.W}, y{p.K, p.C, p.oH, p.oW};
+  c.in(kind == OpKind::roi_align ? x : y, t), c.in({p.K, 5}, t), c.out(kind == OpKind::roi_align ? y : x, t);
+}
+
 void verify_dropout(OpKind kind, const DropoutParams& p, Operands& c) {
   const DType t = c.floating();
   const Dims x = c.peek(0).shape();
@@ -509,6 +533,10 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::interpolate:
     case OpKind::interpolate_bwd: verify_interpolate(kind, params.as<InterpolateParams>(), c); break;
     case OpKind::affine_sample: verify_sample(params.as<AffineSampleParams>(), c); break;
+    case OpKind::box_iou: verify_boxes(params.as<BoxIouParams>(), c); break;
+    case OpKind::nms: verify_nms(params.as<NmsParams>(), c); break;
+    case OpKind::roi_align:
+    case OpKind::roi_align_bwd: verify_regions(kind, params.as<RoiAlignParams>(), c); break;
     case OpKind::dropout:
     case OpKind::dropout_bwd: verify_dropout(kind, params.as<DropoutParams>(), c); break;
     case OpKind::random: verify_random(params.as<RandomParams>(), c); break;

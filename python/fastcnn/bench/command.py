@@ -7,9 +7,9 @@ import sys
 
 from .. import _core
 from ..models import create_model
-from . import augment, layers, machine, memory, nets, ops, pairing, report
+from . import augment, layers, loader, machine, memory, nets, ops, pairing, report
 
-SECTIONS = ("peak", "layers", "nets", "ops", "memory", "augment")
+SECTIONS = ("peak", "layers", "nets", "ops", "memory", "augment", "loader")
 
 
 def _peer(args):
@@ -72,6 +72,8 @@ def _rows(args, sections, effort, peer):
         yield from ops.run_optimizers(_selected_optimizers(args), effort, peer, _progress)
     if "augment" in sections:
         yield from augment.run(effort, not args.no_torch, _progress)
+    if "loader" in sections:
+        yield from loader.run(effort, args.quick, _progress)
     if "memory" in sections:
         yield from memory.run([t for t in _selected_tasks(args) if t.what == "train"], peer, _progress)
 

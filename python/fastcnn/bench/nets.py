@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _core, nn, optim
+from .. import _core, optim
 from .._compile import compile as compile_function
 from .._modes import autocast, no_grad
+from .._summary import summary
 from ..models import create_model
-from ..summary import summary
 from . import layers, machine, pairing
 
 
@@ -80,27 +80,10 @@ def calibration(net):
     return np.random.default_rng(1).standard_normal((2, *net.image), dtype=np.float32)
 
 
-def _dcgan(noise=100, width=64, channels=3):
-    g, d = [], []
-    inp = noise
-    for i, out in enumerate((8 * width, 4 * width, 2 * width, width)):
-        g += [nn.ConvTranspose2d(inp, out, 4, 2 if i else 1, 1 if i else 0, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-        inp = out
-    g += [nn.ConvTranspose2d(inp, channels, 4, 2, 1, bias=False), nn.Tanh()]
-    inp = channels
-    for i, out in enumerate((width, 2 * width, 4 * width, 8 * width)):
-        d += [nn.Conv2d(inp, out, 4, 2, 1, bias=False), *([nn.BatchNorm2d(out)] if i else []), nn.LeakyReLU(0.2)]
-        inp = out
-    d += [nn.Conv2d(inp, 1, 4, 1, 0, bias=False)]
-    pair = nn.Module()
-    pair.generator, pair.discriminator = nn.Sequential(*g), nn.Sequential(*d)
-    return pair
-
-
 def build(net, state=None):
     """fastcnn's model of a net, with the parameters {name: array} if given."""
     if net.name == "dcgan":
-        model = _dcgan()
+        model = create_model("dcgan", in_channels=net.image[0], image_size=net.image[1])
     else:
         options = {"dropout": 0.0} if net.name == "mobilenet_v2" else {}
         model = create_model(net.name, num_classes=net.classes, in_channels=net.image[0], **options)

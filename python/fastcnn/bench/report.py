@@ -15,6 +15,7 @@ REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak",
             "op": ("name", "pass", "ms", "gbytes_per_s", "date"),
             "noise": ("name", "ratio", "ratio_low", "ratio_high"),
             "augment": ("name", "us_per_image", "date"),
+            "loader": ("name", "workers", "loader_images_per_s", "step_images_per_s", "images_per_s", "date"),
             "memory": ("name", "peak_mbyte", "imports_mbyte"),
             "peak": ("threads", "float32_gflops", "triad_gbytes")}  # fmt: skip
 
@@ -131,8 +132,14 @@ _AUGMENT = (
     ("peer", lambda r: r.get("peer", "")), ("peer us/image", lambda r: _number(r.get("peer_us_per_image"))),
     ("ratio [95 % CI]", _ratio),
 )  # fmt: skip
+_LOADER = (
+    ("loader", lambda r: r["name"]), ("alone images/s", lambda r: _number(r["loader_images_per_s"])),
+    ("step images/s", lambda r: _number(r["step_images_per_s"])),
+    ("together images/s", lambda r: _number(r["images_per_s"])),
+    ("% hidden", lambda r: _number(100 * r["hidden"], 2)), ("% of limit", lambda r: _number(100 * r["of_limit"], 2)),
+)  # fmt: skip
 COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "op": _OP, "noise": _NOISE, "memory": _MEMORY,
-           "augment": _AUGMENT}  # fmt: skip
+           "augment": _AUGMENT, "loader": _LOADER}  # fmt: skip
 
 
 def _cells(kind, rows):

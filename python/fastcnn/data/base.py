@@ -6,11 +6,15 @@ and normalised whole, which is why it is the loader that calls normalize. Readin
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import operator
 
 import numpy as np
 
 from .._philox import SPLIT_STREAM, permutation
+
+_log = logging.getLogger("fastcnn.data")
 
 
 class SampleError(RuntimeError):
@@ -30,12 +34,25 @@ def aligned_empty(shape, dtype):
     return raw[offset : offset + nbytes].view(dtype).reshape(shape)
 
 
+def check_on_error(op, on_error):
+    """on_error; ValueError unless "raise" or "skip"."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"{op}: expected on_error 'raise' or 'skip', got {on_error!r}")
+    return on_error
+
+
 class ImageDataset:
     """Images with labels. Subclasses set the attributes below and define __len__ and raw(i), or raw_batch.
 
     classes: list of names or None; num_classes: int or None (no class ids); in_channels; image_size: (H, W);
     mean, std: per channel, of pixels scaled to [0, 1]; images: (N, H, W, C) array when in memory, else None;
     labels: int64 array (N, ...) where known without reading the images, else None.
+
+    What a label is, so that transforms move it with its image: target_type "label"; "mask", an array (H, W) or
+    (K, H, W), where ignore_index (or 0) fills what was outside the image; "detection", a dict of boxes (n, 4) in
+    pixels, xyxy, labels (n,), perhaps masks (n, H, W), keypoints (n, k, 3 of x, y, visible), area and other arrays of
+    n rows. per_sample: the loader has to go image by image, for sizes differ. on_error: "raise", or "skip" for a
+    loader that leaves out what cannot be read.
     """
 
     classes = None
@@ -47,6 +64,10 @@ class ImageDataset:
     images = None
     labels = None
     name = None
+    target_type = "label"
+    ignore_index = None
+    per_sample = False
+    on_error = "raise"
     has_raw = True  # False where a wrapper holds a dataset that only knows ds[i]
 
     def __len__(self):
@@ -56,23 +77,35 @@ class ImageDataset:
         """(pixels (H, W, C) uint8, or float32 in [0, 1]; label) of a sample with 0 <= index < len."""
         raise NotImplementedError
 
-    def raw_batch(self, indices):
-        """(pixels (N, H, W, C), labels (N, ...)) of samples; SampleError tells which one failed."""
-        pixels, labels = [], []
-        for i in indices:
+    def read(self, indices):
+        """[(place in indices, pixels, label)] of samples; SampleError tells which one failed.
+
+        With on_error="skip" those whose file is missing or damaged are left out, and a warning in the log says so.
+        """
+        samples = []
+        for place, i in enumerate(indices):
             try:
                 image, label = self.raw(int(i))
-                image = np.asarray(image)
-                if pixels and (image.shape != pixels[0].shape or image.dtype != pixels[0].dtype):
-                    raise ValueError(
-                        f"expected the batch's image shape {pixels[0].shape} {pixels[0].dtype}, "
-                        f"got {image.shape} {image.dtype}; pass image_size= to resize"
-                    )
             except Exception as error:
-                raise SampleError(int(i), error) from error
-            pixels.append(image)
-            labels.append(label)
-        return np.stack(pixels), _label_array(labels)
+                if self.on_error != "skip" or not isinstance(error, (OSError, ValueError)):
+                    raise SampleError(int(i), error) from error
+                _log.warning("sample %d is left out: %s: %s", i, type(error).__name__, error)
+                continue
+            samples.append((place, np.asarray(image), label))
+        return samples
+
+    def raw_batch(self, indices):
+        """(pixels (N, H, W, C), labels (N, ...)) of samples; SampleError tells which one failed."""
+        samples = self.read(indices)
+        pixels = [image for _, image, _ in samples]
+        for place, image, _ in samples:
+            if image.shape != pixels[0].shape or image.dtype != pixels[0].dtype:
+                error = ValueError(
+                    f"expected the batch's image shape {pixels[0].shape} {pixels[0].dtype}, "
+                    f"got {image.shape} {image.dtype}; pass image_size= to resize"
+                )
+                raise SampleError(int(indices[place]), error) from error
+        return np.stack(pixels), _label_array([label for _, _, label in samples])
 
     def normalize(self, pixels):
         """(pixels in [0, 1] - mean) / std of raw pixels (N, H, W, C): a new float32 array of that shape."""
@@ -129,9 +162,24 @@ def _label_array(labels):
     return array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, copy=False)
 
 
+_METADATA = (
+    "classes", "num_classes", "in_channels", "image_size", "mean", "std", "name", "target_type", "ignore_index",
+    "per_sample", "on_error",
+)  # fmt: skip
+
+
 def copy_metadata(target, source):
-    for name in ("classes", "num_classes", "in_channels", "image_size", "mean", "std", "name"):
-        setattr(target, name, getattr(source, name, None))
+    for name in _METADATA:
+        setattr(target, name, getattr(source, name, getattr(ImageDataset, name)))
+
+
+@contextlib.contextmanager
+def _renumbered(number):
+    """SampleErrors of a part come out with the numbers of the whole; number: f(index in the part)."""
+    try:
+        yield
+    except SampleError as error:
+        raise SampleError(number(error.index), error.__cause__ or error) from error.__cause__
 
 
 class Subset(ImageDataset):
@@ -165,13 +213,21 @@ class Subset(ImageDataset):
     def raw(self, index):
         return self.dataset.raw(int(self.indices[index]))
 
-    def raw_batch(self, indices):
+    def _inner(self, indices):
+        """(numbers in the dataset, context that renumbers errors)."""
         indices = np.asarray(indices, np.int64)
-        try:
-            return self.dataset.raw_batch(self.indices[indices])
-        except SampleError as error:
-            where = indices[self.indices[indices] == error.index]
-            raise SampleError(int(where[0]), error.__cause__ or error) from error.__cause__
+        inner = self.indices[indices]
+        return inner, _renumbered(lambda i: int(indices[inner == i][0]))
+
+    def read(self, indices):
+        inner, renumbered = self._inner(indices)
+        with renumbered:
+            return self.dataset.read(inner)
+
+    def raw_batch(self, indices):
+        inner, renumbered = self._inner(indices)
+        with renumbered:
+            return self.dataset.raw_batch(inner)
 
     def __getitem__(self, index):
         return self.dataset[int(self.indices[self._index(index)])]
@@ -186,13 +242,16 @@ class ConcatDataset(ImageDataset):
             raise ValueError("ConcatDataset: expected at least one dataset, got none")
         copy_metadata(self, self.datasets[0])
         for k, other in enumerate(self.datasets[1:], 1):
-            for what in ("in_channels", "image_size", "num_classes", "classes", "mean", "std"):
-                a, b = getattr(self, what, None), getattr(other, what, None)
+            varied = self.per_sample or getattr(other, "per_sample", False)
+            same = ("in_channels", "num_classes", "classes", "mean", "std", "target_type", "ignore_index")
+            for what in same if varied else (*same, "image_size"):
+                a, b = getattr(self, what), getattr(other, what, getattr(ImageDataset, what))
                 if (a is None) != (b is None) or (a is not None and list(np.ravel(a)) != list(np.ravel(b))):
                     raise ValueError(
                         f"ConcatDataset: expected {what} {a} as in dataset 0, got {b} in dataset {k}"
                     )
         self.has_raw = all(getattr(d, "has_raw", False) for d in self.datasets)
+        self.per_sample = any(getattr(d, "per_sample", False) for d in self.datasets)
         self._ends = np.cumsum([len(d) for d in self.datasets])
 
     @property
@@ -216,17 +275,27 @@ class ConcatDataset(ImageDataset):
         which, local = self._locate(np.int64(index))
         return self.datasets[which].raw(int(local))
 
-    def raw_batch(self, indices):
+    def _parts(self, indices):
+        """Yields per dataset (its number, places in indices, numbers in it, context that renumbers errors)."""
         indices = np.asarray(indices, np.int64)
         which, local = self._locate(indices)
-        pixels = labels = None
         for k in np.unique(which):
-            rows = np.flatnonzero(which == k)
-            try:
-                p, y = self.datasets[k].raw_batch(local[rows])
-            except SampleError as error:
-                start = 0 if k == 0 else self._ends[k - 1]
-                raise SampleError(int(start) + error.index, error.__cause__ or error) from error.__cause__
+            places, start = np.flatnonzero(which == k), 0 if k == 0 else int(self._ends[k - 1])
+            yield k, places, local[places], _renumbered(lambda i, start=start: start + i)
+
+    def read(self, indices):
+        samples = []
+        for k, places, local, renumbered in self._parts(indices):
+            with renumbered:
+                found = self.datasets[k].read(local)
+            samples += [(int(places[place]), image, label) for place, image, label in found]
+        return sorted(samples, key=lambda sample: sample[0])
+
+    def raw_batch(self, indices):
+        pixels = labels = None
+        for k, rows, local, renumbered in self._parts(indices):
+            with renumbered:
+                p, y = self.datasets[k].raw_batch(local)
             if pixels is None:
                 pixels, labels = (
                     np.empty((len(indices), *p.shape[1:]), p.dtype),

@@ -6,10 +6,14 @@ Downloading itself is in download.py, image folders in folder.py.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ..safetensors import load_file
 from .base import ImageDataset, _label_array
 from .download import Resource, cache_dir, fetch
 from .folder import ImageFolder, folder_for_split
@@ -42,16 +46,19 @@ class ArrayDataset(ImageDataset):
     Args:
         images: (N, H, W), (N, C, H, W) or (N, H, W, C); uint8, or float in [0, 1]. uint8 is scaled by 1/255
             when read, floats are kept as float32. No copy of channels-last uint8.
-        labels: (N,) class ids, or (N, ...) ints (masks) or floats (targets).
+        labels: (N,) class ids, or (N, ...) ints or floats. Those of the images' height and width, (N, H, W) or
+            (N, K, H, W), are masks: a DataLoader's transform moves them with the images.
         classes: names; num_classes: default len(classes), else the largest class id + 1.
         mean, std: per channel (or one number), of pixels in [0, 1]. Default: no normalisation.
         layout: "NCHW" or "NHWC"; default: told by which axis is 1, 3 or 4 long, NCHW if neither is.
+        ignore_index: of masks, the id that does not count and fills what a transform brings in from outside.
     Raises: ValueError for shapes that do not fit, class ids out of range, or a layout that cannot be told.
     """
 
     def __init__(
-        self, images, labels, classes=None, *, num_classes=None, mean=None, std=None, layout=None, name=None
-    ):
+        self, images, labels, classes=None, *, num_classes=None, mean=None, std=None, layout=None, name=None,
+        ignore_index=None,
+    ):  # fmt: skip
         images, labels = np.asarray(images), np.asarray(labels)
         self.images = _channels_last(images, layout)
         if self.images.dtype != np.uint8:
@@ -70,7 +77,35 @@ class ArrayDataset(ImageDataset):
         self.num_classes = _num_classes(self.labels, self.classes, num_classes)
         self.image_size, self.in_channels = self.images.shape[1:3], self.images.shape[3]
         self.mean, self.std = _channel_stats(mean, std, self.in_channels)
-        self.name = name
+        self.name, self.ignore_index = name, ignore_index
+        if self.labels.ndim in (3, 4) and self.labels.shape[-2:] == self.image_size:
+            self.target_type = "mask"
+
+    @classmethod
+    def from_file(cls, path, split="train", *, images=None, labels=None, **kwargs):
+        """Images and labels of a .npz (without pickled objects) or .safetensors file.
+
+        Args:
+            images, labels: names of the two arrays; default: the first pair found of <split>_images and
+                <split>_labels (MedMNIST), x_<split> and y_<split> (Keras), images and labels, x and y.
+            kwargs: of ArrayDataset.
+        Labels (N, 1) of ints are taken as (N,). Raises: ValueError for another or damaged file, or one without such
+        arrays, naming those there.
+        """
+        path = Path(path)
+        arrays = _read_arrays(path)
+        if (images is None) != (labels is None):
+            raise ValueError("ArrayDataset.from_file: expected the names of images and labels, got one of them")
+        pairs = [(f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}"), ("images", "labels"), ("x", "y")]
+        pairs = pairs if images is None else [(images, labels)]
+        found = next((pair for pair in pairs if all(name in arrays for name in pair)), None)
+        if found is None:
+            wanted = " or ".join(" and ".join(pair) for pair in pairs)
+            raise ValueError(f"{path}: expected arrays {wanted}, got {', '.join(sorted(arrays)) or 'none'}")
+        x, y = (arrays[name] for name in found)
+        if y.ndim == 2 and y.shape[1] == 1 and y.dtype.kind in "iub":
+            y = y[:, 0]
+        return cls(x, y, name=kwargs.pop("name", str(path)), **kwargs)
 
     def __len__(self):
         return len(self.images)
@@ -80,6 +115,34 @@ class ArrayDataset(ImageDataset):
 
     def raw_batch(self, indices):
         return np.take(self.images, indices, axis=0), np.take(self.labels, indices, axis=0)
+
+
+class _Arrays(dict):
+    """{name: function that reads the array}; reads on access."""
+
+    def __getitem__(self, name):
+        return super().__getitem__(name)()
+
+
+def _read_arrays(path):
+    """The arrays of a .npz or .safetensors file by name, read when asked for."""
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+        return _Arrays({name: tensor.numpy for name, tensor in tensors.items()})
+    if path.suffix != ".npz":
+        raise ValueError(f"ArrayDataset.from_file: expected a .npz or .safetensors file, got {path}")
+    try:
+        file = np.load(path, allow_pickle=False)
+        return _Arrays({name: partial(_npz_array, file, name, path) for name in file.files})
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: damaged .npz file: {error}") from error
+
+
+def _npz_array(file, name, path):
+    try:
+        return file[name]
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: array {name!r} is damaged or holds Python objects: {error}") from error
 
 
 def _channels_last(images, layout):
@@ -374,7 +437,7 @@ _LOADERS = {
 
 
 def list_datasets():
-    """Names that load() knows; "imagefolder:PATH" besides."""
+    """Names that load() knows; "imagefolder:PATH" and "arrays:PATH" besides."""
     return sorted(_LOADERS)
 
 
@@ -383,20 +446,24 @@ def load(name, split="train", root=None, download=True, **kwargs):
 
     Args:
         name: "fashion_mini" (6,000 + 1,000 images, in the package), "fashion_mnist", "mnist", "cifar10",
-            "cifar100", "imagefolder:PATH" (PATH/<split>/<class>/*.png; or PATH/<class>/*.png: all "train").
+            "cifar100", "imagefolder:PATH" (PATH/<split>/<class>/*.png; or PATH/<class>/*.png: all "train"),
+            "arrays:PATH" (a .npz or .safetensors file, see ArrayDataset.from_file).
         split: "train" or "test"; an image folder may have others, e.g. "val".
         root: folder to look in, and to download to. Default: the system's dataset folder, then the cache
             ($FASTCNN_HOME, else the user's cache folder).
         download: fetch what is missing; its checksum is verified.
-        kwargs: for "imagefolder:PATH" only, arguments of ImageFolder such as image_size=64.
+        kwargs: for "imagefolder:PATH" arguments of ImageFolder such as image_size=64; for "arrays:PATH" of
+            ArrayDataset.from_file.
     Raises: ValueError for an unknown name (with near matches), split, or a damaged file; FileNotFoundError;
         DownloadError (an OSError) that says where to put the files by hand.
     """
     if not isinstance(name, str):
         raise TypeError(f"load: expected a dataset name, got {type(name).__name__}")
-    if name.startswith("imagefolder:"):
-        path = name.removeprefix("imagefolder:")
+    kind, _, path = name.partition(":")
+    if path and kind in ("imagefolder", "arrays"):
         path = Path(path).expanduser() if root is None else Path(root).expanduser() / path
+        if kind == "arrays":
+            return ArrayDataset.from_file(path, split, **kwargs)
         return ImageFolder(folder_for_split(path, split), **kwargs)
     if name not in _LOADERS:
         import difflib
@@ -409,7 +476,7 @@ def load(name, split="train", root=None, download=True, **kwargs):
             if near
             else f"known: {', '.join(list_datasets())}"
         )
-        raise ValueError(f"load: unknown dataset {name!r}; {hint} (or 'imagefolder:PATH')")
+        raise ValueError(f"load: unknown dataset {name!r}; {hint} (or 'imagefolder:PATH', 'arrays:PATH')")
     if split not in ("train", "test"):
         raise ValueError(f"load: expected split 'train' or 'test' for {name}, got {split!r}")
     if kwargs:

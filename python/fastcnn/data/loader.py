@@ -13,7 +13,17 @@ import weakref
 import numpy as np
 
 from .._philox import SampleRng, _check_seed, permutation
-from .base import SampleError, _label_array, aligned_empty
+from .base import SampleError
+from .collate import (
+    collate_detection,
+    stack,
+    stack_field,
+    stack_labels,
+    transform_detection,
+    transform_images,
+    transform_masks,
+)
+from .samplers import as_sampler, occurrences
 
 
 class DataLoader:
@@ -28,16 +38,23 @@ class DataLoader:
             on threads.
         prefetch: with threads, batches kept ready besides those being made.
         transform: f(images (N, C, H, W), rng: SampleRng) -> images, on the raw pixels of the batch, before
-            they are normalised; see fastcnn.augment. For a plain dataset it gets the stacked images.
-        collate_fn: f(list of samples) -> batch, instead of stacking; for datasets that give other things.
+            they are normalised; see fastcnn.augment, whose transforms move masks, boxes and keypoints of
+            segmentation and detection datasets too. For a plain dataset it gets the stacked images.
+        collate_fn: f(list of samples) -> batch, instead of stacking; for datasets that give other things. Of an
+            ImageDataset the samples are (image (C, H, W), label), transformed and normalised.
+        sampler: a sampler (WeightedRandomSampler, BalancedSampler, ...) or a list of ints instead of every sample
+            once; not together with shuffle. A sample that comes again in an epoch is augmented differently.
+        min_visibility: of detection, the share of a box's area that has to stay in the image; others go.
 
-    Each iter() is one epoch: the first is epoch 0, or what set_epoch or load_state_dict said. Leaving a loop
-    early stops the threads. An error in a sample is raised as SampleError with its index.
+    Batches of a detection dataset are (images, list of target dicts), see collate_detection. Where images differ in
+    size (see ImageFolder) the transform runs image by image. Each iter() is one epoch: the first is epoch 0, or what
+    set_epoch or load_state_dict said. Leaving a loop early stops the threads. An error in a sample is raised as
+    SampleError with its index.
     """
 
     def __init__(
         self, dataset, batch_size=1, shuffle=False, num_workers=0, drop_last=False, seed=0, prefetch=2,
-        *, transform=None, collate_fn=None,
+        *, transform=None, collate_fn=None, sampler=None, min_visibility=0.0,
     ):  # fmt: skip
         self.batch_size = _count("batch_size", batch_size, 1)
         self.num_workers = _count("num_workers", num_workers, 0)
@@ -47,19 +64,32 @@ class DataLoader:
             if f is not None and not callable(f):
                 raise TypeError(f"DataLoader: expected a callable {what}, got {type(f).__name__}")
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise TypeError(
-                f"DataLoader: expected a dataset with len() and ds[i], got {type(dataset).__name__}"
-            )
+            raise TypeError(f"DataLoader: expected a dataset with len() and ds[i], got {type(dataset).__name__}")
         self.dataset, self.shuffle, self.drop_last = dataset, bool(shuffle), bool(drop_last)
         self.transform, self.collate_fn = transform, collate_fn
-        self._raw = collate_fn is None and getattr(dataset, "has_raw", False)
+        self.sampler = as_sampler(sampler)
+        if self.sampler is not None and shuffle:
+            raise ValueError("DataLoader: expected shuffle or a sampler, got both")
+        if not 0 <= min_visibility <= 1:
+            raise ValueError(f"DataLoader: expected min_visibility in [0, 1], got {min_visibility}")
+        self.min_visibility = float(min_visibility)
+        self._raw = getattr(dataset, "has_raw", False)
+        self._target = getattr(dataset, "target_type", "label")
+        self._by_sample = self._raw and (
+            collate_fn is not None or getattr(dataset, "per_sample", False) or self._target == "detection"
+        )
+        if transform is not None and collate_fn is not None and not self._raw:
+            raise TypeError(
+                f"DataLoader: collate_fn of a {type(dataset).__name__}, which is no ImageDataset, gets samples as they "
+                "are: apply the transform in the dataset or in collate_fn"
+            )
         self._next_epoch, self._start = 0, 0  # where the next iter() begins (_start in samples)
         self._epoch, self._position = 0, 0  # where the running one is
         self._run = 0  # tells a running iterator from those left behind
 
     def __len__(self):
         """Batches of a whole epoch."""
-        n = len(self.dataset)
+        n = self._epoch_length()
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     @property
@@ -81,43 +111,59 @@ class DataLoader:
             epoch, position = epoch + 1, 0
         return {
             "epoch": epoch, "position": position, "seed": self.seed, "shuffle": self.shuffle,
-            "length": len(self.dataset),
+            "length": len(self.dataset), "sampler": self._tag(),
         }  # fmt: skip
 
     def load_state_dict(self, state):
         """The next iter() yields exactly the samples still to come, whatever batch_size and num_workers.
 
-        Raises: ValueError if dataset length or shuffle differ, or the state is damaged.
+        Raises: ValueError if dataset length, shuffle or sampler differ, or the state is damaged.
         """
         missing = {"epoch", "position", "seed", "shuffle", "length"} - set(state)
         if missing:
-            raise ValueError(
-                f"DataLoader: expected {', '.join(sorted(missing))} in the state, got {sorted(state)}"
-            )
+            raise ValueError(f"DataLoader: expected {', '.join(sorted(missing))} in the state, got {sorted(state)}")
         if state["length"] != len(self.dataset):
             raise ValueError(
                 f"DataLoader: the state is of {state['length']} samples, the dataset has {len(self.dataset)}"
             )
         if bool(state["shuffle"]) != self.shuffle:
-            raise ValueError(
-                f"DataLoader: the state has shuffle={state['shuffle']}, this loader {self.shuffle}"
-            )
+            raise ValueError(f"DataLoader: the state has shuffle={state['shuffle']}, this loader {self.shuffle}")
+        if state.get("sampler") != self._tag():
+            raise ValueError(f"DataLoader: the state has sampler {state.get('sampler')}, this loader {self._tag()}")
         position = _count("position", state["position"], 0)
-        if position > len(self.dataset):
-            raise ValueError(f"DataLoader: expected position up to {len(self.dataset)}, got {position}")
+        if position > self._epoch_length():
+            raise ValueError(f"DataLoader: expected position up to {self._epoch_length()}, got {position}")
         self.seed = _check_seed("DataLoader", state["seed"])
         self.set_epoch(state["epoch"])
         self._start = self._position = position
 
+    def _tag(self):
+        return None if self.sampler is None else self.sampler.tag()
+
+    def _epoch_length(self):
+        return len(self.dataset) if self.sampler is None else len(self.sampler)
+
     def _samples(self):
         """Samples an epoch yields."""
-        n = len(self.dataset)
+        n = self._epoch_length()
         return n // self.batch_size * self.batch_size if self.drop_last else n
 
     def order(self, epoch):
-        """The sample numbers of an epoch in order, int64 (len(dataset),)."""
+        """The sample numbers of an epoch in order, int64; (len(dataset),) without a sampler."""
         n = len(self.dataset)
-        return permutation(n, self.seed, epoch) if self.shuffle else np.arange(n)
+        if self.sampler is None:
+            return permutation(n, self.seed, epoch) if self.shuffle else np.arange(n)
+        order = np.asarray(self.sampler.order(self.seed, epoch))
+        if order.shape != (len(self.sampler),) or order.dtype.kind not in "iu":
+            raise ValueError(
+                f"DataLoader: expected the sampler to give {len(self.sampler)} ints, got shape {order.shape} of "
+                f"{order.dtype}"
+            )
+        if order.size and not 0 <= order.min() <= order.max() < n:
+            raise IndexError(
+                f"DataLoader: expected the sampler to give indices in [0, {n}), got {order.min()} to {order.max()}"
+            )
+        return order.astype(np.int64, copy=False)
 
     def __iter__(self):
         epoch, start = self._next_epoch, self._start
@@ -129,16 +175,27 @@ class DataLoader:
     def __repr__(self):
         return (
             f"DataLoader({self.dataset!r}, batch_size={self.batch_size}, shuffle={self.shuffle}, "
-            f"num_workers={self.num_workers}, drop_last={self.drop_last}, seed={self.seed})"
+            f"num_workers={self.num_workers}, drop_last={self.drop_last}, seed={self.seed}"
+            + (f", sampler={self._tag()})" if self.sampler is not None else ")")
         )
 
     # ---------------------------------------------------------------- one batch
 
-    def _batch(self, indices, epoch):
+    def _batch(self, numbers, epoch):
+        """numbers: of the random streams; a sample that comes again in an epoch has len(dataset) more each time."""
+        indices = numbers % max(len(self.dataset), 1)
+        if self._by_sample:
+            return self._batch_by_sample(indices, numbers, epoch)
+        rng = SampleRng(self.seed, epoch, numbers)
         if self._raw:
             pixels, labels = self.dataset.raw_batch(indices)
             if self.transform is not None:
-                pixels = self._transform(pixels.transpose(0, 3, 1, 2), indices, epoch).transpose(0, 2, 3, 1)
+                images = pixels.transpose(0, 3, 1, 2)
+                if self._target == "mask":
+                    images, labels = transform_masks(self.transform, images, labels, rng, self.dataset.ignore_index)
+                else:
+                    images = transform_images(self.transform, images, rng)
+                pixels = images.transpose(0, 2, 3, 1)
             return self.dataset.normalize(pixels).transpose(0, 3, 1, 2), labels
         samples = []
         for i in indices:
@@ -148,22 +205,49 @@ class DataLoader:
                 raise SampleError(int(i), error) from error
         if self.collate_fn is not None:
             return self.collate_fn(samples)
-        fields = _stack(samples, indices)
+        fields = stack(samples, indices)
         if self.transform is not None:
             if isinstance(fields, tuple):
-                fields = (self._transform(fields[0], indices, epoch), *fields[1:])
+                fields = (transform_images(self.transform, fields[0], rng), *fields[1:])
             else:
-                fields = self._transform(fields, indices, epoch)
+                fields = transform_images(self.transform, fields, rng)
         return fields
 
-    def _transform(self, images, indices, epoch):
-        out = self.transform(images, SampleRng(self.seed, epoch, indices))
-        if not isinstance(out, np.ndarray) or out.ndim != 4 or len(out) != len(images):
-            got = out.shape if isinstance(out, np.ndarray) else type(out).__name__
-            raise ValueError(
-                f"DataLoader: expected transform to give images ({len(images)}, C, H, W), got {got}"
-            )
-        return out
+    def _batch_by_sample(self, indices, numbers, epoch):
+        read = self.dataset.read(indices)
+        if not read:
+            error = ValueError("none of the batch's samples can be read, see the log")
+            raise SampleError(int(indices[0]), error) from error
+        samples = []
+        for place, pixels, label in read:
+            try:
+                samples.append(self._prepared(pixels, label, SampleRng(self.seed, epoch, numbers[place : place + 1])))
+            except Exception as error:
+                raise SampleError(int(indices[place]), error) from error
+        if self.collate_fn is not None:
+            return self.collate_fn(samples)
+        if self._target == "detection":
+            return collate_detection(samples)
+        kept = [indices[place] for place, _, _ in read]
+        hint = "; pass image_size= to resize, or a transform that gives one size"
+        images = stack_field([image for image, _ in samples], kept, "image", hint)
+        return images, stack_labels([label for _, label in samples], kept)
+
+    def _prepared(self, pixels, label, rng):
+        """(image (C, H, W), label) of one sample, transformed and normalised."""
+        if self.transform is not None:
+            images = pixels[None].transpose(0, 3, 1, 2)
+            if self._target == "detection":
+                images, label = transform_detection(self.transform, images, label, rng, self.min_visibility)
+            elif self._target == "mask":
+                fill = self.dataset.ignore_index
+                images, label = transform_masks(self.transform, images, np.asarray(label)[None], rng, fill)
+                label = label[0]
+            else:
+                images = transform_images(self.transform, images, rng)
+            pixels = images[0].transpose(1, 2, 0)
+        image = self.dataset.normalize(pixels[None])[0].transpose(2, 0, 1)
+        return image, int(label) if np.ndim(label) == 0 and np.asarray(label).dtype.kind in "iu" else label
 
 
 def _count(what, value, low):
@@ -176,40 +260,6 @@ def _count(what, value, low):
     return value
 
 
-def _stack(samples, indices):
-    """List of samples -> array, or tuple of arrays; images (C, H, W) become channels-last (N, C, H, W)."""
-    if not isinstance(samples[0], (tuple, list)):
-        return _stack_field(samples, indices, "sample")
-    width = len(samples[0])
-    for i, s in zip(indices, samples, strict=True):
-        if not isinstance(s, (tuple, list)) or len(s) != width:
-            error = ValueError(f"expected {width} fields as in sample {indices[0]}, got {s!r:.80}")
-            raise SampleError(int(i), error) from error
-    return tuple(_stack_field([s[k] for s in samples], indices, f"field {k}") for k in range(width))
-
-
-def _stack_field(values, indices, what):
-    arrays = [np.asarray(v) for v in values]
-    first = arrays[0]
-    if first.dtype.kind not in "iubf":
-        error = TypeError(f"{what}: expected numbers, got {type(values[0]).__name__}; pass collate_fn=")
-        raise SampleError(int(indices[0]), error) from error
-    for i, a in zip(indices, arrays, strict=True):
-        if a.shape != first.shape:
-            error = ValueError(
-                f"{what}: expected shape {first.shape} as in sample {indices[0]}, got {a.shape}"
-            )
-            raise SampleError(int(i), error) from error
-    if first.ndim == 3:
-        dtype = np.result_type(*{a.dtype for a in arrays})
-        dtype = np.float32 if dtype.kind == "f" else dtype
-        out = aligned_empty((len(arrays), *first.shape[1:], first.shape[0]), dtype).transpose(0, 3, 1, 2)
-        for k, a in enumerate(arrays):
-            out[k] = a
-        return out
-    return _label_array(np.stack(arrays))
-
-
 # ---------------------------------------------------------------- iteration
 
 
@@ -218,7 +268,10 @@ class _Iterator:
 
     def __init__(self, loader, epoch, start):
         self._loader, self._epoch, self._run = loader, epoch, loader._run
-        order = loader.order(epoch)[start : loader._samples()]
+        order = loader.order(epoch)
+        if loader.sampler is not None:
+            order = occurrences(order, len(loader.dataset))
+        order = order[start : loader._samples()]
         size = loader.batch_size
         self._batches = [order[k : k + size] for k in range(0, len(order), size)]
         if loader.drop_last and self._batches and len(self._batches[-1]) < size:

@@ -3,7 +3,10 @@
 import re
 
 from .base import Metric
-from .classification import F1, Accuracy, ConfusionMatrix, MeanIoU, Precision, Recall, TopK
+from .classification import F1, Accuracy, ConfusionMatrix, Dice, MeanIoU, Precision, Recall, TopK
+from .detection import MeanAveragePrecision
+from .image_quality import FID, frechet_distance
+from .ranking import RocAuc
 
 _METRICS = {
     "accuracy": Accuracy,
@@ -12,7 +15,11 @@ _METRICS = {
     "precision": Precision,
     "recall": Recall,
     "f1": F1,
+    "dice": Dice,
     "mean_iou": MeanIoU,
+    "roc_auc": RocAuc,
+    "mean_average_precision": MeanAveragePrecision,
+    "fid": FID,
 }
 
 
@@ -49,13 +56,18 @@ def get_metric(metric, **kwargs):
 
 __all__ = [
     "F1",
+    "FID",
     "Accuracy",
     "ConfusionMatrix",
+    "Dice",
+    "MeanAveragePrecision",
     "MeanIoU",
     "Metric",
     "Precision",
     "Recall",
+    "RocAuc",
     "TopK",
+    "frechet_distance",
     "get_metric",
     "list_metrics",
 ]

@@ -26,6 +26,10 @@ class Metric:
     def compute(self):
         raise NotImplementedError
 
+    def scalars(self):
+        """{name: float} of what compute() gives, for logs; {} where that is no number."""
+        return {self.name: float(self.compute())} if self.is_scalar else {}
+
     def reset(self):
         raise NotImplementedError
 

@@ -6,8 +6,10 @@ from . import (
     blocks,
     convnext,
     densenet,
+    detection,
     efficientnet,
     efficientnet_lite,
+    gan,
     mobilenet_v3,
     resnet,
     resnet_cifar,
@@ -30,6 +32,6 @@ from .registry import _BUILDERS, create_model, list_models, register
 globals().update({_name: _entry.builder for _name, _entry in _BUILDERS.items()})
 
 __all__ = [
-    "PretrainedReport", "create_model", "feature_extractor", "list_models", "register", "resnet", "resnet_cifar", "vgg",
-    *list_models(),
+    "PretrainedReport", "create_model", "detection", "feature_extractor", "list_models", "register", "resnet",
+    "resnet_cifar", "vgg", *list_models(),
 ]  # fmt: skip

@@ -128,7 +128,8 @@ def load_pretrained(model, name, head, state, path, notes):
         elif not _within(key, heads):
             continue
         elif want is not None and got != want and got[1:] == want[1:]:
-            skipped.append((key, f"trained for {got[0]} classes, drawn anew for {want[0]}"))
+            unit = getattr(model, "head_unit", "classes")
+            skipped.append((key, f"trained for {got[0]} {unit}, drawn anew for {want[0]}"))
         else:
             continue
         del state[key]

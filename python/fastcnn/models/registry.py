@@ -101,8 +101,9 @@ def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwar
     pretrained: path of a .safetensors file or of a PyTorch file (.pt, .pth: a state_dict, or a checkpoint that holds
     one) with the keys of torchvision, or timm where torchvision has no such net. Where the file was trained on another
     number of classes the last layer is drawn anew; the first convolution is adapted to in_channels (summed to one
-    channel, else repeated and scaled). model.pretrained_report tells what was loaded, adapted and skipped. True raises,
-    because no weights come with the package.
+    channel, else repeated and scaled). model.pretrained_report tells what was loaded, adapted and skipped,
+    model.pretrained_options which options the model was built with. True raises, because no weights come with the
+    package.
     Raises: ValueError for unknown names, with near matches, and for files that are damaged or do not fit.
     """
     entry = _entry(name)
@@ -118,5 +119,6 @@ def create_model(name, num_classes=1000, in_channels=3, pretrained=False, **kwar
         kwargs, notes = {**options, **kwargs}, [*notes, *([note] if note else [])]
     with init.skip_random():
         model = entry.builder(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model.pretrained_options = dict(kwargs)
     model.pretrained_report = load_pretrained(model, name, entry.head, state, pretrained, notes)
     return model

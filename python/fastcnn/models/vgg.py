@@ -9,6 +9,19 @@ from .registry import register_table
 WIDTHS = (64, 128, 256, 512, 512)
 
 
+def vgg_features(depths, batch_norm=False, in_channels=3):
+    """Layers of the groups of 3x3 convolutions, each group ended by a pool."""
+    layers = []
+    for n, width in zip(depths, WIDTHS, strict=True):
+        for _ in range(n):
+            layers.append(nn.Conv2d(in_channels, width, 3, padding=1))
+            layers += [nn.BatchNorm2d(width)] if batch_norm else []
+            layers.append(nn.ReLU())
+            in_channels = width
+        layers.append(nn.MaxPool2d(2, 2))
+    return layers
+
+
 class VGG(ImageModel):
     """Five groups of 3x3 convolutions, each ended by a pool, then Linear 4096, 4096, num_classes.
 
@@ -20,15 +33,7 @@ class VGG(ImageModel):
 
     def __init__(self, depths, batch_norm=False, num_classes=1000, in_channels=3, dropout=0.5):
         super().__init__()
-        layers = []
-        for n, width in zip(depths, WIDTHS, strict=True):
-            for _ in range(n):
-                layers.append(nn.Conv2d(in_channels, width, 3, padding=1))
-                layers += [nn.BatchNorm2d(width)] if batch_norm else []
-                layers.append(nn.ReLU())
-                in_channels = width
-            layers.append(nn.MaxPool2d(2, 2))
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*vgg_features(depths, batch_norm, in_channels))
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential(

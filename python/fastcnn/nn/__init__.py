@@ -29,7 +29,12 @@ from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequent
 from .conv import Conv2d, ConvTranspose2d, Linear
 from .loss import (
     BCEWithLogitsLoss,
+    CIoULoss,
     CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    GIoULoss,
+    HingeGANLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,

@@ -122,28 +122,55 @@ class BCEWithLogitsLoss(_WeightedLoss):
         )
 
 
-class MarginLoss(Module):
-    """Loss of capsules (Sabour et al. 2017): lengths (N, C) of 0 to 1 and class ids int64 (N,), or (N, C) of 0 and 1.
+class FocalLoss(_Loss, op="focal_loss", inputs="x, target"):
+    """Focal loss of logits x and targets of 0 to 1, of one shape (Lin et al. 2017). alpha < 0: no weights."""
 
-    max(0, positive - length) ** 2 for classes that are there, down_weight * max(0, length - negative) ** 2 for the
-    others, summed over the classes, mean over N.
+    alpha: float = 0.25
+    gamma: float = 2.0
+    reduction: str = "mean"
+
+
+class DiceLoss(_Loss, op="dice_loss", inputs="x, target"):
+    """1 - Dice coefficient of the classes of logits (N, C, ...) and class ids (N, ...) or probabilities.
+
+    Args: smooth: added above and below, so that a class that is nowhere costs nothing. multilabel: classes do not
+    exclude each other (sigmoid for softmax). ignore_index: class id that counts for nothing (Milletari et al. 2016).
     """
 
-    def __init__(self, positive=0.9, negative=0.1, down_weight=0.5):
-        super().__init__()
-        self.positive, self.negative, self.down_weight = positive, negative, down_weight
+    smooth: float = 1.0
+    multilabel: bool = False
+    ignore_index: int = -100
+    reduction: str = "mean"
 
-    def forward(self, x, target):
-        """The loss, a scalar."""
-        if x.ndim != 2 or tuple(target.shape) not in ((x.shape[0],), tuple(x.shape)):
-            raise ValueError(
-                f"MarginLoss: expected lengths (N, C) and target (N,) or (N, C), got {tuple(x.shape)} and "
-                f"{tuple(target.shape)}"
-            )
-        there = target if target.ndim == 2 else ops.one_hot(target, x.shape[1], dtype=x.dtype)
-        short, long = ops.relu(self.positive - x), ops.relu(x - self.negative)
-        each = there * short * short + (1 - there) * long * long * self.down_weight
-        return ops.sum(each) / x.shape[0]
 
-    def extra_repr(self):
-        return f"positive={self.positive}, negative={self.negative}, down_weight={self.down_weight}"
+class MarginLoss(_Loss, op="margin_loss", inputs="x, target"):
+    """Loss of capsule lengths (N, C) and class ids int64 (N,), or (N, C) of 0 and 1 (Sabour et al. 2017).
+
+    max(0, positive - length) ** 2 for classes that are there, down_weight * max(0, length - negative) ** 2 for the
+    others, summed over the classes; reduction over N.
+    """
+
+    positive: float = 0.9
+    negative: float = 0.1
+    down_weight: float = 0.5
+    reduction: str = "mean"
+
+
+class HingeGANLoss(_Loss, op="hinge_gan_loss", inputs="x, target"):
+    """Hinge loss of scores of a discriminator; target: "real", "fake" or "generator" (Lim & Ye 2017)."""
+
+    reduction: str = "mean"
+
+
+class GIoULoss(_Loss, op="giou_loss", inputs="boxes1, boxes2"):
+    """1 - generalized IoU of pairs of boxes (..., 4), x1 y1 x2 y2 (Rezatofighi et al. 2019)."""
+
+    reduction: str = "mean"
+    eps: float = 1e-7
+
+
+class CIoULoss(_Loss, op="ciou_loss", inputs="boxes1, boxes2"):
+    """1 - complete IoU of pairs of boxes (..., 4), x1 y1 x2 y2 (Zheng et al. 2020)."""
+
+    reduction: str = "mean"
+    eps: float = 1e-7

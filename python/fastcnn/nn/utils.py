@@ -1,4 +1,4 @@
-"""Around training: clipping gradients, parameters as one vector, moving averages of weights."""
+"""Around training: clipping gradients, parameters as one vector, moving averages of weights, computed weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 from .. import _core
 from .._core import ops
 from .parameter import no_grad
+from .reparam import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm  # noqa: F401
 
 
 def _with_grads(parameters):

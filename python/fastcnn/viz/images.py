@@ -1,6 +1,6 @@
-"""Pictures made of pictures: a grid of a batch, and the filters of a convolution.
+"""Pictures made of pictures: a grid of a batch, what augmentation makes of an image, the filters of a convolution.
 
-Both draw one mosaic, so a hundred images cost no more than one axes.
+All draw one mosaic, so a hundred images cost no more than one axes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ._figure import finish, new_figure
 _TITLE_IN = 0.24  # inches above an image that carries a title
 
 
-def _to_nhwc(op, batch):
+def to_nhwc(op, batch):
     batch = np.asarray(batch)
     if batch.dtype.kind not in "fiub":
         raise ValueError(f"{op}: expected numbers, got {batch.dtype}")
@@ -29,7 +29,7 @@ def _to_nhwc(op, batch):
     return batch
 
 
-def _to_unit(op, images, mean, std):
+def to_unit(op, images, mean, std):
     """Pixels in [0, 1], and a note if values had to be scaled to get there."""
     if images.dtype == np.uint8:
         return images / np.float32(255), ""
@@ -48,7 +48,7 @@ def _to_unit(op, images, mean, std):
     return (images - low) / ((high - low) or 1.0), f"values {low:.3g} to {high:.3g} drawn as black to white"
 
 
-def _mosaic(ax, cells, columns, gap, top, **kwargs):
+def mosaic(ax, cells, columns, gap, top, **kwargs):
     """Draws (N, H, W, ...) cells `gap` pixels apart, `top` free above each; gives image and corners."""
     n, h, w = cells.shape[:3]
     rows = -(-n // columns)
@@ -67,7 +67,7 @@ def _mosaic(ax, cells, columns, gap, top, **kwargs):
     return image, corners
 
 
-def _columns_for(n, columns):
+def columns_for(n, columns):
     if columns is None:
         wide = np.sqrt(n * 1.6)  # near it, the width that leaves the last row fullest
         choices = range(max(1, int(0.7 * wide)), int(1.3 * wide) + 2)
@@ -85,20 +85,21 @@ def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, 
     normalisation. limit: draw at most so many. title: above all.
     Returns the Figure, saved to `path` if given.
     """
-    images = _to_nhwc("image_grid", batch)
+    images = to_nhwc("image_grid", batch)
     n = len(images)
     if titles is not None and len(titles) != n:
         raise ValueError(f"image_grid: expected {n} titles for {n} images, got {len(titles)}")
     shown = min(n, int(limit))
-    images, note = _to_unit("image_grid", images[:shown], mean, std)
+    images, note = to_unit("image_grid", images[:shown], mean, std)
     if shown < n:
         note = f"{shown} of {n} images" + (f"; {note}" if note else "")
-    columns = _columns_for(shown, columns)
+    columns = columns_for(shown, columns)
     rows = -(-shown // columns)
     h, w = images.shape[1:3]
     texts = None if titles is None else [str(t) for t in titles[:shown]]
     # Inches per cell: room for the titles, at most 14 inches in all.
-    cell = 0.85 if texts is None else max(0.85, 0.078 * max(map(len, texts)))
+    cell = max(0.85, min(w / 120, 1.7))  # large images are not shrunk to stamps
+    cell = cell if texts is None else max(cell, 0.078 * max(map(len, texts)))
     cell = min(max(cell, 2.2 / columns), 14.0 / columns)
     pixel = cell / w
     gap = max(1, round(0.06 / pixel))
@@ -108,7 +109,7 @@ def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, 
     ax = figure.add_subplot()
     grey = images.shape[3] == 1
     kwargs = {"cmap": "gray", "vmin": 0, "vmax": 1} if grey else {}
-    _, corners = _mosaic(ax, images[..., 0] if grey else images, columns, gap, top, **kwargs)
+    _, corners = mosaic(ax, images[..., 0] if grey else images, columns, gap, top, **kwargs)
     for text, (y, x) in zip(texts or [], corners, strict=False):
         fit = cell / (0.0085 * max(len(text), 1))
         ax.text(
@@ -121,8 +122,31 @@ def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, 
     return finish(figure, path)
 
 
+def augmented(image, transform, n=15, seed=0, columns=None, mean=None, std=None, path=None):
+    """An image, and n versions that a transform of fastcnn.augment makes of it: what the model will be shown.
+
+    Args: image: (C, H, W) or (1, C, H, W), uint8 or float, as the transform takes it. seed: of the draws. columns,
+    mean, std: as image_grid. Returns the Figure, saved to `path` if given.
+    """
+    image = np.asarray(image)
+    image = image[0] if image.ndim == 4 and len(image) == 1 else image
+    if image.ndim != 3:
+        raise ValueError(f"augmented: expected one image (C, H, W), got shape {image.shape}")
+    if int(n) != n or n < 1:
+        raise ValueError(f"augmented: expected n >= 1, got {n}")
+    versions = np.asarray(transform(np.stack([image] * int(n)), seed))
+    if versions.shape[:2] != (n, image.shape[0]):
+        want = f"({n}, {image.shape[0]}, H, W)"
+        raise ValueError(f"augmented: expected transform to give images {want}, got {versions.shape}")
+    title = type(transform).__name__
+    if versions.shape[1:] == image.shape:  # a grid has cells of one size
+        versions = np.concatenate([image[None].astype(versions.dtype), versions])
+        title = f"the original, then {title}"
+    return image_grid(versions, None, columns, mean, std, limit=len(versions), title=title, path=path)
+
+
 def filters(weights, columns=None, limit=64, title=None, path=None):
-    """Convolution filters (O, I, kH, kW).
+    """Filters of a convolution: the layer, or its weights (O, I, kH, kW).
 
     With three input channels in colour, each filter scaled to its own range; otherwise one square per filter
     and input channel, blue negative, red positive, one scale for all.
@@ -131,7 +155,8 @@ def filters(weights, columns=None, limit=64, title=None, path=None):
     per filter.
     Returns the Figure, saved to `path` if given.
     """
-    w = np.asarray(weights)
+    weights = getattr(weights, "weight", weights)
+    w = np.asarray(weights.detach().to("cpu").numpy() if hasattr(weights, "detach") else weights)
     if w.ndim != 4 or w.size == 0 or w.dtype.kind not in "fiu":
         raise ValueError(f"filters: expected weights (O, I, kH, kW), got shape {w.shape} of {w.dtype}")
     w = w.astype(np.float32)
@@ -156,7 +181,7 @@ def filters(weights, columns=None, limit=64, title=None, path=None):
             )
         scale = float(np.abs(cells).max()) or 1.0
         kwargs = {"cmap": "RdBu_r", "vmin": -scale, "vmax": scale}
-    columns = _columns_for(len(cells), columns)
+    columns = columns_for(len(cells), columns)
     rows = -(-len(cells) // columns)
     cell = min(0.6, 11.0 / columns)
     width = max(columns * cell + (1.3 if kwargs else 0.3), 4.6)
@@ -165,7 +190,7 @@ def filters(weights, columns=None, limit=64, title=None, path=None):
     # Weights are few pixels: repeat each so that the gap between filters can be narrower than a pixel.
     zoom = 4
     cells = cells.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    image, _ = _mosaic(ax, cells, columns, max(1, kw * zoom // 12), 0, **kwargs)
+    image, _ = mosaic(ax, cells, columns, max(1, kw * zoom // 12), 0, **kwargs)
     if kwargs:
         figure.colorbar(image, ax=ax, label="weight", fraction=0.05, pad=0.02)
     if title:

@@ -27,9 +27,23 @@ constexpr size_t kStack = 256 << 10, kGuard = 64;
 bool descending = false;
 int64_t launch_count = 0;
 
+struct AsyncCopy {
+  void* to;
+  const void* from;  // nullptr: zeros
+  int bytes;
+  void run() const {
+    if (from)
+      std::memcpy(to, from, static_cast<size_t>(bytes));
+    else
+      std::memset(to, 0, static_cast<size_t>(bytes));
+  }
+};
+
 struct Thread {
   enum class State { fresh, ready, block_barrier, warp_barrier, done } state = State::fresh;
   int fiber = -1;
+  std::vector<AsyncCopy> open;                       // copies of the group that is being made
+  std::vector<std::vector<AsyncCopy>> on_their_way;  // groups, oldest first
 };
 
 struct Fiber {
@@ -51,6 +65,7 @@ struct Block {
   int current = -1, count = 0, at_barrier = 0;
   struct Warp {
     uint64_t slot[32];
+    uint32_t words[32][8];
     int arrived = 0, lanes = 0;
   };
   std::vector<Warp> warps;
@@ -198,20 +213,72 @@ void launch(const char* kernel, dim3 grid, dim3 block_dim, size_t shared, const 
 void* shared_memory() { return block.shared.data(); }
 int lane() { return block.current % 32; }
 
+namespace {
+
+Block::Warp& this_warp() { return block.warps[static_cast<size_t>(block.current / 32)]; }
+void warp_barrier() {
+  Block::Warp& warp = this_warp();
+  if (warp.lanes != 32) throw std::logic_error("a warp acts as one: the block is no multiple of 32 threads");
+  if (++warp.arrived < warp.lanes) return wait(Thread::State::warp_barrier);
+  warp.arrived = 0;
+  const int first = block.current / 32 * 32;
+  release(first, first + warp.lanes, Thread::State::warp_barrier);
+}
+Thread& this_thread() { return block.threads[static_cast<size_t>(block.current)]; }
+
+}  // namespace
+
 uint64_t exchange(uint64_t mine, int from) {
-  const int w = block.current / 32, first = w * 32;
-  Block::Warp& warp = block.warps[static_cast<size_t>(w)];
-  auto meet = [&] {
-    if (++warp.arrived < warp.lanes) return wait(Thread::State::warp_barrier);
-    warp.arrived = 0;
-    release(first, first + warp.lanes, Thread::State::warp_barrier);
-  };
-  if (warp.lanes != 32) throw std::logic_error("shuffle: the block is no multiple of 32 threads");
-  warp.slot[lane()] = mine;
-  meet();
-  const uint64_t theirs = warp.slot[from];
-  meet();
+  this_warp().slot[lane()] = mine;
+  warp_barrier();
+  const uint64_t theirs = this_warp().slot[from];
+  warp_barrier();
   return theirs;
+}
+
+void sync_warp() { warp_barrier(); }
+const uint32_t (*meet_warp(const uint32_t* mine, int count))[8] {
+  std::copy(mine, mine + count, this_warp().words[lane()]);
+  warp_barrier();
+  return this_warp().words;
+}
+void leave_warp() { warp_barrier(); }
+
+void copy_async(void* shared, const void* global, int bytes) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+    throw std::logic_error("cp.async: 16 bytes that are not aligned");
+  const AsyncCopy copy{shared, global, bytes};
+  if (descending)
+    copy.run();
+  else
+    this_thread().open.push_back(copy);
+}
+void commit_copies() {
+  Thread& t = this_thread();
+  t.on_their_way.push_back(std::exchange(t.open, {}));
+}
+void wait_copies(int pending) {
+  auto& groups = this_thread().on_their_way;
+  while (static_cast<int>(groups.size()) > pending) {
+    for (const AsyncCopy& c : groups.front()) c.run();
+    groups.erase(groups.begin());
+  }
+}
+
+void load_matrices(const void* row, bool transposed, uint32_t (&r)[4]) {
+  const auto at = reinterpret_cast<uintptr_t>(row);
+  if (at % 16) throw std::logic_error("ldmatrix: a row that is not aligned");
+  const uint32_t mine[2] = {static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32)};
+  const auto words = meet_warp(mine, 2);
+  auto element = [&](int matrix, int i, int j) {
+    const uint32_t* w = words[matrix * 8 + i];
+    return static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(w[0] | static_cast<uintptr_t>(w[1]) << 32)[j]);
+  };
+  const int i = lane() / 4, j = lane() % 4 * 2;
+  for (int m = 0; m < 4; ++m)
+    r[m] =
+        transposed ? element(m, j, i) | element(m, j + 1, i) << 16 : element(m, i, j) | element(m, i, j + 1) << 16;
+  leave_warp();
 }
 
 void run_descending(bool on) { descending = on; }

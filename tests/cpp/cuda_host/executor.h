@@ -1,5 +1,6 @@
 // What it is: CUDA's execution model on one host thread, for tests: blocks in turn, a fiber per CUDA thread from
-// its first barrier on, __syncthreads, warp shuffles, atomics, dynamic shared memory (poisoned, guarded). A
+// its first barrier on, __syncthreads, warp shuffles,
+// asynchronous copies, tensor-core products, atomics, dynamic shared memory (poisoned, guarded). A
 // barrier that not all threads reach is an error. Threads can run in descending order: a kernel whose result then
 // differs lacks a barrier. What it is not: fast, or a model of memory latency, caches or warp divergence.
 #pragma once
@@ -40,6 +41,37 @@ class DeviceAccess {
   DeviceAccess();
   ~DeviceAccess();
 };
+
+// ---- what a warp does as one (backend/cuda/kernels/tensor_core.cuh)
+// ------------------------------------------------ Copies are made when they are asked for where threads run in
+// descending order, and only once they are waited for where they ascend: a kernel that reads too early, or writes
+// over what others still read, gives two results.
+void copy_async(void* shared, const void* global, int bytes);  // no global: zeros
+void commit_copies();
+void wait_copies(int pending);
+void sync_warp();
+
+// Each lane brings up to 8 words, sees those of all (words[lane][k]), and leaves.
+const uint32_t (*meet_warp(const uint32_t* mine, int count))[8];
+void leave_warp();
+
+void load_matrices(const void* row, bool transposed, uint32_t (&r)[4]);
+
+// mma.m16n8k16: the fragments of the PTX ISA. `number` makes 16 bits a float.
+template <class F>
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b, F number) {
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const auto words = meet_warp(mine, 6);
+  auto half = [&](uint32_t word, int odd) { return number(static_cast<uint16_t>(odd ? word >> 16 : word)); };
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + i / 2 * 8, col = lane() % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const int of_row = row % 8 * 4 + k % 8 / 2, of_col = col * 4 + k % 8 / 2;
+      d[i] += half(words[of_row][row / 8 + k / 8 * 2], k % 2) * half(words[of_col][4 + k / 8], k % 2);
+    }
+  }
+  leave_warp();
+}
 
 template <class T>
 T shuffle(T v, int from) {

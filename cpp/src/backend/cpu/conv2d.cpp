@@ -73,16 +73,19 @@ int64_t dense_workspace(const Call& c) {
   return DenseSpace(c, t, nullptr).bytes;
 }
 
-void dense_prepare(const Call& c, void* dst) {
-  const KernelTable& k = *kernels();
-  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
-  plan_gemm(t, k.vector_floats, num_threads());
+static PackTask dense_pack(const Call& c, const GemmTask& t, void* dst) {
   PackTask w;
   w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C, w.nc = t.nc;
   w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
-  w.src_b = t.O * w.s_o, w.dst_b = packed_floats(t, k.vector_floats) / t.B;
+  w.src_b = t.O * w.s_o, w.dst_b = packed_floats(t, lanes()) / t.B;
   w.src = c.in[1].as<float>(), w.dst = static_cast<float*>(dst);
-  run_pack(w, k);
+  return w;
+}
+
+void dense_prepare(const Call& c, void* dst) {
+  GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
+  plan_gemm(t, lanes(), num_threads());
+  run_pack(dense_pack(c, t, dst), *kernels());
 }
 
 void dense_run(const Call& c) {
@@ -91,7 +94,6 @@ void dense_run(const Call& c) {
   if (p.N == 0) return;
   GemmTask t = forward_task(p);
   plan_gemm(t, k.vector_floats, num_threads());
-  if (!c.prepared) dense_prepare(c, c.workspace);
   t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
   t.w_b = packed_floats(t, k.vector_floats) / t.B;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
@@ -101,7 +103,10 @@ void dense_run(const Call& c) {
   choose_stream(t, p.N * p.oH * p.oW * p.O, p.O);
   const DenseSpace space(c, t, c.workspace);
   t.moments = space.moments.out;
-  run_gemm(t, k);
+  if (c.prepared)
+    run_gemm(t, k);
+  else
+    run_pack_and_gemm(dense_pack(c, t, c.workspace), t, k);
   space.moments.merge(c);
 }
 
@@ -147,16 +152,17 @@ void dense_bwd_data_run(const Call& c) {
   const Conv2dParams p = data_params(c);
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
-  if (!c.prepared) dense_bwd_data_prepare(c, c.workspace);
   const float* packed = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
-  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask&, int64_t, int64_t dst) {
+  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
     plan_gemm(t, k.vector_floats, num_threads());
     t.w = packed;
     packed += aligned(packed_floats(t, k.vector_floats));
     t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
     t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
     choose_stream(t, p.N * p.H * p.W * p.C, p.C);
-    run_gemm(t, k);
+    if (c.prepared) return run_gemm(t, k);
+    w.nc = t.nc, w.src = c.in[1].as<float>() + src, w.dst = const_cast<float*>(t.w);
+    run_pack_and_gemm(w, t, k);
   });
 }
 

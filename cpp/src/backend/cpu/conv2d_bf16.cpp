@@ -70,11 +70,10 @@ void pairs_run(const Call& c) {
   w.src_b = t.O * w.s_o, t.w_b = w.dst_b = packed_words_bf16(t, k.vector_floats) / t.B;
   w.src = rows(c.in[1]), t.w = w.dst = static_cast<float*>(c.workspace);
   if (p.N == 0) return;
-  run_pack_bf16(w, k);
   t.x = rows(c.in[0]), t.y = rows_out(c.out[0]);
   t.bias = p.has_bias ? rows(c.in[2]) : nullptr;
   t.residual = p.has_residual ? rows(c.in[c.in.size() - 1]) : nullptr;
-  run_gemm_bf16(t, k);
+  run_pack_and_gemm_bf16(w, t, k);
 }
 
 const char* pairs_bwd_data_declines(const Call& c) {
@@ -104,10 +103,9 @@ void pairs_bwd_data_run(const Call& c) {
     const int64_t words = packed_words_bf16(t, k.vector_floats);
     w.src = rows(c.in[1], src), t.w = w.dst = packed, w.dst_b = t.w_b = words / t.B;
     packed += aligned(words);
-    if (t.kH * t.kW > 0) run_pack_bf16(w, k);
     t.x = rows(c.in[0]), t.y = rows_out(c.out[0], dst);
     t.bias = c.in.size() > 2 ? rows(c.in[2]) : nullptr;
-    run_gemm_bf16(t, k);
+    run_pack_and_gemm_bf16(w, t, k);
   });
 }
 

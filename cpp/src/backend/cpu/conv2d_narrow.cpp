@@ -106,13 +106,12 @@ void narrow_bwd_data_run(const Call& c) {
     plan_gemm(t, k.vector_floats, num_threads());
     widen(p, t, h, c.in[1].as<float>(), m.wide);
     w.nc = t.nc, w.src = m.wide, t.w = w.dst = m.packed;
-    if (t.kH * t.kW > 0) run_pack(w, k);
     if (c.in.size() > 2) {
       for (int64_t i = 0; i < t.O; ++i) m.bias[i] = c.in[2].as<float>()[i % p.C];
       t.bias = m.bias;
     }
     t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
-    run_gemm(t, k);
+    run_pack_and_gemm(w, t, k);
   });
 }
 

@@ -73,7 +73,7 @@ WinogradTask bwd_data_task(const Conv2dParams& p) {
 Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   Plan p;
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
-  p.by_groups = 36 * C * O <= kGroupWeights;
+  p.by_groups = 36 * C * O <= kGroupWeights && tiles >= O;
   t.blocks = block_count(t.O, p.by_groups ? 1 : prepared ? kPreparedShares : threads);
   if (p.by_groups) {
     // With moments the tiles of a group must not depend on the threads.

@@ -15,6 +15,8 @@ constexpr int64_t kStripTarget = 256;              // pixels that share a pass o
 constexpr int64_t kL2Weights = 96 * 1024;          // floats: more do not stay in L2 beside pixels
 constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 
+int64_t most_vectors(int lanes) { return lanes == 16 ? 3 : 2; }  // of an output block
+
 struct Strip {
   const GemmTask& t;
   int64_t cn;
@@ -38,7 +40,7 @@ void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
 // `depth` words of a pixel; in bfloat16 the sums of a whole depth stay in registers, for nothing holds them
 // between blocks.
 bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
-  const int64_t taps = t.kH * t.kW, most_v = lanes == 16 ? 3 : 2;
+  const int64_t taps = t.kH * t.kW, most_v = most_vectors(lanes);
   const int64_t blocks = output_blocks(ceil_div(t.O, lanes), most_v);
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
   const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
@@ -91,23 +93,29 @@ int64_t packed_words_bf16(const GemmTask& t, int lanes) {
   return t.B * t.kH * t.kW * ceil_div(t.C, 2) * ceil_div(t.O, lanes) * lanes;
 }
 
-void run_pack_bf16(const PackTask& t, const KernelTable& k) {
-  const int64_t vectors = ceil_div(t.O, k.vector_floats), depth = ceil_div(t.C, 2);
-  const int64_t items = t.B * (t.s_o == 1 ? depth : vectors);
-  const int64_t words = t.B * t.kH * t.kW * depth * vectors * k.vector_floats;
-  parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),
-               [&](int64_t b, int64_t e, int) { k.pack_weights_bf16(t, b, e); });
-}
-
-void run_pack(const PackTask& t, const KernelTable& k) {
-  const int64_t vectors = ceil_div(t.O, k.vector_floats);
-  const int64_t items = t.B * (t.s_o == 1 ? t.C : vectors);
-  const int64_t floats = t.B * t.kH * t.kW * t.C * vectors * k.vector_floats;
-  parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(floats, 1)),
-               [&](int64_t b, int64_t e, int) { k.pack_weights(t, b, e); });
-}
-
 namespace {
+
+// Kernels and counts of one dtype.
+struct Engine {
+  decltype(KernelTable::pack_weights) pack;
+  decltype(KernelTable::gemm_windows) gemm;
+  int64_t depth;    // words of a pixel
+  int64_t vectors;  // of outputs
+  int lanes;
+  Engine(const KernelTable& k, const PackTask& w, bool bf16)
+      : pack(bf16 ? k.pack_weights_bf16 : k.pack_weights),
+        gemm(bf16 ? k.gemm_windows_bf16 : k.gemm_windows),
+        depth(bf16 ? ceil_div(w.C, 2) : w.C),
+        vectors(ceil_div(w.O, k.vector_floats)),
+        lanes(k.vector_floats) {}
+
+  void pack_all(const PackTask& w) const {
+    const int64_t items = w.B * (w.s_o == 1 ? depth : vectors);
+    const int64_t words = w.B * w.kH * w.kW * depth * vectors * lanes;
+    parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),
+                 [&](int64_t b, int64_t e, int) { pack(w, b, e); });
+  }
+};
 
 void run(const GemmTask& t, decltype(KernelTable::gemm_windows) kernel) {
   if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
@@ -117,9 +125,36 @@ void run(const GemmTask& t, decltype(KernelTable::gemm_windows) kernel) {
                [&](int64_t b, int64_t e, int) { kernel(t, b, e); });
 }
 
+void pack_and_run(const PackTask& w, const GemmTask& t, const Engine& e) {
+  if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
+  const int64_t shares = t.B * t.groups, threads = num_threads();
+  // Rows of outputs are packed as they lie, for all groups at once; a product may have one right side for all
+  // batches.
+  const bool apart = w.s_o != 1 && w.B == t.B && t.kH * t.kW > 0;
+  if (!apart || (shares % threads != 0 && shares < 4 * threads)) {
+    if (t.kH * t.kW > 0) e.pack_all(w);
+    return run(t, e.gemm);
+  }
+  const int64_t strips = strip_count(t), blocks = output_blocks(e.vectors, most_vectors(e.lanes));
+  const int64_t work = (t.N * t.oH * t.oW + 16) * t.O * t.kH * t.kW * t.C / t.groups;
+  parallel_for(shares, ceil_div(128 * 1024, std::max<int64_t>(work, 1)), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t v = i / t.groups * e.vectors, b0 = blocks * (i % t.groups) / t.groups;
+      e.pack(w, v + e.vectors * b0 / blocks, v + e.vectors * (b0 + blocks / t.groups) / blocks);
+      e.gemm(t, i * strips, (i + 1) * strips);
+    }
+  });
+}
+
 }  // namespace
 
+void run_pack(const PackTask& w, const KernelTable& k) { Engine(k, w, false).pack_all(w); }
 void run_gemm(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows); }
-void run_gemm_bf16(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows_bf16); }
+void run_pack_and_gemm(const PackTask& w, const GemmTask& t, const KernelTable& k) {
+  pack_and_run(w, t, Engine(k, w, false));
+}
+void run_pack_and_gemm_bf16(const PackTask& w, const GemmTask& t, const KernelTable& k) {
+  pack_and_run(w, t, Engine(k, w, true));
+}
 
 }  // namespace fastcnn::cpu

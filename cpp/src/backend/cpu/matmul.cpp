@@ -41,17 +41,20 @@ int64_t packed_bytes(const Call& c) {
 
 int64_t workspace(const Call& c) { return c.prepared ? 0 : packed_bytes(c); }
 
-void prepare(const Call& c, void* dst) {
+PackTask pack_task(const Call& c, const GemmTask& t, void* dst) {
   const auto& p = c.as<MatmulParams>();
-  const KernelTable& k = *kernels();
-  GemmTask t = task(p);
-  plan_gemm(t, k.vector_floats, num_threads());
   PackTask w;
   w.B = p.b_batched ? p.batch : 1, w.O = p.N, w.C = p.K, w.nc = t.nc;
   w.s_o = p.trans_b ? p.K : 1, w.s_c = p.trans_b ? 1 : p.N;
-  w.src_b = p.K * p.N, w.dst_b = one_packed(t, k.vector_floats);
+  w.src_b = p.K * p.N, w.dst_b = one_packed(t, kernels()->vector_floats);
   w.src = c.in[1].as<float>(), w.dst = static_cast<float*>(dst);
-  run_pack(w, k);
+  return w;
+}
+
+void prepare(const Call& c, void* dst) {
+  GemmTask t = task(c.as<MatmulParams>());
+  plan_gemm(t, kernels()->vector_floats, num_threads());
+  run_pack(pack_task(c, t, dst), *kernels());
 }
 
 void run(const Call& c) {
@@ -60,12 +63,14 @@ void run(const Call& c) {
   if (p.batch * p.M * p.N == 0) return;
   GemmTask t = task(p);
   plan_gemm(t, k.vector_floats, num_threads());
-  if (!c.prepared) prepare(c, c.workspace);
   t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
   t.w_b = p.b_batched ? one_packed(t, k.vector_floats) : 0;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
-  run_gemm(t, k);
+  if (c.prepared)
+    run_gemm(t, k);
+  else
+    run_pack_and_gemm(pack_task(c, t, c.workspace), t, k);
 }
 
 // ---- bfloat16: words of two neighbours along K ----
@@ -95,10 +100,9 @@ void pairs_run(const Call& c) {
   w.src_b = p.K * p.N, w.dst_b = one_packed_bf16(t, k.vector_floats), t.w_b = p.b_batched ? w.dst_b : 0;
   // bfloat16 addresses travel in tasks as those of floats.
   w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
-  run_pack_bf16(w, k);
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
-  run_gemm_bf16(t, k);
+  run_pack_and_gemm_bf16(w, t, k);
 }
 
 // ---- few rows, or short sums ----

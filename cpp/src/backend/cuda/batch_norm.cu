@@ -109,6 +109,15 @@ void update_running(const Call& c) {
   else
     run.template operator()<float>();
 }
+void fold(const Call& c) {
+  const auto& p = c.as<FoldParams>();
+  const int64_t n = c.in[0].numel();
+  with_floating(c.out[0].dtype, "fold_batch_norm", [&]<class T>() {
+    launch("bn_fold", for_elements(std::max(n, p.C)), bn_fold<T>, p, n, c.in[0].as<T>(), c.in[1].as<T>(),
+           c.in[2].as<T>(), c.in[3].as<T>(), c.in[4].as<T>(), p.has_bias ? c.in[5].as<T>() : nullptr,
+           c.out[0].as<T>(), c.out[1].as<T>());
+  });
+}
 const char* running_declines(const Call& c) {
   for (size_t k = 1; k < 4; ++k)
     if (c.in[k].dtype != c.in[0].dtype) return "statistics of several dtypes";
@@ -127,6 +136,10 @@ List batch_norm_bwd_list() {
 }
 List batch_norm_infer_list() {
   static const Implementation list[] = {{"simt", infer_declines, nullptr, infer}};
+  return list;
+}
+List fold_batch_norm_list() {
+  static const Implementation list[] = {{"simt", mixed_floats, nullptr, fold}};
   return list;
 }
 List bn_update_running_list() {

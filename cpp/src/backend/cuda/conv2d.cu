@@ -1,18 +1,24 @@
-// What it is: the three convolution passes on CUDA: depthwise kernels, else the implicit GEMM of gemm.cuh.
-// What it is not: tensor cores; every pass is strict float32 (float64 beside float64).
+// What it is: the three convolution passes on CUDA: depthwise kernels, else implicit GEMM: on tensor cores for
+// 16-bit floats, on plain multiply-adds (strict float32, float64) for the others.
 #include <algorithm>
 
-#include "backend/cuda/dispatch.h"
+#include "backend/cuda/gemm_launch.h"
 #include "backend/cuda/kernels/depthwise.cuh"
-#include "backend/cuda/kernels/gemm.cuh"
 
 namespace fastcnn::cuda {
 namespace {
 
-template <class T>
-LaunchPlan tiles(const GemmShape& g, int64_t problems) {
-  return {dim3(ceil_div(g.M, kTileM), ceil_div(g.N, kTileN), static_cast<unsigned>(problems * g.splits)),
-          dim3(kThreadsPerTile), kTileValues * sizeof(Real<T>)};
+// ---- who takes what
+// -----------------------------------------------------------------------------------------------
+Sizes forward_sizes(const Conv2dParams& p) {
+  return {p.N * p.oH * p.oW, p.O / p.groups, p.kH * p.kW * (p.C / p.groups), p.groups};
+}
+Sizes bwd_data_sizes(const Conv2dParams& p) {  // of the parity with the most pixels and taps
+  const int64_t h = (p.H + p.sH - 1) / p.sH, w = (p.W + p.sW - 1) / p.sW;
+  return {p.N * h * w, p.C / p.groups, p.kH * p.kW * (p.O / p.groups), p.groups * p.sH * p.sW};
+}
+Sizes bwd_weights_sizes(const Conv2dParams& p) {
+  return {p.O / p.groups, p.kH * p.kW * (p.C / p.groups), p.N * p.oH * p.oW, p.groups};
 }
 
 const char* one_dtype(const Call& c) {
@@ -24,24 +30,76 @@ const char* one_dtype(const Call& c) {
     if (o.dtype != c.in[0].dtype) return "a result of another dtype";
   return is_floating(c.in[0].dtype) ? nullptr : "dtype is not floating";
 }
-const char* gemm_declines(const Call& c) {
-  return c.as<Conv2dParams>().groups > 65535 / 64 ? "more groups than a grid holds" : one_dtype(c);
+// Weight gradients of 16-bit operands may be float32.
+const char* weights_dtypes(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.has_norm_in) return "a batch norm inside";
+  if (c.in[0].dtype != c.in[1].dtype) return "operands of several dtypes";
+  for (const Operand& o : c.out)
+    if (o.dtype != c.in[0].dtype && !(is_half(c.in[0].dtype) && o.dtype == DType::float32))
+      return "a result of another dtype";
+  return is_floating(c.in[0].dtype) ? nullptr : "dtype is not floating";
 }
+
+template <Sizes (*sizes)(const Conv2dParams&), const char* (*dtypes)(const Call&)>
+const char* gemm_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.N * p.H * p.W >= int64_t{1} << 31 || p.N * p.oH * p.oW >= int64_t{1} << 31) return "more than 2^31 pixels";
+  const char* why = dtypes(c);
+  return why ? why : too_large(sizes(p));
+}
+// Tiles of 16-bit products are 64 wide and 32 deep: narrow groups would fill a fraction of them.
+template <Sizes (*sizes)(const Conv2dParams&), const char* (*dtypes)(const Call&)>
+const char* mma_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (!is_half(c.in[0].dtype)) return "not a 16-bit float";
+  if (p.groups > 1 && (p.C / p.groups < 8 || p.O / p.groups < 8)) return "few channels per group";
+  return gemm_declines<sizes, dtypes>(c);
+}
+template <const char* (*dtypes)(const Call&)>
 const char* depthwise_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (p.C != p.groups) return "several channels per group";
-  return p.kH * p.kW > 65535 ? "more taps than a grid holds" : one_dtype(c);
+  return p.kH * p.kW > 65535 ? "more taps than a grid holds" : dtypes(c);
 }
 
-void forward(const Call& c) {
+// ---- y
+// ------------------------------------------------------------------------------------------------------------
+template <class T>
+Epilogue<T> forward_epilogue(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_floating(c.out[0].dtype, "conv2d", [&]<class T>() {
-    const GemmShape g{p.N * p.oH * p.oW, p.O / p.groups, conv_depth(p), 1};
-    const Epilogue<T> e{p.has_bias ? c.in[2].as<T>() : nullptr,
-                        p.has_residual ? c.in[c.in.size() - 1].as<T>() : nullptr, ActOf<Real<T>>(p.act)};
-    launch("conv2d", tiles<T>(g, p.groups), gemm_kernel<T, ConvForward<T>>,
-           ConvForward<T>{p, c.in[0].as<T>(), c.in[1].as<T>()}, g, e, c.out[0].as<T>(), nullptr);
+  return {p.has_bias ? c.in[2].as<T>() : nullptr, p.has_residual ? c.in[c.in.size() - 1].as<T>() : nullptr,
+          ActOf<Real<T>>(p.act)};
+}
+template <class T>
+ConvForward<T> forward_load(const Call& c) {
+  return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
+}
+bool runs_of_8(int64_t channels, const Conv2dParams& p) { return channels / p.groups % 8 == 0; }
+
+MmaPlan forward_plan(const Conv2dParams& p) { return mma_plan(forward_sizes(p), runs_of_8(p.C, p), true); }
+
+void forward_mma(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  with_half(c.out[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d", forward_load<T>(c), forward_sizes(p), forward_plan(p), runs_of_8(p.C, p),
+                  {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0], runs_of_8(p.O, p));
   });
+}
+int64_t forward_mma_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return parts_bytes(forward_sizes(p), forward_plan(p).splits, 4);
+}
+void forward_simt(const Call& c) {
+  const Sizes s = forward_sizes(c.as<Conv2dParams>());
+  with_floating(c.out[0].dtype, "conv2d", [&]<class T>() {
+    launch_simt<T>("conv2d", forward_load<T>(c), s, simt_splits(s), forward_epilogue<T>(c), c.workspace, c.out[0]);
+  });
+}
+template <Sizes (*sizes)(const Conv2dParams&)>
+int64_t simt_workspace(const Call& c) {
+  const Sizes s = sizes(c.as<Conv2dParams>());
+  return parts_bytes(s, simt_splits(s), 8);
 }
 void forward_depthwise(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -52,14 +110,42 @@ void forward_depthwise(const Call& c) {
   });
 }
 
-void bwd_data(const Call& c) {
+// ---- dx
+// -----------------------------------------------------------------------------------------------------------
+template <class T>
+Epilogue<T> bwd_data_epilogue(const Call& c) {
+  return {c.in.size() > 2 ? c.in[2].as<T>() : nullptr, nullptr, {}};
+}
+template <class T>
+ConvBwdData<T> bwd_data_load(const Call& c) {
+  return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
+}
+bool one_parity(const Conv2dParams& p) { return p.sH * p.sW == 1; }  // parities differ in size: no splits
+bool bwd_chunked(const Conv2dParams& p) { return runs_of_8(p.C, p) && runs_of_8(p.O, p); }
+MmaPlan bwd_data_plan(const Conv2dParams& p) { return mma_plan(bwd_data_sizes(p), bwd_chunked(p), one_parity(p)); }
+
+void bwd_data_mma(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  with_half(c.out[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d_bwd_data", bwd_data_load<T>(c), bwd_data_sizes(p), bwd_data_plan(p), bwd_chunked(p),
+                  {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace, c.out[0], runs_of_8(p.C, p));
+  });
+}
+int64_t bwd_data_mma_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return parts_bytes(bwd_data_sizes(p), bwd_data_plan(p).splits, 4);
+}
+int bwd_data_splits(const Conv2dParams& p) { return one_parity(p) ? simt_splits(bwd_data_sizes(p)) : 1; }
+void bwd_data_simt(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   with_floating(c.out[0].dtype, "conv2d_bwd_data", [&]<class T>() {
-    const GemmShape g{p.N * p.H * p.W, p.C / p.groups, p.kH * p.kW * (p.O / p.groups), 1};
-    const Epilogue<T> e{c.in.size() > 2 ? c.in[2].as<T>() : nullptr, nullptr, {}};
-    launch("conv2d_bwd_data", tiles<T>(g, p.groups), gemm_kernel<T, ConvBwdData<T>>,
-           ConvBwdData<T>{p, c.in[0].as<T>(), c.in[1].as<T>()}, g, e, c.out[0].as<T>(), nullptr);
+    launch_simt<T>("conv2d_bwd_data", bwd_data_load<T>(c), bwd_data_sizes(p), bwd_data_splits(p),
+                   bwd_data_epilogue<T>(c), c.workspace, c.out[0]);
   });
+}
+int64_t bwd_data_simt_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return parts_bytes(bwd_data_sizes(p), bwd_data_splits(p), 8);
 }
 void bwd_data_depthwise(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -69,14 +155,8 @@ void bwd_data_depthwise(const Call& c) {
   });
 }
 
-// Pixels are deep and weights few: the depth is split until the device is full.
-GemmShape weights_shape(const Conv2dParams& p) {
-  GemmShape g{p.O / p.groups, conv_depth(p), p.N * p.oH * p.oW, 1};
-  const int64_t blocks = int64_t{ceil_div(g.M, kTileM)} * ceil_div(g.N, kTileN) * p.groups;
-  const int64_t wanted = blocks ? 264 / blocks : 1, most = g.K / (8 * kTileK);
-  g.splits = static_cast<int>(std::clamp<int64_t>(std::min(wanted, most), 1, 64));
-  return g;
-}
+// ---- dw, dbias
+// ----------------------------------------------------------------------------------------------------
 int weights_slices(const Conv2dParams& p) {
   const int64_t blocks = int64_t{ceil_div(p.O, 32)} * p.kH * p.kW, most = p.N * p.oH * p.oW / 64;
   return static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(blocks ? 1024 / blocks : 1, most), 1, 256));
@@ -90,14 +170,17 @@ int64_t bias_bytes(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   return c.out.size() > 1 ? bias_slices(p) * p.O * int64_t{8} : 0;
 }
-int64_t weights_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  const GemmShape g = weights_shape(p);
-  return bias_bytes(c) + (g.splits > 1 ? g.splits * p.groups * g.M * g.N * int64_t{8} : 0);
-}
 int64_t depthwise_weights_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   return bias_bytes(c) + weights_slices(p) * p.O * p.kH * p.kW * int64_t{8};
+}
+
+template <class T>
+void join_into(const Real<T>* parts, int slices, int64_t n, const Operand& y) {
+  if (wide_result<T>(y))
+    launch("join_slices", for_elements(n), join_slices<Real<T>, Real<T>>, parts, slices, n, y.data);
+  else
+    launch("join_slices", for_elements(n), join_slices<T, Real<T>>, parts, slices, n, y.data);
 }
 
 template <class T>
@@ -109,71 +192,76 @@ void bias_gradient(const Call& c) {
   launch("column_sums",
          {dim3(ceil_div(p.O, 32), static_cast<unsigned>(slices)), dim3(32, 8), 256 * sizeof(Real<T>)},
          column_sums<T>, c.in[1].as<T>(), p.N * p.oH * p.oW, p.O, parts);
-  launch("join_slices", for_elements(p.O), join_slices<T>, parts, slices, p.O, c.out[1].as<T>());
+  join_into<T>(parts, slices, p.O, c.out[1]);
 }
 
-void bwd_weights(const Call& c) {
+// Bias sums come first in the workspace, then the parts of the product.
+template <class T>
+ConvBwdWeights<T> bwd_weights_load(const Call& c) {
+  return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
+}
+void* after_bias(const Call& c) { return static_cast<char*>(c.workspace) + bias_bytes(c); }
+MmaPlan bwd_weights_plan(const Conv2dParams& p) { return mma_plan(bwd_weights_sizes(p), bwd_chunked(p), true); }
+
+void bwd_weights_mma(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_floating(c.out[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
-    const GemmShape g = weights_shape(p);
-    const ConvBwdWeights<T> load{p, c.in[0].as<T>(), c.in[1].as<T>()};
-    auto* parts = reinterpret_cast<Real<T>*>(static_cast<char*>(c.workspace) + bias_bytes(c));
-    launch("conv2d_bwd_weights", tiles<T>(g, p.groups), gemm_kernel<T, ConvBwdWeights<T>>, load, g,
-           Epilogue<T>{nullptr, nullptr, {}}, c.out[0].as<T>(), parts);
-    if (g.splits > 1)
-      launch("gemm_join", for_elements(p.groups * g.M * g.N), gemm_join<T, ConvBwdWeights<T>>, load, g, p.groups,
-             parts, c.out[0].as<T>());
+  with_half(c.in[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d_bwd_weights", bwd_weights_load<T>(c), bwd_weights_sizes(p), bwd_weights_plan(p),
+                  bwd_chunked(p), {c.in[0].data, c.in[1].data}, Epilogue<T>{nullptr, nullptr, {}}, after_bias(c),
+                  c.out[0], runs_of_8(p.C, p));
     bias_gradient<T>(c);
   });
 }
+int64_t bwd_weights_mma_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return bias_bytes(c) + parts_bytes(bwd_weights_sizes(p), bwd_weights_plan(p).splits, 4);
+}
+void bwd_weights_simt(const Call& c) {
+  const Sizes s = bwd_weights_sizes(c.as<Conv2dParams>());
+  with_floating(c.in[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
+    launch_simt<T>("conv2d_bwd_weights", bwd_weights_load<T>(c), s, simt_splits(s),
+                   Epilogue<T>{nullptr, nullptr, {}}, after_bias(c), c.out[0]);
+    bias_gradient<T>(c);
+  });
+}
+int64_t bwd_weights_simt_workspace(const Call& c) { return bias_bytes(c) + simt_workspace<bwd_weights_sizes>(c); }
 void bwd_weights_depthwise(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_floating(c.out[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
+  with_floating(c.in[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
     auto* parts = reinterpret_cast<Real<T>*>(static_cast<char*>(c.workspace) + bias_bytes(c));
     const int slices = weights_slices(p);
     const auto taps = static_cast<unsigned>(p.kH * p.kW);
     launch("conv2d_bwd_weights depthwise",
            {dim3(ceil_div(p.O, 32), taps, static_cast<unsigned>(slices)), dim3(32, 8), 256 * sizeof(Real<T>)},
            depthwise_bwd_weights<T>, p, c.in[0].as<T>(), c.in[1].as<T>(), parts);
-    launch("join_slices", for_elements(p.O * taps), join_slices<T>, parts, slices, p.O * taps, c.out[0].as<T>());
+    join_into<T>(parts, slices, p.O * taps, c.out[0]);
     bias_gradient<T>(c);
   });
-}
-
-GemmShape matmul_shape(const MatmulParams& p) { return {p.M, p.N, p.K, 1}; }
-void matmul(const Call& c) {
-  const auto& p = c.as<MatmulParams>();
-  with_floating(c.out[0].dtype, "matmul", [&]<class T>() {
-    const GemmShape g = matmul_shape(p);
-    const Epilogue<T> e{p.has_bias ? c.in[2].as<T>() : nullptr, nullptr, ActOf<Real<T>>(p.act)};
-    launch("matmul", tiles<T>(g, p.batch), gemm_kernel<T, MatmulLoad<T>>,
-           MatmulLoad<T>{p, c.in[0].as<T>(), c.in[1].as<T>()}, g, e, c.out[0].as<T>(), nullptr);
-  });
-}
-const char* matmul_declines(const Call& c) {
-  return c.as<MatmulParams>().batch > 65535 ? "more matrices than a grid holds" : mixed_floats(c);
 }
 
 }  // namespace
 
 List conv2d_list() {
-  static const Implementation list[] = {{"simt depthwise", depthwise_declines, nullptr, forward_depthwise},
-                                        {"simt gemm", gemm_declines, nullptr, forward}};
+  static const Implementation list[] = {
+      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, forward_depthwise},
+      {"tensor cores", mma_declines<forward_sizes, one_dtype>, forward_mma_workspace, forward_mma},
+      {"simt gemm", gemm_declines<forward_sizes, one_dtype>, simt_workspace<forward_sizes>, forward_simt}};
   return list;
 }
 List conv2d_bwd_data_list() {
-  static const Implementation list[] = {{"simt depthwise", depthwise_declines, nullptr, bwd_data_depthwise},
-                                        {"simt gemm", gemm_declines, nullptr, bwd_data}};
+  static const Implementation list[] = {
+      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, bwd_data_depthwise},
+      {"tensor cores", mma_declines<bwd_data_sizes, one_dtype>, bwd_data_mma_workspace, bwd_data_mma},
+      {"simt gemm", gemm_declines<bwd_data_sizes, one_dtype>, bwd_data_simt_workspace, bwd_data_simt}};
   return list;
 }
 List conv2d_bwd_weights_list() {
   static const Implementation list[] = {
-      {"simt depthwise", depthwise_declines, depthwise_weights_workspace, bwd_weights_depthwise},
-      {"simt gemm", gemm_declines, weights_workspace, bwd_weights}};
-  return list;
-}
-List matmul_list() {
-  static const Implementation list[] = {{"simt gemm", matmul_declines, nullptr, matmul}};
+      {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
+      {"tensor cores", mma_declines<bwd_weights_sizes, weights_dtypes>, bwd_weights_mma_workspace,
+       bwd_weights_mma},
+      {"simt gemm", gemm_declines<bwd_weights_sizes, weights_dtypes>, bwd_weights_simt_workspace,
+       bwd_weights_simt}};
   return list;
 }
 

@@ -35,6 +35,7 @@ using List = std::span<const Implementation>;
   X(batch_norm)             \
   X(batch_norm_bwd)         \
   X(batch_norm_infer)       \
+  X(fold_batch_norm)        \
   X(bn_update_running)      \
   X(layer_norm)             \
   X(layer_norm_bwd)         \
@@ -53,6 +54,8 @@ using List = std::span<const Implementation>;
   X(cat)                    \
   X(pad)                    \
   X(pad_bwd)                \
+  X(interpolate)            \
+  X(interpolate_bwd)        \
   X(dropout)                \
   X(dropout_bwd)            \
   X(random)                 \

@@ -53,6 +53,9 @@ class Fuser {
   std::vector<char> gone_;
   std::vector<std::pair<int, Node>> inserted_;  // before which node
 
+  const Implementation* kernel_of(const Node& n) const { return fastcnn::kernel_of(n, g_.device); }
+  bool has_kernel(const Node& n) const { return fastcnn::has_kernel(n, g_.device); }
+
   // The one node that reads what node i writes to out[k], reading all of it; -1 if there are more or other
   // readers.
   int only_reader(int i, int k = 0) const {

@@ -202,6 +202,7 @@ void unary_map(const EltLoop& loop, const UnaryParams& p, const void* x, DType x
     case Unary::sin: return run(a, Trig<false>{});
     case Unary::cos: return run(a, Trig<true>{});
     case Unary::erf: return run(a, Erf{});
+    case Unary::atan: return run(a, Lanes<atanf>{});
     case Unary::copy:
     case Unary::count: break;  // refused by the caller
   }

@@ -67,6 +67,7 @@ double unary_float(const UnaryParams& p, double x) {
     case Unary::sin: return std::sin(x);
     case Unary::cos: return std::cos(x);
     case Unary::erf: return std::erf(x);
+    case Unary::atan: return std::atan(x);
     case Unary::logical_not: return x == 0;
     case Unary::isnan: return std::isnan(x);
     case Unary::isinf: return std::isinf(x);

@@ -183,4 +183,17 @@ FASTCNN_KERNEL bn_running(const S* mean, const S* invstd, const S* old_mean, con
   }
 }
 
+// Inference folded into the weights before it; see FoldParams.
+template <class T>
+FASTCNN_KERNEL bn_fold(FoldParams p, int64_t n, const T* w, const T* gamma, const T* beta, const T* mean,
+                       const T* var, const T* bias, T* folded, T* shift) {
+  using R = Real<T>;
+  auto scale = [&](int64_t c) { return to_real(gamma[c]) / sqrt(to_real(var[c]) + static_cast<R>(p.eps)); };
+  for (int64_t i = global_thread(); i < n || i < p.C; i += global_threads()) {
+    if (i < n) folded[i] = from_real<T>(to_real(w[i]) * scale(i / p.block * p.step + i % p.inner));
+    if (i < p.C)
+      shift[i] = from_real<T>(to_real(beta[i]) + ((bias ? to_real(bias[i]) : R(0)) - to_real(mean[i])) * scale(i));
+  }
+}
+
 }  // namespace fastcnn::cuda

@@ -76,12 +76,12 @@ FASTCNN_KERNEL depthwise_bwd_weights(Conv2dParams p, const T* x, const T* dy, Re
 }
 
 // y[i] = sum of parts[s][i] over s.
-template <class T>
-FASTCNN_KERNEL join_slices(const Real<T>* parts, int slices, int64_t n, T* y) {
+template <class T, class R>
+FASTCNN_KERNEL join_slices(const R* parts, int slices, int64_t n, void* y) {
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    Real<T> s = 0;
+    R s = 0;
     for (int k = 0; k < slices; ++k) s += parts[k * n + i];
-    y[i] = from_real<T>(s);
+    static_cast<T*>(y)[i] = from_real<T>(s);
   }
 }
 

@@ -63,6 +63,7 @@ struct UnaryOp {
         case Unary::sin: return sin(x);
         case Unary::cos: return cos(x);
         case Unary::erf: return erf(x);
+        case Unary::atan: return atan(x);
         case Unary::logical_not: return x == 0;
         case Unary::isnan: return x != x;
         case Unary::isinf: return x - x != 0 && x == x;

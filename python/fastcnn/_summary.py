@@ -8,7 +8,7 @@ from collections import namedtuple
 from . import _core, nn
 from .nn.parameter import no_grad
 
-Row = namedtuple("Row", ["name", "layer", "output_shape", "params", "macs"])
+Row = namedtuple("Row", ["name", "layer", "output_shape", "params", "macs", "output_bytes"])
 
 
 def _macs(module, inputs, output):
@@ -30,8 +30,28 @@ def _shape(output):
     return None
 
 
+def _bytes(output):
+    if isinstance(output, _core.Tensor):
+        return output.numel() * output.dtype.itemsize
+    return sum(_bytes(o) for o in output) if isinstance(output, (tuple, list)) else 0
+
+
+def _size(count):
+    """1536 -> '1.5 KB', in powers of 1000 as disks and PyTorch's tables have it."""
+    for unit in ("B", "KB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
 class Summary:
-    """Rows and totals; print it, or read rows, total_params, trainable_params, total_macs, param_bytes."""
+    """Rows and totals; print it, or read the attributes.
+
+    rows: named tuples (name, layer, output_shape, params, macs, output_bytes). total_params, trainable_params,
+    param_bytes. total_macs: multiply-adds of convolutions and Linear; total_flops: 2 per multiply-add. output_bytes:
+    what all layers give, which is about what training keeps for backward without a plan.
+    """
 
     def __init__(self, name, input_size, rows, model):
         self.name, self.input_size, self.rows = name, input_size, rows
@@ -40,18 +60,33 @@ class Summary:
         self.trainable_params = sum(p.numel() for p in params if p.requires_grad)
         self.param_bytes = sum(p.numel() * p.dtype.itemsize for p in params)
         self.total_macs = sum(r.macs for r in rows)
+        self.total_flops = 2 * self.total_macs
+        self.output_bytes = sum(r.output_bytes for r in rows)
+
+    def as_dict(self):
+        """JSON values: the totals, and the rows as dicts."""
+        names = ("total_params", "trainable_params", "param_bytes", "total_macs", "total_flops", "output_bytes")
+        return {
+            "model": self.name, "input_size": self.input_size, **{n: getattr(self, n) for n in names},
+            "layers": [r._asdict() for r in self.rows],
+        }  # fmt: skip
 
     def __str__(self):
-        head = ("layer", "output shape", "parameters", "MACs")
+        head = ("layer", "output shape", "parameters", "MFLOPs", "output")
         cells = [
-            (f"{r.name} ({r.layer})", str(r.output_shape), f"{r.params:,}", f"{r.macs:,}") for r in self.rows
-        ]
-        widths = [max(len(c[i]) for c in [head, *cells]) for i in range(4)]
+            (
+                f"{r.name} ({r.layer})", str(r.output_shape), f"{r.params:,}", f"{2e-6 * r.macs:,.2f}",
+                _size(r.output_bytes),
+            )
+            for r in self.rows
+        ]  # fmt: skip
+        widths = [max(len(c[i]) for c in [head, *cells]) for i in range(len(head))]
 
         def line(c):
-            return f"{c[0]:<{widths[0]}}  {c[1]:<{widths[1]}}  {c[2]:>{widths[2]}}  {c[3]:>{widths[3]}}"
+            left = [f"{text:<{width}}" for text, width in zip(c[:2], widths, strict=False)]
+            return "  ".join([*left, *(f"{text:>{width}}" for text, width in zip(c[2:], widths[2:], strict=True))])
 
-        rule = "-" * (sum(widths) + 6)
+        rule = "-" * (sum(widths) + 2 * len(widths) - 2)
         return "\n".join(
             [
                 f"{self.name}, input {self.input_size}",
@@ -60,7 +95,8 @@ class Summary:
                 *map(line, cells),
                 rule,
                 f"parameters {self.total_params:,} ({self.trainable_params:,} trainable, "
-                f"{self.param_bytes / 1e6:.1f} MB), MACs {self.total_macs:,}",
+                f"{_size(self.param_bytes)}), MACs {self.total_macs:,}, {self.total_flops / 1e9:.4g} GFLOPs, "
+                f"outputs {_size(self.output_bytes)}",
             ]
         )
 
@@ -70,8 +106,9 @@ class Summary:
 def summary(model, input_size):
     """Table of the layers of a model in the order they run.
 
-    Args: input_size: (N, C, H, W), or a list of sizes for models with several inputs. MACs count
-    multiply-adds of convolutions and Linear layers for that input. Modes, statistics and gradients of the
+    Args: input_size: (N, C, H, W), or a list of sizes for models with several inputs. FLOPs are two per
+    multiply-add of convolutions and Linear layers for that input; what pooling, norms and activations do is not
+    counted. output: bytes that a layer gives. Modes, statistics and gradients of the
     model stay untouched.
     """
     sizes = [input_size] if all(isinstance(v, int) for v in input_size) else list(input_size)
@@ -84,7 +121,8 @@ def summary(model, input_size):
             counted.update(map(id, fresh))
             params = sum(p.numel() for p in fresh)
             kind = type(module).__name__
-            rows.append(Row(name or kind, kind, _shape(output), params, _macs(module, inputs, output)))
+            macs = _macs(module, inputs, output)
+            rows.append(Row(name or kind, kind, _shape(output), params, macs, _bytes(output)))
 
         return hook
 

@@ -1,0 +1,316 @@
+"""A CUDA device: every op against the CPU, then times of layers and nets, beside PyTorch's where it is installed.
+
+    python -m bench.gpu [ops] [copy] [layers] [nets] [--seconds N] [--json PATH] [--dtypes bfloat16 ...] [--quick]
+
+What bench/gpu_check.sh runs after it has built the extension. Without a device it says why and ends with 2. Rows that
+the time does not reach are named as left out. Times are wall-clock around a wait for the device, the median of blocks;
+PyTorch runs the same shapes on the same device in both layouts, the faster one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fastcnn as fc
+from fastcnn.bench import layers, machine, nets
+
+ROOT = Path(__file__).resolve().parents[1]
+SECTIONS = ("ops", "copy", "layers", "nets")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Batches at which a large device is busy: (net, training, inference).
+NETS = (("resnet20", 512, 512), ("resnet18", 256, 256), ("resnet50", 128, 64), ("mobilenet_v2", 128, 64),
+        ("dcgan", 128, None))  # fmt: skip
+QUICK_NETS = (("lenet", 2, 1),)  # what the executor does in seconds
+QUICK_LAYER = layers.Layer("3x3/2 16-24@9 N2", (2, 16, 9, 9), (24, 16, 3, 3), "quick", stride=2, padding=1)
+
+
+def torch_on_device():
+    """PyTorch with this device, or None."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch if torch.cuda.is_available() else None
+
+
+def device_facts():
+    """What nvidia-smi says of the device: name, driver, clocks, power; {} where it is not installed."""
+    keys = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw,temperature.gpu"
+    try:
+        command = ["nvidia-smi", f"--query-gpu={keys}", "--format=csv,noheader"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return {}
+    return dict(zip(keys.split(","), (v.strip() for v in text.split(",")), strict=True))
+
+
+class Budget:
+    """Seconds for everything; what did not fit is named."""
+
+    def __init__(self, seconds):
+        self._end = time.monotonic() + seconds
+        self.left_out = []
+
+    def allows(self, row, needs=5.0):
+        """Is there time for this row? Notes it if not."""
+        if time.monotonic() + needs < self._end:
+            return True
+        self.left_out.append(row)
+        return False
+
+
+def seconds_of(call, wait, at_least=0.3, blocks=5):
+    """Median seconds of one call: blocks of calls, each ended by a wait for the device; one call where that is long."""
+    call()
+    wait()
+    begin = time.perf_counter()
+    call()
+    wait()
+    once = max(time.perf_counter() - begin, 1e-6)
+    if once > 2 * at_least:
+        return once
+    count = max(1, int(at_least / blocks / once))
+    times = []
+    for _ in range(blocks):
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        wait()
+        times.append((time.perf_counter() - begin) / count)
+    return statistics.median(times)
+
+
+def ops(budget, dtypes, seeds):
+    """The families of tests/python/fuzz_cases.py on the device against the CPU, values, gradients and plans."""
+    sys.path.insert(0, str(ROOT / "tests" / "python"))
+    if importlib.util.find_spec("torch") is None:
+        return {"note": "the cases of tests/python need PyTorch to be installed: not run"}
+    import cuda_ops
+
+    counts = dict.fromkeys(("ok", "wrong", "missing", "skipped"), 0)
+    wrong, missing = [], set()
+    for dtype in dtypes:
+        for family in cuda_ops.FAMILIES:
+            if not budget.allows(f"ops {dtype} {family}", 1.0):
+                continue
+            for seed in range(seeds):
+                verdict, text = cuda_ops.compare(family, seed, dtype, compiled=seed % 2 == 0)
+                counts[verdict] += 1
+                if verdict == "wrong":
+                    wrong.append(text)
+                    print(f"  wrong: {text}", flush=True)
+                elif verdict == "missing":
+                    missing.add(text)
+    return {**counts, "failures": wrong, "ops without a kernel": sorted(missing)}
+
+
+def copy(budget, megabytes=1024):
+    """GB/s of a copy on the device, bytes read and written: the ceiling of everything elementwise."""
+    x = fc.ops.ones((megabytes << 18,)).to("cuda")
+    row = {"megabytes": megabytes}
+    for name, call in (("copy", lambda: x.clone()), ("relu", lambda: fc.ops.relu(x))):
+        if budget.allows(f"copy {name}"):
+            with fc.no_grad():
+                row[f"{name} GB/s"] = 2 * megabytes / 1024 / seconds_of(call, fc.cuda.synchronize)
+    return row
+
+
+def layer_calls(layer, dtype):
+    """{pass: call} of one convolution on the device, eager: one kernel each (and what joins its parts)."""
+    o = layers.Operands(layer)
+    x, w, dy = (fc.tensor(a).contiguous().to(getattr(fc, dtype)).to("cuda") for a in (o.x, o.w, o.dy))
+
+    def conv(a, b):
+        return fc.ops.conv2d(a, b, None, layer.stride, layer.padding, 1, layer.groups)
+
+    def forward():
+        with fc.no_grad():
+            return conv(x, w)
+
+    def gradient(leaf, y):
+        return lambda: fc.grad([y], [leaf], [dy], retain_graph=True)[0]
+
+    lx, lw = x.detach().requires_grad_(), w.detach().requires_grad_()
+    return {"fwd": forward, "bwd_data": gradient(lx, conv(lx, w)), "bwd_weights": gradient(lw, conv(x, lw))}
+
+
+def torch_layer_calls(torch, layer, dtype, layout):
+    o = layers.Operands(layer)
+    x, w, dy = (torch.from_numpy(a).to("cuda", getattr(torch, dtype)).contiguous(memory_format=layout)
+                for a in (o.x, o.w, o.dy))  # fmt: skip
+    stride, padding, one = [layer.stride] * 2, [layer.padding] * 2, [1, 1]
+
+    def backward(which):
+        mask = [which == 0, which == 1, False]
+        run = torch.ops.aten.convolution_backward
+        return lambda: run(dy, x, w, None, stride, padding, one, False, [0, 0], layer.groups, mask)[which]
+
+    forward = lambda: torch.nn.functional.conv2d(x, w, None, stride, padding, one, layer.groups)  # noqa: E731
+    return {"fwd": forward, "bwd_data": backward(0), "bwd_weights": backward(1)}
+
+
+def larger(layer, times):
+    """The layer at a batch that fills a device."""
+    return layers.Layer(**{**layer.__dict__, "x": (layer.x[0] * times, *layer.x[1:]),
+                           "name": f"{layer.name} x{times}"})  # fmt: skip
+
+
+def layer_rows(budget, dtypes, quick):
+    """TFLOP/s of three passes per layer."""
+    torch = torch_on_device()
+    if torch:
+        torch.backends.cudnn.benchmark = True
+    rows = []
+    chosen = [QUICK_LAYER] if quick else [larger(x, 8) for x in layers.load() if x.x[0] > 1]
+    for dtype in dtypes:
+        for layer in chosen:
+            if not budget.allows(f"layers {dtype} {layer.name}", 4.0):
+                continue
+            ours = layer_calls(layer, dtype)
+            row = {"layer": layer.name, "dtype": dtype, "gflop": layer.gflop, "passes": {}}
+            for name in layer.passes:
+                took = seconds_of(ours[name], fc.cuda.synchronize, 0.1, 3)
+                cell = {"ms": 1e3 * took, "tflops": layer.gflop / took / 1e3}
+                if torch:
+                    their = {
+                        mode: seconds_of(torch_layer_calls(torch, layer, dtype, layout)[name],
+                                         torch.cuda.synchronize, 0.1, 3)
+                        for mode, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last))
+                    }  # fmt: skip
+                    mode = min(their, key=their.get)
+                    cell |= {"torch ms": 1e3 * their[mode], "torch mode": mode, "ratio": their[mode] / took}
+                row["passes"][name] = cell
+            rows.append(row)
+            cells = (f"{k} {v['tflops']:.1f} TFLOP/s" + (f" ({v['ratio']:.2f}x)" if "ratio" in v else "")
+                     for k, v in row["passes"].items())  # fmt: skip
+            print(f"  {dtype} {layer.name}: " + ", ".join(cells), flush=True)
+    return rows
+
+
+def our_net(task, arrays):
+    """A compiled step or inference on the device, as nets.py has it for the CPU."""
+    model = nets.build(task.net).to("cuda")
+    tensors = [fc.tensor(a).contiguous().to("cuda") for a in arrays]
+    if task.what == "train":
+        plan = fc.compile(nets._step(model.train(), task))
+        return lambda: plan(*tensors)
+    plan = fc.compile(model.eval())
+
+    def infer():
+        with fc.no_grad(), nets._autocast(task.precision):
+            return plan(tensors[0])
+
+    return infer
+
+
+def torch_net(torch, task, arrays, layout, compiled):
+    from fastcnn.bench import torch_nets
+
+    model = torch_nets.BUILDERS[task.net.name]().to("cuda", memory_format=layout)
+    x = torch.from_numpy(arrays[0]).to("cuda").contiguous(memory_format=layout)
+    autocast = lambda: torch.autocast("cuda", torch.bfloat16, enabled=task.precision == "bf16")  # noqa: E731
+    forward = torch.compile(model, mode="max-autotune") if compiled else model
+    if task.what == "infer":
+        model.eval()
+
+        def infer():
+            with torch.no_grad(), autocast():
+                return forward(x)
+
+        return infer
+    y = torch.from_numpy(arrays[1]).to("cuda")
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=task.net.lr, momentum=0.9, fused=True)
+
+    def step():
+        with autocast():
+            out = forward(x)
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(out.float(), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def net_rows(budget, precisions, quick, compiled):
+    """Images per second of training and inference."""
+    torch = torch_on_device()
+    rows = []
+    by_name = {net.name: net for net in nets.NETS}
+    at_least = 0.05 if quick else 1.0
+    for name, train, infer in QUICK_NETS if quick else NETS:
+        if name == "dcgan":  # its step makes operands on the CPU (nets.py)
+            budget.left_out.append("nets dcgan: the step of nets.py is for the CPU")
+            continue
+        for what, batch in dict.fromkeys((("train", train), ("infer", infer), ("infer", 1))):
+            for precision in precisions:
+                task = nets.Task(by_name[name], what, batch, precision)
+                if not budget.allows(f"nets {task.name}", 15.0):
+                    continue
+                arrays = nets.arrays_of(task)
+                took = seconds_of(our_net(task, arrays), fc.cuda.synchronize, at_least)
+                row = {"task": task.name, "ms": 1e3 * took, "images/s": task.batch / took}
+                row["tflops"] = nets.gflop(task) / took / 1e3
+                if torch:
+                    modes = [("NCHW", torch.contiguous_format, False), ("NHWC", torch.channels_last, False)]
+                    if compiled:
+                        modes.append(("NHWC compiled", torch.channels_last, True))
+                    their = {m: seconds_of(torch_net(torch, task, arrays, layout, c), torch.cuda.synchronize, at_least)
+                             for m, layout, c in modes}  # fmt: skip
+                    mode = min(their, key=their.get)
+                    row |= {"torch ms": 1e3 * their[mode], "torch mode": mode, "ratio": their[mode] / took}
+                rows.append(row)
+                beside = f", {row['ratio']:.2f}x PyTorch {row['torch mode']}" if "ratio" in row else ""
+                print(f"  {task.name}: {row['images/s']:.0f} images/s, {row['tflops']:.1f} TFLOP/s{beside}", flush=True)
+    return rows
+
+
+def main(argv=None):
+    """Runs the sections; 0, 1 where an op is wrong, 2 without a device."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("section", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
+    parser.add_argument("--seconds", type=float, default=360, help="for everything together (default 360)")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--seeds", type=int, default=4, help="cases of each op family and dtype (default 4)")
+    parser.add_argument("--quick", action="store_true", help="one small layer and net: for the executor")
+    parser.add_argument("--torch-compile", action="store_true", help="PyTorch compiled too (minutes per net)")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    args = parser.parse_args(argv)
+    if unknown := set(args.section) - set(SECTIONS):
+        parser.error(f"sections: expected {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
+    if not fc.cuda.is_available():
+        print(f"bench.gpu: no CUDA device: {fc.cuda.unavailable_reason()}", file=sys.stderr)
+        return 2
+    budget = Budget(args.seconds)
+    halves = [d for d in args.dtypes if d in ("bfloat16", "float32")] or args.dtypes[:1]
+    result = {"device": device_facts(), **machine.describe()}
+    work = {
+        "ops": lambda: ops(budget, args.dtypes, args.seeds),
+        "copy": lambda: copy(budget, 1 if args.quick else 1024),
+        "layers": lambda: layer_rows(budget, halves, args.quick),
+        "nets": lambda: net_rows(budget, ["bf16", "f32"] if "bfloat16" in halves else ["f32"], args.quick,
+                                 args.torch_compile),
+    }  # fmt: skip
+    for section in args.section or SECTIONS:
+        print(f"== {section}", flush=True)
+        result[section] = work[section]()
+        if section in ("ops", "copy"):
+            print("  " + json.dumps({k: v for k, v in result[section].items() if k != "failures"}), flush=True)
+        result["left out"] = budget.left_out
+        if args.json:  # after each section: what is measured stays, whatever comes next
+            args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if budget.left_out:
+        print(f"left out: {len(budget.left_out)} rows, the first {budget.left_out[0]}")
+    return 1 if result.get("ops", {}).get("wrong") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

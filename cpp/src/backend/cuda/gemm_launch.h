@@ -1,0 +1,124 @@
+// What it is: how a product of gemm_load.cuh starts: on tensor cores or plain multiply-adds, which tile, how often
+// the depth is split. What it is not: the loaders (conv2d.cu, matmul.cu). Tiles and splits are by counting blocks;
+// no device has timed them.
+#pragma once
+#include <algorithm>
+
+#include "backend/cuda/dispatch.h"
+#include "backend/cuda/kernels/gemm.cuh"
+#include "backend/cuda/kernels/gemm_mma.cuh"
+
+namespace fastcnn::cuda {
+
+struct Sizes {
+  int64_t M, N, K, problems;  // M of the largest problem
+};
+
+inline int splits_of(const Sizes& s, int64_t tile_m, int64_t tile_n, int64_t depth) {
+  const int64_t blocks = int64_t{ceil_div(s.M, tile_m)} * ceil_div(s.N, tile_n) * s.problems;
+  const int64_t wanted = blocks ? 2 * rt::device().multiprocessors / blocks : 1, most = s.K / depth;
+  return static_cast<int>(std::clamp<int64_t>(std::min(wanted, most), 1, 64));
+}
+inline int64_t parts_bytes(const Sizes& s, int splits, int64_t value) {
+  return splits > 1 ? splits * s.problems * s.M * s.N * value : 0;
+}
+inline dim3 grid_of(const Sizes& s, int splits, int64_t tile_m, int64_t tile_n) {
+  return {ceil_div(s.M, tile_m), ceil_div(s.N, tile_n), static_cast<unsigned>(s.problems * splits)};
+}
+
+// Why a product does not fit the kernels' 32-bit counts.
+inline const char* too_large(const Sizes& s) {
+  constexpr int64_t most = (int64_t{1} << 31) - 256;
+  if (s.M > most || s.N > most || s.K > most) return "more than 2^31 rows or columns";
+  if (s.problems > 65535 / 64) return "more problems than a grid holds";
+  return ceil_div(s.N, kTileN) > 65535 ? "more columns than a grid holds" : nullptr;
+}
+
+// Is C kept in the type of the sums?
+template <class T>
+bool wide_result(const Operand& out) {
+  return dtype_size(out.dtype) != sizeof(T);
+}
+
+template <class T, class Load>
+void join_parts(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
+                const Real<T>* parts, const Operand& out) {
+  if (splits > 1)
+    launch(name, for_elements(s.problems * s.M * s.N), gemm_join<T, Load>, load, splits, s.problems, e, parts,
+           out.data, wide_result<T>(out));
+}
+
+// ---- plain multiply-adds
+// ------------------------------------------------------------------------------------------
+template <class T, class Load>
+void launch_simt(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e, void* parts,
+                 const Operand& out) {
+  auto* sums = static_cast<Real<T>*>(parts);
+  launch(name, {grid_of(s, splits, kTileM, kTileN), dim3(kThreadsPerTile), kTileValues * sizeof(Real<T>)},
+         gemm_kernel<T, Load>, load, splits, e, out.data, wide_result<T>(out), sums);
+  join_parts<T>("gemm_join", load, s, splits, e, sums, out);
+}
+inline int simt_splits(const Sizes& s) { return splits_of(s, kTileM, kTileN, 8 * kTileK); }
+
+// ---- tensor cores
+// -------------------------------------------------------------------------------------------------
+using LargeTile = MmaTile<128, 128, 64>;
+using WideTile = MmaTile<128, 64, 32>;
+using SmallTile = MmaTile<64, 64, 32>;
+
+struct MmaPlan {
+  int tile = 2;  // 0 large, 1 wide, 2 small
+  int splits = 1;
+};
+// The largest tile that still gives every multiprocessor a block. `chunked`: operands come in runs of 8.
+inline MmaPlan mma_plan(const Sizes& s, bool chunked, bool may_split) {
+  constexpr int tiles[3][2] = {{128, 128}, {128, 64}, {64, 64}};
+  MmaPlan p;
+  for (p.tile = chunked ? 0 : 2; p.tile < 2; ++p.tile) {
+    const int64_t m = tiles[p.tile][0], n = tiles[p.tile][1];
+    if (s.M <= m / 2 || s.N <= n / 2) continue;
+    const int64_t blocks = int64_t{ceil_div(s.M, m)} * ceil_div(s.N, n) * s.problems;
+    if (blocks * (may_split ? std::max<int64_t>(s.K / (8 * kMmaK), 1) : 1) >= rt::device().multiprocessors) break;
+  }
+  if (may_split) p.splits = splits_of(s, tiles[p.tile][0], tiles[p.tile][1], 8 * kMmaK);
+  return p;
+}
+
+template <class T, class Load, class Tile, bool chunked>
+void launch_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
+                 const T* any, const Operand& out, bool out_chunked, float* parts) {
+  launch(name, {grid_of(s, splits, Tile::BM, Tile::BN), dim3(Tile::threads), Tile::shared},
+         gemm_mma_kernel<T, Load, Tile, chunked>, load, splits, e, any, out.data, wide_result<T>(out), out_chunked,
+         parts);
+}
+
+// `operands`: what must be aligned for chunks; the first of them is any valid address.
+template <class T, class Load>
+void launch_mma(const char* name, const Load& load, const Sizes& s, const MmaPlan& p, bool chunked,
+                std::initializer_list<const void*> operands, const Epilogue<T>& e, void* workspace,
+                const Operand& out, bool out_chunked) {
+  auto* parts = static_cast<float*>(workspace);
+  const T* any = static_cast<const T*>(*operands.begin());
+  out_chunked = out_chunked && !wide_result<T>(out) && aligned16({out.data, e.residual});
+  auto run = [&]<class Tile, bool c>() {
+    launch_tile<T, Load, Tile, c>(name, load, s, p.splits, e, any, out, out_chunked, parts);
+  };
+  if (!chunked || !aligned16(operands))
+    run.template operator()<SmallTile, false>();
+  else if (p.tile == 0)
+    run.template operator()<LargeTile, true>();
+  else if (p.tile == 1)
+    run.template operator()<WideTile, true>();
+  else
+    run.template operator()<SmallTile, true>();
+  join_parts<T>("gemm_join", load, s, p.splits, e, parts, out);
+}
+
+inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
+template <class F>
+void with_half(DType t, F&& f) {
+  if (t == DType::bfloat16) return f.template operator()<bfloat16>();
+  return f.template operator()<float16>();
+}
+
+}  // namespace fastcnn::cuda

@@ -1,0 +1,74 @@
+// What it is: matrix products on CUDA: tensor cores for 16-bit floats, else plain multiply-adds.
+#include "backend/cuda/gemm_launch.h"
+
+namespace fastcnn::cuda {
+namespace {
+
+Sizes sizes_of(const MatmulParams& p) { return {p.M, p.N, p.K, p.batch}; }
+
+// Calls f.template operator()<trans_a, trans_b>().
+template <class F>
+void with_transposes(const MatmulParams& p, F&& f) {
+  if (p.trans_a && p.trans_b) return f.template operator()<true, true>();
+  if (p.trans_a) return f.template operator()<true, false>();
+  if (p.trans_b) return f.template operator()<false, true>();
+  return f.template operator()<false, false>();
+}
+
+template <class T>
+Epilogue<T> epilogue_of(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  return {p.has_bias ? c.in[2].as<T>() : nullptr, nullptr, ActOf<Real<T>>(p.act)};
+}
+
+const char* simt_declines(const Call& c) {
+  const char* why = mixed_floats(c);
+  return why ? why : too_large(sizes_of(c.as<MatmulParams>()));
+}
+const char* mma_declines(const Call& c) {
+  return is_half(c.out[0].dtype) ? simt_declines(c) : "not a 16-bit float";
+}
+
+void simt(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  with_floating(c.out[0].dtype, "matmul", [&]<class T>() {
+    with_transposes(p, [&]<bool ta, bool tb>() {
+      launch_simt<T>("matmul", MatmulLoad<T, ta, tb>(p, c.in[0].as<T>(), c.in[1].as<T>()), sizes_of(p),
+                     simt_splits(sizes_of(p)), epilogue_of<T>(c), c.workspace, c.out[0]);
+    });
+  });
+}
+int64_t simt_workspace(const Call& c) {
+  const Sizes s = sizes_of(c.as<MatmulParams>());
+  return parts_bytes(s, simt_splits(s), 8);
+}
+
+bool chunked(const MatmulParams& p) {
+  return (p.trans_a ? p.M : p.K) % 8 == 0 && (p.trans_b ? p.K : p.N) % 8 == 0;
+}
+void mma(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const Sizes s = sizes_of(p);
+  with_half(c.out[0].dtype, [&]<class T>() {
+    with_transposes(p, [&]<bool ta, bool tb>() {
+      const T *a = c.in[0].as<T>(), *b = c.in[1].as<T>();
+      launch_mma<T>("matmul", MatmulLoad<T, ta, tb>(p, a, b), s, mma_plan(s, chunked(p), true), chunked(p), {a, b},
+                    epilogue_of<T>(c), c.workspace, c.out[0], p.N % 8 == 0);
+    });
+  });
+}
+int64_t mma_workspace(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const Sizes s = sizes_of(p);
+  return parts_bytes(s, mma_plan(s, chunked(p), true).splits, 4);
+}
+
+}  // namespace
+
+List matmul_list() {
+  static const Implementation list[] = {{"tensor cores", mma_declines, mma_workspace, mma},
+                                        {"simt gemm", simt_declines, simt_workspace, simt}};
+  return list;
+}
+
+}  // namespace fastcnn::cuda

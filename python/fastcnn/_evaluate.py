@@ -1,0 +1,96 @@
+"""Evaluation and prediction of a Trainer: the loop over batches without gradients, and the numbers that come of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _core
+from ._loop import Interrupted, images_in
+from ._steps import batch_to_device, first_tensor, split_batch, to_tensor
+
+
+def predict(trainer, data):
+    """See Trainer.predict."""
+    if isinstance(data, (np.ndarray, _core.Tensor)):
+        if data.ndim != 4:
+            raise ValueError(f"Trainer.predict: expected images (N, C, H, W), got shape {tuple(data.shape)}")
+        if len(data) == 0:
+            raise ValueError(f"Trainer.predict: expected at least one image, got shape {tuple(data.shape)}")
+        size = trainer.batch_size
+        batches = (data[i : i + size] for i in range(0, len(data), size))
+    else:
+        batches = trainer._eval_loader(data)
+    step, restore = trainer._begin_eval()
+    try:
+        outputs = []
+        for batch in batches:
+            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            outputs.append(np.array(step(to_tensor(x, trainer.device))[0].to("cpu").numpy()))
+    finally:
+        restore()
+    if not outputs:
+        raise ValueError("Trainer.predict: expected at least one image, got none")
+    return np.concatenate(outputs)
+
+
+def evaluate(trainer, loader, signals=None):
+    """{name: value} of loss and metrics over a loader. Raises Interrupted after a signal."""
+    step, restore = trainer._begin_eval()
+    try:
+        batches = _until_signal(loader, signals)
+        result = _own(trainer, step, batches) if step.custom is not None else _usual(trainer, step, batches)
+    finally:
+        restore()
+    return result
+
+
+def _until_signal(loader, signals):
+    for batch in loader:
+        if signals is not None and signals.received:
+            raise Interrupted
+        yield batch
+
+
+def _own(trainer, step, batches):
+    """Means over images of what validation_step returns."""
+    images, sums = 0, {}
+    for batch in batches:
+        fields = batch_to_device(batch, trainer.device)
+        loss, logs = step.evaluate(fields)
+        count = images_in(first_tensor(fields))
+        images += count
+        for name, value in {"loss": loss, **logs}.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * count
+    _check_some(images)
+    return {name: total / images for name, total in sums.items()}
+
+
+def _usual(trainer, step, batches):
+    for metric in trainer._metrics.values():
+        metric.reset()
+    images = labels = 0
+    total = right = 0.0
+    for batch in batches:
+        x, y = split_batch(batch, trainer.device, "evaluation")
+        output, loss, correct = step(x, y)
+        images += images_in(x)
+        total += loss.item() * images_in(x)
+        if correct is not None:
+            right += correct.item()
+            labels += y.shape[0] if y.dtype.is_floating_point else y.numel()
+        for metric in trainer._metrics.values():
+            metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
+    _check_some(images)
+    result = {"loss": total / images}
+    if trainer._accuracy:
+        result["accuracy"] = right / labels
+    for name, metric in trainer._metrics.items():
+        value = metric.compute()
+        if getattr(metric, "is_scalar", True):
+            result[name] = float(value)
+    return result
+
+
+def _check_some(images):
+    if images == 0:
+        raise ValueError("Trainer.evaluate: expected at least one image, got none")

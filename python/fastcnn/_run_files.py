@@ -1,0 +1,92 @@
+"""What a Trainer writes of its state into a checkpoint, and how it takes it back. The file is checkpoints.py's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import _core, checkpoints
+
+
+def save_run(trainer, path, keep_previous=False):
+    """Writes weights, optimizer, averages, schedule, history, callbacks and random state; gives the Path."""
+    weights, tensors = trainer.model.state_dict(), {}
+    if trainer.ema is not None:
+        tensors = {f"raw.{k}": t for k, t in weights.items()}
+        weights = trainer.ema.module.state_dict()
+        tensors["ema.updates"] = trainer.ema.updates
+    packed_tensors, packed = checkpoints.pack_optimizer(trainer.optimizer)
+    tensors.update(packed_tensors)
+    tensors["random"] = _core.ops.random_state()
+    state = {
+        "run": trainer._run.state_dict(), "optimizer": packed, "history": dict(trainer.history),
+        "epoch_metrics": trainer.epoch_metrics, "best": [trainer.best_score, trainer.best_epoch],
+        "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
+        "callbacks": [[type(c).__name__, c.state_dict()] for c in trainer.callbacks if hasattr(c, "state_dict")],
+        "max_epochs": trainer.max_epochs, "seed": trainer.seed,
+    }  # fmt: skip
+    checkpoints.save_checkpoint(path, weights, tensors, state, trainer._metadata(), keep_previous)
+    return Path(path)
+
+
+def find_resume(trainer, resume):
+    """(path, Checkpoint) to continue from, read and verified, or None. See Trainer.fit(resume=...)."""
+    if resume is None:
+        return None
+    if resume == "last":
+        if trainer.log_dir is None:
+            raise ValueError("Trainer.fit: resume='last' needs a Trainer with log_dir")
+        path = trainer.log_dir / "last.safetensors"
+        if not path.exists():
+            trainer.message(f"no {path} to resume from: starting from the beginning")
+            return None
+    else:
+        path = Path(resume)
+        if path.is_dir():
+            path = path / "last.safetensors"
+    found = checkpoints.load_checkpoint(path)
+    if found.state is None:
+        raise ValueError(f"{path}: holds weights only, training cannot be resumed from it")
+    return path, found
+
+
+def restore_run(trainer, start, loader):
+    """Takes over what find_resume gave. Raises: ValueError where this Trainer is another than the one that saved."""
+    path, found = start
+    try:
+        _restore_weights(trainer, found)
+        _restore_state(trainer, found, loader)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: cannot resume from it: {error}") from error
+    trainer.message(f"resumed from {path}: epoch {trainer._run.epoch + 1}, step {trainer._run.global_step}")
+
+
+def _restore_weights(trainer, found):
+    tensors = found.tensors
+    if trainer.ema is not None:
+        if "ema.updates" not in tensors:
+            raise ValueError("the checkpoint has no averaged weights, and this Trainer has ema_decay")
+        trainer.ema.module.load_state_dict(found.weights)
+        trainer.ema.updates.copy_(tensors["ema.updates"])
+    elif "ema.updates" in tensors:
+        raise ValueError("the checkpoint has averaged weights, and this Trainer has no ema_decay")
+    raw = {k.removeprefix("raw."): t for k, t in tensors.items() if k.startswith("raw.")}
+    trainer.model.load_state_dict(raw if trainer.ema is not None else found.weights)
+
+
+def _restore_state(trainer, found, loader):
+    state, tensors = found.state, found.tensors
+    trainer.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
+    if (trainer.scheduler is None) != (state["scheduler"] is None):
+        ours = "none" if trainer.scheduler is None else type(trainer.scheduler).__name__
+        raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    saved = [c for c in trainer.callbacks if hasattr(c, "state_dict")]
+    for callback, (kind, values) in zip(saved, state["callbacks"], strict=False):
+        if type(callback).__name__ == kind:
+            callback.load_state_dict(values)
+    trainer.history.update({k: list(v) for k, v in state["history"].items()})
+    trainer.epoch_metrics = dict(state["epoch_metrics"])
+    trainer.best_score, trainer.best_epoch = state["best"]
+    trainer._run.load_state_dict(state["run"], loader)
+    _core.ops.random_state().copy_(tensors["random"])

@@ -1,0 +1,212 @@
+"""Detector: what SSD and RetinaNet share: anchors of an image size, targets per anchor, predictions of whole images.
+
+A training step is one compiled plan: `encode` matches objects to anchors on the host, in the loader, so that targets
+have one shape whatever the number of objects; `loss` is made of ops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ... import _modes, nn
+from ..._core import float32, from_numpy, ops, tensor, uint8
+from ..blocks import ImageModel
+
+
+def checked_objects(boxes, labels, num_classes, where):
+    """boxes and labels of an image as float32 (M, 4) and int64 (M,); ValueError where they are none."""
+    boxes, labels = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(labels)
+    if labels.shape != (len(boxes),) or (len(boxes) and labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{where}: expected integer labels of shape ({len(boxes)},) for {len(boxes)} boxes, got {labels.dtype} of "
+            f"shape {labels.shape}"
+        )
+    bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    if bad.any():
+        worst = boxes[bad.argmax()].tolist()
+        raise ValueError(f"{where}: expected boxes x1 y1 x2 y2 with x1 < x2, y1 < y2, got {worst}")
+    if len(labels) and not (0 < labels.min() and labels.max() < num_classes):
+        raise ValueError(
+            f"{where}: expected labels 1 to {num_classes - 1} (0 is the background), got {labels.min()} to "
+            f"{labels.max()}"
+        )
+    return boxes, labels.astype(np.int64)
+
+
+class Detector(ImageModel):
+    """Base of detectors. Subclasses give features(x) -> [feature maps], head(maps), loss and _candidates.
+
+    Its call takes images (N, C, H, W) of one size, uint8 or of 0 to 1, normalises them, and gives {"cls_logits":
+    (N, anchors, num_classes), "bbox_regression": (N, anchors, 4)} in training and evaluation alike.
+
+    Args: anchor_generator, box_coder, matcher: see anchors.py and boxes.py. image_mean, image_std: per channel.
+    size: (H, W) that predict resizes to, or None. min_size, max_size: else predict scales the shorter side to
+    min_size unless the longer one would be above max_size, and pads to whole size_divisible. score_thresh, nms_thresh,
+    topk_candidates, detections_per_img: what predict keeps: scores above score_thresh, the best topk_candidates before
+    suppression at nms_thresh, the best detections_per_img after it.
+    """
+
+    head_unit = "scores per place"  # what the last layers have as many of as outputs: anchors times classes
+
+    def __init__(
+        self, num_classes, anchor_generator, box_coder, matcher, *, image_mean, image_std, size=None, min_size=800,
+        max_size=1333, size_divisible=32, score_thresh=0.05, nms_thresh=0.5, topk_candidates=1000,
+        detections_per_img=300,
+    ):  # fmt: skip
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"{type(self).__name__}: expected num_classes >= 2 with the background, got {num_classes}")
+        self.num_classes, self.anchor_generator = num_classes, anchor_generator
+        self.box_coder, self.matcher = box_coder, matcher
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        self.size, self.shorter, self.longer, self.size_divisible = size, min_size, max_size, size_divisible
+        self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
+        self.topk_candidates, self.detections_per_img = topk_candidates, detections_per_img
+        self._grids = {}  # (H, W) of images: [(h, w)] of feature maps
+        self._anchors = {}  # (H, W) of images: tensor
+
+    def forward(self, x):
+        """{"cls_logits", "bbox_regression"}; see the class."""
+        size = tuple(x.shape[2:])
+        maps = self.features(self.normalize(x))
+        if len(maps) != self.anchor_generator.maps:
+            raise ValueError(
+                f"{type(self).__name__}: expected {self.anchor_generator.maps} feature maps for its anchors, got "
+                f"{len(maps)}"
+            )
+        if size not in self._grids:
+            self._grids[size] = [tuple(m.shape[2:]) for m in maps]
+        return self.head(maps)
+
+    def normalize(self, x):
+        """(x - image_mean) / image_std; uint8 is divided by 255 first."""
+        if x.dtype == uint8:
+            x = x.to(float32) / 255
+        mean, std = (
+            tensor(np.array(v, np.float32).reshape(1, -1, 1, 1)).to(x.device).to(x.dtype)
+            for v in (self.image_mean, self.image_std)
+        )
+        if mean.shape[1] not in (1, x.shape[1]):
+            raise ValueError(
+                f"{type(self).__name__}: expected image_mean of {x.shape[1]} channels, got {mean.shape[1]}"
+            )
+        return (x - mean) / std
+
+    # ---- anchors and targets ----
+
+    def grids(self, image_size):
+        """[(h, w)] of the feature maps of images (H, W); the first time by running the net on one of zeros."""
+        size = tuple(int(v) for v in image_size)
+        if size not in self._grids:
+            channels = next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
+            training = self.training
+            try:
+                with _modes.no_grad():
+                    self.eval()(ops.zeros((1, channels, *size), device=next(self.parameters()).device))
+            finally:
+                self.train(training)
+        return self._grids[size]
+
+    def anchors(self, image_size):
+        """float32 tensor (anchors, 4) for images (H, W)."""
+        size = tuple(int(v) for v in image_size)
+        if size not in self._anchors:
+            self._anchors[size] = tensor(self.anchor_generator(size, self.grids(size)))
+        return self._anchors[size]
+
+    def encode(self, targets, image_size):
+        """Targets of the loss for a batch of images (H, W): what each anchor stands for.
+
+        targets: for each image {"boxes": (M, 4), "labels": (M,)}, arrays; M may be 0. Returns NumPy {"labels": int64
+        (N, anchors), -1 background and -2 no matter, "boxes": float32 (N, anchors, 4), the anchor itself where there is
+        no object}. ValueError: boxes without area, labels out of range.
+        """
+        anchors = self.anchors(image_size)
+        base = anchors.numpy()
+        labels = np.full((len(targets), len(base)), -1, np.int64)
+        boxes = np.repeat(base[None], len(targets), 0)
+        for i, target in enumerate(targets):
+            where = f"{type(self).__name__}.encode: image {i}"
+            objects, classes = checked_objects(target["boxes"], target["labels"], self.num_classes, where)
+            if not len(objects):
+                continue
+            matched = self.matcher(ops.box_iou(from_numpy(objects), anchors).numpy())
+            there = matched >= 0
+            labels[i] = matched
+            labels[i, there], boxes[i, there] = classes[matched[there]], objects[matched[there]]
+        return {"labels": labels, "boxes": boxes}
+
+    def loss(self, outputs, targets, image_size):
+        """{"classification", "bbox_regression"}: scalars to add. outputs: the call's; targets: encode's, as tensors."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    # ---- predictions ----
+
+    def predict(self, images):
+        """Objects of images: for each {"boxes": float32 (D, 4), "scores": float32 (D,), "labels": int64 (D,)}, NumPy.
+
+        images: a batch (N, C, H, W), or a list of (C, H, W) of any sizes, arrays or tensors, uint8 or 0 to 1. They are
+        resized as the class says; boxes are in pixels of the images given, best scores first.
+        """
+        images = [i if hasattr(i, "requires_grad") else tensor(np.asarray(i)) for i in images]
+        training = self.training
+        try:
+            self.eval()
+            with _modes.no_grad():
+                resized = [self._resized(i) for i in images]
+                batch, sizes = self._batch(resized), [tuple(i.shape[1:]) for i in resized]
+                found = self.postprocess(self(batch), tuple(batch.shape[2:]), sizes)
+        finally:
+            self.train(training)
+        for item, image, (h, w) in zip(found, images, sizes, strict=True):
+            scale = np.array([image.shape[2] / w, image.shape[1] / h] * 2, np.float32)
+            item["boxes"] = item["boxes"] * scale
+        return found
+
+    def _resized(self, image):
+        if image.ndim != 3:
+            raise ValueError(f"{type(self).__name__}.predict: expected images (C, H, W), got {tuple(image.shape)}")
+        image = image.to(next(self.parameters()).device)
+        image = image.to(float32) / 255 if image.dtype == uint8 else image.to(float32)
+        h, w = image.shape[1:]
+        scale = min(self.shorter / min(h, w), self.longer / max(h, w))
+        size = self.size or (int(h * scale), int(w * scale))
+        return ops.interpolate(image.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0]
+
+    def _batch(self, images):
+        # Images of different sizes end in what normalises to 0.
+        whole = self.size_divisible if self.size is None else 1
+        h, w = (max(-(-i.shape[d] // whole) * whole for i in images) for d in (1, 2))
+        mean = tensor(np.array(self.image_mean, np.float32).reshape(-1, 1, 1)).to(images[0].device)
+        padded = [ops.pad(i - mean, (0, w - i.shape[2], 0, h - i.shape[1])) + mean for i in images]
+        return ops.stack(padded)
+
+    def postprocess(self, outputs, image_size, sizes=None):
+        """As predict, from the outputs of the call on images (H, W); sizes: (h, w) of each within the batch."""
+        logits, codes = outputs["cls_logits"].to(float32), outputs["bbox_regression"].to(float32)
+        boxes = self.box_coder.decode(codes, self.anchors(image_size).to(codes.device)).numpy()
+        scores = self._scores(logits).numpy()
+        found = []
+        for i in range(len(boxes)):
+            h, w = image_size if sizes is None else sizes[i]
+            anchor, label = self._candidates(scores[i], image_size)
+            score = scores[i][anchor, label]
+            box = np.clip(boxes[i][anchor], 0, np.array([w, h, w, h], np.float32))
+            keep = ops.nms(tensor(box), tensor(score), self.nms_thresh, tensor(label)).numpy()
+            keep = keep[: self.detections_per_img]
+            found.append({"boxes": box[keep], "scores": score[keep], "labels": label[keep]})
+        return found
+
+    def best(self, scores):
+        """Places of the highest topk_candidates of scores above score_thresh, best first."""
+        there = np.flatnonzero(scores > self.score_thresh)
+        k = min(self.topk_candidates, len(there))
+        if k < len(there):
+            there = there[np.argpartition(-scores[there], k)[:k]] if k else there[:0]
+        return there[np.argsort(-scores[there], kind="stable")]
+
+
+def per_anchor(x, columns):
+    """Head outputs (N, A * columns, H, W) as (N, H * W * A, columns)."""
+    n, channels, h, w = x.shape
+    return x.permute(0, 2, 3, 1).reshape(n, h * w * (channels // columns), columns)

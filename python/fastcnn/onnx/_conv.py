@@ -1,0 +1,241 @@
+"""Operators with windows over two spatial axes, and norms: Conv, ConvTranspose, pools, BatchNormalization, ..."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ._registry import op, ops, rank_error, to_tensor
+
+
+def _spatial(call, name, default):
+    """A pair from an attribute with one number per spatial axis."""
+    value = call.attr(name)
+    if value is None:
+        return default
+    if len(value) != len(default):
+        raise ValueError(f"expected {len(default)} numbers of {name}, got {value}")
+    return tuple(value)
+
+
+def _padding(call, size, kernel, stride, dilation):
+    """((top, bottom), (left, right)) of a window over an image of that size (Conv and pools)."""
+    auto = call.attr("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+            total = max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            small, large = total // 2, total - total // 2
+            pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        return tuple(pads)
+    top, left, bottom, right = (0,) * 4 if auto == "VALID" else _spatial(call, "pads", (0,) * 4)
+    return (top, bottom), (left, right)
+
+
+def _image(call, i=0):
+    x = call.tensor(i)
+    if x.ndim != 4:
+        raise ValueError(f"expected an operand (N, C, H, W), got one of shape {x.shape}; other ranks are not supported")
+    return x
+
+
+def _check_windows(call):
+    size = call.attr("kernel_shape") or call.attr("strides") or call.attr("dilations")
+    if size is not None and len(size) != 2:
+        return f"{len(size)}-D windows"
+    auto = call.attr("auto_pad", "NOTSET")
+    return None if auto in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER") else f"auto_pad {auto!r}"
+
+
+def _check_conv(call):
+    refused = rank_error(call, 1, (4,), "a convolution")
+    return refused or _check_windows(call)
+
+
+@op("Conv", params=(1, 2), check=_check_conv)
+def conv(call):
+    x, w = _image(call), call.tensor(1)
+    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
+    padding = _padding(call, x.shape[2:], w.shape[2:], stride, dilation)
+    return ops.conv2d(x, w, call.tensor(2), stride, padding, dilation, call.attr("group", 1))
+
+
+@op("ConvTranspose", params=(1, 2), check=_check_conv)
+def conv_transpose(call):
+    x, w, b = _image(call), call.tensor(1), call.tensor(2)
+    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
+    extra, groups = _spatial(call, "output_padding", (0, 0)), call.attr("group", 1)
+    full = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation)]
+    auto, wanted = call.attr("auto_pad", "NOTSET"), call.attr("output_shape")
+    if wanted is not None or auto.startswith("SAME"):
+        wanted = wanted or [n * s for n, s in zip(x.shape[2:], stride)]
+        pads = []
+        for f, e, out in zip(full, extra, wanted[-2:]):
+            total = f + e - out
+            half = max(total, 0) // 2 if auto == "SAME_UPPER" else (max(total, 0) + 1) // 2
+            pads.append((half, total - half))
+    else:
+        pads = _padding(call, x.shape[2:], w.shape[2:], stride, dilation)
+    simple = all(b == e for b, e in pads) and all(e < max(s, d) for e, s, d in zip(extra, stride, dilation))
+    if simple:
+        return ops.conv_transpose2d(x, w, b, stride, tuple(p[0] for p in pads), extra, groups, dilation)
+    # What ops.conv_transpose2d does not know is cut off or put on afterwards, before the bias.
+    y = ops.conv_transpose2d(x, w, None, stride, 0, 0, groups, dilation)
+    (top, bottom), (left, right) = pads
+    y = ops.pad(y, (-left, extra[1] - right, -top, extra[0] - bottom))
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
+
+
+def _pool_sizes(call):
+    x = _image(call)
+    kernel = _spatial(call, "kernel_shape", (0, 0))
+    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
+    pads = _padding(call, x.shape[2:], kernel, stride, dilation)
+    # auto_pad gives as many windows as the strides allow, ceil_mode or not.
+    return x, kernel, stride, dilation, pads, bool(call.attr("ceil_mode", 0))
+
+
+def _fits(pads, kernel):
+    return all(a == b and a <= k // 2 for (a, b), k in zip(pads, kernel, strict=True))
+
+
+def _pad(x, pads, value=0.0):
+    (top, bottom), (left, right) = pads
+    return ops.pad(x, (left, right, top, bottom), "constant", value) if any(map(any, pads)) else x
+
+
+def _check_max_pool(call):
+    if any(call.node.outputs[1:]):
+        return "its second output, the indices"
+    if call.attr("storage_order", 0):
+        return "storage_order 1"
+    return _check_windows(call)
+
+
+@op("MaxPool", check=_check_max_pool)
+def max_pool(call):
+    x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
+    if _fits(pads, kernel):
+        return ops.max_pool2d(x, kernel, stride, tuple(p[0] for p in pads), dilation, ceil_mode)
+    # A window that would begin in the padding behind the image is none, so the last windows may be dropped again.
+    y = ops.max_pool2d(_pad(x, pads, -math.inf), kernel, stride, 0, dilation, ceil_mode)
+    return _without_late_windows(y, x, stride, pads) if ceil_mode else y
+
+
+def _without_late_windows(y, x, stride, pads):
+    for dim, s, (begin, _) in zip((2, 3), stride, pads, strict=True):
+        most = (x.shape[dim] + begin - 1) // s + 1
+        if y.shape[dim] > most:
+            y = ops.narrow(y, dim, 0, most)
+    return y
+
+
+@op("AveragePool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+def average_pool(call):
+    x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
+    count_pads = bool(call.attr("count_include_pad", 0))
+    if _fits(pads, kernel):
+        return ops.avg_pool2d(x, kernel, stride, tuple(p[0] for p in pads), ceil_mode, count_pads)
+    y = ops.avg_pool2d(_pad(x, pads), kernel, stride, 0, ceil_mode)
+    if not count_pads:
+        inside = _pad(to_tensor(np.ones((1, 1, *x.shape[2:]), np.float32), x.device), pads)
+        y = y / ops.cast(ops.avg_pool2d(inside, kernel, stride, 0, ceil_mode), y.dtype)
+    return _without_late_windows(y, x, stride, pads) if ceil_mode else y
+
+
+@op("LpPool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+def lp_pool(call):
+    x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
+    return ops.lp_pool2d(_pad(abs(x), pads), call.attr("p", 2), kernel, stride, ceil_mode)
+
+
+@op("GlobalAveragePool")
+def global_average_pool(call):
+    x = call.tensor(0)
+    if x.ndim == 4:
+        return ops.adaptive_avg_pool2d(x, 1)
+    return ops.mean(x, tuple(range(2, x.ndim)), True)
+
+
+@op("GlobalMaxPool")
+def global_max_pool(call):
+    x = call.tensor(0)
+    return ops.amax(x, tuple(range(2, x.ndim)), True)
+
+
+@op("GlobalLpPool")
+def global_lp_pool(call):
+    x, p = call.tensor(0), call.attr("p", 2)
+    return ops.sum(abs(x) ** p, tuple(range(2, x.ndim)), True) ** (1 / p)
+
+
+# ---- norms -----------------------------------------------------------------------------------------------
+
+
+def _check_batch_norm(call):
+    return "outputs of statistics (an export in training mode)" if any(call.node.outputs[1:]) else None
+
+
+@op("BatchNormalization", params=(1, 2), check=_check_batch_norm)
+def batch_norm(call):
+    """Running statistics in evaluation; in training those of the batch, and the running ones move."""
+    x, gamma, beta, mean, var = (call.tensor(i) for i in range(5))
+    return ops.batch_norm(
+        x, mean, var, gamma, beta, call.module.trains_batch_norms(), 1 - call.attr("momentum", 0.9),
+        call.attr("epsilon", 1e-5),
+    )  # fmt: skip
+
+
+@op("InstanceNormalization", params=(1, 2))
+def instance_norm(call):
+    x, gamma, beta = (call.tensor(i) for i in range(3))
+    image = x if x.ndim == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
+    return ops.instance_norm(image, gamma, beta, call.attr("epsilon", 1e-5)).reshape(x.shape)
+
+
+@op("LayerNormalization", params=(1, 2))
+def layer_norm(call):
+    x, gamma, beta = (call.tensor(i) for i in range(3))
+    shape = x.shape[call.attr("axis", -1) :]
+    gamma, beta = (None if t is None else ops.expand(t, shape) if t.shape != shape else t for t in (gamma, beta))
+    eps = call.attr("epsilon", 1e-5)
+    y = ops.layer_norm(x, shape, gamma, beta, eps)
+    if len(call.node.outputs) == 1:
+        return y
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    return y, ops.mean(x, axes, True), ops.rsqrt(ops.var(x, axes, correction=0, keepdim=True) + eps)
+
+
+@op("GroupNormalization", params=(1, 2))
+def group_norm(call):
+    x, gamma, beta = (call.tensor(i) for i in range(3))
+    groups = call.attr("num_groups")
+    if call.opset < 21:  # one number per group, later one per channel
+        each = x.shape[1] // groups
+        gamma, beta = (t.reshape(-1, 1).expand(groups, each).reshape(-1) for t in (gamma, beta))
+    return ops.group_norm(x, groups, gamma, beta, call.attr("epsilon", 1e-5))
+
+
+@op("LRN")
+def local_response_norm(call):
+    x, size = call.tensor(0), call.attr("size")
+    numbers = call.attr("alpha", 1e-4), call.attr("beta", 0.75), call.attr("bias", 1.0)
+    if size % 2:
+        return ops.local_response_norm(x, size, *numbers)
+    # Windows of even length lean to the channels before in PyTorch's op, to those behind in ONNX.
+    return ops.flip(ops.local_response_norm(ops.flip(x, (1,)), size, *numbers), (1,))
+
+
+@op("LpNormalization")
+def lp_normalization(call):
+    x = call.tensor(0)
+    length = ops.norm(x, float(call.attr("p", 2)), call.attr("axis", -1), True)
+    return x / ops.where(ops.eq(length, 0), 1.0, length)
+
+
+@op("MeanVarianceNormalization")
+def mean_variance_normalization(call):
+    x, axes = call.tensor(0), tuple(call.attr("axes", [0, 2, 3]))
+    centred = x - ops.mean(x, axes, True)
+    return centred / ops.sqrt(ops.mean(ops.square(centred), axes, True) + 1e-9)

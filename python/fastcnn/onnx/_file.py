@@ -1,0 +1,286 @@
+"""The content of an ONNX file as plain Python: nodes, constants as NumPy arrays, inputs, outputs. Nothing runs here.
+
+Whatever is wrong with a file is a ValueError that names the file. Memory follows the bytes that are there, never the
+sizes that a file claims; external data may only lie in the model's own folder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+OPSETS = range(7, 26)  # from 7 on operands broadcast
+_ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
+
+
+class Node:
+    """One node: op (with its domain where that is not ONNX's own), name, names of inputs ("" where one is left out)
+    and outputs, and attrs, whose values are numbers, text, lists and NumPy arrays."""
+
+    __slots__ = ("attrs", "evaluator", "inputs", "name", "op", "outputs", "proto")
+
+    def __init__(self, proto, attrs):
+        self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        self.inputs, self.outputs = list(proto.input), list(proto.output)
+        self.name = proto.name or next((o for o in self.outputs if o), "")
+        self.attrs, self.proto = attrs, proto
+        self.evaluator = None  # see _host.py
+
+    def __reduce__(self):
+        return Node, (self.proto, self.attrs)
+
+    def __str__(self):
+        return f"{self.op} {self.name!r}"
+
+
+class Graph:
+    """What a file holds. constants: {name: array}; inputs: {name: shape, with None for free sizes, or None}; outputs:
+    {name: element type of ONNX, 0 where unknown}; opset: version of ONNX's own operators; size: bytes read; metadata:
+    {str: str}."""
+
+    def __init__(self, nodes, constants, inputs, outputs, opset, size, metadata):
+        self.nodes, self.constants, self.inputs, self.outputs = nodes, constants, inputs, outputs
+        self.opset, self.size, self.metadata = opset, size, metadata
+
+
+def read_graph(path):
+    """The Graph in an ONNX file, nodes that no output depends on left out.
+
+    Raises: FileNotFoundError; ValueError for damaged files and opsets outside OPSETS.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise ValueError(f"{path}: not an ONNX file, or a damaged one: {e}") from None
+    try:
+        return _graph_of(model, path.parent, len(data))
+    except _Damaged as e:
+        raise ValueError(f"{path}: {e}") from None
+
+
+class _Damaged(Exception):
+    """What is wrong, without the name of the file."""
+
+
+def _need(condition, what):
+    if not condition:
+        raise _Damaged(what)
+
+
+def _names(model):
+    """Every text of a model that is read here."""
+    graph = model.graph
+    for o in model.opset_import:
+        yield o.domain
+    for n in graph.node:
+        yield from (n.op_type, n.domain, n.name, *n.input, *n.output)
+        yield from (a.name for a in n.attribute)
+    for t in (*graph.initializer, *(a.t for n in graph.node for a in n.attribute if a.HasField("t"))):
+        yield t.name
+        for e in t.external_data:
+            yield from (e.key, e.value)
+    for v in (*graph.input, *graph.output):
+        yield v.name
+    for p in model.metadata_props:
+        yield from (p.key, p.value)
+
+
+def _graph_of(model, folder, size):
+    # Text that is no UTF-8 comes out of protocol buffers as bytes.
+    _need(all(isinstance(name, str) for name in _names(model)), "a name is not UTF-8")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    _need(model.HasField("graph") and opset is not None, "not an ONNX model: it has no graph or no opset")
+    _need(
+        opset in OPSETS,
+        f"opset {opset}; expected {OPSETS[0]} to {OPSETS[-1]} (onnx.version_converter moves a model between opsets)",
+    )
+    if model.functions:
+        model = _inline(model)
+    proto = model.graph
+    _need(not proto.sparse_initializer, "sparse initialisers are not supported")
+    constants = {}
+    for t in proto.initializer:
+        _need(t.name and t.name not in constants, f"initialiser {t.name!r} has no name or occurs twice")
+        constants[t.name] = array_of(t, folder)
+    nodes = []
+    for n in proto.node:
+        node = Node(n, {a.name: _attribute(a, n, folder) for a in n.attribute})
+        if node.op == "Constant":
+            _check_schema(n, opset)
+        value = _constant_value(node) if node.op == "Constant" else None
+        if value is None:
+            nodes.append(node)
+        else:
+            _need(len(node.outputs) == 1 and node.outputs[0] not in constants, f"{node}: its output is made twice")
+            constants[node.outputs[0]] = value
+    inputs = {i.name: _shape(i) for i in proto.input if i.name not in constants}
+    outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
+    _need(outputs, "the graph has no outputs")
+    _need(len(outputs) == len(proto.output), "two outputs have one name")
+    nodes = _ordered(nodes, {*constants, *inputs}, outputs)
+    for node in nodes:
+        _check_schema(node.proto, opset)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    return Graph(nodes, constants, inputs, outputs, opset, size, metadata)
+
+
+def _inline(model):
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as e:  # the inliner's own errors have no common type
+        raise _Damaged(f"its local functions cannot be inlined: {e}") from None
+
+
+def _ordered(nodes, known, outputs):
+    """The nodes that outputs need. Every name must be made once, before it is read."""
+    makers = {}
+    for n in nodes:
+        for name in n.inputs:
+            _need(not name or name in known, f"{n} reads {name!r}, which nothing before it makes")
+        for name in filter(None, n.outputs):
+            _need(name not in known, f"{n}: {name!r} is made twice")
+            known.add(name)
+            makers[name] = n
+    for name in outputs:
+        _need(name in known, f"output {name!r} is made by no node")
+    needed, todo = set(), list(outputs)
+    while todo:
+        n = makers.get(todo.pop())
+        if n is not None and id(n) not in needed:
+            needed.add(id(n))
+            todo += n.inputs
+    nodes = [n for n in nodes if id(n) in needed]
+    read = {name for n in nodes for name in n.inputs} | set(outputs)
+    for n in nodes:
+        n.outputs = [name if name in read else "" for name in n.outputs]
+        while n.outputs and not n.outputs[-1] and n.op != "Split":  # the number of its outputs tells their sizes
+            n.outputs.pop()
+    return nodes
+
+
+def _shape(value):
+    t = value.type.tensor_type
+    if not t.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in t.shape.dim)
+
+
+def _check_schema(n, opset):
+    """Numbers of operands, types of attributes; operators that ONNX has not are refused by name later."""
+    if n.domain not in ("", "ai.onnx"):
+        return
+    try:
+        schema = onnx.defs.get_schema(n.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return
+    what = f"{n.op_type} {n.name or ', '.join(n.output)!r}"
+    _need(
+        schema.min_input <= len(n.input) <= schema.max_input and 1 <= len(n.output) <= schema.max_output,
+        f"{what} has {len(n.input)} operands and {len(n.output)} outputs, which opset {opset} does not know",
+    )
+    _need(all(n.input[: schema.min_input]), f"{what} lacks an operand")
+    known, given = schema.attributes, {}
+    for a in n.attribute:
+        _need(a.name not in given, f"{what}: attribute {a.name!r} occurs twice")
+        given[a.name] = int(a.type)
+        if a.name in known:
+            _need(
+                given[a.name] == int(known[a.name].type.value),
+                f"{what}: attribute {a.name!r} has type {a.type}, expected {known[a.name].type.name}",
+            )
+    missing = [name for name, a in known.items() if a.required and name not in given]
+    _need(not missing, f"{what} lacks the attribute {', '.join(missing)}")
+
+
+def _attribute(a, node, folder):
+    kinds = onnx.AttributeProto
+    simple = {kinds.FLOAT: "f", kinds.INT: "i"}
+    lists = {kinds.FLOATS: "floats", kinds.INTS: "ints"}
+    if a.type in simple:
+        return getattr(a, simple[a.type])
+    if a.type in lists:
+        return list(getattr(a, lists[a.type]))
+    if a.type == kinds.STRING:
+        return a.s.decode("utf-8", "replace")
+    if a.type == kinds.STRINGS:
+        return [s.decode("utf-8", "replace") for s in a.strings]
+    if a.type == kinds.TENSOR:
+        return array_of(a.t, folder, f"attribute {a.name!r} of {node.op_type} {node.name!r}")
+    return None  # graphs and sparse tensors: the ops that have them are refused by name
+
+
+def _constant_value(node):
+    if "value" in node.attrs:
+        return node.attrs["value"]
+    for name, dtype in (("value_float", "f4"), ("value_floats", "f4"), ("value_int", "i8"), ("value_ints", "i8")):
+        if name in node.attrs:
+            return np.asarray(node.attrs[name], dtype)
+    return None
+
+
+def array_of(t, folder, what=None):
+    """The NumPy array of a TensorProto. folder: where its external data may lie."""
+    what = what or f"initialiser {t.name!r}"
+    types = onnx.TensorProto
+    names = {v: k for k, v in types.DataType.items()}
+    name = names.get(t.data_type, f"type {t.data_type}")
+    _need(name in names.values() and name not in ("UNDEFINED", "STRING"), f"{what} holds {name}, not numbers")
+    _need(name not in ("COMPLEX64", "COMPLEX128"), f"{what}: complex numbers are not supported")
+    _need(all(d >= 0 for d in t.dims) and len(t.dims) <= 64, f"{what} has shape {list(t.dims)}")
+    _need(not t.HasField("segment"), f"{what} is stored in segments, which are not supported")
+    count = math.prod(t.dims)
+    bits = _ELEMENT_BITS.get(name) or 8 * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+    nbytes = (count * bits + 7) // 8
+    if t.data_location == types.EXTERNAL:
+        t = _with_external_data(t, folder, nbytes, what)
+    if t.HasField("raw_data"):
+        _need(
+            len(t.raw_data) == nbytes, f"{what} {name} {list(t.dims)} needs {nbytes} bytes, {len(t.raw_data)} are there"
+        )
+    else:
+        field = onnx.helper.tensor_dtype_to_field(t.data_type)
+        per_value = max(1, 8 // bits) if field == "int32_data" and bits < 8 else 1
+        held = len(getattr(t, field))
+        _need(held * per_value >= count and held <= count, f"{what} {name} {list(t.dims)} has {held} values")
+    try:
+        return np.array(numpy_helper.to_array(t))
+    except Exception as e:  # numbers that their type cannot hold
+        raise _Damaged(f"{what}: {e}") from None
+
+
+def _with_external_data(t, folder, nbytes, what):
+    """A copy of the TensorProto with its bytes. They must lie in a file of the model's folder or below."""
+    info = {e.key: e.value for e in t.external_data}
+    location = info.get("location", "")
+    _need(location and "\0" not in location, f"{what}: external data at {location!r}, which is no name of a file")
+    folder = os.path.realpath(folder)
+    file = os.path.realpath(os.path.join(folder, location))  # links are followed before the comparison
+    _need(
+        os.path.commonpath([folder, file]) == folder,
+        f"{what}: external data at {location!r}, which is outside of the model's folder",
+    )
+    _need(os.path.isfile(file), f"{what}: its external data {location!r} is missing")
+    try:
+        offset, length = int(info.get("offset", 0)), int(info.get("length", nbytes))
+    except ValueError:
+        raise _Damaged(f"{what}: offset or length of its external data is no number") from None
+    size = os.path.getsize(file)
+    _need(
+        length == nbytes and offset >= 0 and offset + length <= size,
+        f"{what} needs {nbytes} bytes, its external data names {length} from byte {offset} of {size} in {location!r}",
+    )
+    with open(file, "rb") as f:
+        f.seek(offset)
+        data = f.read(nbytes)
+    return onnx.TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=data)

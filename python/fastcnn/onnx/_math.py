@@ -1,0 +1,335 @@
+"""Operators element by element, activations, reductions, products of matrices, and quantisation evaluated in floats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import _core
+from ._registry import axis_of, is_float, op, ops, same, to_tensor
+
+# ---- element by element ----------------------------------------------------------------------------------
+
+
+def _binary(names, function, **options):
+    @op(names, **options)
+    def run(call):
+        return function(*call.pair())
+
+    return run
+
+
+_ARITHMETIC = {"Add": ops.add, "Sub": ops.sub, "Mul": ops.mul, "Pow": ops.pow}
+_COMPARISONS = {"Equal": ops.eq, "Greater": ops.gt, "GreaterOrEqual": ops.ge, "Less": ops.lt, "LessOrEqual": ops.le}
+_LOGIC = {"And": ops.logical_and, "Or": ops.logical_or, "Xor": ops.logical_xor}
+for _name, _function in _ARITHMETIC.items():
+    _binary(_name, _function, params=(0, 1))
+for _name, _function in {**_COMPARISONS, **_LOGIC}.items():
+    _binary(_name, _function)
+
+
+def _integer(v):
+    return isinstance(v, int) if not isinstance(v, _core.Tensor) else not is_float(v)
+
+
+@op("Div", params=(0, 1))
+def div(call):
+    a, b = call.pair()
+    if not (_integer(a) and _integer(b)):
+        return ops.div(a, b)
+    # Integers are divided towards zero; floor_divide goes down.
+    down, rest = ops.floor_divide(a, b), ops.remainder(a, b)
+    return down + ops.cast(ops.logical_and(ops.ne(rest, 0), ops.lt(down, 0)), down.dtype)
+
+
+@op("Mod")
+def mod(call):
+    a, b = call.pair()
+    rest = ops.remainder(a, b)
+    if not call.attr("fmod", 0):
+        return rest
+    # fmod has the sign of a, remainder that of b.
+    wrong = ops.logical_and(ops.ne(rest, 0), ops.ne(ops.lt(rest, 0), ops.lt(a, 0)))
+    return ops.where(wrong, rest - b, rest)
+
+
+_UNARY = {
+    "Abs": ops.abs, "Ceil": ops.ceil, "Cos": ops.cos, "Erf": ops.erf, "Exp": ops.exp, "Floor": ops.floor,
+    "Identity": lambda x: x, "IsNaN": ops.isnan, "Log": ops.log, "Neg": ops.neg, "Not": ops.logical_not,
+    "Reciprocal": ops.reciprocal, "Relu": ops.relu, "Round": ops.round, "Sigmoid": ops.sigmoid, "Sign": ops.sign,
+    "Sin": ops.sin, "Softsign": ops.softsign, "Sqrt": ops.sqrt, "Tanh": ops.tanh, "Mish": ops.mish,
+    "HardSwish": ops.hardswish, "Softplus": lambda x: ops.softplus(x, 1.0, math.inf),
+}  # fmt: skip
+
+
+def _unary(name, function):
+    @op(name, params="through" if name == "Identity" else ())
+    def run(call):
+        return function(call.tensor(0))
+
+
+for _name, _function in _UNARY.items():
+    _unary(_name, _function)
+
+
+def _fold(function):
+    def run(call):
+        result = call.operand(0)
+        for i in range(1, len(call.values)):
+            result = function(result, call.operand(i))
+        return result
+
+    return run
+
+
+op("Max")(_fold(ops.maximum))
+op("Min")(_fold(ops.minimum))
+op("Sum", params=(0, 1))(_fold(ops.add))
+op("Mean")(lambda call: _fold(ops.add)(call) / len(call.values))
+
+
+@op("Where")
+def where(call):
+    condition, a, b = call.tensor(0), call.tensor(1), call.tensor(2)
+    return ops.where(condition, a, b)
+
+
+@op("IsInf")
+def is_inf(call):
+    x, up, down = call.tensor(0), call.attr("detect_positive", 1), call.attr("detect_negative", 1)
+    found = ops.isinf(x)
+    if not up:
+        found = ops.logical_and(found, ops.lt(x, 0))
+    return found if down else ops.logical_and(found, ops.gt(x, 0))
+
+
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
+           16: "bfloat16"}  # fmt: skip
+
+
+def _check_cast(call):
+    to = call.attr("to")
+    return None if call.node.op == "CastLike" or to in _DTYPES else f"element type {to}"
+
+
+@op("Cast", "CastLike", params="through", check=_check_cast)
+def cast(call):
+    x = call.tensor(0)
+    dtype = call.tensor(1).dtype if call.node.op == "CastLike" else _core.dtype(_DTYPES[call.attr("to")])
+    return x if x.dtype == dtype else ops.cast(x, dtype)
+
+
+# ---- activations -----------------------------------------------------------------------------------------
+
+
+@op("LeakyRelu")
+def leaky_relu(call):
+    return ops.leaky_relu(call.tensor(0), call.attr("alpha", 0.01))
+
+
+@op("Elu")
+def elu(call):
+    return ops.elu(call.tensor(0), call.attr("alpha", 1.0))
+
+
+@op("Celu")
+def celu(call):
+    return ops.celu(call.tensor(0), call.attr("alpha", 1.0))
+
+
+@op("Selu")
+def selu(call):
+    x, alpha, gamma = call.tensor(0), call.attr("alpha", 1.6732632), call.attr("gamma", 1.0507010)
+    if same(alpha, 1.6732632423543772) and same(gamma, 1.0507009873554805):
+        return ops.selu(x)
+    return gamma * ops.elu(x, alpha)
+
+
+@op("Gelu", check=lambda c: None if c.attr("approximate", "none") in ("none", "tanh") else "its approximation")
+def gelu(call):
+    return ops.gelu(call.tensor(0), call.attr("approximate", "none"))
+
+
+@op("HardSigmoid")
+def hard_sigmoid(call):
+    x, alpha, beta = call.tensor(0), call.attr("alpha", 0.2), call.attr("beta", 0.5)
+    if same(alpha, 1 / 6) and same(beta, 0.5):
+        return ops.hardsigmoid(x)
+    return ops.clamp(x * alpha + beta, 0.0, 1.0)
+
+
+@op("ThresholdedRelu")
+def thresholded_relu(call):
+    x = call.tensor(0)
+    return ops.where(ops.gt(x, call.attr("alpha", 1.0)), x, 0.0)
+
+
+@op("Shrink")
+def shrink(call):
+    x, bias, limit = call.tensor(0), call.attr("bias", 0.0), call.attr("lambd", 0.5)
+    return ops.where(ops.lt(x, -limit), x + bias, ops.where(ops.gt(x, limit), x - bias, 0.0))
+
+
+@op("PRelu", params=(1,))
+def prelu(call):
+    x, slope = call.tensor(0), call.tensor(1)
+    # One slope per channel, as (C, 1, 1) or (1, C, 1, 1).
+    per_channel = x.ndim > 2 and slope.numel() == x.shape[1] and slope.shape[-x.ndim + 1 :][:1] == x.shape[1:2]
+    if slope.numel() == 1 or per_channel:
+        return ops.prelu(x, slope.reshape(-1))
+    return ops.where(ops.lt(x, 0), x * slope, x)
+
+
+@op("Clip", host=(1, 2))
+def clip(call):
+    low, high = call.scalar(1, call.attr("min")), call.scalar(2, call.attr("max"))
+    x = call.tensor(0)
+    if low is None and high is None:
+        return x
+    if low == 0 and high == 6:
+        return ops.relu6(x)
+    return ops.clamp(x, low, high)
+
+
+@op("Softmax", "LogSoftmax", "Hardmax")
+def softmax(call):
+    x, shape = call.tensor(0), call.tensor(0).shape
+    axis = axis_of(call.attr("axis", -1 if call.opset >= 13 else 1), x.ndim)
+    if call.opset < 13:  # over all axes from this one on
+        x, axis = x.reshape(math.prod(shape[:axis]), -1), 1
+    if call.node.op == "Hardmax":
+        y = ops.cast(ops.eq(_positions(x, axis), ops.argmax(x, axis, True)), x.dtype)
+    else:
+        y = (ops.softmax if call.node.op == "Softmax" else ops.log_softmax)(x, axis)
+    return y.reshape(shape)
+
+
+def _positions(x, axis):
+    shape = [1] * x.ndim
+    shape[axis] = x.shape[axis]
+    return to_tensor(np.arange(x.shape[axis]).reshape(shape), x.device)
+
+
+@op("Dropout", host=(1, 2), check=lambda c: "its second output, the mask" if any(c.node.outputs[1:]) else None)
+def dropout(call):
+    """Drops while the module trains, even where the file says that it is for inference."""
+    x, p = call.tensor(0), call.scalar(1, call.attr("ratio", 0.5))
+    return ops.dropout(x, p, True) if call.module.training and p > 0 else x
+
+
+# ---- reductions ------------------------------------------------------------------------------------------
+
+
+def _reduce(name, function, first_opset_with_operand):
+    @op(name, host=(1,))
+    def run(call):
+        x = call.tensor(0)
+        axes = call.ints(1) if call.opset >= first_opset_with_operand else call.attr("axes")
+        if not axes:
+            if call.attr("noop_with_empty_axes", 0):
+                return x
+            axes = range(x.ndim)
+        axes = tuple(sorted({axis_of(a, x.ndim) for a in axes}))
+        return function(x, axes, bool(call.attr("keepdims", 1))) if axes else x
+
+
+def _sum_exp(x, axes, keepdim):
+    top = ops.amax(x, axes, True)
+    total = ops.log(ops.sum(ops.exp(x - top), axes, True)) + top
+    return total if keepdim else ops.squeeze(total, axes)
+
+
+def _mean(x, axes, keepdim):
+    if is_float(x):
+        return ops.mean(x, axes, keepdim)
+    return ops.floor_divide(ops.sum(x, axes, keepdim), math.prod(x.shape[a] for a in axes))
+
+
+_REDUCTIONS = {
+    "ReduceMean": _mean, "ReduceMax": ops.amax, "ReduceMin": ops.amin, "ReduceProd": ops.prod,
+    "ReduceSumSquare": lambda x, a, k: ops.sum(ops.square(x), a, k), "ReduceL1": lambda x, a, k: ops.sum(abs(x), a, k),
+    "ReduceL2": lambda x, a, k: ops.sqrt(ops.sum(ops.square(x), a, k)), "ReduceLogSumExp": _sum_exp,
+    "ReduceLogSum": lambda x, a, k: ops.log(ops.sum(x, a, k)),
+}  # fmt: skip
+_reduce("ReduceSum", ops.sum, 13)
+for _name, _function in _REDUCTIONS.items():
+    _reduce(_name, _function, 18)
+
+
+@op("ArgMax", "ArgMin")
+def arg_extreme(call):
+    x = call.tensor(0)
+    axis, keepdim = axis_of(call.attr("axis", 0), x.ndim), bool(call.attr("keepdims", 1))
+    find = ops.argmax if call.node.op == "ArgMax" else ops.argmin
+    if not call.attr("select_last_index", 0):
+        return find(x, axis, keepdim)
+    return x.shape[axis] - 1 - find(ops.flip(x, (axis,)), axis, keepdim)
+
+
+# ---- products --------------------------------------------------------------------------------------------
+
+
+@op("MatMul", params=(0, 1))
+def matmul(call):
+    return ops.matmul(call.tensor(0), call.tensor(1))
+
+
+@op("Gemm", params=(0, 1, 2))
+def gemm(call):
+    a, b, c = (call.tensor(i) for i in range(3))
+    alpha, beta = call.attr("alpha", 1.0), call.attr("beta", 1.0)
+    a = ops.transpose(a, 0, 1) if call.attr("transA", 0) else a
+    weights = b if call.attr("transB", 0) else ops.transpose(b, 0, 1)
+    if alpha == 1 and (c is None or (beta == 1 and c.ndim == 1 and c.shape[0] == weights.shape[0])):
+        return ops.linear(a, weights, c)
+    y = ops.linear(a, weights)
+    y = y if alpha == 1 else y * alpha
+    return y if c is None else y + (c if beta == 1 else c * beta)
+
+
+# ---- quantisation: integers are held as floats, exactly ----------------------------------------------------
+
+_RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767), "uint4": (0, 15),
+           "int4": (-8, 7)}  # fmt: skip
+
+
+def _check_quantize(call):
+    if call.attr("block_size", 0):
+        return "scales per block"
+    if call.node.op != "QuantizeLinear":
+        return None
+    zero = call.value(2)
+    names = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 21: "uint4", 22: "int4"}
+    kind = zero.dtype.name if isinstance(zero, np.ndarray) else names.get(call.attr("output_dtype", 2), "this")
+    return None if kind in _RANGES else f"integers of type {kind}"
+
+
+def _per_axis(call, x):
+    """(scale, zero point) for x: numbers, or tensors along the axis."""
+    scale, zero = call.host(1), call.host(2)
+    if scale.size == 1:
+        return float(scale.reshape(-1)[0]), 0 if zero is None else int(zero.reshape(-1)[0])
+    shape = [1] * x.ndim
+    shape[axis_of(call.attr("axis", 1), x.ndim)] = -1
+    zero = np.zeros_like(scale) if zero is None else zero
+    return tuple(to_tensor(v.astype(np.float32).reshape(shape), x.device) for v in (scale, zero))
+
+
+@op("QuantizeLinear", host=(1, 2), check=_check_quantize)
+def quantize_linear(call):
+    """Rounded and limited to the integers' range; the gradient passes straight through (Bengio et al. 2013)."""
+    x = call.tensor(0)
+    scale, zero = _per_axis(call, x)
+    low, high = _RANGES[call.host(2, np.zeros(1, np.uint8)).dtype.name]
+    inside = ops.clamp(x / scale + zero, low, high)
+    rounded = ops.clamp(ops.round(x / scale) + zero, low, high)
+    return inside + (rounded - inside).detach() if call.module.training else rounded
+
+
+@op("DequantizeLinear", host=(1, 2), params="through", check=_check_quantize)
+def dequantize_linear(call):
+    x = call.tensor(0)
+    x = x if is_float(x) else ops.cast(x, "float32")
+    scale, zero = _per_axis(call, x)
+    return (x - zero) * scale

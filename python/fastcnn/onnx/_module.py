@@ -1,0 +1,317 @@
+"""OnnxModule: a graph from an ONNX file as a Module, and load, which makes one.
+
+When a file is read, every constant becomes a weight (Parameter), a buffer, or an array for shape arithmetic. forward
+goes through the nodes in order and calls fastcnn's ops, which fc.compile records like those of any other module.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import _core
+from ..nn import Module, Parameter
+from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
+from ._file import read_graph
+from ._host import FOLDABLE, fold
+from ._registry import HANDLERS, Call, to_tensor
+from ._rewrite import rewrite
+
+
+def load(path):
+    """Reads an ONNX file into an OnnxModule, in evaluation mode.
+
+    path: a .onnx file; data outside of it must lie in its folder. Opsets 7 to 25; convolutional networks, with
+    quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
+    Call it with the graph's inputs in order, or by name: net(x), net(image=x). It gives one Tensor, or a tuple where
+    the graph has several outputs. Weights train after net.train(), in which batch norms and dropout act as in training;
+    they keep the file's names in state_dict.
+    Raises: FileNotFoundError; ValueError for damaged files, and one that lists every node that is not supported.
+    """
+    graph = read_graph(path)
+    try:
+        return OnnxModule(graph).eval()
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
+
+
+class _Scope(Module):
+    """Holds what stands before a dot in the names of weights."""
+
+
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sum")
+
+
+class OnnxModule(Module):
+    """A network read from an ONNX file; see fastcnn.onnx.load.
+
+    Attributes: input_names, output_names: of the graph; opset: its version of the operators; metadata: {str: str}.
+    """
+
+    def __init__(self, graph):
+        super().__init__()
+        self.opset, self.metadata = graph.opset, graph.metadata
+        self.input_names, self.output_names = tuple(graph.inputs), tuple(graph.outputs)
+        self._norms_frozen = False
+        self._input_shapes, self._output_types = dict(graph.inputs), dict(graph.outputs)
+        plan = _Plan(graph)
+        self._nodes, self._host, self._places = plan.nodes, plan.host, {}
+        names = _unused_names(self)
+        for name, (key, array, trains) in plan.weights.items():
+            tensor = to_tensor(array)
+            self._places[name] = _place(self, key, Parameter(tensor) if trains else tensor, names)
+        self._last_use = _last_uses(self._nodes, self.output_names)
+
+    def trains_batch_norms(self):
+        """Do batch norms take the statistics of the batch?"""
+        return self.training and not self._norms_frozen
+
+    def _freeze_self(self, train_bn):
+        super()._freeze_self(train_bn)
+        self._norms_frozen = not train_bn
+
+    def _unfreeze_self(self):
+        super()._unfreeze_self()
+        self._norms_frozen = False
+
+    def extra_repr(self):
+        return f"inputs {', '.join(self.input_names)}; {len(self._nodes)} nodes, opset {self.opset}"
+
+    def forward(self, *inputs, **named):
+        """Runs the graph; see fastcnn.onnx.load for what goes in and comes out."""
+        values = self._bind(inputs, named)
+        for name, (scope, attribute) in self._places.items():
+            values[name] = getattr(scope, attribute)
+        for name, array in self._host.items():
+            values.setdefault(name, array)
+        for node, dead in zip(self._nodes, self._last_use, strict=True):
+            self._run(node, values)
+            for name in dead:
+                del values[name]
+        outputs = tuple(self._output(name, values[name]) for name in self.output_names)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _bind(self, inputs, named):
+        names = self.input_names
+        if len(inputs) > len(names) or set(named) - set(names[len(inputs) :]) or len(inputs) + len(named) < len(names):
+            given = [*map(str, range(len(inputs))), *named]
+            raise TypeError(f"OnnxModule: expected the inputs {', '.join(names)}, got {', '.join(given) or 'none'}")
+        values = {**dict(zip(names, inputs)), **named}
+        for name, x in values.items():
+            shape = self._input_shapes[name]
+            if isinstance(x, np.ndarray):
+                x = values[name] = to_tensor(x)
+            if not isinstance(x, _core.Tensor):
+                raise TypeError(f"OnnxModule: expected input {name!r} as a Tensor, got {type(x).__name__}")
+            # Fixed sizes of a file are often just those of its example, so that they are no condition here.
+            if shape is not None and x.ndim != len(shape):
+                wanted = ", ".join("any" if n is None else str(n) for n in shape)
+                raise ValueError(f"OnnxModule: expected input {name!r} of shape ({wanted}), got {x.shape}")
+        return values
+
+    def _run(self, node, values):
+        operands = [values[n] if n else None for n in node.inputs]
+        handler = HANDLERS.get(node.op)
+        try:
+            if node.op in ("Shape", "Size"):
+                results = [_shape_of(node, operands[0])]
+            elif all(v is None or isinstance(v, np.ndarray) for v in operands):
+                results = fold(node, operands, self.opset)
+            else:
+                for slot in handler.host:  # a weight whose values decide shapes as well
+                    if slot < len(operands) and node.inputs[slot] in self._host:
+                        operands[slot] = self._host[node.inputs[slot]]
+                results = handler.run(Call(self, node, operands, self.opset))
+        except (ValueError, TypeError, LookupError, MemoryError, ArithmeticError, AttributeError) as e:
+            text = str(e) if str(node) in str(e) else f"{node}: {e}"
+            kind = type(e) if isinstance(e, (TypeError, MemoryError, IndexError)) else ValueError
+            raise kind(f"OnnxModule: {text}") from e
+        for name, value in zip(node.outputs, results if isinstance(results, (tuple, list)) else (results,)):
+            if name:
+                values[name] = value
+
+    def _output(self, name, value):
+        if isinstance(value, np.ndarray):
+            value = to_tensor(value)
+        integer = {2: "uint8", 3: "int8"}.get(self._output_types[name])  # quantised values travel as floats
+        return value if integer is None or str(value.dtype) == integer else _core.ops.cast(value, integer)
+
+
+def _shape_of(node, value):
+    shape = tuple(value.shape)
+    if node.op == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    return np.asarray(shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))], np.int64)
+
+
+def _last_uses(nodes, outputs):
+    """For each node the names that no later node reads."""
+    last = {}
+    for i, node in enumerate(nodes):
+        for name in (*node.inputs, *node.outputs):
+            if name:
+                last[name] = i
+    dead = [[] for _ in nodes]
+    for name, i in last.items():
+        if name not in outputs:
+            dead[i].append(name)
+    return dead
+
+
+def _place(root, key, value, taken):
+    """Registers a tensor under a dotted key, changed a little where it cannot be one; returns (module, attribute)."""
+    parts = key.split(".")
+    scope = root
+    if all(parts) and not any(p.startswith("_") and hasattr(Module, p) for p in parts):
+        for part in parts[:-1]:
+            if part in taken(scope):
+                scope = None
+                break
+            if part not in scope._kinds:
+                scope.add_module(part, _Scope())
+            scope = getattr(scope, part)
+            if not isinstance(scope, Module):
+                scope = None
+                break
+        if scope is not None and parts[-1] not in scope._kinds and parts[-1] not in taken(scope):
+            return _register(scope, parts[-1], value)
+    name = "_".join(p for p in parts if p) or "weight"
+    while name in root._kinds or name in taken(root):
+        name += "_"
+    return _register(root, name, value)
+
+
+def _register(scope, name, value):
+    if isinstance(value, Parameter):
+        scope.register_parameter(name, value)
+    else:
+        scope.register_buffer(name, value)
+    return scope, name
+
+
+def _unused_names(root):
+    """taken(scope): the names that a scope needs for itself."""
+    own = {*dir(Module), *vars(root), *dir(type(root))}
+    return lambda scope: own if scope is root else _SCOPE_NAMES
+
+
+_SCOPE_NAMES = frozenset(dir(_Scope))
+
+
+# ---- what each constant becomes ---------------------------------------------------------------------------
+
+
+class _Plan:
+    """Folds what is constant and sorts the constants. nodes: what is left to run; host: {name: array};
+    weights: {name: (key for state_dict, array, does it train)}."""
+
+    def __init__(self, graph):
+        self._graph = graph
+        self._refuse_unknown()
+        self.host, self.weights, self.nodes = {}, {}, []
+        self._budget = (1 << 26) + 8 * graph.size  # bytes of folded constants
+        self._users = {}
+        for node in graph.nodes:
+            for slot, name in enumerate(node.inputs):
+                self._users.setdefault(name, []).append((node, slot))
+        self._wanted_on_host = self._host_demand()
+        self._keys = {}  # name of a folded weight -> name of the constant that it was
+        for name, array in graph.constants.items():
+            self._sort(name, array, name)
+        for node in graph.nodes:
+            if node.op in FOLDABLE and all(n == "" or (n in self.host and n not in self.weights) for n in node.inputs):
+                self._fold(node)
+            else:
+                self.nodes.append(node)
+        self._check()
+        self.nodes = rewrite(self.nodes, self.host, graph.outputs)
+        used = {n for node in self.nodes for n in node.inputs} | set(graph.outputs)
+        self.host = {n: a for n, a in self.host.items() if n in used}
+        self.weights = {n: w for n, w in self.weights.items() if n in used}
+
+    def _refuse_unknown(self):
+        known = {*HANDLERS, *FOLDABLE, "Shape", "Size"}
+        self._raise([f"{n}" for n in self._graph.nodes if n.op not in known])
+
+    def _check(self):
+        """Everything that can be told of the nodes before data comes."""
+        wrong = []
+        for node in self.nodes:
+            handler = HANDLERS.get(node.op)
+            if handler is None or handler.check is None:
+                continue
+            arrays = [self.host.get(n, self.weights.get(n, (None, None))[1]) for n in node.inputs]
+            try:
+                refused = handler.check(Call(None, node, arrays, self._graph.opset))
+            except (ValueError, TypeError, IndexError) as e:
+                refused = str(e)
+            if refused:
+                wrong.append(f"{node}: {refused}")
+        self._raise(wrong)
+
+    @staticmethod
+    def _raise(wrong):
+        if wrong:
+            listed = "\n  ".join(wrong[:100])
+            more = f"\n  and {len(wrong) - 100} more" if len(wrong) > 100 else ""
+            raise ValueError(f"{len(wrong)} nodes are not supported:\n  {listed}{more}")
+
+    def _host_demand(self):
+        """Names whose values decide shapes, limits or positions."""
+        makers = {name: node for node in self._graph.nodes for name in node.outputs}
+        todo = []
+        for node in self._graph.nodes:
+            host = HANDLERS[node.op].host if node.op in HANDLERS else ()
+            todo += [node.inputs[s] for s in host if s < len(node.inputs) and node.inputs[s]]
+        wanted = set()
+        while todo:
+            name = todo.pop()
+            if name in wanted:
+                continue
+            wanted.add(name)
+            maker = makers.get(name)
+            if maker is not None and maker.op not in ("Shape", "Size"):
+                todo += [n for n in maker.inputs if n]
+        return wanted
+
+    def _sort(self, name, array, key):
+        """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both."""
+        uses = self._users.get(name, ())
+        floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+        as_tensor = [(n, s) for n, s in uses if not (n.op in HANDLERS and s in HANDLERS[n.op].host)]
+        as_tensor = [(n, s) for n, s in as_tensor if not self._wanted_on_host.issuperset(filter(None, n.outputs))]
+        if floats and array.size > 1 and as_tensor:
+            self.weights[name] = key, array, self._trains(name)
+        if name not in self.weights or name in self._wanted_on_host:
+            self.host[name] = array
+
+    def _trains(self, name):
+        todo, seen = [name], set()
+        while todo:
+            name = todo.pop()
+            for node, slot in self._users.get(name, ()):
+                params = HANDLERS[node.op].params if node.op in HANDLERS else ()
+                if params == "through":
+                    new = [o for o in node.outputs if o not in seen]
+                    seen.update(new)
+                    todo += new
+                elif slot in params and not (
+                    node.op in _ELEMENTWISE and any(n in self._graph.inputs for n in node.inputs)
+                ):
+                    return True
+        return False
+
+    def _fold(self, node):
+        values = [self.host[n] if n else None for n in node.inputs]
+        results = fold(node, values, self._graph.opset)
+        self._budget -= sum(r.nbytes for r in results)
+        if self._budget < 0:
+            raise ValueError(f"{node}: constants grow far beyond the size of the file")
+        same_weight = node.op in ("DequantizeLinear", "Cast", "Identity")
+        for name, array in zip(node.outputs, results, strict=False):
+            if name:
+                first = self._keys.get(node.inputs[0], node.inputs[0])
+                key = self._keys[name] = first if same_weight and first in self._graph.constants else name
+                taken = any(w[0] == key for w in self.weights.values())
+                self._sort(name, array, name if taken else key)

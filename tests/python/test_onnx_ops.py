@@ -1,0 +1,257 @@
+"""fc.onnx.load, operator by operator: the cases of the ONNX standard, and random options against ONNX Runtime."""
+
+import importlib
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+from fastcnn.onnx import OnnxModule, load  # noqa: E402
+from fastcnn.onnx._file import read_graph  # noqa: E402
+from fastcnn.onnx._registry import HANDLERS  # noqa: E402
+from onnx_check import array_of, helper, model_of, run_runtime, saved  # noqa: E402
+
+# ---------------------------------------------------------------- the standard's own cases
+
+MODULES = """abs add and_ argmax argmin averagepool ceil celu clip concat constant conv convtranspose cos
+dequantizelinear depthtospace div dropout elu equal erf exp expand flatten floor gather gatherelements gelu gemm
+globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity isinf isnan
+layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
+meanvariancenormalization min mish mod mul neg not_ onehot pad pow prelu quantizelinear reciprocal reducel1 reducel2
+reduce_log_sum reduce_log_sum_exp reducemax reducemean reducemin reduceprod reducesum reducesumsquare relu reshape
+resize selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh
+thresholdedrelu tile topk transpose unsqueeze upsample where xor""".split()
+
+# Names that contain these are outside of what is read, each for one reason that the error or the docstring tells.
+OUTSIDE = {
+    "_1d_": "one spatial axis", "_3d_": "three spatial axes", "convtranspose_1d": "", "convtranspose_3d": "",
+    "training": "outputs of training", "_mask": "the mask of dropout", "with_argmax": "indices of a pool",
+    "dilations": "a dilated mean", "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
+    "smallest": "the smallest", "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27",
+    "uint8": "pools of integers", "string": "text",
+    # Sizes that are no whole multiple: as ONNX Runtime does, by the size that comes out.
+    "downsample_scales_linear_align_corners": "", "downsample_scales_cubic_align_corners": "",
+}  # fmt: skip
+SMALL_TYPES = ("float8", "e4m3", "e5m2", "e2m1", "int4", "int2", "bfloat16")
+DILATED_AND_READ = ("maxpool_2d_dilations", "conv_with", "convtranspose_dilations")
+
+
+def standard_cases():
+    from onnx.backend.test.case import node
+
+    for name in MODULES:  # collect_testcases would make them for every operator, which takes long
+        importlib.import_module(f"onnx.backend.test.case.node.{name}")
+    for case in node._NodeTestCases:
+        nodes = case.model.graph.node
+        if len(nodes) != 1 or nodes[0].op_type not in HANDLERS or nodes[0].domain:
+            continue
+        if any(t in case.name.lower() for t in SMALL_TYPES):
+            continue
+        if any(o in case.name for o in OUTSIDE) and not any(d in case.name for d in DILATED_AND_READ):
+            continue
+        yield case
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the cases, which divide by zero
+def test_operators_give_what_the_standard_says(tmp_path):
+    wrong, right = [], 0
+    for case in standard_cases():
+        for imported in case.model.opset_import:
+            imported.version = min(imported.version, 25) if not imported.domain else imported.version
+        if case.model.opset_import[0].version < 7:
+            continue
+        path = saved(case.model, tmp_path / "m.onnx")
+        for given, expected in case.data_sets or []:
+            graph = read_graph(path)
+            values = {i.name: v for i, v in zip(case.model.graph.input, given, strict=True)}
+            for slot in HANDLERS[graph.nodes[0].op].host:  # shapes and limits are constants in real files
+                if slot < len(graph.nodes[0].inputs) and graph.nodes[0].inputs[slot] in graph.inputs:
+                    name = graph.nodes[0].inputs[slot]
+                    graph.constants[name] = np.asarray(values.pop(name))
+                    del graph.inputs[name]
+            try:
+                with fc.no_grad():
+                    got = OnnxModule(graph).eval()(**values)
+                for g, want in zip(got if isinstance(got, tuple) else (got,), expected, strict=False):
+                    assert tuple(g.shape) == want.shape
+                    np.testing.assert_allclose(array_of(g), want.astype(np.float64), rtol=2e-3, atol=1e-5)
+                right += 1
+            except (AssertionError, TypeError, ValueError) as e:
+                wrong.append(f"{case.name}: {type(e).__name__} {e}")
+    assert not wrong, "\n".join(wrong)
+    assert right > 350
+
+
+# ---------------------------------------------------------------- random options against ONNX Runtime
+
+
+def numbers(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def window(rng, image=(9, 11), auto=True):
+    kernel, stride = rng.integers(1, 5, 2).tolist(), rng.integers(1, 3, 2).tolist()
+    options = {"kernel_shape": kernel, "strides": stride}
+    mode = rng.choice(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]) if auto else "NOTSET"
+    if mode == "NOTSET":
+        options["pads"] = [min(int(p), kernel[i % 2] - 1) for i, p in enumerate(rng.integers(0, 3, 4))]
+    else:  # with longer strides than windows ONNX Runtime cuts images off, the standard does not
+        options.update(auto_pad=str(mode), strides=[min(s, k) for s, k in zip(stride, kernel, strict=True)])
+    return options
+
+
+def conv(rng):
+    options, groups = window(rng), int(rng.choice([1, 2]))
+    if "auto_pad" not in options:
+        options["dilations"] = rng.integers(1, 3, 2).tolist()
+    weights = {"w": numbers(rng, 4, 4 // groups, *options["kernel_shape"]), "b": numbers(rng, 4)}
+    return helper.make_node("Conv", ["x", "w", "b"], ["y"], group=groups, **options), weights, numbers(rng, 2, 4, 9, 11)
+
+
+def conv_transpose(rng):
+    options, groups = window(rng), int(rng.choice([1, 2]))
+    if "auto_pad" not in options:
+        options["output_padding"] = [int(rng.integers(0, s)) for s in options["strides"]]
+        if rng.random() < 0.3:
+            options.pop("pads")
+            options["output_shape"] = [n * s - 1 for n, s in zip((9, 11), options["strides"], strict=True)]
+    weights = {"w": numbers(rng, 4, 4 // groups, *options["kernel_shape"]), "b": numbers(rng, 4)}
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], group=groups, **options)
+    return node, weights, numbers(rng, 2, 4, 9, 11)
+
+
+def max_pool(rng):
+    options = window(rng)
+    if "auto_pad" not in options:
+        options.update(ceil_mode=int(rng.integers(2)), dilations=rng.integers(1, 3, 2).tolist())
+    return helper.make_node("MaxPool", ["x"], ["y"], **options), {}, numbers(rng, 2, 4, 9, 11)
+
+
+def average_pool(rng):
+    options = window(rng)
+    if "auto_pad" not in options:
+        options["ceil_mode"] = int(rng.integers(2))
+    node = helper.make_node("AveragePool", ["x"], ["y"], count_include_pad=int(rng.integers(2)), **options)
+    return node, {}, numbers(rng, 2, 4, 9, 11)
+
+
+def lp_pool(rng):
+    node = helper.make_node("LpPool", ["x"], ["y"], p=int(rng.integers(1, 4)), **window(rng))
+    return node, {}, numbers(rng, 2, 4, 9, 11)
+
+
+def lrn(rng):
+    node = helper.make_node("LRN", ["x"], ["y"], size=int(rng.choice([1, 3, 5])), alpha=0.3, beta=0.6, bias=1.5)
+    return node, {}, numbers(rng, 2, 7, 3, 4)
+
+
+def slice_(rng):
+    starts, ends = rng.integers(-12, 12, 2), rng.integers(-14, 14, 2)
+    constants = {"s": starts, "e": ends, "a": rng.permutation([-4, 1, 2, 3])[:2], "p": rng.choice([1, 2, -1, -2, 3], 2)}
+    return helper.make_node("Slice", ["x", "s", "e", "a", "p"], ["y"]), constants, numbers(rng, 3, 4, 9, 11)
+
+
+def pad(rng):
+    mode = str(rng.choice(["constant", "reflect", "edge"]))
+    constants = {"p": rng.integers(-1, 3, 8), "v": np.float32(1.5)}
+    return helper.make_node("Pad", ["x", "p", "v"], ["y"], mode=mode), constants, numbers(rng, 4, 5, 6, 7)
+
+
+def gemm(rng):
+    a, b = int(rng.integers(2)), int(rng.integers(2))
+    shapes = [(5,), (3, 5), (1,), (3, 1), ()]
+    constants = {"b": numbers(rng, *((5, 4) if b else (4, 5))), "c": numbers(rng, *shapes[rng.integers(5)])}
+    options = {"transA": a, "transB": b, "alpha": float(rng.choice([1, 0.5])), "beta": float(rng.choice([1, 2]))}
+    node = helper.make_node("Gemm", ["x", "b", "c"], ["y"], **options)
+    return node, constants, numbers(rng, *((4, 3) if a else (3, 4)))
+
+
+def prelu(rng):
+    shapes = [(1,), (5, 1, 1), (1, 5, 1, 1), (7,), (5, 6, 7), (1, 1, 7)]
+    constants = {"s": numbers(rng, *shapes[rng.integers(6)])}
+    return helper.make_node("PRelu", ["x", "s"], ["y"]), constants, numbers(rng, 2, 5, 6, 7)
+
+
+def softmax(rng):
+    op, axis = str(rng.choice(["Softmax", "LogSoftmax"])), int(rng.integers(-4, 4))
+    return helper.make_node(op, ["x"], ["y"], axis=axis), {}, numbers(rng, 2, 3, 4, 5)
+
+
+def resize(rng, modes=("nearest", "linear", "cubic"), **more):
+    rules = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
+    options = {
+        "mode": str(rng.choice(modes)),
+        "coordinate_transformation_mode": str(rng.choice(rules)),
+        "nearest_mode": str(rng.choice(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
+        "cubic_coeff_a": float(rng.choice([-0.75, -0.5])),
+        **more,
+    }
+    options["exclude_outside"] = int(options["mode"] == "cubic" and rng.integers(2))
+    if rng.integers(2):
+        scales = np.float32([1, 1, *rng.choice([2, 0.6, 1.7, 0.5, 3], 2)])
+        return helper.make_node("Resize", ["x", "", "s"], ["y"], **options), {"s": scales}, numbers(rng, 1, 2, 7, 9)
+    sizes = np.int64([1, 2, *rng.integers(1, 20, 2)])
+    return helper.make_node("Resize", ["x", "", "", "s"], ["y"], **options), {"s": sizes}, numbers(rng, 1, 2, 7, 9)
+
+
+def antialiased(rng):
+    return resize(rng, ("linear", "cubic"), antialias=1)
+
+
+def quantized(rng):
+    axis = [None, 1, 3][rng.integers(3)]
+    shape, options = {None: (), 1: (3,), 3: (5,)}[axis], {} if axis is None else {"axis": axis}
+    constants = {
+        "s": np.asarray(rng.random(shape) * 0.1 + 0.02, np.float32),
+        "z": np.asarray(rng.integers(0, 9, shape), rng.choice(["u1", "i1"])),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **options),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **options),
+    ]
+    return nodes, constants, 4 * numbers(rng, 2, 3, 4, 5)
+
+
+def group_norm(rng):
+    nodes = helper.make_node("GroupNormalization", ["x", "w", "b"], ["y"], num_groups=2)
+    return nodes, {"w": numbers(rng, 6), "b": numbers(rng, 6)}, numbers(rng, 2, 6, 4, 5)
+
+
+RANDOM = {
+    conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 11, lrn: 13, slice_: 13, pad: 13, gemm: 13,
+    prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", RANDOM, ids=lambda f: f.__name__.strip("_"))
+def test_random_options_give_what_onnx_runtime_gives(tmp_path, make):
+    rng, compared = np.random.default_rng(7), 0
+    for _ in range(25):
+        nodes, constants, x = make(rng)
+        nodes = nodes if isinstance(nodes, list) else [nodes]
+        path = saved(model_of(nodes, constants, RANDOM[make]), tmp_path / "m.onnx")
+        want = run_runtime(path, x)
+        got = load(path)(fc.tensor(x)).numpy()
+        assert got.shape == want.shape, nodes
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=str(nodes))
+        compared += 1
+    assert compared == 25
+
+
+def test_old_operators_keep_their_old_meaning(tmp_path):
+    """Attributes that later became operands, softmax over all later axes, Upsample."""
+    x = numbers(np.random.default_rng(0), 2, 3, 4, 5)
+    nodes = [
+        helper.make_node("Slice", ["x"], ["s"], axes=[2, 3], starts=[1, 0], ends=[100, -1]),
+        helper.make_node("Pad", ["s"], ["p"], pads=[0, 0, 1, 0, 0, 0, 0, 2], mode="constant", value=0.5),
+        helper.make_node("Clip", ["p"], ["c"], min=-0.5, max=1.0),
+        helper.make_node("Upsample", ["c", "k"], ["u"], mode="linear"),
+        helper.make_node("Unsqueeze", ["u"], ["v"], axes=[0]),
+        helper.make_node("Squeeze", ["v"], ["w"], axes=[0]),
+        helper.make_node("ReduceSum", ["w"], ["r"], axes=[2], keepdims=0),
+        helper.make_node("Dropout", ["r"], ["d"], ratio=0.3),
+        helper.make_node("Softmax", ["d"], ["y"], axis=1),
+    ]
+    path = saved(model_of(nodes, {"k": np.float32([1, 1, 2, 1.5])}, 9, ir_version=4), tmp_path / "m.onnx")
+    np.testing.assert_allclose(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-4, atol=1e-5)
