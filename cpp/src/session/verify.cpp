@@ -52,6 +52,11 @@ class Operands {
     expect(i < in_.size(), "more than ", in_.size(), " inputs");
     return in_[i];
   }
+  DType wide() const {  // of ops whose kernels know no 16-bit types
+    const DType t = floating();
+    expect(t == DType::float32 || t == DType::float64, "an input of float32 or float64, got ", t);
+    return t;
+  }
   bool left() const { return i_ < in_.size(); }
   int rank() const { return peek(i_).ndim(); }  // of the next input
   void flag(const char* name, int64_t v) const { expect(v == 0 || v == 1, name, " of 0 or 1, got ", v); }
@@ -390,12 +395,12 @@ void verify_sample(const AffineSampleParams& p, Operands& c) {
 }
 
 void verify_boxes(const BoxIouParams& p, Operands& c) {
-  const DType t = c.floating();
+  const DType t = c.wide();
   c.in({p.N, 4}, t), c.in({p.M, 4}, t), c.out({p.N, p.M}, t);
 }
 
 void verify_nms(const NmsParams& p, Operands& c) {
-  const DType t = c.floating();
+  const DType t = c.wide();
   c.option("limit", p.limit, 0), c.flag("has_groups", p.has_groups);
   c.expect(p.iou_threshold >= 0 && p.iou_threshold <= 1, "iou_threshold in [0, 1], got ", p.iou_threshold);
   c.in({p.N, 4}, t), c.in({p.N}, t);
@@ -404,7 +409,7 @@ void verify_nms(const NmsParams& p, Operands& c) {
 }
 
 void verify_regions(OpKind kind, const RoiAlignParams& p, Operands& c) {
-  const DType t = c.floating();
+  const DType t = c.wide();
   for (const int64_t v : {p.H, p.W, p.oH, p.oW}) c.option("sizes", v, 1);
   c.flag("aligned", p.aligned);
   c.expect(p.sampling_ratio <= 1024, "sampling_ratio <= 1024, got ", p.sampling_ratio);
