@@ -1,9 +1,9 @@
 // What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are
 // grouped, its workspace and how its work goes to threads. What it is not: arithmetic
 // (kernels/conv2d_winograd*.cpp). Two orders of work. By groups: all weights are transformed first, then each
-// thread takes groups of tiles from window to output; for weights that stay in L2. By blocks: all windows are
-// transformed first, then each thread takes blocks of outputs and transforms their weights where it needs them;
-// for many channels.
+// thread takes groups of tiles from window to output; for weights that stay in L2 and are fewer than the windows,
+// or are prepared. By blocks: all windows are transformed first, then each thread takes blocks of outputs and
+// transforms their weights where it needs them; for many channels or few tiles.
 #include <algorithm>
 #include <cstring>
 
@@ -73,7 +73,9 @@ WinogradTask bwd_data_task(const Conv2dParams& p) {
 Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   Plan p;
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
-  p.by_groups = 36 * C * O <= kGroupWeights && tiles >= O;
+  // Fresh weights of more floats than the windows: threads exchange the windows, and transform weights for
+  // themselves.
+  p.by_groups = 36 * C * O <= kGroupWeights && (prepared || tiles >= O);
   t.blocks = block_count(t.O, p.by_groups ? 1 : prepared ? kPreparedShares : threads);
   if (p.by_groups) {
     // With moments the tiles of a group must not depend on the threads.
