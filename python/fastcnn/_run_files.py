@@ -30,11 +30,12 @@ def save_run(trainer, path, keep_previous=False):
 
 def find_resume(trainer, resume):
     """(path, Checkpoint) to continue from, read and verified, or None. See Trainer.fit(resume=...)."""
+    kind = type(trainer).__name__
     if resume is None:
         return None
     if resume == "last":
         if trainer.log_dir is None:
-            raise ValueError("Trainer.fit: resume='last' needs a Trainer with log_dir")
+            raise ValueError(f"{kind}.fit: resume='last' needs a {kind} with log_dir")
         path = trainer.log_dir / "last.safetensors"
         if not path.exists():
             trainer.message(f"no {path} to resume from: starting from the beginning")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from . import _core, checkpoints
+from ._callback_host import CallbackHost
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
@@ -54,7 +55,7 @@ class History(dict):
         return [{"epoch": i, **{k: v[i] for k, v in self.items()}} for i in range(len(self))]
 
 
-class Trainer:
+class Trainer(CallbackHost):
     """Trains, evaluates and applies a model.
 
     Args:
@@ -169,45 +170,9 @@ class Trainer:
 
     # ------------------------------------------------------------ what callbacks read
 
-    @property
-    def current_epoch(self):
-        """Number of the epoch, from 0."""
-        return self._run.epoch
-
-    @property
-    def global_step(self):
-        """Optimizer steps so far."""
-        return self._run.global_step
-
-    @property
-    def images_in_epoch(self):
-        """Images of this epoch that have been trained on."""
-        return self._run.images
-
-    @property
-    def images_per_epoch(self):
-        """Images of a whole epoch, or None where the loader does not know."""
-        return self._run.images_per_epoch
-
     def running_metrics(self):
         """train_loss and train_accuracy of the epoch so far."""
         return self._run.metrics(self._count_train)
-
-    def log(self, name, value):
-        """Adds a value to the row of this epoch in the history."""
-        self.epoch_metrics[name] = value
-
-    def message(self, text):
-        """Tells the user something without tearing the progress bar."""
-        bar = next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
-        if bar is not None:
-            bar.message(text)
-
-    def _call(self, hook, *args):
-        for callback in self.callbacks:
-            method = getattr(callback, hook, None)
-            if method is not None:
-                method(self, *args)
 
     def _changed(self, batch, index):
         for callback in self.callbacks:

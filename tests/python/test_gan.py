@@ -329,6 +329,9 @@ def test_bad_data_and_checkpoints(tmp_path):
         trainer(fid=brightness).fit([np.zeros((4, 1, SIZE, SIZE), np.float32)], max_epochs=1)
     path = tmp_path / "weights.safetensors"
     checkpoints.save_checkpoint(path, trainer()._weights())
+    with pytest.raises(ValueError, match="holds weights only"):
+        trainer().fit(dataset(), max_epochs=1, resume=path)
+    checkpoints.save_checkpoint(path, trainer()._weights(), {}, {"run": {}})  # as another trainer leaves it
     with pytest.raises(ValueError, match="no state of a GANTrainer"):
         trainer().fit(dataset(), max_epochs=1, resume=path)
     t = trainer(log_dir=tmp_path)

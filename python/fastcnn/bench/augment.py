@@ -50,14 +50,14 @@ def import_torchvision(name="torchvision"):
     torchvision built for one version of torch fails to import beside another because it describes its own operators to
     the compiler of torch. No model or transform needs those, so the description is left out meanwhile.
     """
-    import torch
+    from torch import library as operators
 
-    describe = torch.library.register_fake
-    torch.library.register_fake = lambda *args, **kwargs: lambda f: f
+    describe = operators.register_fake
+    operators.register_fake = lambda *args, **kwargs: lambda f: f
     try:
         importlib.import_module("torchvision")
     finally:
-        torch.library.register_fake = describe
+        operators.register_fake = describe
     return importlib.import_module(name)
 
 

@@ -42,8 +42,8 @@ GAN_LOSSES = {
     ),
     # Lim and Ye 2017; Miyato et al. 2018.
     "hinge": GANLoss(
-        lambda real, fake, one: ops.relu(1.0 - real).mean() + ops.relu(1.0 + fake).mean(),
-        lambda fake: -fake.mean(),
+        lambda real, fake, one: ops.hinge_gan_loss(real, "real") + ops.hinge_gan_loss(fake, "fake"),
+        lambda fake: ops.hinge_gan_loss(fake, "generator"),
         False,
     ),
     # Arjovsky et al. 2017; the penalty (Gulrajani et al. 2017) is the trainer's to add.

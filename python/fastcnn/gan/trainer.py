@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import _core, checkpoints
+from .._callback_host import CallbackHost
 from .._choices import pick_device
 from .._compile import compile as compile_function
 from .._loop import Interrupted, SignalGuard, describe_resume
+from .._run_files import find_resume
 from .._steps import to_tensor
 from ..callbacks import CSVLogger, picture_of
 from ..progress import ProgressBar
@@ -29,7 +31,7 @@ _ADAM = {"wgan-gp": (1e-4, (0.0, 0.9)), "hinge": (2e-4, (0.0, 0.9))}
 _ADAM_ELSE = (2e-4, (0.5, 0.999))
 
 
-class GANTrainer:
+class GANTrainer(CallbackHost):
     """Trains a generator and a discriminator against each other.
 
     Args:
@@ -143,45 +145,9 @@ class GANTrainer:
         """The generator's."""
         return self.optimizers[0]
 
-    @property
-    def current_epoch(self):
-        """Number of the epoch, from 0."""
-        return self._run.epoch if self._run else 0
-
-    @property
-    def global_step(self):
-        """Steps of the discriminator so far."""
-        return self._run.global_step if self._run else 0
-
-    @property
-    def images_in_epoch(self):
-        """Real images of this epoch so far."""
-        return self._run.images
-
-    @property
-    def images_per_epoch(self):
-        """Real images of a whole epoch, or None where the loader does not know."""
-        return self._run.images_per_epoch
-
     def running_metrics(self):
         """Losses and mean scores of the epoch so far."""
         return self._run.metrics()
-
-    def log(self, name, value):
-        """Adds a value to the row of this epoch in the history."""
-        self.epoch_metrics[name] = value
-
-    def message(self, text):
-        """Tells the user something without tearing the progress bar."""
-        bar = next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
-        if bar is not None:
-            bar.message(text)
-
-    def _call(self, hook, *args):
-        for callback in self.callbacks:
-            method = getattr(callback, hook, None)
-            if method is not None:
-                method(self, *args)
 
     # ------------------------------------------------------------ fit
 
@@ -199,7 +165,9 @@ class GANTrainer:
         if max_epochs < 1:
             raise ValueError(f"GANTrainer.fit: expected max_epochs >= 1, got {max_epochs}")
         loader = self._loader(data)
-        start = self._find_resume(resume)
+        start = find_resume(self, resume)
+        if start is not None and "gan" not in start[1].state:
+            raise ValueError(f"{start[0]}: holds no state of a GANTrainer, training cannot be resumed from it")
         self.max_epochs = 1 if self.fast_dev_run else int(max_epochs)
         self.should_stop, self.train_loader = False, loader
         self.history, self.epoch_metrics = History(), {}
@@ -461,25 +429,6 @@ class GANTrainer:
         for part, net in (("generator", self.sampled_generator), ("discriminator", self.discriminator)):
             prefix = f"{part}."
             net.load_state_dict({k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)})
-
-    def _find_resume(self, resume):
-        """(path, Checkpoint) to continue from, or None."""
-        if resume is None:
-            return None
-        if resume == "last":
-            if self.log_dir is None:
-                raise ValueError("GANTrainer.fit: resume='last' needs a GANTrainer with log_dir")
-            path = self.log_dir / "last.safetensors"
-            if not path.exists():
-                self.message(f"no {path} to resume from: starting from the beginning")
-                return None
-        else:
-            path = Path(resume)
-            path = path / "last.safetensors" if path.is_dir() else path
-        found = checkpoints.load_checkpoint(path)
-        if found.state is None or "gan" not in found.state:
-            raise ValueError(f"{path}: holds no state of a GANTrainer, training cannot be resumed from it")
-        return path, found
 
     def _restore(self, path, found):
         state, tensors = found.state, found.tensors

@@ -1,0 +1,48 @@
+"""What callbacks see of a trainer and how they are called; the part that Trainer and GANTrainer share.
+
+What it is not: a training loop; see trainer.py, gan/trainer.py and _loop.py.
+"""
+
+from __future__ import annotations
+
+from .progress import ProgressBar
+
+
+class CallbackHost:
+    """Needs callbacks, epoch_metrics and _run, the RunState of a fit (None before the first)."""
+
+    @property
+    def current_epoch(self):
+        """Number of the epoch, from 0."""
+        return self._run.epoch if self._run else 0
+
+    @property
+    def global_step(self):
+        """Optimizer steps so far; of the discriminator's, where there are two networks."""
+        return self._run.global_step if self._run else 0
+
+    @property
+    def images_in_epoch(self):
+        """Images of this epoch that have been trained on."""
+        return self._run.images if self._run else 0
+
+    @property
+    def images_per_epoch(self):
+        """Images of a whole epoch, or None where the loader does not know."""
+        return self._run.images_per_epoch if self._run else None
+
+    def log(self, name, value):
+        """Adds a value to the row of this epoch in the history."""
+        self.epoch_metrics[name] = value
+
+    def message(self, text):
+        """Tells the user something without tearing the progress bar."""
+        bar = next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
+        if bar is not None:
+            bar.message(text)
+
+    def _call(self, hook, *args):
+        for callback in self.callbacks:
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(self, *args)
