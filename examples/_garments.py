@@ -6,6 +6,11 @@ What it is not: a data set of photographs of garments.
 
 from __future__ import annotations
 
+import argparse
+import json
+import pathlib
+import time
+
 import fastcnn as fc
 import numpy as np
 
@@ -113,3 +118,52 @@ def batches(n, size, seed, epoch):
     """Numbers of n scenes in random order, `size` at a time; what is left over is left out."""
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return [order[i : i + size] for i in range(0, n - size + 1, size)]
+
+
+def parser(doc, out, epochs):
+    """The options that both examples have; doc: what --help says."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--data", default="fashion_mini", choices=("fashion_mini", "fashion_mnist"))
+    found.add_argument("--scenes", type=int, default=4000)
+    found.add_argument("--test-scenes", type=int, default=500)
+    found.add_argument("--epochs", type=int, default=epochs)
+    found.add_argument("--size", type=int, default=128, help="pixels of a scene")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
+    found.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
+    return found
+
+
+def both_splits(args, **options):
+    """(training scenes, test scenes) of what the command line says; options: of scenes."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    fc.manual_seed(args.seed)
+    made = time.perf_counter()
+    splits = [
+        scenes(n, args.size, split, args.seed, data=args.data, **options)
+        for n, split in ((args.scenes, "train"), (args.test_scenes, "test"))
+    ]
+    print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
+    return splits
+
+
+def learn(args, net, train, data, names, score):
+    """Trains, prints a row of each epoch under `names`, with score() every fourth, and writes weights and curve.json.
+
+    train(net, data, epochs, seed=, report=) calls report(epoch, two losses, seconds). Prints the minutes at the end.
+    """
+    if args.weights:
+        net.load(args.weights)
+    start, curve = time.perf_counter(), []
+
+    def report(epoch, first, second, seconds):
+        row = {"epoch": epoch, names[0]: first, names[1]: second, "seconds": seconds}
+        if epoch % 4 == 0 or epoch == args.epochs:
+            row[names[2]] = float(score())
+        curve.append(row)
+        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+
+    train(net, data, args.epochs, seed=args.seed, report=report)
+    print(f"trained in {(time.perf_counter() - start) / 60:.1f} minutes")
+    net.save(args.out / "weights.safetensors")
+    (args.out / "curve.json").write_text(json.dumps(curve, indent=1))

@@ -11,9 +11,6 @@ matplotlib).
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
 import time
 
 import _garments
@@ -90,42 +87,15 @@ def draw(data, found, path, count=12, threshold=0.3):
 
 def main(argv=None):
     """The command line; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="fashion_mini", choices=("fashion_mini", "fashion_mnist"))
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--test-scenes", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--size", type=int, default=128, help="pixels of a scene")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("detection_garments"))
-    args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    fc.manual_seed(args.seed)
-    made = time.perf_counter()
-    data = _garments.scenes(args.scenes, args.size, "train", args.seed, data=args.data)
-    test = _garments.scenes(args.test_scenes, args.size, "test", args.seed, data=args.data)
-    print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
+    args = _garments.parser(__doc__, "detection_garments", epochs=24).parse_args(argv)
+    data, test = _garments.both_splits(args)
     net = models.create_model("retinanet_small", num_classes=len(_garments.CLASSES), score_thresh=0.01)
-    if args.weights:
-        net.load(args.weights)
-    start, curve = time.perf_counter(), []
-
-    def report(epoch, classes, boxes, seconds):
-        row = {"epoch": epoch, "classification": classes, "boxes": boxes, "seconds": seconds}
-        if epoch % 4 == 0 or epoch == args.epochs:
-            row["map_50"] = float(evaluate(net, test)[0]["map_50"])
-        curve.append(row)
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
-
-    train(net, data, args.epochs, seed=args.seed, report=report)
-    minutes = (time.perf_counter() - start) / 60
+    names = ("classification", "boxes", "map_50")
+    _garments.learn(args, net, train, data, names, lambda: evaluate(net, test)[0]["map_50"])
     result, found = evaluate(net, test)
-    print(f"trained in {minutes:.1f} minutes: mAP@.5 {result['map_50']:.3f}, mAP {result['map']:.3f}")
+    print(f"mAP@.5 {result['map_50']:.3f}, mAP {result['map']:.3f}")
     for c, value in zip(result["classes"], result["map_per_class"], strict=True):
         print(f"  {_garments.CLASSES[int(c)]:10s} mAP {value:.3f}")
-    net.save(args.out / "weights.safetensors")
-    (args.out / "curve.json").write_text(json.dumps(curve, indent=1))
     draw(test, found, args.out)
 
 

@@ -9,9 +9,6 @@ At the end mean IoU on unseen garments over unseen photographs is printed and pr
 
 from __future__ import annotations
 
-import argparse
-import json
-import pathlib
 import time
 
 import _garments
@@ -100,44 +97,18 @@ def draw(data, found, path, count=12):
 
 def main(argv=None):
     """The command line; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="fashion_mini", choices=("fashion_mini", "fashion_mnist"))
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--test-scenes", type=int, default=500)
-    parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--size", type=int, default=128, help="pixels of a scene")
+    parser = _garments.parser(__doc__, "segmentation_garments", epochs=16)
     parser.add_argument("--scales", type=int, nargs=2, default=(28, 64), help="pixels that a garment is high")
     parser.add_argument("--width", type=int, default=16, help="channels of the first level")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation_garments"))
     args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    fc.manual_seed(args.seed)
-    made = time.perf_counter()
-    data = _garments.scenes(args.scenes, args.size, "train", args.seed, scales=args.scales, data=args.data)
-    test = _garments.scenes(args.test_scenes, args.size, "test", args.seed, scales=args.scales, data=args.data)
-    print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
+    data, test = _garments.both_splits(args, scales=args.scales)
     net = models.create_model("unet", num_classes=len(_garments.CLASSES), width=args.width)
-    if args.weights:
-        net.load(args.weights)
-    start, curve = time.perf_counter(), []
-
-    def report(epoch, entropy, dice, seconds):
-        row = {"epoch": epoch, "cross_entropy": entropy, "dice": dice, "seconds": seconds}
-        if epoch % 4 == 0 or epoch == args.epochs:
-            row["mean_iou"] = float(evaluate(net, test)[0].mean())
-        curve.append(row)
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
-
-    train(net, data, args.epochs, seed=args.seed, report=report)
-    minutes = (time.perf_counter() - start) / 60
+    names = ("cross_entropy", "dice", "mean_iou")
+    _garments.learn(args, net, train, data, names, lambda: evaluate(net, test)[0].mean())
     each, found = evaluate(net, test)
-    print(f"trained in {minutes:.1f} minutes: mean IoU {each.mean():.3f}")
+    print(f"mean IoU {each.mean():.3f}")
     for name, value in zip(_garments.CLASSES, each, strict=True):
         print(f"  {name:10s} IoU {value:.3f}")
-    net.save(args.out / "weights.safetensors")
-    (args.out / "curve.json").write_text(json.dumps(curve, indent=1))
     draw(test, found, args.out)
 
 

@@ -3,6 +3,7 @@ shape, pictures."""
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sys
 
@@ -86,3 +87,17 @@ def test_a_segmentation_net_learns_scenes(scenes, tmp_path):
     pytest.importorskip("matplotlib")
     segmentation_garments.draw(scenes, found, tmp_path, count=1)
     assert (tmp_path / "masks_00.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("example, picture, score", [
+    (detection_garments, "detections_00.png", "map_50"), (segmentation_garments, "masks_00.png", "mean_iou"),
+])  # fmt: skip
+def test_command_lines_leave_weights_a_curve_and_pictures(example, picture, score, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    options = ["--scenes", "16", "--test-scenes", "4", "--size", "96", "--epochs", "1", "--out", str(tmp_path)]
+    example.main(options)
+    (row,) = json.loads((tmp_path / "curve.json").read_text())
+    assert row["epoch"] == 1 and score in row
+    assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
+    example.main([*options, "--weights", str(tmp_path / "weights.safetensors")])
+    assert "16 + 4 scenes made" in capsys.readouterr().out
