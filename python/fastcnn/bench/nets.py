@@ -22,7 +22,10 @@ from . import layers, machine, pairing
 
 @dataclass(frozen=True)
 class Net:
-    """What is measured of one model: batch and image of the training step, batches of inference."""
+    """What is measured of one model: batch and image of the training step, batches of inference.
+
+    pixels: a class for each pixel. own_loss: model.loss(images, classes), not cross entropy of what the model gives.
+    """
 
     name: str
     batch: int
@@ -32,6 +35,8 @@ class Net:
     infer: tuple = (1, 16)
     bf16: bool = False
     quick: bool = False
+    pixels: bool = False
+    own_loss: bool = False
 
 
 NETS = (
@@ -40,8 +45,15 @@ NETS = (
     Net("resnet18", 16, (3, 224, 224), classes=1000, bf16=True),
     Net("resnet50", 8, (3, 224, 224), classes=1000, bf16=True),
     Net("mobilenet_v2", 16, (3, 224, 224), classes=1000),
+    Net("efficientnet_b0", 16, (3, 224, 224), classes=1000, infer=()),
+    Net("unet", 4, (3, 128, 128), classes=2, infer=(), pixels=True),
+    Net("capsnet", 64, (1, 28, 28), infer=(), own_loss=True),
     Net("dcgan", 64, (3, 64, 64), infer=()),
 )
+
+
+# What makes a net draw random numbers, which cannot be compared, is off.
+NO_CHANCE = {"mobilenet_v2": {"dropout": 0.0}, "efficientnet_b0": {"dropout": 0.0, "stochastic_depth": 0.0}}
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ def arrays_of(task, seed=0):
     images = rng.standard_normal((task.batch, *task.net.image), dtype=np.float32)
     if task.net.name == "dcgan":
         return np.tanh(images), rng.standard_normal((task.batch, 100, 1, 1), dtype=np.float32)
-    return images, rng.integers(0, task.net.classes, task.batch)
+    shape = (task.batch, *task.net.image[1:]) if task.net.pixels else (task.batch,)
+    return images, rng.integers(0, task.net.classes, shape)
 
 
 def calibration(net):
@@ -85,7 +98,7 @@ def build(net, state=None):
     if net.name == "dcgan":
         model = create_model("dcgan", in_channels=net.image[0], image_size=net.image[1])
     else:
-        options = {"dropout": 0.0} if net.name == "mobilenet_v2" else {}
+        options = NO_CHANCE.get(net.name, {})
         model = create_model(net.name, num_classes=net.classes, in_channels=net.image[0], **options)
     if state is not None:
         model.load_state_dict(state)
@@ -116,9 +129,12 @@ def _step(model, task):
     optimizer = optim.SGD(model.parameters(), lr=task.net.lr, momentum=0.9)
 
     def step(x, y):
-        with _autocast(task.precision):
-            out = model(x)
-        loss = _core.ops.cross_entropy(out.to(_core.float32), y)
+        if task.net.own_loss:
+            loss = model.loss(x, y)[0]
+        else:
+            with _autocast(task.precision):
+                out = model(x)
+            loss = _core.ops.cross_entropy(out.to(_core.float32), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

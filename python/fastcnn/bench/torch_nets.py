@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..models import efficientnet
 from ..models.mobilenet_v2 import STAGES
 
 
@@ -151,6 +152,138 @@ class MobileNetV2(nn.Module):
         return self.classifier(torch.flatten(F.adaptive_avg_pool2d(self.features(x), 1), 1))
 
 
+class MBConv(nn.Module):
+    """1x1 expansion, depthwise, squeeze and excitation, 1x1 projection."""
+
+    def __init__(self, inp, out, expansion, kernel, stride):
+        super().__init__()
+        inner = inp * expansion
+        layers = [_conv_bn(inp, inner, 1, act=True)] if expansion != 1 else []
+        layers += [_conv_bn(inner, inner, kernel, stride, inner, act=True), SqueezeExcite(inner, max(1, inp // 4))]
+        self.block = nn.Sequential(*layers, _conv_bn(inner, out, 1))
+        self.use_shortcut = stride == 1 and inp == out
+
+    def forward(self, x):
+        return x + self.block(x) if self.use_shortcut else self.block(x)
+
+
+class SqueezeExcite(nn.Module):
+    """x times gates made of the means of its channels."""
+
+    def __init__(self, channels, squeezed):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid_(self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(x, 1)), inplace=True)))
+
+
+def _conv_bn(inp, out, kernel, stride=1, groups=1, act=False):
+    layers = [nn.Conv2d(inp, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)]
+    return nn.Sequential(*layers, *([nn.SiLU(inplace=True)] if act else []))
+
+
+class EfficientNet(nn.Module):
+    """B0 of Tan and Le 2019 without dropout and stochastic depth: their random numbers cannot be compared."""
+
+    def __init__(self, num_classes=1000, in_channels=3):
+        super().__init__()
+        stages, inp = [_conv_bn(in_channels, 32, 3, 2, act=True)], 32
+        for expansion, kernel, stride, out, n in efficientnet.STAGES:
+            blocks = []
+            for i in range(n):
+                blocks.append(MBConv(inp, out, expansion, kernel, 1 if i else stride))
+                inp = out
+            stages.append(nn.Sequential(*blocks))
+        self.features = nn.Sequential(*stages, _conv_bn(inp, 1280, 1, act=True))
+        self.classifier = nn.Sequential(nn.Identity(), nn.Linear(1280, num_classes))
+
+    def forward(self, x):
+        return self.classifier(torch.flatten(F.adaptive_avg_pool2d(self.features(x), 1), 1))
+
+
+class DoubleConv(nn.Module):
+    """Twice: 3x3 convolution, batch norm, ReLU."""
+
+    def __init__(self, inp, out):
+        super().__init__()
+        layers = []
+        for a in (inp, out):
+            layers += [nn.Conv2d(a, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+        self.double_conv = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.double_conv(x)
+
+
+class UNet(nn.Module):
+    """Ronneberger, Fischer and Brox 2015 with padding and batch norm, images whose sides 16 divides."""
+
+    def __init__(self, num_classes=2, in_channels=3, width=64):
+        super().__init__()
+        self.inc = DoubleConv(in_channels, width)
+        for i in range(1, 5):
+            pair = nn.Sequential(nn.MaxPool2d(2), DoubleConv(width * 2 ** (i - 1), width * 2**i))
+            setattr(self, f"down{i}", nn.ModuleDict({"maxpool_conv": pair}))
+        for i in range(1, 5):
+            inp = width * 2 ** (5 - i)
+            up = {"up": nn.ConvTranspose2d(inp, inp // 2, 2, stride=2), "conv": DoubleConv(inp, inp // 2)}
+            setattr(self, f"up{i}", nn.ModuleDict(up))
+        self.outc = nn.ModuleDict({"conv": nn.Conv2d(width, num_classes, 1)})
+
+    def forward(self, x):
+        maps = [self.inc(x)]
+        for i in range(1, 5):
+            maps.append(getattr(self, f"down{i}")["maxpool_conv"](maps[-1]))
+        y = maps.pop()
+        for i in range(1, 5):
+            up = getattr(self, f"up{i}")
+            y = up["conv"](torch.cat([maps.pop(), up["up"](y)], 1))
+        return self.outc["conv"](y)
+
+
+def _squash(s):
+    squared = (s * s).sum(-1, keepdim=True)
+    return s * (squared / ((1 + squared) * torch.sqrt(squared + 1e-8)))
+
+
+class CapsNet(nn.Module):
+    """Sabour, Frosst and Hinton 2017 for 28x28 images, with its decoder; votes are one batched matrix product."""
+
+    def __init__(self, num_classes=10, in_channels=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 256, 9)
+        self.primary = nn.ModuleDict({"conv": nn.Conv2d(256, 256, 9, 2)})
+        self.routing = nn.ParameterDict({"weight": 0.1 * torch.randn(1152, num_classes, 16, 8)})
+        layers, inp = [], 16 * num_classes
+        for size in (512, 1024):
+            layers += [nn.Linear(inp, size), nn.ReLU(inplace=True)]
+            inp = size
+        self.decoder = nn.Sequential(*layers, nn.Linear(inp, in_channels * 784), nn.Sigmoid())
+
+    def capsules(self, x):
+        y = self.primary["conv"](F.relu_(self.conv(x)))
+        n, weight = len(x), self.routing["weight"]
+        u = _squash(y.permute(0, 2, 3, 1).reshape(n, 1152, 8))
+        i, j, d, k = weight.shape
+        votes = torch.bmm(u.transpose(0, 1), weight.reshape(i, j * d, k).transpose(1, 2))  # (i, n, j * d)
+        votes = votes.view(i, n * j, d).transpose(0, 1)  # (n * j, i, d)
+        logits = torch.zeros(n, j, i)
+        for last in (False, False, True):
+            v = _squash(torch.bmm(torch.softmax(logits, 1).view(n * j, 1, i), votes))
+            if not last:
+                logits = logits + torch.bmm(votes, v.transpose(1, 2)).view(n, j, i)
+        return v.view(n, j, d)
+
+    def loss(self, x, labels):
+        capsules = self.capsules(x)
+        lengths = torch.sqrt((capsules * capsules).sum(-1) + 1e-8)
+        hot = F.one_hot(labels, capsules.shape[1]).to(x.dtype)
+        margin = hot * F.relu(0.9 - lengths) ** 2 + 0.5 * (1 - hot) * F.relu(lengths - 0.1) ** 2
+        drawn = self.decoder((capsules * hot[..., None]).flatten(1)).view(x.shape)
+        return margin.sum(1).mean() + 0.0005 / len(x) * ((drawn - x) ** 2).sum()
+
+
 def dcgan_generator(noise=100, width=64, channels=3):
     """(N, noise, 1, 1) -> (N, channels, 64, 64) (Radford et al. 2016)."""
     layers, inp = [], noise
@@ -178,5 +311,8 @@ BUILDERS = {
     "resnet18": lambda: ResNet((2, 2, 2, 2), bottleneck=False),
     "resnet50": lambda: ResNet((3, 4, 6, 3), bottleneck=True),
     "mobilenet_v2": MobileNetV2,
+    "efficientnet_b0": EfficientNet,
+    "unet": UNet,
+    "capsnet": CapsNet,
     "dcgan": lambda: nn.ModuleDict({"generator": dcgan_generator(), "discriminator": dcgan_discriminator()}),
 }

@@ -132,13 +132,18 @@ def training_step(net, state, arrays, mode="torch NCHW", precision="f32", compil
     if net.name == "dcgan":
         return _gan_step(model, *inputs, compiled)
     optimizer = torch.optim.SGD(model.parameters(), lr=net.lr, momentum=0.9, fused=True)
-    forward = torch.compile(model) if compiled else model
     x, y = inputs
 
-    def step():
+    def loss_of(x, y):
         with _autocast(precision):
-            out = forward(x)
-        loss = F.cross_entropy(out.float(), y)
+            out = model(x)
+        return F.cross_entropy(out.float(), y)
+
+    forward = model.loss if net.own_loss else loss_of
+    forward = torch.compile(forward) if compiled else forward
+
+    def step():
+        loss = forward(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
