@@ -22,6 +22,16 @@ const Implementation kBwdWeights[] = {
     {"winograd", cpu::winograd_cannot, cpu::winograd_bwd_weights_workspace, cpu::winograd_bwd_weights_run},
     {"ref", nullptr, nullptr, cpu::conv2d_bwd_weights_list().back().run}};
 
+// The larger windows of stride 2.
+const Implementation kParities[] = {{"parities", cpu::parities_cannot, cpu::parities_workspace, cpu::parities_run},
+                                    {"ref", nullptr, nullptr, cpu::conv2d_list().back().run}};
+const Implementation kParitiesBwdData[] = {
+    {"parities", cpu::parities_cannot, cpu::parities_bwd_data_workspace, cpu::parities_bwd_data_run},
+    {"ref", nullptr, nullptr, cpu::conv2d_bwd_data_list().back().run}};
+const Implementation kParitiesBwdWeights[] = {
+    {"parities", cpu::parities_cannot, cpu::parities_bwd_weights_workspace, cpu::parities_bwd_weights_run},
+    {"ref", nullptr, nullptr, cpu::conv2d_bwd_weights_list().back().run}};
+
 struct Padding {
   int64_t top = 1, bottom = 1, left = 1, right = 1;
 };
@@ -168,12 +178,55 @@ TEST_CASE("winograd: many channels and many tiles keep the bound") {
   check_backward(shape(9, 144, 14, 14, 144), true);
   check_backward(shape(13, 16, 17, 16, 16), true);  // several chunks of sums
   check_forward(shape(9, 176, 16, 14, 176), 1, Act::relu);
+  // By planes: many channels and more tiles than a few chunks.
+  check_forward(shape(350, 520, 1, 1, 260), 3, Act::relu);
+  check_backward(shape(470, 260, 1, 1, 520), true);
   check_forward(shape5(1, 512, 4, 4, 40), 0, Act::none);
   check_backward(shape5(1, 40, 4, 4, 512), true);
   check_backward(shape5(1, 300, 7, 7, 160), true);
   check_backward(shape5(5, 144, 14, 14, 144), true);
   check_backward(shape5(9, 16, 17, 16, 16), true);
   check_forward(shape5(5, 176, 8, 14, 176), 1, Act::relu);
+}
+
+TEST_CASE("winograd: gradients of images much larger than the result, by tiles of dy") {
+  for (bool bias : {false, true}) {
+    check_backward(shape5(3, 18, 9, 11, 35, {0, 0, 0, 0}), bias);
+    check_backward(shape5(2, 40, 5, 5, 17, {0, 0, 0, 0}), bias);
+    check_backward(shape5(2, 20, 10, 7, 33, {0, 1, 1, 0}), bias);
+  }
+  check_backward(shape(2, 33, 3, 3, 20, {0, 0, 0, 0}), false);
+  check_backward(shape5(40, 260, 6, 6, 520, {0, 0, 0, 0}), true);
+}
+
+TEST_CASE("winograd: windows of 5, 6, 9 and 10 and stride 2, on parities") {
+  auto check = [](int64_t taps, int64_t N, int64_t C, int64_t H, int64_t W, int64_t O, Padding pad, int operands) {
+    AlgorithmGuard algorithm;
+    Conv2dParams p = shape(N, C, H, W, O, pad, 1, taps);
+    p.sH = p.sW = 2;
+    p.oH = conv_out_size(H, pad.top, pad.bottom, taps, 2, 1);
+    p.oW = conv_out_size(W, pad.left, pad.right, taps, 2, 1);
+    std::vector<Buffer> data, weights;
+    data.push_back(random(y_size(p), 5)), data.push_back(random(w_size(p), 2));
+    CHECK(check_call(kParitiesBwdData, &p, data, {x_size(p)}, kTolerance, "parities_bwd_data " + text(p)) > 0);
+    weights.push_back(random(x_size(p), 1)), weights.push_back(random(y_size(p), 5));
+    std::vector<int64_t> outs = {w_size(p)};
+    if (operands & 1) outs.push_back(p.O);
+    CHECK(check_call(kParitiesBwdWeights, &p, weights, outs, kTolerance, "parities_bwd_weights " + text(p)) > 0);
+    p.has_bias = operands & 1, p.has_residual = operands >> 1, p.act.act = operands ? Act::relu : Act::none;
+    std::vector<Buffer> in;
+    in.push_back(random(x_size(p), 1)), in.push_back(random(w_size(p), 2));
+    if (p.has_bias) in.push_back(random(p.O, 3));
+    if (p.has_residual) in.push_back(random(y_size(p), 4));
+    CHECK(check_call(kParities, &p, in, {y_size(p)}, kTolerance, "parities " + text(p)) > 0);
+  };
+  for (int64_t taps : {5, 6, 9, 10}) {
+    check(taps, 2, 5, 20, 20, 18, {0, 0, 0, 0}, 0);
+    check(taps, 1, 17, 15, 12, 33, {2, 2, 2, 2}, 3);
+    check(taps, 2, 8, 11, 14, 16, {4, 1, 0, 3}, 1);
+  }
+  check(9, 2, 3, 9, 10, 20, {8, 8, 8, 8}, 2);
+  check(5, 3, 16, 5, 5, 16, {0, 0, 0, 0}, 0);
 }
 
 TEST_CASE("winograd: what it cannot do, and the strict mode") {

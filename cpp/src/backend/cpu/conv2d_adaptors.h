@@ -29,11 +29,20 @@ FASTCNN_ADAPTOR(columns_bwd_data)
 FASTCNN_ADAPTOR(winograd2x2)
 FASTCNN_ADAPTOR(winograd2x2_bwd_data)
 FASTCNN_ADAPTOR(winograd2x2_bwd_weights)
+FASTCNN_ADAPTOR(parities)
+FASTCNN_ADAPTOR(parities_bwd_data)
+FASTCNN_ADAPTOR(parities_bwd_weights)
 #undef FASTCNN_ADAPTOR
 int64_t winograd_prepared(const Call&);
 void winograd_prepare(const Call&, void* dst);
 
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);
+const char* parities_cannot(const Call&);
+
+// Why a convolution on the parities of an image, which stands for one of stride 2 and `taps` taps, is no work for
+// Winograd.
+enum class WinogradPass { forward, bwd_data, bwd_weights };
+const char* winograd_not_worth_it(const Conv2dParams& on_parities, WinogradPass, int64_t taps);
 
 }  // namespace fastcnn::cpu

@@ -1,9 +1,11 @@
 // What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are
 // grouped, its workspace and how its work goes to threads. What it is not: arithmetic
-// (kernels/conv2d_winograd*.cpp). Two orders of work. By groups: all weights are transformed first, then each
+// (kernels/conv2d_winograd*.cpp). Three orders of work. By groups: all weights are transformed first, then each
 // thread takes groups of tiles from window to output; for weights that stay in L2 and are fewer than the windows,
 // or are prepared. By blocks: all windows are transformed first, then each thread takes blocks of outputs and
-// transforms their weights where it needs them; for many channels or few tiles.
+// transforms their weights where it needs them; for many channels or few tiles. By planes: windows and weights are
+// transformed, then threads take products of whole planes; where blocks would transform their weights for several
+// chunks of tiles.
 #include <algorithm>
 #include <cstring>
 
@@ -24,6 +26,8 @@ namespace {
 constexpr int64_t kGroupWeights = 640 * 1024;  // floats: transformed weights that are read again for each group
 constexpr int64_t kGroupTiles = 40;            // a group of 64 channels and its weights fill L2
 constexpr int64_t kChunkFloats = 2 << 20;      // transformed windows of a chunk, in L3
+constexpr int64_t kPlaneFloats = 16 << 20;     // transformed windows and products of a chunk by planes
+constexpr int64_t kFewTiles = 128;             // for transforms of all weights of 256 and more outputs
 constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
 constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time
 constexpr int64_t kPreparedWeights =
@@ -33,9 +37,10 @@ constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient tha
 constexpr int64_t kSumTiles = 72;
 constexpr int64_t kSumChunkFloats = 3 << 20;
 
+enum class Order { groups, blocks, planes };
 struct Plan {
-  bool by_groups = true;
-  int64_t chunk = 0;  // by blocks: tiles whose windows are transformed at a time
+  Order order = Order::groups;
+  int64_t chunk = 0;  // by blocks and planes: tiles whose windows are transformed at a time
   int64_t u_plane = 0, e_plane = 0;
   int64_t scratch = 0;  // floats of a thread
 };
@@ -47,6 +52,11 @@ int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
 int64_t block_count(int64_t channels, int threads) {
   const int64_t vectors = ceil_div(channels, lanes()), least = ceil_div(vectors, lanes() == 16 ? 3 : 2);
   return std::min(vectors, ceil_div(least, threads) * threads);
+}
+
+// Would blocks go through all weights for more than `chunks` chunks of few tiles?
+bool by_planes(int64_t tiles, int64_t chunks, int64_t chunk, int64_t O) {
+  return chunk < kFewTiles && tiles > chunks * chunk && O >= 2 * kFewTiles;
 }
 
 WinogradTask window_task(const Conv2dParams& p) {
@@ -75,9 +85,11 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
   // Fresh weights of more floats than the windows: threads exchange the windows, and transform weights for
   // themselves.
-  p.by_groups = 36 * C * O <= kGroupWeights && (prepared || tiles >= O);
-  t.blocks = block_count(t.O, p.by_groups ? 1 : prepared ? kPreparedShares : threads);
-  if (p.by_groups) {
+  const bool by_groups = 36 * C * O <= kGroupWeights && (prepared || tiles >= O);
+  p.chunk = std::max<int64_t>(64, kChunkFloats / (36 * C));
+  p.order = by_groups ? Order::groups : by_planes(tiles, 3, p.chunk, O) ? Order::planes : Order::blocks;
+  t.blocks = block_count(t.O, prepared && !by_groups ? kPreparedShares : p.order == Order::blocks ? threads : 1);
+  if (by_groups) {
     // With moments the tiles of a group must not depend on the threads.
     const int64_t shares = t.moments.on ? kMomentThreads : threads;
     const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), shares) * shares;
@@ -85,7 +97,8 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
     p.scratch = 37 * winograd_plane(std::max(C, O) * t.group);
     return p;
   }
-  p.chunk = even(tiles, std::max<int64_t>(64, kChunkFloats / (36 * C)));
+  if (p.order == Order::planes) p.chunk = std::max(p.chunk, kPlaneFloats / (36 * (C + O)));
+  p.chunk = even(tiles, p.chunk);
   t.group = even(p.chunk, kBlockTiles);
   t.depth = t.group < p.chunk ? C : std::min(C, kBlockDepth);
   p.u_plane = winograd_plane(C * p.chunk);
@@ -95,15 +108,20 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   return p;
 }
 
+int64_t product_floats(int64_t tiles, int64_t channels, int64_t blocks) {
+  return 36 * (padded(channels) * tiles + 2 * kAlign * blocks);
+}
+
 // All transformed weights of one group of a convolution.
 int64_t weight_floats(const WinogradTask& t) { return 36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks); }
 
 struct Parts {
-  float *zeros, *wt, *u;
+  float *zeros, *wt, *u, *products;
   Parts(Carve c, const WinogradTask& t, const Plan& p, bool prepared)
       : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
-        wt(p.by_groups && !prepared ? c.take<float>(weight_floats(t)) : nullptr),
-        u(p.by_groups ? nullptr : c.take<float>(36 * p.u_plane)),
+        wt(p.order != Order::blocks && !prepared ? c.take<float>(weight_floats(t)) : nullptr),
+        u(p.order == Order::groups ? nullptr : c.take<float>(36 * p.u_plane)),
+        products(p.order == Order::planes ? c.take<float>(product_floats(p.chunk, t.O, t.blocks)) : nullptr),
         bytes(c.used()) {}
   int64_t bytes;
 };
@@ -133,6 +151,7 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
   auto groups_kernel = bf16 ? k.winograd_groups_bf16 : k.winograd_groups;
   auto input = bf16 ? k.winograd_input_bf16 : k.winograd_input;
   auto blocks = bf16 ? k.winograd_blocks_bf16 : k.winograd_blocks;
+  auto outputs = bf16 ? k.winograd_outputs_bf16 : k.winograd_outputs;
   const bool prepared = t.wt != nullptr;
   const Plan p = plan_windows(t, num_threads(), prepared);
   const Parts parts(Carve(workspace), t, p, prepared);
@@ -141,8 +160,8 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
   if (!prepared) t.wt = parts.wt;
   const int64_t tiles = all_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
-  if (p.by_groups) {
-    if (!prepared) transform_all_weights(t, bf16);
+  if (p.order != Order::blocks && !prepared) transform_all_weights(t, bf16);
+  if (p.order == Order::groups) {
     const int64_t groups = ceil_div(tiles, t.group);
     with_scratch(groups, ceil_div(128 * 1024, tile_work * t.group), p.scratch,
                  [&](int64_t b, int64_t e, float* s) { groups_kernel(t, s, b, e); });
@@ -151,9 +170,15 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
     t.tiles = std::min(p.chunk, tiles - t.tile0);
     parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { input(t, b, e); });
-    with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
-    const int64_t parts = ceil_div(t.tiles, t.group);
-    if (t.moments.on) t.moments.part += parts * 2 * t.moments.channels, t.moments.count += parts;
+    const int64_t groups = ceil_div(t.tiles, t.group);
+    if (p.order == Order::planes) {
+      parallel_for(36 * t.blocks, 1,
+                   [&](int64_t b, int64_t e, int) { k.winograd_products(t, parts.products, b, e); });
+      parallel_for(t.blocks * groups, 1, [&](int64_t b, int64_t e, int) { outputs(t, parts.products, b, e); });
+    } else {
+      with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
+    }
+    if (t.moments.on) t.moments.part += groups * 2 * t.moments.channels, t.moments.count += groups;
   }
 }
 
@@ -161,7 +186,7 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
 int64_t part_count(WinogradTask t, bool prepared) {
   const Plan p = plan_windows(t, 1, prepared);
   const int64_t tiles = all_tiles(t);
-  if (p.by_groups) return ceil_div(tiles, t.group);
+  if (p.order == Order::groups) return ceil_div(tiles, t.group);
   return tiles / p.chunk * ceil_div(p.chunk, t.group) + ceil_div(tiles % p.chunk, t.group);
 }
 
@@ -169,6 +194,60 @@ int64_t part_count(WinogradTask t, bool prepared) {
 int64_t windows_workspace(WinogradTask t, bool prepared) {
   const Plan p = plan_windows(t, 1, prepared);
   return Parts(Carve(nullptr), t, p, prepared).bytes;
+}
+
+// ---- gradient of the data by tiles of dy ----
+
+// Where images are so much larger than the result that tiles of dx would mostly see what lies around dy.
+bool by_tiles_of_dy(const Conv2dParams& p, const WinogradTask& forward, const WinogradTask& mirrored) {
+  return p.groups == 1 && 3 * all_tiles(forward) <= 2 * all_tiles(mirrored);
+}
+
+// The products' task: channels change places, weights are not mirrored.
+WinogradTask products_task(const Conv2dParams& p, const WinogradTask& forward) {
+  WinogradTask q = forward;
+  q.C = forward.O, q.O = forward.C;
+  q.w_o = 1, q.w_tap = q.O, q.w_c = p.kH * p.kW * q.O;
+  q.blocks = block_count(q.O, 1);
+  return q;
+}
+
+int64_t images_at_a_time(const WinogradTask& t) {
+  const int64_t tiles = std::max<int64_t>(64, kPlaneFloats / (36 * (padded(t.C) + padded(t.O))));
+  return even(t.N, std::max<int64_t>(1, tiles / (t.tH * t.tW)));
+}
+
+struct DataParts {
+  int64_t tiles, e_plane;
+  float *zeros, *wt, *e, *products;
+  DataParts(Carve c, const WinogradTask& t, const WinogradTask& q)
+      : tiles(images_at_a_time(t) * t.tH * t.tW),
+        e_plane(winograd_plane(padded(t.O) * tiles)),
+        zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
+        wt(c.take<float>(weight_floats(q))),
+        e(c.take<float>(36 * e_plane)),
+        products(c.take<float>(product_floats(tiles, t.C, q.blocks))),
+        bytes(c.used()) {}
+  int64_t bytes;
+};
+
+// t: the forward task, with dy and with dx as its y; q: products_task, with the weights.
+void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
+  const KernelTable& k = *kernels();
+  const DataParts parts(Carve(workspace), t, q);
+  std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
+  t.zeros = q.zeros = parts.zeros, t.e = parts.e, q.u = parts.e, q.wt = parts.wt;
+  t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks;
+  transform_all_weights(q, false);
+  const int64_t tiles = all_tiles(t), vectors = padded(t.C) / lanes();
+  for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
+    t.tiles = q.tiles = std::min(parts.tiles, tiles - t.tile0);
+    parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_dy(t, b, e); });
+    parallel_for(36 * q.blocks, 1,
+                 [&](int64_t b, int64_t e, int) { k.winograd_products(q, parts.products, b, e); });
+    parallel_for(t.tiles / (t.tH * t.tW) * vectors, 1,
+                 [&](int64_t b, int64_t e, int) { k.winograd_windows_to_dx(t, parts.products, b, e); });
+  }
 }
 
 // ---- gradient of the weights ----
@@ -184,16 +263,23 @@ int64_t chunk_count(int64_t tiles) {
 Plan plan_gradient(WinogradTask& t, int threads) {
   Plan p;
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
-  p.by_groups = 36 * C * O <= kGroupSums;
-  t.blocks = block_count(t.C, p.by_groups ? 1 : threads);
-  if (p.by_groups) {
+  p.chunk = std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O)));
+  p.order = 36 * C * O <= kGroupSums          ? Order::groups
+            : by_planes(tiles, 4, p.chunk, O) ? Order::planes
+                                              : Order::blocks;
+  t.blocks = block_count(t.C, p.order == Order::blocks ? threads : 1);
+  if (p.order == Order::groups) {
     t.chunks = chunk_count(tiles);
     t.group = even(ceil_div(tiles, t.chunks), kSumTiles);
     t.sums_chunk = 36 * C * O + kAlign;
     p.scratch = 36 * (winograd_plane(C * t.group) + winograd_plane(O * t.group));
     return p;
   }
-  p.chunk = even(tiles, std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O))));
+  if (p.order == Order::planes) {
+    p.chunk = std::max(p.chunk, kPlaneFloats / (36 * (C + O)));
+    t.sums_chunk = 36 * C * O;
+  }
+  p.chunk = even(tiles, p.chunk);
   t.depth = std::min<int64_t>(O, 64);
   p.u_plane = winograd_plane(C * p.chunk), p.e_plane = winograd_plane(O * p.chunk);
   p.scratch = 36 * winograd_plane(t.depth * ceil_div(C / lanes(), t.blocks) * lanes());
@@ -204,10 +290,10 @@ struct GradientParts {
   float *zeros, *u, *e, *sums, *dbias;
   GradientParts(Carve c, const WinogradTask& t, const Plan& p)
       : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
-        u(p.by_groups ? nullptr : c.take<float>(36 * p.u_plane)),
-        e(p.by_groups ? nullptr : c.take<float>(36 * p.e_plane)),
-        sums(p.by_groups ? c.take<float>(t.chunks * t.sums_chunk) : nullptr),
-        dbias(p.by_groups ? c.take<float>(t.chunks * t.O) : nullptr),
+        u(p.order == Order::groups ? nullptr : c.take<float>(36 * p.u_plane)),
+        e(p.order == Order::groups ? nullptr : c.take<float>(36 * p.e_plane)),
+        sums(p.order != Order::blocks ? c.take<float>(t.chunks * t.sums_chunk) : nullptr),
+        dbias(p.order == Order::groups ? c.take<float>(t.chunks * t.O) : nullptr),
         bytes(c.used()) {}
   int64_t bytes;
 };
@@ -223,7 +309,7 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
   t.zeros = parts.zeros, t.u = parts.u, t.e = parts.e, t.sums = parts.sums;
   t.u_plane = p.u_plane, t.e_plane = p.e_plane;
   const int64_t tiles = all_tiles(t);
-  if (p.by_groups) {
+  if (p.order == Order::groups) {
     float* dbias = t.dbias;
     if (dbias) t.dbias = parts.dbias;
     with_scratch(t.chunks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { groups(t, s, b, e); });
@@ -232,12 +318,19 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
     if (dbias) k.sum_arrays(t.dbias, t.O, t.chunks, dbias, 0, t.O);
     return;
   }
+  auto sums = bf16 ? k.winograd_gradient_sums_bf16 : k.winograd_gradient_sums;
   const int64_t items = t.blocks * ceil_div(t.O, t.depth);
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles, t.add = 1) {
     t.tiles = std::min(p.chunk, tiles - t.tile0);
     parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { input(t, b, e); });
-    with_scratch(items, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
+    if (p.order == Order::planes)
+      parallel_for(36 * t.blocks, 1, [&](int64_t b, int64_t e, int) { sums(t, b, e); });
+    else
+      with_scratch(items, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
   }
+  if (p.order == Order::planes)
+    parallel_for(t.O, ceil_div(1024, t.C),
+                 [&](int64_t b, int64_t e, int) { k.winograd_gradient_finish(t, b, e); });
 }
 
 // ---- when ----
@@ -270,11 +363,13 @@ Cost gradient_cost(const WinogradTask& t) {
   return {36 * O * vC * (1.35 + 3.5 / tiles) + 220 * (vC + vO), (300 + 50 * sums) * O * vC};
 }
 
-const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights) {
+const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights,
+                         int64_t number_of_tiles = 0) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
   const int64_t fewest = t.m == 4 ? 8 : 16;         // below, direct has vectors over the longer side
   if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
-  const double tiles = static_cast<double>(all_tiles(t)), pixels = static_cast<double>(t.N * t.oH * t.oW);
+  const double tiles = static_cast<double>(number_of_tiles ? number_of_tiles : all_tiles(t));
+  const double pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double direct = pixels * direct_pixel + direct_weights;
   if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;
   if (kMargin * c.tile >= 16 * direct_pixel) return "too few channels for its transforms";
@@ -283,16 +378,22 @@ const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pix
 }
 // Against bfloat16 pairs, which take two products at once; without an instruction for them, three operations.
 double taps(const WinogradTask& t) { return static_cast<double>((7 - t.m) * (7 - t.m)); }
-double direct_cost(const WinogradTask& t, bool bf16) {
-  return taps(t) * (!bf16 ? 1 : has_bf16_products() ? 0.5 : 1.45);
+double direct_cost(bool bf16) { return !bf16 ? 1 : has_bf16_products() ? 0.5 : 1.45; }
+// taps: multiplications of the direct algorithm per pixel, input and output channel.
+const char* forward_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
+  const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
+  return not_worth_it(t, forward_cost(t), direct_cost(bf16) * products, 22 * products);
 }
-const char* forward_not_worth_it(const WinogradTask& t, bool bf16) {
-  const double vectors = static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t), direct_cost(t, bf16) * vectors, 22 * taps(t) * vectors);
+const char* gradient_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
+  const double products = taps * static_cast<double>(t.O * ceil_div(t.C, lanes()));
+  return not_worth_it(t, gradient_cost(t), direct_cost(bf16) * products, 0);
 }
-const char* gradient_not_worth_it(const WinogradTask& t, bool bf16) {
-  const double vectors = static_cast<double>(t.O * ceil_div(t.C, lanes()));
-  return not_worth_it(t, gradient_cost(t), direct_cost(t, bf16) * vectors, 0);
+
+const char* data_not_worth_it(const Conv2dParams& p, double taps, bool bf16 = false) {
+  const WinogradTask t = bwd_data_task(p), forward = window_task(p);
+  if (bf16 || !by_tiles_of_dy(p, forward, t)) return forward_not_worth_it(t, taps, bf16);
+  const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
+  return not_worth_it(t, forward_cost(t), products, 22 * products, all_tiles(forward));
 }
 
 // bfloat16 images run in float32 from window to output; their addresses travel in tasks as those of floats.
@@ -317,9 +418,18 @@ const char* winograd_cannot(const Call& c) {
   return not_winograd(c.as<Conv2dParams>());
 }
 
+const char* winograd_not_worth_it(const Conv2dParams& q, WinogradPass pass, int64_t taps) {
+  if (const char* why = not_winograd(q)) return why;
+  const double each = static_cast<double>(taps) / 4;
+  if (pass == WinogradPass::bwd_weights) return gradient_not_worth_it(window_task(q), each);
+  return pass == WinogradPass::forward ? forward_not_worth_it(window_task(q), each) : data_not_worth_it(q, each);
+}
+
 const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : forward_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
+  if (why) return why;
+  const WinogradTask t = window_task(c.as<Conv2dParams>());
+  return forward_not_worth_it(t, taps(t), half(c.in[0]));
 }
 // After what run_windows needs.
 static MomentsSpace winograd_moments(const Call& c) {
@@ -366,13 +476,23 @@ void winograd_run(const Call& c) {
 
 const char* winograd_bwd_data_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : forward_not_worth_it(bwd_data_task(c.as<Conv2dParams>()), half(c.in[0]));
+  const auto& p = c.as<Conv2dParams>();
+  return why ? why : data_not_worth_it(p, static_cast<double>(p.kH * p.kW), half(c.in[0]));
 }
 int64_t winograd_bwd_data_workspace(const Call& c) {
-  return windows_workspace(bwd_data_task(c.as<Conv2dParams>()), false);
+  const auto& p = c.as<Conv2dParams>();
+  const WinogradTask t = bwd_data_task(p), forward = window_task(p);
+  if (half(c.in[0]) || !by_tiles_of_dy(p, forward, t)) return windows_workspace(t, false);
+  return DataParts(Carve(nullptr), forward, products_task(p, forward)).bytes;
 }
 void winograd_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
+  if (WinogradTask f = window_task(p); !half(c.in[0]) && by_tiles_of_dy(p, f, bwd_data_task(p))) {
+    WinogradTask q = products_task(p, f);
+    f.dy = c.in[0].as<float>(), q.w = c.in[1].as<float>(), f.y = c.out[0].as<float>();
+    f.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+    return run_tiles_of_dy(f, q, c.workspace);
+  }
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = bwd_data_task(p);
     t.x = elements(c.in[0], g * t.C), t.y = elements_out(c.out[0], g * t.O);
@@ -384,7 +504,9 @@ void winograd_bwd_data_run(const Call& c) {
 
 const char* winograd_bwd_weights_declines(const Call& c) {
   const char* why = winograd_cannot(c);
-  return why ? why : gradient_not_worth_it(window_task(c.as<Conv2dParams>()), half(c.in[0]));
+  if (why) return why;
+  const WinogradTask t = window_task(c.as<Conv2dParams>());
+  return gradient_not_worth_it(t, taps(t), half(c.in[0]));
 }
 // bfloat16 results are made in float32 at the front of the workspace.
 static int64_t unrounded_bytes(const Call& c) {

@@ -169,8 +169,7 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     const int64_t w_plane = winograd_plane((t.wt ? t.C : t.depth) * b.V * kLanes);
     float* m = t.wt ? scratch : scratch + 36 * w_plane;
     const float* w = t.wt ? t.wt : scratch;
-    for (int64_t j = 0; t.wt && j < item; ++j)
-      w += 36 * winograd_plane(t.C * WinogradBlock(t.O, t.blocks, j).V * kLanes);
+    if (t.wt) w += planes_before(t.O, t.blocks, item, t.C * kLanes);
     for (int64_t g = 0; g < parts; ++g) {
       const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
       const int64_t m_plane = winograd_plane(count * b.V * kLanes);
@@ -186,7 +185,38 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   }
 }
 
+template <class T>
+void outputs(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
+  const int64_t parts = ceil_div(t.tiles, t.group);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t g = item % parts, j = item / parts;
+    const WinogradBlock b(t.O, t.blocks, j);
+    const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
+    const float* m = products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + first * b.V * kLanes;
+    finish_tiles<T>(t, b, m, winograd_plane(t.tiles * b.V * kLanes), t.tile0 + first, count, g);
+  }
+}
+
 }  // namespace
+
+// Items of one block follow each other, so that its weights of a plane are read once.
+void winograd_products(const WinogradTask& t, float* products, int64_t begin, int64_t end) {
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t j = item / 36, i = item % 36;
+    const WinogradBlock b(t.O, t.blocks, j);
+    multiply_plane(
+        t.u + i * t.u_plane, t.tiles * kLanes, t.tiles, t.C,
+        t.wt + planes_before(t.O, t.blocks, j, t.C * kLanes) + i * winograd_plane(t.C * b.V * kLanes), b.V,
+        products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + i * winograd_plane(t.tiles * b.V * kLanes),
+        1);
+  }
+}
+void winograd_outputs(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
+  outputs<float>(t, products, begin, end);
+}
+void winograd_outputs_bf16(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
+  outputs<bfloat16>(t, products, begin, end);
+}
 
 void winograd_weights(const WinogradTask& t, int64_t begin, int64_t end) { weights<float>(t, begin, end); }
 void winograd_weights_bf16(const WinogradTask& t, int64_t begin, int64_t end) { weights<bfloat16>(t, begin, end); }

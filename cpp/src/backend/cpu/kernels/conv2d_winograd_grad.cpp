@@ -101,6 +101,21 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
   }
 }
 
+// T: of dy, whose sum is the gradient of the bias.
+template <class T>
+void gradient_sums(const WinogradTask& t, int64_t begin, int64_t end) {
+  const int64_t on = padded(t.O), share = padded(ceil_div(t.O, 36));
+  const int first = t.tile0 == 0;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t i = item % 36;
+    const WinogradBlock b(t.C, t.blocks, item / 36);
+    sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, t.tiles, b.V, 0, on,
+              t.sums + (36 * b.v0 + i * b.V) * on * kLanes, first);
+    const int64_t o0 = i * share, o1 = o0 + share < t.O ? o0 + share : t.O;
+    if (t.dbias && item < 36 && o0 < o1) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, first, t.dbias);
+  }
+}
+
 }  // namespace
 
 // Chunks are added in order, then transformed to dw.
@@ -130,6 +145,12 @@ void winograd_gradient_groups(const WinogradTask& t, float* scratch, int64_t beg
 }
 void winograd_gradient_groups_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   gradient_groups<bfloat16>(t, scratch, begin, end);
+}
+void winograd_gradient_sums(const WinogradTask& t, int64_t begin, int64_t end) {
+  gradient_sums<float>(t, begin, end);
+}
+void winograd_gradient_sums_bf16(const WinogradTask& t, int64_t begin, int64_t end) {
+  gradient_sums<bfloat16>(t, begin, end);
 }
 void winograd_gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
   gradient_input<float>(t, begin, end);

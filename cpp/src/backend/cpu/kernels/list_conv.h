@@ -23,10 +23,20 @@
   X(winograd_input, void, const WinogradTask& t, int64_t begin, int64_t end)                                  \
   /* items: blocks of outputs; scratch 36 planes of weights and of a group of products */                     \
   X(winograd_blocks, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)                 \
+  /* items: planes x blocks; products of all planes of t.u and t.wt, [block][plane of t.tiles][vectors] */    \
+  X(winograd_products, void, const WinogradTask& t, float* products, int64_t begin, int64_t end)              \
+  /* items: blocks x groups of t.tiles; products to outputs */                                                \
+  X(winograd_outputs, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)         \
+  /* items: tiles from tile0 on; tiles of dy to t.e */                                                        \
+  X(winograd_dy, void, const WinogradTask& t, int64_t begin, int64_t end)                                     \
+  /* items: images x vectors of C; products of dy to windows of dx, which is t.y and has the strides of x */  \
+  X(winograd_windows_to_dx, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)   \
   /* items: chunks; scratch 36 planes of x and of dy */                                                       \
   X(winograd_gradient_groups, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
   /* items: outputs */                                                                                        \
   X(winograd_gradient_finish, void, const WinogradTask& t, int64_t begin, int64_t end)                        \
+  /* items: blocks of C x planes; sums over t.tiles to t.sums, added to those of earlier tiles */             \
+  X(winograd_gradient_sums, void, const WinogradTask& t, int64_t begin, int64_t end)                          \
   /* items: tiles from tile0 on */                                                                            \
   X(winograd_gradient_input, void, const WinogradTask& t, int64_t begin, int64_t end)                         \
   /* items: blocks of C x parts of O; scratch 36 planes of sums */                                            \
@@ -36,7 +46,9 @@
   X(winograd_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
   X(winograd_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                             \
   X(winograd_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
+  X(winograd_outputs_bf16, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)    \
   X(winograd_gradient_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
+  X(winograd_gradient_sums_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                     \
   X(winograd_gradient_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                    \
   X(winograd_gradient_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)   \
   /* items: tiles of t.tiles; windows of x to t.u */                                                          \

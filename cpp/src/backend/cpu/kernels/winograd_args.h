@@ -51,4 +51,9 @@ struct WinogradTask {
 // An odd number of cache lines, so that the planes of one tile spread over all sets of a cache.
 FASTCNN_INLINE int64_t winograd_plane(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
+// Vectors of channels before block b of `blocks`, among which they are dealt evenly.
+FASTCNN_INLINE int64_t winograd_vectors_before(int64_t vectors, int64_t blocks, int64_t b) {
+  return vectors * b / blocks;
+}
+
 }  // namespace fastcnn

@@ -13,9 +13,17 @@ struct WinogradBlock {
   int64_t v0, V;  // first vector, vectors
   FASTCNN_OP WinogradBlock(int64_t channels, int64_t blocks, int64_t b) {
     const int64_t vectors = ceil_div(channels, kLanes);
-    v0 = vectors * b / blocks, V = vectors * (b + 1) / blocks - v0;
+    v0 = winograd_vectors_before(vectors, blocks, b);
+    V = winograd_vectors_before(vectors, blocks, b + 1) - v0;
   }
 };
+
+// Where the planes of a block begin whose vectors take `floats` in a plane.
+FASTCNN_OP int64_t planes_before(int64_t channels, int64_t blocks, int64_t b, int64_t floats) {
+  int64_t at = 0;
+  for (int64_t j = 0; j < b; ++j) at += 36 * winograd_plane(floats * WinogradBlock(channels, blocks, j).V);
+  return at;
+}
 
 struct WinogradTile {
   int64_t n, h, w;  // image, first output row and column
