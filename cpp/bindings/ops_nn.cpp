@@ -288,6 +288,16 @@ void bind_activations(py::module_& ops) {
           "log(softmax(x)) along dim, stable.");
 }
 
+void bind_capsules(py::module_& ops) {
+  ops.def(
+      "capsule_routing", &capsule_routing, NoGil(), py::arg("u"), py::arg("weight"), py::arg("iterations") = 3,
+      "Routing by agreement (Sabour, Frosst & Hinton 2017, procedure 1): capsules u (N, I, K) to (N, J, D), each\n"
+      "shorter than 1. weight (I, J, D, K): capsule i votes weight[i, j] @ u[i] for j; shares of j in i are the\n"
+      "softmax over j of how well the votes agreed with j so far. iterations: rounds, 1 to 100. Differentiable "
+      "in\n"
+      "u and weight through all rounds, any number of times.");
+}
+
 void bind_dropout(py::module_& ops) {
   ops.def("dropout", &dropout, NoGil(), py::arg("x"), py::arg("p") = 0.5, py::arg("training") = true,
           "Zeroes each element with probability p and scales the rest by 1/(1-p) (Srivastava et al. 2014); x "
@@ -314,6 +324,7 @@ void bind_ops_nn(py::module_& ops) {
   bind_pooling(ops);
   bind_norms(ops);
   bind_activations(ops);
+  bind_capsules(ops);
   bind_dropout(ops);
 }
 

@@ -44,6 +44,44 @@ def test_routing_equals_the_procedure_of_the_paper(iterations, compiled):
         assert_close(array(g), w.detach().numpy(), 3e-5, what)
 
 
+def test_gradients_of_gradients_of_routing_equal_torch():
+    u, w = randn((2, 4, 3)), randn((4, 2, 5, 3), 1)
+
+    def penalty(u, w, routing, grad):
+        (g,) = grad((routing(u, w, 3) ** 2).sum(), [u], create_graph=True)
+        return grad((g * g).sum(), [u, w])
+
+    got = penalty(tensor(u, "float64", True), tensor(w, "float64", True), fc.ops.capsule_routing, fc.grad)
+    tu, tw = (torch.tensor(a, requires_grad=True) for a in (u, w))
+    want = penalty(tu, tw, lambda u, w, r: torch_routing(u, w, r), torch.autograd.grad)
+    for g, t in zip(got, want, strict=True):
+        assert_close(array(g), t.numpy(), 1e-9, "second order")
+
+
+def test_routing_under_autocast_and_of_no_samples():
+    layer = nn.RoutingCaps(6, 4, 3, 5)
+    u = randn((2, 6, 4))
+    with fc.autocast(dtype=fc.bfloat16):
+        half = layer(tensor(u, "bfloat16"))
+    assert half.dtype == fc.bfloat16
+    assert_close(array(half.to(fc.float32)), array(layer(tensor(u, "float32"))), 2e-2, "bfloat16")
+    assert layer(tensor(np.zeros((0, 6, 4)), "float32")).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "iterations", "message"),
+    [
+        (((2, 6, 4), (6, 3, 5)), 3, r"capsule_routing: expected weight of shape \(inputs"),
+        (((2, 6, 4), (6, 3, 5, 3)), 3, r"capsule_routing: expected u of shape \(N, 6, 3\).*\(2, 6, 4\)"),
+        (((2, 6, 4), (6, 3, 5, 4)), 0, r"capsule_routing: expected iterations in \[1, 100\], got 0"),
+    ],
+)
+def test_routing_refuses(shapes, iterations, message):
+    u, w = (fc.ops.ones(s) for s in shapes)
+    with pytest.raises(ValueError, match=message):
+        fc.ops.capsule_routing(u, w, iterations)
+
+
 def test_primary_capsules_equal_torch():
     layer = nn.PrimaryCaps(3, capsules=2, dim=4, kernel_size=3, stride=2)
     a = randn((2, 3, 7, 9))

@@ -359,6 +359,11 @@ struct RoiAlignParams {
   double spatial_scale = 1;
 };
 
+// capsule_routing: input capsules u (N,I,K), weight (I,J,D,K) -> output capsules (N,J,D).
+struct CapsuleRoutingParams {
+  int64_t N = 0, I = 0, K = 0, J = 0, D = 0, iterations = 3;
+};
+
 // dropout: element i of the dense tensor belongs to decision f(i): `inner` = 1 one per element; dropout2d: one per
 // (n, c); drop_path: one per n. Decision ids count logically: for dropout the memory index, else n*C+c or n.
 enum class DropKind : int32_t { element, channel, sample };

@@ -81,6 +81,13 @@ int64_t flops_of(const Call& c) {
     case OpKind::interpolate: return 8 * out;
     case OpKind::interpolate_bwd: return 8 * in;
     case OpKind::affine_sample: return 8 * out + 7 * out * c.as<AffineSampleParams>().stages;
+    case OpKind::capsule_routing:
+    case OpKind::capsule_routing_bwd: {
+      // Votes and each round read u or votes once; the gradient makes them again, and those of both operands.
+      const auto& p = c.as<CapsuleRoutingParams>();
+      const int64_t votes = p.N * p.I * p.J * p.D, forward = votes * (2 * p.K + 4 * (p.iterations - 1));
+      return c.kind == OpKind::capsule_routing ? forward : forward + votes * (4 * p.K + 8 * (p.iterations - 1));
+    }
     case OpKind::unary: return c.as<UnaryParams>().op == Unary::copy ? 0 : out;
     case OpKind::check_target:
     case OpKind::fill:

@@ -113,6 +113,10 @@
   X(roi_align, RoiAlignParams)                                                                                 \
   /* dy, rois -> dx */                                                                                         \
   X(roi_align_bwd, RoiAlignParams)                                                                             \
+  /* u(N,I,K), weight(I,J,D,K) -> v(N,J,D) */                                                                  \
+  X(capsule_routing, CapsuleRoutingParams)                                                                     \
+  /* dv, u, weight -> du, dweight */                                                                           \
+  X(capsule_routing_bwd, CapsuleRoutingParams)                                                                 \
   /* x, state(int64[2]) -> y, saved(int64[2]: seed, counter+delta) */                                          \
   X(dropout, DropoutParams)                                                                                    \
   /* dy, saved -> dx; the same mask and scale on another tensor */                                             \

@@ -27,7 +27,7 @@ std::vector<Tensor> vjp_by_formula(TapeNode& n, const std::vector<Tensor>& g, in
         t = tape_alias(t);
         wanted.push_back(t);
         where.push_back(i);
-      } else {
+      } else if (!again) {
         t = t.detach();
       }
       in.push_back(t);

@@ -185,6 +185,10 @@ void fields(RoiAlignParams& p, V& v) {
   v("sampling_ratio", p.sampling_ratio), v("aligned", p.aligned), v("spatial_scale", p.spatial_scale);
 }
 template <class V>
+void fields(CapsuleRoutingParams& p, V& v) {
+  v("N", p.N), v("I", p.I), v("K", p.K), v("J", p.J), v("D", p.D), v("iterations", p.iterations);
+}
+template <class V>
 void fields(DropoutParams& p, V& v) {
   v("p", p.p), v("delta", p.delta), v("kind", p.kind), v("N", p.N), v("C", p.C), v("HW", p.HW);
 }

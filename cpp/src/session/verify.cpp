@@ -418,6 +418,18 @@ void verify_regions(OpKind kind, const RoiAlignParams& p, Operands& c) {
   c.in(kind == OpKind::roi_align ? x : y, t), c.in({p.K, 5}, t), c.out(kind == OpKind::roi_align ? y : x, t);
 }
 
+void verify_capsules(OpKind kind, const CapsuleRoutingParams& p, Operands& c) {
+  const DType t = c.wide();
+  for (const int64_t v : {p.N, p.I, p.K, p.J, p.D}) c.option("sizes", v, 1);
+  c.expect(p.iterations >= 1 && p.iterations <= 100, "iterations in [1, 100], got ", p.iterations);
+  const Dims u{p.N, p.I, p.K}, weight{p.I, p.J, p.D, p.K}, v{p.N, p.J, p.D};
+  if (kind == OpKind::capsule_routing) {
+    c.in(u, t), c.in(weight, t), c.out(v, t);
+    return;
+  }
+  c.in(v, t), c.in(u, t), c.in(weight, t), c.out(u, t), c.out(weight, t);
+}
+
 void verify_dropout(OpKind kind, const DropoutParams& p, Operands& c) {
   const DType t = c.floating();
   const Dims x = c.peek(0).shape();
@@ -542,6 +554,8 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::nms: verify_nms(params.as<NmsParams>(), c); break;
     case OpKind::roi_align:
     case OpKind::roi_align_bwd: verify_regions(kind, params.as<RoiAlignParams>(), c); break;
+    case OpKind::capsule_routing:
+    case OpKind::capsule_routing_bwd: verify_capsules(kind, params.as<CapsuleRoutingParams>(), c); break;
     case OpKind::dropout:
     case OpKind::dropout_bwd: verify_dropout(kind, params.as<DropoutParams>(), c); break;
     case OpKind::random: verify_random(params.as<RandomParams>(), c); break;

@@ -1,6 +1,6 @@
 """Capsules: vectors whose length is a probability (Sabour, Frosst and Hinton 2017): squash, PrimaryCaps, RoutingCaps.
 
-Composed of ops, routing included, so gradients of any order flow through every iteration of it.
+Routing is one op (ops.capsule_routing); gradients of any order flow through every iteration of it.
 """
 
 from __future__ import annotations
@@ -71,21 +71,10 @@ class RoutingCaps(Module):
 
     def forward(self, u):
         """Output capsules (N, out_capsules, out_dim), each shorter than 1."""
-        i, j, d = self.in_capsules, self.out_capsules, self.out_dim
-        if u.ndim != 3 or tuple(u.shape[1:]) != (i, self.in_dim):
-            raise ValueError(f"RoutingCaps: expected capsules (N, {i}, {self.in_dim}), got {tuple(u.shape)}")
-        n = u.shape[0]
-        weight = self.weight.reshape(i, j * d, self.in_dim).transpose(1, 2)
-        votes = ops.matmul(u.transpose(0, 1), weight)  # (i, n, j * d)
-        votes = votes.reshape(i, n * j, d).transpose(0, 1)  # (n * j, i, d)
-        v = squash(ops.mean(votes, 1, keepdim=True) * (i / j))  # the first round: every share is 1 / j
-        logits = None
-        for _ in range(self.iterations - 1):
-            agreement = ops.matmul(votes, v.transpose(1, 2)).reshape(n, j, i)
-            logits = agreement if logits is None else logits + agreement
-            shares = ops.softmax(logits, 1).reshape(n * j, 1, i)
-            v = squash(ops.matmul(shares, votes))
-        return v.reshape(n, j, d)
+        if u.ndim != 3 or tuple(u.shape[1:]) != (self.in_capsules, self.in_dim):
+            expected = f"(N, {self.in_capsules}, {self.in_dim})"
+            raise ValueError(f"RoutingCaps: expected capsules {expected}, got {tuple(u.shape)}")
+        return ops.capsule_routing(u, self.weight, self.iterations)
 
     def extra_repr(self):
         sizes = f"({self.in_capsules}, {self.in_dim}) -> ({self.out_capsules}, {self.out_dim})"

@@ -396,6 +396,36 @@ def matmul(s):
         s.put("MatMul", [a, b])
 
 
+@emits("capsule_routing")
+def capsule_routing(s):
+    """Its rounds written out."""
+    w, (n, _, _) = s.w, s.shapes[0]
+    inputs, outputs, size, of = s.shapes[1]
+
+    def squash(x):
+        squared = w.reduce("ReduceSum", w.node("Mul", [x, x]), [2])
+        root = w.node("Sqrt", [w.node("Add", [squared, s.number(1e-8)])])
+        below = w.node("Mul", [w.node("Add", [squared, s.number(1)]), root])
+        return w.node("Mul", [x, w.node("Div", [squared, below])])
+
+    def times(factor):  # sizes that may depend on the batch
+        a, b = line_of(n)
+        return f"{a * factor}*N{b * factor:+d}" if a and b else f"{a * factor}*N" if a else b * factor
+
+    weight = w.node("Transpose", [w.reshape(s.x(1), [inputs, outputs * size, of])], perm=[0, 2, 1])
+    votes = w.node("MatMul", [w.node("Transpose", [s.x(0)], perm=[1, 0, 2]), weight])
+    votes = w.node("Transpose", [w.reshape(votes, [inputs, times(outputs), size])], perm=[1, 0, 2])
+    v = squash(w.node("Mul", [w.reduce("ReduceSum", votes, [1]), s.number(1 / outputs)]))
+    logits = None
+    for _ in range(1, s.p("iterations", 3)):
+        agreement = w.node("MatMul", [votes, w.node("Transpose", [v], perm=[0, 2, 1])])
+        agreement = w.reshape(agreement, [n, outputs, inputs])
+        logits = agreement if logits is None else w.node("Add", [logits, agreement])
+        shares = w.reshape(w.node("Softmax", [logits], axis=1), [times(outputs), 1, inputs])
+        v = squash(w.node("MatMul", [shares, votes]))
+    w.reshape(v, s.sizes, s.out)
+
+
 # ---- moving and picking ----------------------------------------------------------------------------------
 
 

@@ -25,9 +25,11 @@
   FASTCNN_KERNELS_OPTIM(X)       \
   FASTCNN_KERNELS_SAMPLE(X)      \
   FASTCNN_KERNELS_BOXES(X)       \
+  FASTCNN_KERNELS_CAPSULE(X)     \
   FASTCNN_KERNELS_PEAK(X)
 
 #include "backend/cpu/kernels/list_boxes.h"
+#include "backend/cpu/kernels/list_capsule.h"
 #include "backend/cpu/kernels/list_conv.h"
 #include "backend/cpu/kernels/list_elementwise.h"
 #include "backend/cpu/kernels/list_gemm.h"
