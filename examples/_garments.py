@@ -120,11 +120,11 @@ def batches(n, size, seed, epoch):
     return [order[i : i + size] for i in range(0, n - size + 1, size)]
 
 
-def parser(doc, out, epochs):
+def parser(doc, out, epochs, scenes=4000):
     """The options that both examples have; doc: what --help says."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--data", default="fashion_mini", choices=("fashion_mini", "fashion_mnist"))
-    found.add_argument("--scenes", type=int, default=4000)
+    found.add_argument("--scenes", type=int, default=scenes)
     found.add_argument("--test-scenes", type=int, default=500)
     found.add_argument("--epochs", type=int, default=epochs)
     found.add_argument("--size", type=int, default=128, help="pixels of a scene")
@@ -134,14 +134,15 @@ def parser(doc, out, epochs):
     return found
 
 
-def both_splits(args, **options):
-    """(training scenes, test scenes) of what the command line says; options: of scenes."""
+def both_splits(args, train_most=4, **options):
+    """(training scenes, test scenes) of what the command line says. train_most: garments in a training scene, test
+    scenes have up to 4. options: of scenes."""
     args.out.mkdir(parents=True, exist_ok=True)
     fc.manual_seed(args.seed)
     made = time.perf_counter()
     splits = [
-        scenes(n, args.size, split, args.seed, data=args.data, **options)
-        for n, split in ((args.scenes, "train"), (args.test_scenes, "test"))
+        scenes(n, args.size, split, args.seed, most, data=args.data, **options)
+        for n, split, most in ((args.scenes, "train", train_most), (args.test_scenes, "test", 4))
     ]
     print(f"{args.scenes} + {args.test_scenes} scenes made in {time.perf_counter() - made:.0f} s", flush=True)
     return splits

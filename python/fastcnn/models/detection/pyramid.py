@@ -86,11 +86,12 @@ class SmallBody(nn.Sequential):
     Args: widths: of the stages, layer1 (stride 4) on. blocks: per stage.
     """
 
-    def __init__(self, in_channels=3, stem=16, widths=(24, 48, 64, 96), blocks=1):
+    def __init__(self, in_channels=3, stem=24, widths=(32, 64, 128, 128), blocks=2):
         stages, inp = {"stem": ConvNormAct(in_channels, stem, 3, 2)}, stem
         for i, width in enumerate(widths):
             layers = [BasicBlock(inp, width, 2), *(BasicBlock(width, width) for _ in range(blocks - 1))]
             stages[f"layer{i + 1}"] = nn.Sequential(*layers)
             inp = width
         super().__init__(stages)
+        self.widths = widths
         conv_bn_weights_(self)

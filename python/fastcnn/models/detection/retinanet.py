@@ -131,14 +131,14 @@ def retinanet_resnet50_fpn(num_classes=91, in_channels=3, **options):
 
 
 @register(head="head.classification_head.cls_logits", image_size=128)
-def retinanet_small(num_classes=11, in_channels=3, channels=48, sizes=((20,), (36,), (64,)), **options):
+def retinanet_small(num_classes=11, in_channels=3, channels=64, sizes=((20,), (36,), (64,)), **options):
     """RetinaNet for images of about 128 pixels and training on a few CPU cores; num_classes with the background.
 
     SmallBody, maps at strides 8, 16 and 32, towers of two convolutions with batch norm, GIoU. channels: of the pyramid.
     sizes: see AnchorGenerator. Options: see RetinaNet.
     """
     body = SmallBody(in_channels)
-    backbone = BackboneWithFPN(body, ("layer2", "layer3", "layer4"), (48, 64, 96), channels)
+    backbone = BackboneWithFPN(body, ("layer2", "layer3", "layer4"), body.widths[1:], channels)
     anchors = AnchorGenerator(sizes)
     head = RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes, depth=2, norm=True)
     options = {
