@@ -87,7 +87,7 @@ def draw(data, found, path, count=12, threshold=0.3):
 
 def main(argv=None):
     """The command line; see the top of the file."""
-    args = _garments.parser(__doc__, "detection_garments", epochs=17, scenes=16000).parse_args(argv)
+    args = _garments.parser(__doc__, "detection_garments", epochs=16, scenes=16000).parse_args(argv)
     data, test = _garments.both_splits(args, train_most=7)  # more to learn from in a step
     net = models.create_model("retinanet_small", num_classes=len(_garments.CLASSES), score_thresh=0.01)
     names = ("classification", "boxes", "map_50")

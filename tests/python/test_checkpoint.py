@@ -169,3 +169,35 @@ def test_a_function_that_differs_the_second_time_is_refused(x):
 def test_without_gradients_it_is_a_plain_call(x):
     with fc.no_grad():
         assert not fc.checkpoint(block(4), x).requires_grad
+
+
+def test_a_deep_net_trains_the_same_in_less_memory():
+    from fastcnn import models, optim
+
+    x = fc.tensor(np.random.default_rng(0).standard_normal((4, 3, 16, 16), dtype=np.float32))
+    y = fc.tensor(np.arange(4))
+
+    def train(every):
+        fc.manual_seed(3)
+        net = models.create_model("resnet110", num_classes=4, checkpoint=every)
+        optimizer = optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+
+        @fc.compile
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = fc.ops.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        losses = [step(x, y).item() for _ in range(3)]
+        net.eval()
+        return losses, net(x).numpy(), step.info()["arena_bytes"]
+
+    losses, logits, memory = train(0)
+    same_losses, same_logits, less = train(4)
+    np.testing.assert_allclose(same_losses, losses, rtol=1e-4)
+    np.testing.assert_allclose(same_logits, logits, rtol=1e-3, atol=1e-3)
+    assert less < 0.5 * memory
+    with pytest.raises(ValueError, match="checkpoint >= 0, got -1"):
+        models.create_model("resnet20", checkpoint=-1)

@@ -1,7 +1,7 @@
 // What it is: the list of optimised CPU kernels and the table that one ISA build fills with their addresses.
 // What it is not: no choice is made here (backend/cpu/*.cpp lists choose) and no thread is started here: a kernel
 // works on the range [begin, end) of its work items that the caller hands it, so any split gives the same numbers.
-// To add a kernel: one line here, one function of that name in a file of this folder, inside namespace
+// To add a kernel: one line in a list_*.h, one function of that name in a file of this folder, inside namespace
 // FASTCNN_ISA.
 #pragma once
 #include <stdint.h>
@@ -15,22 +15,30 @@
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd2x2_args.h"
 
-// X(name, return type, arguments…)
-#define FASTCNN_KERNELS(X)       \
-  FASTCNN_KERNELS_CONV(X)        \
-  FASTCNN_KERNELS_GEMM(X)        \
-  FASTCNN_KERNELS_NORM(X)        \
-  FASTCNN_KERNELS_POOL(X)        \
-  FASTCNN_KERNELS_ELEMENTWISE(X) \
-  FASTCNN_KERNELS_OPTIM(X)       \
-  FASTCNN_KERNELS_SAMPLE(X)      \
-  FASTCNN_KERNELS_BOXES(X)       \
-  FASTCNN_KERNELS_CAPSULE(X)     \
+// X(name, return type, arguments…). Kernels that dot products of bfloat16 pairs or conversions to bfloat16 touch:
+#define FASTCNN_KERNELS_OWN(X) \
+  FASTCNN_KERNELS_CONV(X)      \
+  FASTCNN_KERNELS_GEMM(X)      \
+  FASTCNN_KERNELS_NORM(X)      \
+  FASTCNN_KERNELS_POOL(X)      \
   FASTCNN_KERNELS_PEAK(X)
+// Others: avx512bf16 takes those of avx512 (CMakeLists.txt, FASTCNN_SHARED_KERNELS), which come out the same.
+#define FASTCNN_KERNELS_SHARED(X) \
+  FASTCNN_KERNELS_DEPTHWISE(X)    \
+  FASTCNN_KERNELS_WINOGRAD(X)     \
+  FASTCNN_KERNELS_ELEMENTWISE(X)  \
+  FASTCNN_KERNELS_OPTIM(X)        \
+  FASTCNN_KERNELS_SAMPLE(X)       \
+  FASTCNN_KERNELS_BOXES(X)        \
+  FASTCNN_KERNELS_CAPSULE(X)
+#define FASTCNN_KERNELS(X) \
+  FASTCNN_KERNELS_OWN(X)   \
+  FASTCNN_KERNELS_SHARED(X)
 
 #include "backend/cpu/kernels/list_boxes.h"
 #include "backend/cpu/kernels/list_capsule.h"
 #include "backend/cpu/kernels/list_conv.h"
+#include "backend/cpu/kernels/list_depthwise.h"
 #include "backend/cpu/kernels/list_elementwise.h"
 #include "backend/cpu/kernels/list_gemm.h"
 #include "backend/cpu/kernels/list_norm.h"
@@ -38,6 +46,7 @@
 #include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
 #include "backend/cpu/kernels/list_sample.h"
+#include "backend/cpu/kernels/list_winograd.h"
 
 namespace fastcnn::cpu {
 
@@ -52,9 +61,15 @@ struct KernelTable {
 }  // namespace fastcnn::cpu
 
 #ifdef FASTCNN_ISA
-namespace fastcnn::cpu::FASTCNN_ISA {
+#ifndef FASTCNN_SHARED_ISA
+#define FASTCNN_SHARED_ISA FASTCNN_ISA
+#endif
 #define FASTCNN_KERNEL_DECL(name, ret, ...) ret name(__VA_ARGS__);
-FASTCNN_KERNELS(FASTCNN_KERNEL_DECL)
+namespace fastcnn::cpu::FASTCNN_ISA {
+FASTCNN_KERNELS_OWN(FASTCNN_KERNEL_DECL)
+}
+namespace fastcnn::cpu::FASTCNN_SHARED_ISA {
+FASTCNN_KERNELS_SHARED(FASTCNN_KERNEL_DECL)
+}
 #undef FASTCNN_KERNEL_DECL
-}  // namespace fastcnn::cpu::FASTCNN_ISA
 #endif

@@ -8,8 +8,7 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 extern const KernelTable table;
 const KernelTable table = {FASTCNN_STR(FASTCNN_ISA), kLanes,
-#define FASTCNN_KERNEL_ENTRY(name, ret, ...) &FASTCNN_ISA::name,
-                           FASTCNN_KERNELS(FASTCNN_KERNEL_ENTRY)
-#undef FASTCNN_KERNEL_ENTRY
-};
+#define FASTCNN_OWN_ENTRY(name, ret, ...) &FASTCNN_ISA::name,
+#define FASTCNN_SHARED_ENTRY(name, ret, ...) &FASTCNN_SHARED_ISA::name,
+                           FASTCNN_KERNELS_OWN(FASTCNN_OWN_ENTRY) FASTCNN_KERNELS_SHARED(FASTCNN_SHARED_ENTRY)};
 }  // namespace fastcnn::cpu::FASTCNN_ISA
