@@ -12,6 +12,7 @@ import weakref
 
 import numpy as np
 
+from .. import _core
 from .._philox import SampleRng, _check_seed, permutation
 from .base import SampleError
 from .collate import (
@@ -335,6 +336,7 @@ class _Queue:
             thread.start()
 
     def _work(self):
+        alone = _core.NumThreadsScope(1)  # noqa: F841 (workers share the cores with each other and with the step)
         while True:
             with self._cond:
                 while not self._stopped and self._started < len(self._batches) and not self._may_start():
