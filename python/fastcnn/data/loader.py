@@ -239,7 +239,8 @@ class DataLoader:
         if self.transform is not None:
             images = pixels[None].transpose(0, 3, 1, 2)
             if self._target == "detection":
-                images, label = transform_detection(self.transform, images, label, rng, self.min_visibility)
+                pairs = getattr(self.dataset, "keypoint_pairs", ())
+                images, label = transform_detection(self.transform, images, label, rng, self.min_visibility, pairs)
             elif self._target == "mask":
                 fill = self.dataset.ignore_index
                 images, label = transform_masks(self.transform, images, np.asarray(label)[None], rng, fill)
