@@ -141,6 +141,10 @@ class FunctionMetric:
         """The mean; nan of nothing."""
         return self.total / self.images if self.images else math.nan
 
+    def scalars(self):
+        """{name: mean}."""
+        return {self.name: self.compute()}
+
 
 def make_metrics(metrics):
     """{name: Metric} of names, Metric objects and functions."""

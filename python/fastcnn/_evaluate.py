@@ -84,10 +84,8 @@ def _usual(trainer, step, batches):
     result = {"loss": total / images}
     if trainer._accuracy:
         result["accuracy"] = right / labels
-    for name, metric in trainer._metrics.items():
-        value = metric.compute()
-        if getattr(metric, "is_scalar", True):
-            result[name] = float(value)
+    for metric in trainer._metrics.values():
+        result.update(metric.scalars())
     return result
 
 

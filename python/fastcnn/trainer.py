@@ -67,10 +67,12 @@ class Trainer(CallbackHost):
         param_rules: {pattern of parameter names (`"layer4.*"`, `"*.bias"`): {option: value}}, "lr_scale" multiplies
             the rate. layer_decay: factor of the rate from each layer to the one before it. Both as in
             optim.param_groups, for optimizers given by name.
-        loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
+        loss: name ("cross_entropy", "nll", "focal", "dice", "margin", "kl_div", "bce" (of logits), "mse", "l1",
+            "smooth_l1", "huber") with the defaults of fc.ops, or f(output, target) -> scalar tensor.
         metrics: "accuracy" (counted in training too), names or Metric objects of fastcnn.metrics, and functions
             f(output, target) -> number of NumPy arrays, whose mean over images is reported under the function's name;
-            all but accuracy are computed in validation. Default: accuracy with cross_entropy, else none.
+            all but accuracy are computed in validation. A metric of several numbers has a column for each (val_map_50,
+            val_mean_iou_3; see Metric.scalars). Default: accuracy with cross_entropy, else none.
         training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalar tensors to report as train_<name>;
             instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
             traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
