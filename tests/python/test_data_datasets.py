@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fastcnn.data import (
     ArrayDataset,
+    BalancedSampler,
     ConcatDataset,
     DataLoader,
     ImageFolder,
@@ -309,6 +310,18 @@ def test_image_folder_errors(folder, tmp_path):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(ValueError, match="image_size"):
         ImageFolder(folder / "val", image_size=0)
+
+
+def test_a_class_of_one_image_counts_as_any_other(folder):
+    for path in (folder / "train" / "bee").rglob("*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    ds = ImageFolder(folder / "train")
+    assert ds.classes == ["ant", "bee", "cat"] and ds.labels.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    labels = [y for _, y in DataLoader(ds, 7, sampler=BalancedSampler(ds, 9))]
+    assert sorted(np.concatenate(labels)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    parts = random_split(ds, [0.5, 0.5])
+    assert sorted(np.concatenate([p.labels for p in parts])) == [0, 0, 0, 1, 2, 2, 2]
 
 
 # ---------------------------------------------------------------- Subset, ConcatDataset, random_split
