@@ -188,6 +188,7 @@ def test_summary_counts_flops_and_memory():
     assert [r.output_bytes for r in found.rows] == [4096, 4096, 4096, 80]
     assert found.output_bytes == sum(r.output_bytes for r in found.rows)
     assert found.as_dict()["layers"][0]["output_shape"] == (2, 8, 8, 8)
+    assert fc.summary(net, (3, 8, 8)).as_dict() == fc.summary(net, (1, 3, 8, 8)).as_dict()
     lines = str(found).splitlines()
     assert lines[1].split() == ["layer", "output", "shape", "parameters", "MFLOPs", "output"]
     assert "4.1 KB" in lines[3] and "GFLOPs, outputs 12.4 KB" in lines[-1]

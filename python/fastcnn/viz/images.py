@@ -5,6 +5,8 @@ All draw one mosaic, so a hundred images cost no more than one axes.
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 
 from ._figure import finish, new_figure
@@ -138,7 +140,8 @@ def augmented(image, transform, n=15, seed=0, columns=None, mean=None, std=None,
     if versions.shape[:2] != (n, image.shape[0]):
         want = f"({n}, {image.shape[0]}, H, W)"
         raise ValueError(f"augmented: expected transform to give images {want}, got {versions.shape}")
-    title = type(transform).__name__
+    steps = getattr(transform, "transforms", [transform])
+    title = textwrap.fill(", ".join(type(step).__name__ for step in steps), 60)
     if versions.shape[1:] == image.shape:  # a grid has cells of one size
         versions = np.concatenate([image[None].astype(versions.dtype), versions])
         title = f"the original, then {title}"
