@@ -33,6 +33,10 @@ def check_inside(figure):
 
     FigureCanvasAgg(figure).draw()
     width, height = figure.bbox.width, figure.bbox.height
+    if figure._suptitle is not None:
+        box = figure._suptitle.get_window_extent()
+        assert box.x0 > -2 and box.x1 < width + 2 and box.y1 < height + 2, figure._suptitle
+        assert box.y0 > max(ax.get_position().y1 for ax in figure.axes) * height, "the title lies on a picture"
     for ax in figure.axes:
         items = [ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts]
         for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():

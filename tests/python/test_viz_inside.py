@@ -179,6 +179,11 @@ def test_augmented_draws_the_original_and_what_becomes_of_it():
     assert "1 image" not in str(figure._supxlabel) and len(viz.augmented(image, augment.CenterCrop(8), 3).axes) == 1
     with pytest.raises(ValueError, match="one image"):
         viz.augmented(np.zeros((2, 3, 8, 8)), flips)
+    many = augment.Compose([flips, augment.RandomCrop(padding=2), augment.TrivialAugmentWide(), augment.Cutout(4)])
+    figure = viz.augmented(image, many, n=3, columns=2)
+    names = "RandomHorizontalFlip, RandomCrop, TrivialAugmentWide, Cutout"
+    assert figure.get_suptitle().replace("\n", " ") == f"the original, then {names}"
+    check_inside(figure)
 
 
 def test_summary_counts_flops_and_memory():
