@@ -72,7 +72,9 @@ class Trainer(CallbackHost):
         metrics: "accuracy" (counted in training too), names or Metric objects of fastcnn.metrics, and functions
             f(output, target) -> number of NumPy arrays, whose mean over images is reported under the function's name;
             all but accuracy are computed in validation. A metric of several numbers has a column for each (val_map_50,
-            val_mean_iou_3; see Metric.scalars). Default: accuracy with cross_entropy, else none.
+            val_mean_iou_3; see Metric.scalars). Detectors (models with predict()) are measured on their predictions, in
+            validation data of (images, list of target dicts), by metrics such as MeanAveragePrecision.
+            Default: accuracy with cross_entropy, else none.
         training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalar tensors to report as train_<name>;
             instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
             traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
