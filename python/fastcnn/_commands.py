@@ -26,12 +26,13 @@ def _start(args):
         _core.set_num_threads(args.threads)
 
 
-def _load_data(args, split):
+def _load_data(args, split, classes=None):
+    """The split of --data; classes: of an image folder, so that other splits count them alike."""
     from .data import Subset, list_datasets, load
 
     options = {}
     if args.data.startswith("imagefolder:"):
-        options["image_size"] = args.image_size or 32
+        options = {"image_size": args.image_size or 32, "classes": classes}
     elif args.image_size is not None:
         raise UsageError("--image-size goes with imagefolder:PATH only")
     elif args.data not in list_datasets():
@@ -133,7 +134,7 @@ def evaluate(args):
     if args.data.startswith("imagefolder:") and args.image_size is None:
         args.image_size = (about.get("image_size") or [None])[0]
     split = args.split or _test_split(args.data)
-    data = _load_data(args, split)
+    data = _load_data(args, split, about.get("classes") if args.data == about.get("data") else None)
     if data.num_classes != about["num_classes"] or data.in_channels != about["in_channels"]:
         raise UsageError(
             f"{path}: made for {about['num_classes']} classes and {about['in_channels']} channels; {args.data} has "

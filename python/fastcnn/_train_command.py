@@ -223,7 +223,7 @@ def train(args):
     _usage(get_optimizer, args.optimizer)
     _start(args)
     data = _load_data(args, "train")
-    test = _load_data(args, _test_split(args.data))
+    test = _load_data(args, _test_split(args.data), data.classes)
     if data.num_classes is None:
         raise UsageError(f"{args.data}: has no classes to learn")
     _core.ops.manual_seed(args.seed)

@@ -17,7 +17,17 @@ from ._choices import check_options, make_metrics, make_optimizer, make_schedule
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
 from ._files import check_writable
-from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, peak_memory, run_epoch
+from ._loop import (
+    FirstBatches,
+    Interrupted,
+    RunState,
+    SignalGuard,
+    as_loader,
+    check_classes,
+    describe_resume,
+    peak_memory,
+    run_epoch,
+)
 from ._modes import use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
@@ -210,6 +220,7 @@ class Trainer(CallbackHost):
             loader = FirstBatches(loader, self.fast_dev_run)
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
+        check_classes(loader, val_loader)
         start = find_resume(self, resume)
         if self.log_dir is not None:
             check_writable(self.log_dir)  # now, not after an epoch

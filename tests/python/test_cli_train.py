@@ -162,6 +162,25 @@ def test_images_are_mixed_as_options_say(tmp_path, capsys):
     assert last_json(capsys)["loss"] != mixed
 
 
+def test_a_class_that_validation_lacks_keeps_its_id(tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    for split, names in (("train", "abc"), ("val", "bc")):
+        for name in names:
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = np.full((8, 8, 3), 100 * "abc".index(name) + i, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{i}.png")
+    argv = ["train", "--data", f"imagefolder:{tmp_path / 'd'}", "--image-size", 8, "--model", "resnet8", "--epochs", 20]
+    options = ["--batch-size", 8, "--augment", "none", "--lr", 0.05, "--json", "--out", tmp_path, "--name", "r"]
+    assert run(*argv, *options) == 0
+    assert last_json(capsys)["best"] > 0.9  # by ids of its own b would be a
+    assert run("evaluate", "--checkpoint", tmp_path / "r", "--json") == 0
+    assert last_json(capsys)["accuracy"] > 0.9
+    (tmp_path / "d" / "val" / "d").mkdir()
+    assert run("evaluate", "--checkpoint", tmp_path / "r") == 1
+    assert "expected folders of the classes a, b, c" in capsys.readouterr().err
+
+
 def test_summary_and_info_as_json(capsys):
     assert run("summary", "--model", "resnet8", "--json") == 0
     found = last_json(capsys)
