@@ -147,12 +147,11 @@ class FunctionMetric:
 
 
 def make_metrics(metrics):
-    """{name: Metric} of names, Metric objects and functions."""
+    """A list of Metrics of names, Metric objects and functions."""
     from .metrics import Metric, get_metric
 
-    made = {}
+    made = []
     for m in metrics:
         plain = callable(m) and not isinstance(m, (str, type, Metric))
-        metric = FunctionMetric(m) if plain else get_metric(m)
-        made[getattr(metric, "name", type(metric).__name__.lower())] = metric
+        made.append(FunctionMetric(m) if plain else get_metric(m))
     return made

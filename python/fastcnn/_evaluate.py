@@ -73,7 +73,7 @@ def _boxes(trainer, step, batches):
             f"Trainer.evaluate: expected metrics=[MeanAveragePrecision()] or a validation_step for a "
             f"{type(step.model).__name__}, whose predictions are boxes, got neither"
         )
-    for metric in trainer._metrics.values():
+    for metric in trainer._metrics:
         metric.reset()
     images = 0
     for batch in batches:
@@ -86,14 +86,14 @@ def _boxes(trainer, step, batches):
         with mixed(step.precision):
             found = step.model.predict(fields[0])
         images += len(found)
-        for metric in trainer._metrics.values():
+        for metric in trainer._metrics:
             metric.update(found, fields[1])
     _check_some(images)
-    return {name: value for metric in trainer._metrics.values() for name, value in metric.scalars().items()}
+    return _numbers(trainer)
 
 
 def _usual(trainer, step, batches):
-    for metric in trainer._metrics.values():
+    for metric in trainer._metrics:
         metric.reset()
     images = labels = 0
     total = right = 0.0
@@ -105,15 +105,24 @@ def _usual(trainer, step, batches):
         if correct is not None:
             right += correct.item()
             labels += y.shape[0] if y.dtype.is_floating_point else y.numel()
-        for metric in trainer._metrics.values():
+        for metric in trainer._metrics:
             metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
     _check_some(images)
     result = {"loss": total / images}
     if trainer._accuracy:
         result["accuracy"] = right / labels
-    for metric in trainer._metrics.values():
-        result.update(metric.scalars())
-    return result
+    return result | _numbers(trainer)
+
+
+def _numbers(trainer):
+    """{column: value} of all metrics."""
+    found = {}
+    for metric in trainer._metrics:
+        scalars = metric.scalars()
+        if twice := scalars.keys() & found.keys():
+            raise ValueError(f"Trainer: two of the metrics give {', '.join(sorted(twice))}")
+        found |= scalars
+    return found
 
 
 def _check_some(images):

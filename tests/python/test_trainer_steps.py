@@ -156,6 +156,10 @@ def test_metrics_of_several_numbers_have_a_column_for_each(tmp_path):
     found = t.evaluate(dataset(50, 1))
     assert found["map_50"] == history["val_map_50"][-1] and [found[f"mean_iou_{k}"] for k in range(3)] == last
     assert "confusion_matrix" not in found  # a table
+    both = trainer(t.model, metrics=[metrics.MeanIoU(), metrics.MeanIoU(average=None)]).evaluate(dataset(50, 1))
+    assert both["mean_iou"] == pytest.approx(np.mean(last))
+    with pytest.raises(ValueError, match="two of the metrics give mean_iou"):
+        trainer(metrics=[metrics.MeanIoU(), "mean_iou"]).evaluate(dataset(16))
     columns = (tmp_path / "metrics.csv").read_text().split("\n")[0].split(",")
     assert {"val_map", "val_map_50", "val_mean_iou_2"} < set(columns)
     t = trainer(metrics=[BoxOfClass()], monitor="val_map_50")
