@@ -470,6 +470,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("show_config", &show_config, "Version, compiler, ISA in use, threads, CUDA build and devices.");
   m.def("get_num_threads", &get_num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  py::class_<NumThreadsScope>(m, "NumThreadsScope", "While it lives, work that its thread starts uses n threads.")
+      .def(py::init<int>(), py::arg("n"));
   m.def("isa", &isa, "CPU kernels in use: ref, portable, avx2, avx512 or avx512bf16.");
   m.def("available_isas", &available_isas);
   m.def("set_isa", &set_isa, py::arg("name"));

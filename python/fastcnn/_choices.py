@@ -141,14 +141,17 @@ class FunctionMetric:
         """The mean; nan of nothing."""
         return self.total / self.images if self.images else math.nan
 
+    def scalars(self):
+        """{name: mean}."""
+        return {self.name: self.compute()}
+
 
 def make_metrics(metrics):
-    """{name: Metric} of names, Metric objects and functions."""
+    """A list of Metrics of names, Metric objects and functions."""
     from .metrics import Metric, get_metric
 
-    made = {}
+    made = []
     for m in metrics:
         plain = callable(m) and not isinstance(m, (str, type, Metric))
-        metric = FunctionMetric(m) if plain else get_metric(m)
-        made[getattr(metric, "name", type(metric).__name__.lower())] = metric
+        made.append(FunctionMetric(m) if plain else get_metric(m))
     return made

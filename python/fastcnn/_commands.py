@@ -26,12 +26,13 @@ def _start(args):
         _core.set_num_threads(args.threads)
 
 
-def _load_data(args, split):
+def _load_data(args, split, classes=None):
+    """The split of --data; classes: of an image folder, so that other splits count them alike."""
     from .data import Subset, list_datasets, load
 
     options = {}
     if args.data.startswith("imagefolder:"):
-        options["image_size"] = args.image_size or 32
+        options = {"image_size": args.image_size or 32, "classes": classes}
     elif args.image_size is not None:
         raise UsageError("--image-size goes with imagefolder:PATH only")
     elif args.data not in list_datasets():
@@ -133,7 +134,7 @@ def evaluate(args):
     if args.data.startswith("imagefolder:") and args.image_size is None:
         args.image_size = (about.get("image_size") or [None])[0]
     split = args.split or _test_split(args.data)
-    data = _load_data(args, split)
+    data = _load_data(args, split, about.get("classes") if args.data == about.get("data") else None)
     if data.num_classes != about["num_classes"] or data.in_channels != about["in_channels"]:
         raise UsageError(
             f"{path}: made for {about['num_classes']} classes and {about['in_channels']} channels; {args.data} has "
@@ -277,6 +278,19 @@ def info(args):
 # ---------------------------------------------------------------- data, report
 
 
+def augmentation(kind, size):
+    """The transform of --augment for images of size (H, W); None for "none"."""
+    from . import augment as A
+
+    # Black, which is 0 in raw pixels; a tenth of the image is the usual shift of CIFAR and less hurts nobody.
+    crop, flip = A.RandomCrop(padding=max(1, round(min(size) / 14))), A.RandomHorizontalFlip()
+    steps = {
+        "crop": [crop], "flip": [flip], "crop-flip": [crop, flip], "resized-crop": [A.RandomResizedCrop(size), flip],
+        "trivial": [crop, flip, A.TrivialAugmentWide()], "rand": [crop, flip, A.RandAugment()], "none": [],
+    }[kind]  # fmt: skip
+    return A.Compose(steps) if steps else None
+
+
 def data(args):
     """fastcnn data: what there is, or what is in one dataset."""
     from .data import list_datasets
@@ -285,13 +299,15 @@ def data(args):
         names = [*list_datasets(), "imagefolder:PATH"]
         print(json.dumps(names) if args.json else "\n".join(names))
         return 0
+    if args.augment and not args.preview:
+        raise UsageError("--augment goes with --preview")
     found = {}
     for split in args.split.split(",") if args.split else ("train", _test_split(args.data)):
         part = _load_data(args, split)
         counts = None if part.labels is None or part.labels.ndim != 1 else np.bincount(part.labels).tolist()
         found[split] = {"images": len(part), **_describe(part), "per_class": counts}
         if args.preview and "preview" not in found:
-            found["preview"] = _preview(part, args.preview)
+            found["preview"] = _preview(part, args.preview, args.augment)
     if args.json:
         print(json.dumps(found))
         return 0
@@ -310,10 +326,14 @@ def data(args):
     return 0
 
 
-def _preview(part, path):
-    """Draws up to 40 images with their classes; gives the path."""
-    from .viz import image_grid
+def _preview(part, path, kind=None):
+    """Draws up to 40 images with their classes, or what augmentation makes of the first; gives the path."""
+    from .viz import augmented, image_grid
 
+    if kind is not None:
+        pixels, _ = part.raw_batch(np.zeros(1, np.int64))
+        augmented(np.asarray(pixels)[0].transpose(2, 0, 1), augmentation(kind, part.image_size), 23, path=path)
+        return str(path)
     indices = np.linspace(0, len(part) - 1, min(40, len(part))).astype(int)
     pixels, labels = part.raw_batch(indices)
     names = None if labels.ndim != 1 else [part.classes[i] if part.classes else str(i) for i in labels]

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _core
 from ._loop import Interrupted, images_in
-from ._steps import batch_to_device, first_tensor, split_batch, to_tensor
+from ._steps import batch_to_device, first_tensor, mixed, split_batch, to_tensor
 
 
 def predict(trainer, data):
@@ -38,7 +38,8 @@ def evaluate(trainer, loader, signals=None):
     step, restore = trainer._begin_eval()
     try:
         batches = _until_signal(loader, signals)
-        result = _own(trainer, step, batches) if step.custom is not None else _usual(trainer, step, batches)
+        kind = _own if step.custom is not None else _boxes if hasattr(step.model, "predict") else _usual
+        result = kind(trainer, step, batches)
     finally:
         restore()
     return result
@@ -65,8 +66,34 @@ def _own(trainer, step, batches):
     return {name: total / images for name, total in sums.items()}
 
 
+def _boxes(trainer, step, batches):
+    """Metrics of what a detector's predict() finds, against the targets as they are. A loss would want them encoded."""
+    if not trainer._metrics:
+        raise ValueError(
+            f"Trainer.evaluate: expected metrics=[MeanAveragePrecision()] or a validation_step for a "
+            f"{type(step.model).__name__}, whose predictions are boxes, got neither"
+        )
+    for metric in trainer._metrics:
+        metric.reset()
+    images = 0
+    for batch in batches:
+        fields = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)
+        if not isinstance(fields[1], (tuple, list)) or not all(isinstance(t, dict) for t in fields[1]):
+            raise ValueError(
+                f"Trainer.evaluate: expected batches (images, list of target dicts) for a {type(step.model).__name__}, "
+                f"got {type(batch).__name__} of {', '.join(type(f).__name__ for f in batch)}"
+            )
+        with mixed(step.precision):
+            found = step.model.predict(fields[0])
+        images += len(found)
+        for metric in trainer._metrics:
+            metric.update(found, fields[1])
+    _check_some(images)
+    return _numbers(trainer)
+
+
 def _usual(trainer, step, batches):
-    for metric in trainer._metrics.values():
+    for metric in trainer._metrics:
         metric.reset()
     images = labels = 0
     total = right = 0.0
@@ -78,17 +105,24 @@ def _usual(trainer, step, batches):
         if correct is not None:
             right += correct.item()
             labels += y.shape[0] if y.dtype.is_floating_point else y.numel()
-        for metric in trainer._metrics.values():
+        for metric in trainer._metrics:
             metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
     _check_some(images)
     result = {"loss": total / images}
     if trainer._accuracy:
         result["accuracy"] = right / labels
-    for name, metric in trainer._metrics.items():
-        value = metric.compute()
-        if getattr(metric, "is_scalar", True):
-            result[name] = float(value)
-    return result
+    return result | _numbers(trainer)
+
+
+def _numbers(trainer):
+    """{column: value} of all metrics."""
+    found = {}
+    for metric in trainer._metrics:
+        scalars = metric.scalars()
+        if twice := scalars.keys() & found.keys():
+            raise ValueError(f"Trainer: two of the metrics give {', '.join(sorted(twice))}")
+        found |= scalars
+    return found
 
 
 def _check_some(images):

@@ -66,6 +66,21 @@ def as_loader(data, batch_size, shuffle, seed, transform, num_workers):
     raise TypeError(f"Trainer: expected a dataset or a loader, got {type(data).__name__}")
 
 
+def check_classes(loader, val_loader):
+    """ValueError where training and validation name different classes: their ids would not mean the same."""
+    names = [getattr(getattr(x, "dataset", None), "classes", None) for x in (loader, val_loader)]
+    if not all(names) or list(names[0]) == list(names[1]):
+        return
+    lacking = [str(n) for n in names[0] if n not in set(names[1])]
+    new = [str(n) for n in names[1] if n not in set(names[0])]
+    parts = [f"only in {where}: {', '.join(n[:5])}" for where, n in (("training", lacking), ("validation", new)) if n]
+    raise ValueError(
+        f"Trainer.fit: expected the {len(names[0])} classes of the training data in validation, in their order, got "
+        f"{len(names[1])} ({'; '.join(parts) or 'another order'}); ImageFolder(..., classes=train.classes) gives them "
+        "the same ids"
+    )
+
+
 class FirstBatches:
     """The first n batches of a loader, in each epoch; keep: those of the first epoch again and again."""
 

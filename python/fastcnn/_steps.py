@@ -17,6 +17,11 @@ from ._modes import autocast
 LOSSES = {
     "cross_entropy": "cross_entropy",
     "nll": "nll_loss",
+    "focal": "focal_loss",
+    "dice": "dice_loss",
+    "margin": "margin_loss",
+    "kl_div": "kl_div",
+    "bce": "binary_cross_entropy_with_logits",
     "bce_with_logits": "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits": "binary_cross_entropy_with_logits",
     "mse": "mse_loss",

@@ -106,12 +106,13 @@ class Summary:
 def summary(model, input_size):
     """Table of the layers of a model in the order they run.
 
-    Args: input_size: (N, C, H, W), or a list of sizes for models with several inputs. FLOPs are two per
-    multiply-add of convolutions and Linear layers for that input; what pooling, norms and activations do is not
-    counted. output: bytes that a layer gives. Modes, statistics and gradients of the
-    model stay untouched.
+    Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs. FLOPs
+    are two per multiply-add of convolutions and Linear layers for that input; what pooling, norms and activations do is
+    not counted. output: bytes that a layer gives. Modes, statistics and gradients of the model stay untouched.
     """
     sizes = [input_size] if all(isinstance(v, int) for v in input_size) else list(input_size)
+    sizes = [(1, *size) if len(size) == 3 else tuple(size) for size in sizes]
+    input_size = sizes[0] if len(sizes) == 1 else sizes
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     rows, counted, modes = [], set(), [(m, m.training) for m in model.modules()]
 
@@ -132,7 +133,7 @@ def summary(model, input_size):
         for m, _ in modes:
             object.__setattr__(m, "training", False)
         with no_grad():
-            inputs = [_core.ops.zeros(tuple(s)) for s in sizes]
+            inputs = [_core.ops.zeros(s) for s in sizes]
             if first is not None:
                 inputs = [x.to(first.dtype).to(first.device) for x in inputs]
             model(*inputs)

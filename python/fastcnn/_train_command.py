@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from . import _core
-from ._commands import _describe, _load_data, _run_folder, _start, _test_split, _usage
+from ._commands import _describe, _load_data, _run_folder, _start, _test_split, _usage, augmentation
 from ._files import atomic_write
 from .cli import UsageError
 
@@ -16,7 +16,7 @@ from .cli import UsageError
 _BASE = {
     "model": "resnet20", "epochs": 10, "batch_size": 128, "optimizer": "sgd", "scheduler": "onecycle",
     "label_smoothing": 0.0, "augment": "crop-flip", "seed": 0, "accumulate": 1, "ema_decay": None, "clip": None,
-    "patience": None, "workers": 1, "precision": "32-true",
+    "mixup": None, "cutmix": None, "patience": None, "workers": 1, "precision": "32-true",
 }  # fmt: skip
 _BY_DATA = {
     "fashion_mini": {"model": "resnet8", "epochs": 20, "batch_size": 64, "label_smoothing": 0.1},
@@ -86,18 +86,6 @@ def _toml(text):
     except ImportError:  # Python 3.10
         import tomli as tomllib
     return tomllib.loads(text)
-
-
-def _transform(kind, data):
-    from .augment import Compose, RandomCrop, RandomHorizontalFlip
-
-    steps = []
-    if "crop" in kind:
-        # Black, which is 0 in raw pixels; a tenth of the image is the usual shift of CIFAR and less hurts nobody.
-        steps.append(RandomCrop(padding=max(1, round(min(data.image_size) / 14))))
-    if "flip" in kind:
-        steps.append(RandomHorizontalFlip())
-    return Compose(steps) if steps else None
 
 
 def _newest_run(folder):
@@ -178,9 +166,13 @@ def model_options(model):
 
 
 def _callbacks(args, model):
-    from .callbacks import EarlyStopping, FreezeBackbone, TensorBoard
+    from .callbacks import CutMix, EarlyStopping, FreezeBackbone, Mixup, TensorBoard
 
     callbacks = [TensorBoard()]
+    if args.mixup:
+        callbacks.append(Mixup(args.mixup))
+    if args.cutmix:
+        callbacks.append(CutMix(args.cutmix))
     if args.patience is not None:
         callbacks.append(EarlyStopping("val_accuracy", patience=args.patience))
     if args.freeze_until is not None or args.unfreeze_at is not None:
@@ -231,7 +223,7 @@ def train(args):
     _usage(get_optimizer, args.optimizer)
     _start(args)
     data = _load_data(args, "train")
-    test = _load_data(args, _test_split(args.data))
+    test = _load_data(args, _test_split(args.data), data.classes)
     if data.num_classes is None:
         raise UsageError(f"{args.data}: has no classes to learn")
     _core.ops.manual_seed(args.seed)
@@ -246,7 +238,7 @@ def train(args):
         compile=not args.no_compile, seed=args.seed, log_dir=run, precision=args.precision,
         scheduler=None if args.scheduler == "none" else args.scheduler, weight_decay=args.weight_decay,
         momentum=args.momentum, label_smoothing=args.label_smoothing, batch_size=args.batch_size,
-        transform=_transform(args.augment, data), num_workers=args.workers,
+        transform=augmentation(args.augment, data.image_size), num_workers=args.workers,
         checkpoint_every_seconds=args.checkpoint_every, progress=not quiet,
         metadata={"model": args.model, "data": args.data, "options": model_options(model), **about},
     )  # fmt: skip

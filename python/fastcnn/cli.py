@@ -30,6 +30,9 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 3 training diverged, 130 Ctrl-C, 14
 """
 
 
+AUGMENT = ("crop-flip", "crop", "flip", "resized-crop", "trivial", "rand", "none")
+
+
 class UsageError(Exception):
     """What the user asked for cannot be: exit code 2."""
 
@@ -98,7 +101,12 @@ def _train_parser(commands):
     group.add_argument("--weight-decay", type=_nonnegative, metavar="W")
     group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "none"))
     group.add_argument("--label-smoothing", type=_nonnegative, metavar="E")
-    group.add_argument("--augment", choices=("crop-flip", "crop", "flip", "none"))
+    group.add_argument(
+        "--augment", choices=AUGMENT, help="resized-crop flips too; trivial and rand: crop, flip and a policy of moves "
+        "and colours",
+    )  # fmt: skip
+    group.add_argument("--mixup", type=_nonnegative, metavar="A", help="blend images and labels, e.g. 0.2")
+    group.add_argument("--cutmix", type=_nonnegative, metavar="A", help="paste parts of others in half the batches")
     group.add_argument("--ema-decay", type=_nonnegative, metavar="D", help="average the weights, e.g. 0.999")
     group.add_argument("--clip", type=_nonnegative, metavar="NORM", help="largest norm of the gradients")
     group.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="bf16-mixed: forward in bfloat16")
@@ -145,7 +153,7 @@ def _checkpoint_options(parser):
 
 def bench_options(parser):
     """The options of fastcnn bench."""
-    sections = "peak, layers, nets (default: these), ops, memory, augment"
+    sections = "peak, layers, nets (default: these), ops, memory, augment, loader"
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
     parser.add_argument(
         "--filter", action="append", default=[], metavar="TEXT",
@@ -209,6 +217,7 @@ def make_parser():
     _data_options(data)
     data.add_argument("--split", metavar="NAME", help="default: train and test; several with commas")
     data.add_argument("--preview", metavar="FILE", help="draw some images into this file")
+    data.add_argument("--augment", choices=AUGMENT[:-1], help="the preview shows what this makes of the first image")
     data.add_argument("--json", action="store_true", help="print JSON")
 
     report = commands.add_parser(

@@ -8,6 +8,7 @@ import time
 
 from .callbacks import Callback
 
+_MOST_VALUES = 8  # of an epoch's line; the history has all
 _SHORT = {"train_loss": "loss", "train_accuracy": "accuracy", "val_loss": "val loss", "val_accuracy": "val accuracy"}
 
 
@@ -93,7 +94,9 @@ class ProgressBar(Callback):
         self._close()
         row = trainer.epoch_metrics
         shown = [k for k in row if k not in ("lr", "images_per_second", "seconds", "memory_MB")]
-        values = ", ".join(f"{_SHORT.get(k, k)} {format_value(k, row[k])}" for k in shown)
+        values = ", ".join(f"{_SHORT.get(k, k)} {format_value(k, row[k])}" for k in shown[:_MOST_VALUES])
+        if len(shown) > _MOST_VALUES:
+            values += f" and {len(shown) - _MOST_VALUES} more"
         left = trainer.max_epochs - trainer.current_epoch - 1
         eta = f", {format_time(left * row['seconds'])} left" if left else ""
         self._line(

@@ -131,7 +131,7 @@ def _load(run, config, limit, root, download, device):
         data=name, root=root or config.get("root"), no_download=not download, limit=limit or config.get("limit"),
         image_size=(about.get("image_size") or [None])[0] if folder else None,
     )  # fmt: skip
-    data = _load_data(options, _test_split(name))
+    data = _load_data(options, _test_split(name), about.get("classes"))
     if limit is None and len(data) > _MOST_IMAGES:
         data = Subset(data, np.linspace(0, len(data) - 1, _MOST_IMAGES).astype(np.int64))
     return model, about, checkpoint, data

@@ -17,7 +17,17 @@ from ._choices import check_options, make_metrics, make_optimizer, make_schedule
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
 from ._files import check_writable
-from ._loop import FirstBatches, Interrupted, RunState, SignalGuard, as_loader, describe_resume, peak_memory, run_epoch
+from ._loop import (
+    FirstBatches,
+    Interrupted,
+    RunState,
+    SignalGuard,
+    as_loader,
+    check_classes,
+    describe_resume,
+    peak_memory,
+    run_epoch,
+)
 from ._modes import use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
@@ -67,10 +77,14 @@ class Trainer(CallbackHost):
         param_rules: {pattern of parameter names (`"layer4.*"`, `"*.bias"`): {option: value}}, "lr_scale" multiplies
             the rate. layer_decay: factor of the rate from each layer to the one before it. Both as in
             optim.param_groups, for optimizers given by name.
-        loss: name ("cross_entropy", "mse", "bce_with_logits" ...) or f(output, target) -> scalar tensor.
+        loss: name ("cross_entropy", "nll", "focal", "dice", "margin", "kl_div", "bce" (of logits), "mse", "l1",
+            "smooth_l1", "huber") with the defaults of fc.ops, or f(output, target) -> scalar tensor.
         metrics: "accuracy" (counted in training too), names or Metric objects of fastcnn.metrics, and functions
             f(output, target) -> number of NumPy arrays, whose mean over images is reported under the function's name;
-            all but accuracy are computed in validation. Default: accuracy with cross_entropy, else none.
+            all but accuracy are computed in validation. A metric of several numbers has a column for each (val_map_50,
+            val_mean_iou_3; see Metric.scalars). Detectors (models with predict()) are measured on their predictions, in
+            validation data of (images, list of target dicts), by metrics such as MeanAveragePrecision.
+            Default: accuracy with cross_entropy, else none.
         training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalar tensors to report as train_<name>;
             instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
             traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
@@ -206,6 +220,7 @@ class Trainer(CallbackHost):
             loader = FirstBatches(loader, self.fast_dev_run)
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
+        check_classes(loader, val_loader)
         start = find_resume(self, resume)
         if self.log_dir is not None:
             check_writable(self.log_dir)  # now, not after an epoch

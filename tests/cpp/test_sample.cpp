@@ -117,6 +117,37 @@ TEST_CASE("affine_sample: matrices, modes, fills, colour and dtypes") {
   CHECK(runs > 0);
 }
 
+TEST_CASE("affine_sample: rows that lie inside, up to the last byte of the image") {
+  int runs = 0;
+  for (DType dtype : {DType::uint8, DType::float32})
+    for (int64_t C : {1, 3})
+      for (float turn : {0.0f, 0.03f, -0.03f, 0.2f, 3.14159265f})
+        for (float scale : {0.4f, 0.96f, 1.0f}) {
+          AffineSampleParams p;
+          p.N = 3, p.C = C, p.H = 31, p.W = 70, p.oH = 31, p.oW = 70;
+          std::mt19937 g(7);
+          std::vector<Array> in;
+          in.emplace_back(p.N * p.C * p.H * p.W, dtype);
+          for (int64_t i = 0; i < in[0].n; ++i)
+            if (dtype == DType::uint8)
+              in[0].as<uint8_t>()[i] = static_cast<uint8_t>(g() % 256);
+            else
+              in[0].f()[i] = static_cast<float>(g() % 256) / 255;
+          in.emplace_back(p.N * 9);
+          for (int64_t n = 0; n < p.N; ++n) {  // about the middle, then moved towards the lower right corner
+            const float a = scale * std::cos(turn), b = scale * std::sin(turn), cx = 34.5f, cy = 15, d = 0.4f * n;
+            const float m[9] = {a, -b, cx - a * cx + b * cy + d, b, a, cy - b * cx - a * cy + d, 0, 0, 1};
+            std::copy(m, m + 9, in[1].f() + n * 9);
+          }
+          in.emplace_back(C);
+          for (int64_t c = 0; c < C; ++c) in[2].f()[c] = 0.5f;
+          const std::string what = "turn " + std::to_string(turn) + " scale " + std::to_string(scale) + " C " +
+                                   std::to_string(C) + " " + dtype_name(dtype);
+          runs += check_sample(p, dtype, in, what);
+        }
+  CHECK(runs > 0);
+}
+
 TEST_CASE("affine_sample: matrices that are not finite read nothing outside") {
   for (float bad : {NAN, INFINITY, 1e30f}) {
     AffineSampleParams p;

@@ -247,6 +247,25 @@ def test_instance_masks_and_keypoints_outside():
     assert list(out["keypoints_inside"]) == [False, True]
 
 
+def test_paired_keypoints_change_places_in_mirrored_images():
+    """Left and right stay left and right of the picture: as albumentations and COCO's evaluation mean it."""
+    image, pairs = np.zeros((3, 20, 20), np.uint8), [(0, 1)]
+    eyes = [[4.0, 5.0, 1.0], [14.0, 6.0, 2.0], [9.0, 9.0, 3.0]]
+
+    def after(*steps):
+        return A.Compose(steps)(image, 0, keypoints=eyes, keypoint_pairs=pairs)["keypoints"]
+
+    np.testing.assert_allclose(after(A.RandomHorizontalFlip(1.0)), [[6, 6, 2], [16, 5, 1], [11, 9, 3]])
+    np.testing.assert_allclose(after(A.RandomVerticalFlip(1.0)), [[14, 14, 2], [4, 15, 1], [9, 11, 3]])
+    np.testing.assert_allclose(
+        after(A.RandomHorizontalFlip(1.0), A.RandomVerticalFlip(1.0)), [[16, 15, 1], [6, 14, 2], [11, 11, 3]]
+    )  # turned by half a circle, not mirrored
+    flipped = A.RandomHorizontalFlip(1.0)
+    colour = A.ColorJitter(0.4, hue=0.1)  # in between pixels are made: two moves, each with its own matrix
+    np.testing.assert_allclose(after(flipped, colour, flipped), eyes)
+    np.testing.assert_allclose(after(A.RandomRotation((0, 0))), eyes)
+
+
 def test_fused_equals_one_after_another(photos):
     steps = [A.RandomCrop(80, 6), A.RandomHorizontalFlip(), A.CenterCrop(70), A.RandomVerticalFlip(), A.Pad(3)]
     rng = A.SampleRng(2, 0, np.arange(3))
@@ -334,6 +353,13 @@ BAD = {
     "labels": (lambda: A.CenterCrop(8)(X[0], boxes=[[0, 0, 1, 1]], labels=[1, 2]), "1 labels"),
     "mask size": (lambda: A.CenterCrop(8)(X[0], masks=np.zeros((8, 8))), r"masks.*\(16, 16\)"),
     "keypoints": (lambda: A.CenterCrop(8)(X[0], keypoints=[[1.0]]), "keypoints"),
+    "pairs": (
+        lambda: A.CenterCrop(8)(X[0], keypoints=[[1.0, 2.0]], keypoint_pairs=[(0, 1)]), "keypoint_pairs of rows below 1"
+    ),
+    "pairs twice": (
+        lambda: A.CenterCrop(8)(X[0], keypoints=np.ones((3, 2)), keypoint_pairs=[(0, 1), (1, 2)]), "at most once"
+    ),
+    "pairs alone": (lambda: A.CenterCrop(8)(X[0], keypoint_pairs=[(0, 1)]), "got no keypoints"),
     "visibility": (lambda: A.CenterCrop(8)(X[0], boxes=[[0, 0, 1, 1]], min_visibility=2), "min_visibility"),
 }
 

@@ -8,6 +8,7 @@ import time
 import fastcnn as fc
 import numpy as np
 import pytest
+from fastcnn._commands import augmentation
 from test_cli import TINY, run
 
 
@@ -136,6 +137,48 @@ def test_data_tells_what_is_there(tmp_path, capsys):
     assert run("data", "--data", "fashion_mini", "--split", "test") == 0
     assert "Ankle boot 95" in capsys.readouterr().out
     assert run("data", "--data", "fashion") == 2
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "crop", "flip", "resized-crop", "trivial", "rand"])
+def test_a_preview_shows_the_augmentation_that_training_takes(kind, tmp_path, capsys):
+    argv = ["data", "--data", "fashion_mini", "--split", "train", "--augment", kind]
+    assert run(*argv, "--preview", tmp_path / "p.png") == 0
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    data = fc.data.load("fashion_mini")
+    pixels = data.images[:8].transpose(0, 3, 1, 2)
+    moved = augmentation(kind, data.image_size)(pixels, 0)
+    assert moved.shape == pixels.shape and (moved != pixels).any()
+    assert augmentation("none", (28, 28)) is None
+    assert run(*argv) == 2
+
+
+def test_images_are_mixed_as_options_say(tmp_path, capsys):
+    options = ["--augment", "trivial", "--out", tmp_path, "--json", "--no-report"]
+    assert run("train", *TINY, *options, "--name", "mixed", "--mixup", 0.2, "--cutmix", 1) == 0
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    assert (config["augment"], config["mixup"], config["cutmix"]) == ("trivial", 0.2, 1.0)
+    mixed = last_json(capsys)["loss"]
+    assert run("train", *TINY, *options, "--name", "plain") == 0
+    assert last_json(capsys)["loss"] != mixed
+
+
+def test_a_class_that_validation_lacks_keeps_its_id(tmp_path, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    for split, names in (("train", "abc"), ("val", "bc")):
+        for name in names:
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = np.full((8, 8, 3), 100 * "abc".index(name) + i, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{i}.png")
+    argv = ["train", "--data", f"imagefolder:{tmp_path / 'd'}", "--image-size", 8, "--model", "resnet8", "--epochs", 20]
+    options = ["--batch-size", 8, "--augment", "none", "--lr", 0.05, "--json", "--out", tmp_path, "--name", "r"]
+    assert run(*argv, *options) == 0
+    assert last_json(capsys)["best"] > 0.9  # by ids of its own b would be a
+    assert run("evaluate", "--checkpoint", tmp_path / "r", "--json") == 0
+    assert last_json(capsys)["accuracy"] > 0.9
+    (tmp_path / "d" / "val" / "d").mkdir()
+    assert run("evaluate", "--checkpoint", tmp_path / "r") == 1
+    assert "expected folders of the classes a, b, c" in capsys.readouterr().err
 
 
 def test_summary_and_info_as_json(capsys):

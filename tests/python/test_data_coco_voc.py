@@ -135,6 +135,23 @@ def test_boxes_labels_masks_and_keypoints(coco):
     assert "masks" not in shifted[0][1]
 
 
+def test_left_and_right_keypoints_change_places_in_mirrored_images(coco):
+    root, path, content = coco
+    for category in content["categories"]:
+        category["keypoints"] = ["left_end", "right_end", "nose"]
+    path.write_text(json.dumps(content))
+    ds = Subset(CocoDetection(root / "images", path, keypoints=True), [1, 2, 3, 5])
+    assert ds.keypoint_pairs == ((0, 1),)
+    flipped = DataLoader(ds, 1, transform=RandomHorizontalFlip(1.0))
+    compared = 0
+    for (image, target), (_, (moved,)) in zip(ds, flipped, strict=True):
+        for a, b in zip(target["keypoints"], moved["keypoints"], strict=True):
+            assert b[0].tolist() == [image.shape[2] - a[1][0], a[1][1], a[1][2]]
+            assert b[1].tolist() == [image.shape[2] - a[0][0], a[0][1], a[0][2]] and b[2].tolist() == [0, 0, 0]
+            compared += 1
+    assert compared > 2
+
+
 def brightest_box(pixels):
     ys, xs = np.nonzero(pixels.sum(0) > 0.3)
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]

@@ -1,12 +1,15 @@
 """Datasets: arrays, the built-in ones, image folders, subsets. Files and downloads: test_data_files.py."""
 
 import io
+import shutil
 import tarfile
 
+import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn.data import (
     ArrayDataset,
+    BalancedSampler,
     ConcatDataset,
     DataLoader,
     ImageFolder,
@@ -309,6 +312,49 @@ def test_image_folder_errors(folder, tmp_path):
         ImageFolder(tmp_path / "empty")
     with pytest.raises(ValueError, match="image_size"):
         ImageFolder(folder / "val", image_size=0)
+
+
+def test_splits_share_the_ids_of_classes(folder, tmp_path):
+    train = ImageFolder(folder / "train")
+    shutil.rmtree(folder / "val" / "ant")  # validation has none of these
+    alone, shared = ImageFolder(folder / "val"), ImageFolder(folder / "val", classes=train.classes)
+    assert alone.labels.tolist() == [0] * 3 + [1] * 3 and shared.labels.tolist() == [1] * 3 + [2] * 3
+    assert shared.classes == train.classes and shared.num_classes == 3
+    backwards = ImageFolder(folder / "train", classes=train.classes[::-1])
+    assert backwards.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 and backwards.samples[0][0].parts[-2] == "cat"
+    with pytest.raises(ValueError, match="classes ant, bee in .*train, got cat"):
+        ImageFolder(folder / "train", classes=["ant", "bee"])
+    with pytest.raises(ValueError, match="names of their own"):
+        ImageFolder(folder / "train", classes=["ant", "bee", "cat", "ant"])
+    net = fc.nn.Sequential(fc.nn.Flatten(), fc.nn.Linear(192, 3))
+    trainer = fc.Trainer(net, progress=False)
+    with pytest.raises(ValueError, match=r"the 3 classes .* got 2 \(only in training: ant\); ImageFolder"):
+        trainer.fit(train, alone, max_epochs=1)
+    with pytest.raises(ValueError, match="another order"):
+        trainer.fit(train, backwards, max_epochs=1)
+    assert trainer.fit(train, shared, max_epochs=1)
+
+
+def test_which_files_count_and_empty_classes_on_demand(folder):
+    (folder / "train" / "dog").mkdir()
+    ds = ImageFolder(folder / "train", allow_empty=True)
+    assert ds.classes == ["ant", "bee", "cat", "dog"] and np.bincount(ds.labels, minlength=4).tolist() == [3, 3, 3, 0]
+    ds = ImageFolder(folder / "train", allow_empty=True, is_valid_file=lambda path: path.name == "1.png")
+    assert [path.name for path, _ in ds.samples] == ["1.png"] * 3
+    with pytest.raises(FileNotFoundError, match="expected valid files in"):
+        ImageFolder(folder / "train", allow_empty=True, is_valid_file=lambda path: False)
+
+
+def test_a_class_of_one_image_counts_as_any_other(folder):
+    for path in (folder / "train" / "bee").rglob("*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    ds = ImageFolder(folder / "train")
+    assert ds.classes == ["ant", "bee", "cat"] and ds.labels.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    labels = [y for _, y in DataLoader(ds, 7, sampler=BalancedSampler(ds, 9))]
+    assert sorted(np.concatenate(labels)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    parts = random_split(ds, [0.5, 0.5])
+    assert sorted(np.concatenate([p.labels for p in parts])) == [0, 0, 0, 1, 2, 2, 2]
 
 
 # ---------------------------------------------------------------- Subset, ConcatDataset, random_split

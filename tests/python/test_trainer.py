@@ -408,7 +408,13 @@ def test_progress_lines():
     assert len(lines) == 2
     assert lines[0].startswith("epoch 1/2: loss ")
     assert "val accuracy" in lines[0]
-    assert "images/s" in lines[0]
+    assert "images/s" in lines[0] and "more" not in lines[0]
+    per_class = [m(average=None) for m in (fc.metrics.F1, fc.metrics.Precision, fc.metrics.Recall)]
+    t = trainer(metrics=per_class, callbacks=t.callbacks)
+    t.fit(dataset(32), dataset(16, 1), max_epochs=1)
+    line = stream.getvalue().splitlines()[2]
+    assert "f1_2" in line and "precision_2" in line and " and 3 more, lr " in line and "recall" not in line
+    assert t.history["val_recall_2"][0] >= 0
 
 
 def test_progress_bar_on_a_terminal():

@@ -8,7 +8,7 @@ import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn import callbacks as cb
-from fastcnn import nn, ops
+from fastcnn import metrics, nn, ops
 from test_trainer import assert_same, dataset, net, trainer, weights
 
 
@@ -134,6 +134,52 @@ def test_functions_are_losses_and_metrics():
 
 def column(output, target):
     return output
+
+
+class BoxOfClass(metrics.MeanAveragePrecision):
+    """Detections of one box per image, whose place is the class: what a net for boxes would give."""
+
+    def update(self, pred, target):
+        boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30]], float)
+        found = [{"boxes": boxes[[s.argmax()]], "scores": s.max(keepdims=True), "labels": [0]} for s in pred]
+        super().update(found, [{"boxes": boxes[[t]], "labels": [0]} for t in target])
+
+
+def test_metrics_of_several_numbers_have_a_column_for_each(tmp_path):
+    per_class = metrics.MeanIoU(average=None)
+    t = trainer(metrics=["accuracy", BoxOfClass(), per_class, "confusion_matrix"], log_dir=tmp_path)
+    history = t.fit(dataset(), dataset(50, 1), max_epochs=3)
+    assert history["val_map_50"][-1] == history["val_map_75"][-1] == history["val_map"][-1] > 0.9  # of all or nothing
+    assert history["val_accuracy"][-1] > 0.9
+    last = [history[f"val_mean_iou_{k}"][-1] for k in range(3)]
+    np.testing.assert_allclose(last, per_class.compute())
+    found = t.evaluate(dataset(50, 1))
+    assert found["map_50"] == history["val_map_50"][-1] and [found[f"mean_iou_{k}"] for k in range(3)] == last
+    assert "confusion_matrix" not in found  # a table
+    both = trainer(t.model, metrics=[metrics.MeanIoU(), metrics.MeanIoU(average=None)]).evaluate(dataset(50, 1))
+    assert both["mean_iou"] == pytest.approx(np.mean(last))
+    with pytest.raises(ValueError, match="two of the metrics give mean_iou"):
+        trainer(metrics=[metrics.MeanIoU(), "mean_iou"]).evaluate(dataset(16))
+    columns = (tmp_path / "metrics.csv").read_text().split("\n")[0].split(",")
+    assert {"val_map", "val_map_50", "val_mean_iou_2"} < set(columns)
+    t = trainer(metrics=[BoxOfClass()], monitor="val_map_50")
+    t.fit(dataset(), dataset(50, 1), max_epochs=2)
+    assert t.best_score == max(t.history["val_map_50"])
+
+
+def one_hot(data):
+    """Targets of the shape of scores, as focal and the like take."""
+    images = data.normalize(data.images).transpose(0, 3, 1, 2)
+    target = np.eye(3, dtype=np.float32)[data.labels]
+    return [(images[i : i + 16], target[i : i + 16]) for i in range(0, len(images), 16)]
+
+
+@pytest.mark.parametrize("loss", ["focal", "bce", "bce_with_logits", "mse", "dice", "margin", "cross_entropy"])
+def test_losses_by_name_train_a_net(loss):
+    data = dataset() if loss in ("dice", "margin", "cross_entropy") else one_hot(dataset())
+    t = trainer(loss=loss, optimizer="adamw", lr=3e-3, metrics=["accuracy"])
+    history = t.fit(data, max_epochs=4)
+    assert history["train_loss"][-1] < history["train_loss"][0] and history["train_accuracy"][-1] > 0.6
 
 
 class Spoil(cb.Callback):

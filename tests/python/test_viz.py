@@ -33,6 +33,10 @@ def check_inside(figure):
 
     FigureCanvasAgg(figure).draw()
     width, height = figure.bbox.width, figure.bbox.height
+    if figure._suptitle is not None:
+        box = figure._suptitle.get_window_extent()
+        assert box.x0 > -2 and box.x1 < width + 2 and box.y1 < height + 2, figure._suptitle
+        assert box.y0 > max(ax.get_position().y1 for ax in figure.axes) * height, "the title lies on a picture"
     for ax in figure.axes:
         items = [ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts]
         for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
@@ -58,6 +62,24 @@ def test_curves_panels_and_values(tmp_path):
     assert legend == ["train", "validation, best 0.2444 (epoch 9)"]
     assert accuracy.get_legend().get_texts()[1].get_text() == "validation, best 85 % (epoch 10)"
     assert rate.get_yscale() == "log" and rate.get_legend() is None and loss.get_yscale() == "linear"
+    check_inside(figure)
+
+
+def test_curves_of_classes_share_a_panel():
+    epochs = np.linspace(0, 1, 12)
+    rows = {"val_loss": 1 - epochs, "val_map_50": epochs, "val_map_75": epochs / 2}
+    rows |= {f"val_mean_iou_{k}": epochs * (k + 1) / 21 for k in range(21)}
+    rows["val_mean_iou_7"][:] = np.nan  # a class that never occurs
+    rows |= {f"val_mar_{k}": epochs for k in (1, 10, 100)}
+    figure = viz.curves({k: list(v) for k, v in rows.items()})
+    assert [a.get_ylabel() for a in figure.axes] == [
+        "loss", "map 50", "map 75", "mar 1", "mar 10", "mar 100", "mean iou per class"
+    ]  # fmt: skip
+    classes = figure.axes[-1]
+    assert len(classes.lines) == 20
+    names = [t.get_text() for t in classes.get_legend().get_texts()]
+    assert [n.split(",")[0] for n in names] == [f"class {k}" for k in (20, 19, 18, 2, 1, 0)]
+    np.testing.assert_allclose(classes.lines[3].get_ydata(), rows["val_mean_iou_3"])
     check_inside(figure)
 
 

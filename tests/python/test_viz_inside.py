@@ -179,6 +179,11 @@ def test_augmented_draws_the_original_and_what_becomes_of_it():
     assert "1 image" not in str(figure._supxlabel) and len(viz.augmented(image, augment.CenterCrop(8), 3).axes) == 1
     with pytest.raises(ValueError, match="one image"):
         viz.augmented(np.zeros((2, 3, 8, 8)), flips)
+    many = augment.Compose([flips, augment.RandomCrop(padding=2), augment.TrivialAugmentWide(), augment.Cutout(4)])
+    figure = viz.augmented(image, many, n=3, columns=2)
+    names = "RandomHorizontalFlip, RandomCrop, TrivialAugmentWide, Cutout"
+    assert figure.get_suptitle().replace("\n", " ") == f"the original, then {names}"
+    check_inside(figure)
 
 
 def test_summary_counts_flops_and_memory():
@@ -188,6 +193,7 @@ def test_summary_counts_flops_and_memory():
     assert [r.output_bytes for r in found.rows] == [4096, 4096, 4096, 80]
     assert found.output_bytes == sum(r.output_bytes for r in found.rows)
     assert found.as_dict()["layers"][0]["output_shape"] == (2, 8, 8, 8)
+    assert fc.summary(net, (3, 8, 8)).as_dict() == fc.summary(net, (1, 3, 8, 8)).as_dict()
     lines = str(found).splitlines()
     assert lines[1].split() == ["layer", "output", "shape", "parameters", "MFLOPs", "output"]
     assert "4.1 KB" in lines[3] and "GFLOPs, outputs 12.4 KB" in lines[-1]

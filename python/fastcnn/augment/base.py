@@ -26,7 +26,8 @@ class Transform:
     Targets (for one image without the outer list or axis):
         boxes: N arrays (n, 4) of pixels, the image being [0, W] x [0, H]; box_format: xyxy, xywh or cxcywh.
         labels: N arrays (n,) that go with the boxes. masks: (N, H, W) or (N, K, H, W) of any dtype, sampled by
-        nearest pixel, 0 outside (mask_fill). keypoints: N arrays (n, 2 or more), x and y first.
+        nearest pixel, 0 outside (mask_fill). keypoints: N arrays (n, 2 or more), x and y first; keypoint_pairs: rows
+        (i, j) that change places where the image is mirrored, as left and right eyes do.
     The result is then a dict of "images" and what was given. Boxes are those around their moved corners, clipped to
     the image; those with less than `min_visibility` (a fraction, default 0) of their area inside, or none of it,
     are left out, and "box_index" holds the rows that stay. Keypoints stay, and "keypoints_inside" tells which ones
@@ -50,7 +51,7 @@ class Transform:
 
     def __call__(
         self, images, rng=None, *, boxes=None, labels=None, masks=None, keypoints=None, box_format="xyxy",
-        min_visibility=0.0, mask_fill=0,
+        min_visibility=0.0, mask_fill=0, keypoint_pairs=(),
     ):  # fmt: skip
         name = type(self).__name__
         images = np.asarray(images)
@@ -67,7 +68,9 @@ class Transform:
             rng = SampleRng(seed, 0, np.arange(len(images)))
         if len(rng) != len(images):
             raise ValueError(f"{name}: expected random numbers for {len(images)} images, got {len(rng)}")
-        targets = Targets(name, images, boxes, labels, masks, keypoints, box_format, min_visibility, mask_fill)
+        targets = Targets(
+            name, images, boxes, labels, masks, keypoints, box_format, min_visibility, mask_fill, keypoint_pairs
+        )
         plan = Plan(images, targets)
         self._run(plan, rng)
         out = plan.pixels()

@@ -28,7 +28,9 @@ def from_xyxy(boxes, box_format):
 class Targets:
     """What goes with the images of one call; false where there is nothing. See Transform for the rules."""
 
-    def __init__(self, name, images, boxes, labels, masks, keypoints, box_format, min_visibility, mask_fill):
+    def __init__(
+        self, name, images, boxes, labels, masks, keypoints, box_format, min_visibility, mask_fill, keypoint_pairs=()
+    ):  # fmt: skip
         n, (height, width) = len(images), images.shape[2:]
         if box_format not in _FORMATS:
             raise ValueError(f"{name}: expected box_format {', '.join(_FORMATS)}, got {box_format!r}")
@@ -57,6 +59,7 @@ class Targets:
             for i, k in enumerate(self.keypoints):
                 if k.ndim != 2 or k.shape[1] < 2:
                     raise ValueError(f"{name}: expected keypoints (n, 2 or more) of image {i}, got shape {k.shape}")
+        self._pairs = self._pair_rows(name, keypoint_pairs)
         if masks is not None:
             self.masks = np.stack([np.asarray(m) for m in masks])
             if self.masks.ndim not in (3, 4) or self.masks.shape[-2:] != (height, width):
@@ -67,6 +70,19 @@ class Targets:
 
     def __bool__(self):
         return bool(self._given)
+
+    def _pair_rows(self, name, pairs):
+        rows = np.asarray(pairs, dtype=object if len(pairs) == 0 else None)
+        if rows.size == 0:
+            return np.zeros((0, 2), np.int64)
+        if rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 2 or len(np.unique(rows)) != rows.size:
+            raise ValueError(f"{name}: expected keypoint_pairs (p, 2) of rows, each at most once, got {pairs!r:.80}")
+        if self.keypoints is None:
+            raise ValueError(f"{name}: keypoint_pairs go with keypoints, got no keypoints")
+        for k in self.keypoints:
+            if len(k) and (rows.min() < 0 or rows.max() >= len(k)):
+                raise ValueError(f"{name}: expected keypoint_pairs of rows below {len(k)}, got {pairs!r:.80}")
+        return rows
 
     def _box_rows(self, name, i, boxes):
         rows = np.asarray(boxes, dtype=np.float64)
@@ -103,7 +119,10 @@ class Targets:
                 points = points.reshape(len(x0), -1, 2)
                 self.boxes[i] = np.concatenate([points.min(1), points.max(1)], axis=1)
             if self.keypoints is not None and len(self.keypoints[i]):
-                self.keypoints[i][:, :2] = _moved(self.keypoints[i][:, :2], m, field)
+                points = self.keypoints[i]
+                points[:, :2] = _moved(points[:, :2], m, field)
+                if len(self._pairs) and np.linalg.det(m[:2, :2]) < 0:  # mirrored
+                    points[self._pairs] = points[self._pairs[:, ::-1]]
 
     def _move_masks(self, matrix, displacement, size, fill_mode):
         from .plan import _core, sample_words

@@ -51,8 +51,8 @@ class ImageDataset:
     What a label is, so that transforms move it with its image: target_type "label"; "mask", an array (H, W) or
     (K, H, W), where ignore_index (or 0) fills what was outside the image; "detection", a dict of boxes (n, 4) in
     pixels, xyxy, labels (n,), perhaps masks (n, H, W), keypoints (n, k, 3 of x, y, visible), area and other arrays of
-    n rows. per_sample: the loader has to go image by image, for sizes differ. on_error: "raise", or "skip" for a
-    loader that leaves out what cannot be read.
+    n rows; keypoint_pairs: numbers of keypoints that change places in mirrored images. per_sample: the loader has to
+    go image by image, for sizes differ. on_error: "raise", or "skip" for a loader that leaves out what cannot be read.
     """
 
     classes = None
@@ -66,6 +66,7 @@ class ImageDataset:
     name = None
     target_type = "label"
     ignore_index = None
+    keypoint_pairs = ()
     per_sample = False
     on_error = "raise"
     has_raw = True  # False where a wrapper holds a dataset that only knows ds[i]
@@ -164,7 +165,7 @@ def _label_array(labels):
 
 _METADATA = (
     "classes", "num_classes", "in_channels", "image_size", "mean", "std", "name", "target_type", "ignore_index",
-    "per_sample", "on_error",
+    "per_sample", "on_error", "keypoint_pairs",
 )  # fmt: skip
 
 

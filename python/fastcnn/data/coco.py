@@ -51,10 +51,11 @@ class CocoDetection(ImageDataset):
         self.on_error = check_on_error("CocoDetection", on_error)
         self.reader = ImageReader("CocoDetection", "RGB", None, cache, cache_bytes)
         self.name = f"coco:{self.annotations}"
-        images, entries, categories = self._tables()
+        images, entries, categories, points = self._tables()
         ids = sorted(categories)
         self.category_ids = np.array(ids, np.int64)
         self.classes, self.num_classes = [categories[i] for i in ids], len(ids)
+        self.keypoint_pairs = self._pairs(points) if self.keypoints else ()
         if self.keypoints and any(e["keypoints"] is None for group in entries.values() for e in group):
             raise ValueError(f"{self.annotations}: keypoints=True, but annotations without keypoints")
         missing = [i for i, image in images.items() if not (self.root / image["file_name"]).is_file()]
@@ -82,7 +83,7 @@ class CocoDetection(ImageDataset):
             raise self._damaged(f"expected a JSON file of annotations: {error}") from error
         if not isinstance(content, dict):
             raise self._damaged(f"expected a JSON object, got {type(content).__name__}")
-        images, entries, categories = {}, {}, {}
+        images, entries, categories, points = {}, {}, {}, {}
         for where, item in self._items(content, "images", ("id", "file_name")):
             self._new(where, item["id"], images)
             if not isinstance(item["file_name"], str):
@@ -94,6 +95,7 @@ class CocoDetection(ImageDataset):
         for where, item in self._items(content, "categories", ("id", "name")):
             self._new(where, item["id"], categories)
             categories[item["id"]] = str(item["name"])
+            points[item["id"]] = item.get("keypoints") or []
         images = dict(sorted(images.items()))
         places = {c: k + self.label_start for k, c in enumerate(sorted(categories))}
         entries = {i: [] for i in images}
@@ -102,7 +104,16 @@ class CocoDetection(ImageDataset):
                 if not _is_int(item[what]) or item[what] not in known:
                     raise self._damaged(f"{where}: expected a known {what}, got {item[what]!r}")
             entries[item["image_id"]].append({**self._entry(where, item), "label": places[item["category_id"]]})
-        return images, entries, categories
+        return images, entries, categories, points
+
+    def _pairs(self, names):
+        """Pairs (left, right) of keypoints by their names, where all categories that have keypoints agree."""
+        found = {
+            tuple((k, v.index(name.replace("left", "right", 1))) for k, name in enumerate(v)
+                  if "left" in name and name.replace("left", "right", 1) in v)
+            for v in names.values() if isinstance(v, list) and v and all(isinstance(name, str) for name in v)
+        }  # fmt: skip
+        return found.pop() if len(found) == 1 else ()
 
     def _items(self, content, what, needed):
         """Yields (name for messages, dict) of a list of the file."""

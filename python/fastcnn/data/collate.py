@@ -94,12 +94,13 @@ def transform_masks(transform, images, masks, rng, fill):
     return out, masks
 
 
-def transform_detection(transform, images, target, rng, min_visibility=0.0):
+def transform_detection(transform, images, target, rng, min_visibility=0.0, keypoint_pairs=()):
     """(images (1, C, H, W), target), moved together; see ImageDataset for the target's keys.
 
     Rows of boxes that leave the image (see Transform) are left out of every array that has a row per box. area is
     counted again from masks, or else scaled with its box. Keypoints outside the image become (0, 0, 0), as COCO writes
-    those that are not labelled. A plain function sees images alone and must keep their size.
+    those that are not labelled; those of keypoint_pairs (numbers in a box) change places in mirrored images. A plain
+    function sees images alone and must keep their size.
     """
     if not isinstance(transform, Transform):
         return transform_masks(transform, images, target, rng, None)
@@ -111,6 +112,9 @@ def transform_detection(transform, images, target, rng, min_visibility=0.0):
         given["masks"] = [target["masks"]]
     if n and "keypoints" in target:
         given["keypoints"] = [target["keypoints"].reshape(-1, 3)]
+        if len(keypoint_pairs):
+            first = np.arange(n)[:, None, None] * target["keypoints"].shape[1]
+            given["keypoint_pairs"] = (first + np.asarray(keypoint_pairs)).reshape(-1, 2)
     out = transform(images, rng, min_visibility=min_visibility, **given)
     moved = _checked(out["images"], images)
     keep = out["box_index"][0]

@@ -51,14 +51,18 @@ class ImageFolder(ImageDataset):
             and logs a warning with the path. ds[i] raises.
         cache: None, "decoded" (pixels, after resizing) or "bytes" (files as they are), up to cache_bytes (default
             1 GiB) of memory; the rest is read again every time.
+        classes: names in the order of their ids, such as train.classes for the other splits, where a class may be
+            missing; default: all folders, by name.
+        is_valid_file: f(path) -> bool, instead of the usual extensions. allow_empty: classes may have no images.
     Attributes: classes, class_to_idx, samples [(path, class id)], and those of ImageDataset.
-    Raises: FileNotFoundError without classes, images, or with an empty class; DamagedImage (a ValueError), naming the
+    Raises: FileNotFoundError without classes, images, or with an empty class; ValueError for folders that are none of
+    `classes`; DamagedImage (a ValueError), naming the
     path, when a damaged image is read.
     """
 
     def __init__(
         self, root, image_size=None, mode="RGB", mean=None, std=None, *, on_error="raise", cache=None,
-        cache_bytes=1 << 30,
+        cache_bytes=1 << 30, classes=None, is_valid_file=None, allow_empty=False,
     ):  # fmt: skip
         self.root = Path(root)
         if not self.root.is_dir():
@@ -73,22 +77,38 @@ class ImageFolder(ImageDataset):
         folders = sorted((p for p in self.root.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: p.name)
         if not folders:
             raise FileNotFoundError(f"ImageFolder: expected one folder per class in {self.root}, got none")
-        self.classes = [p.name for p in folders]
+        self.classes = self._known(folders, classes)
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self.num_classes = len(self.classes)
         self.samples = []
-        for i, folder in enumerate(folders):
-            files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            if not files:
-                raise FileNotFoundError(
-                    f"ImageFolder: expected images ({' '.join(sorted(EXTENSIONS))}) in {folder}, got none"
-                )
-            self.samples += [(p, i) for p in files]
+        valid = is_valid_file or (lambda path: path.suffix.lower() in EXTENSIONS)
+        wanted = "valid files" if is_valid_file else f"images ({' '.join(sorted(EXTENSIONS))})"
+        for folder in folders:
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and valid(p))
+            if not files and not allow_empty:
+                raise FileNotFoundError(f"ImageFolder: expected {wanted} in {folder}, got none")
+            self.samples += [(p, self.class_to_idx[folder.name]) for p in files]
+        self.samples.sort(key=lambda sample: sample[1])  # stable: by class, then by path
+        if not self.samples:
+            raise FileNotFoundError(f"ImageFolder: expected {wanted} in the folders of {self.root}, got none")
         self.labels = np.asarray([y for _, y in self.samples], np.int64)
         default_mean = IMAGENET_MEAN if mode == "RGB" else (float(np.mean(IMAGENET_MEAN)),)
         default_std = IMAGENET_STD if mode == "RGB" else (float(np.mean(IMAGENET_STD)),)
         self.mean, self.std = mean or default_mean, std or default_std
         self.name = f"imagefolder:{self.root}"
+
+    def _known(self, folders, classes):
+        found = [p.name for p in folders]
+        if classes is None:
+            return found
+        known = [str(c) for c in classes]
+        if len(set(known)) < len(known):
+            raise ValueError(f"ImageFolder: expected classes with names of their own, got {known}")
+        if unknown := [name for name in found if name not in set(known)]:
+            raise ValueError(
+                f"ImageFolder: expected folders of the classes {_some(known)} in {self.root}, got {_some(unknown)}"
+            )
+        return known
 
     @property
     def image_size(self):
@@ -103,3 +123,7 @@ class ImageFolder(ImageDataset):
     def raw(self, index):
         path, label = self.samples[index]
         return self.reader(path), label
+
+
+def _some(names):
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

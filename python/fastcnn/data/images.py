@@ -143,6 +143,9 @@ class ImageReader:
             image = Image.fromarray((values >> 8).astype(np.uint8))
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
+        if image.mode == self.mode:  # convert() would copy
+            image.load()
+            return image
         return image.convert(self.mode)
 
 

@@ -12,6 +12,7 @@ import weakref
 
 import numpy as np
 
+from .. import _core
 from .._philox import SampleRng, _check_seed, permutation
 from .base import SampleError
 from .collate import (
@@ -224,21 +225,28 @@ class DataLoader:
                 samples.append(self._prepared(pixels, label, SampleRng(self.seed, epoch, numbers[place : place + 1])))
             except Exception as error:
                 raise SampleError(int(indices[place]), error) from error
-        if self.collate_fn is not None:
-            return self.collate_fn(samples)
-        if self._target == "detection":
-            return collate_detection(samples)
-        kept = [indices[place] for place, _, _ in read]
+        if self.collate_fn is None and self._target != "detection":
+            return self._stacked(samples, [indices[place] for place, _, _ in read])
+        samples = [(self._normalized(pixels), label) for pixels, label in samples]
+        return collate_detection(samples) if self.collate_fn is None else self.collate_fn(samples)
+
+    def _stacked(self, samples, kept):
+        """(images, labels) of samples of one size; kept: their numbers."""
+        if len({(pixels.shape, pixels.dtype) for pixels, _ in samples}) == 1:  # normalised whole, into memory made once
+            images = self.dataset.normalize(np.stack([pixels for pixels, _ in samples])).transpose(0, 3, 1, 2)
+            return images, stack_labels([label for _, label in samples], kept)
+        samples = [(self._normalized(pixels), label) for pixels, label in samples]
         hint = "; pass image_size= to resize, or a transform that gives one size"
         images = stack_field([image for image, _ in samples], kept, "image", hint)
         return images, stack_labels([label for _, label in samples], kept)
 
     def _prepared(self, pixels, label, rng):
-        """(image (C, H, W), label) of one sample, transformed and normalised."""
+        """(pixels (H, W, C), label) of one sample, transformed."""
         if self.transform is not None:
             images = pixels[None].transpose(0, 3, 1, 2)
             if self._target == "detection":
-                images, label = transform_detection(self.transform, images, label, rng, self.min_visibility)
+                pairs = getattr(self.dataset, "keypoint_pairs", ())
+                images, label = transform_detection(self.transform, images, label, rng, self.min_visibility, pairs)
             elif self._target == "mask":
                 fill = self.dataset.ignore_index
                 images, label = transform_masks(self.transform, images, np.asarray(label)[None], rng, fill)
@@ -246,8 +254,11 @@ class DataLoader:
             else:
                 images = transform_images(self.transform, images, rng)
             pixels = images[0].transpose(1, 2, 0)
-        image = self.dataset.normalize(pixels[None])[0].transpose(2, 0, 1)
-        return image, int(label) if np.ndim(label) == 0 and np.asarray(label).dtype.kind in "iu" else label
+        return pixels, int(label) if np.ndim(label) == 0 and np.asarray(label).dtype.kind in "iu" else label
+
+    def _normalized(self, pixels):
+        """The image (C, H, W) of raw pixels (H, W, C)."""
+        return self.dataset.normalize(pixels[None])[0].transpose(2, 0, 1)
 
 
 def _count(what, value, low):
@@ -335,6 +346,7 @@ class _Queue:
             thread.start()
 
     def _work(self):
+        alone = _core.NumThreadsScope(1)  # noqa: F841 (workers share the cores with each other and with the step)
         while True:
             with self._cond:
                 while not self._stopped and self._started < len(self._batches) and not self._may_start():

@@ -27,8 +27,11 @@ class Metric:
         raise NotImplementedError
 
     def scalars(self):
-        """{name: float} of what compute() gives, for logs; {} where that is no number."""
-        return {self.name: float(self.compute())} if self.is_scalar else {}
+        """{name: float} of what compute() gives, for logs: <name>_0, <name>_1 ... of an array; {} of a table."""
+        value = self.compute()
+        if np.ndim(value) == 1:
+            return {f"{self.name}_{k}": float(v) for k, v in enumerate(value)}
+        return {self.name: float(value)} if np.ndim(value) == 0 else {}
 
     def reset(self):
         raise NotImplementedError

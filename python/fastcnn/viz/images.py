@@ -5,6 +5,8 @@ All draw one mosaic, so a hundred images cost no more than one axes.
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 
 from ._figure import finish, new_figure
@@ -104,8 +106,10 @@ def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, 
     pixel = cell / w
     gap = max(1, round(0.06 / pixel))
     top = 0 if texts is None else max(1, round(_TITLE_IN / pixel))
-    height = (rows * (h + top + gap) - gap) * pixel + (0.25 if note else 0) + (0.3 if title else 0)
-    figure = new_figure(columns * (w + gap) * pixel + 0.15, height + 0.15)
+    width = columns * (w + gap) * pixel + 0.15
+    lines = textwrap.wrap(title, max(8, int(9.5 * width))) if title else []  # characters of 12 points per inch
+    height = (rows * (h + top + gap) - gap) * pixel + (0.25 if note else 0) + 0.2 * bool(lines) + 0.2 * len(lines)
+    figure = new_figure(width, height + 0.15)
     ax = figure.add_subplot()
     grey = images.shape[3] == 1
     kwargs = {"cmap": "gray", "vmin": 0, "vmax": 1} if grey else {}
@@ -115,8 +119,8 @@ def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, 
         ax.text(
             x + w / 2 - 0.5, y - 0.05 / pixel, text, ha="center", va="bottom", fontsize=max(4, min(9, fit))
         )
-    if title:
-        ax.set_title(title)
+    if lines:
+        figure.suptitle("\n".join(lines))
     if note:
         figure.supxlabel(note, fontsize=8, color="0.35")
     return finish(figure, path)
@@ -138,7 +142,8 @@ def augmented(image, transform, n=15, seed=0, columns=None, mean=None, std=None,
     if versions.shape[:2] != (n, image.shape[0]):
         want = f"({n}, {image.shape[0]}, H, W)"
         raise ValueError(f"augmented: expected transform to give images {want}, got {versions.shape}")
-    title = type(transform).__name__
+    steps = getattr(transform, "transforms", [transform])
+    title = ", ".join(type(step).__name__ for step in steps)
     if versions.shape[1:] == image.shape:  # a grid has cells of one size
         versions = np.concatenate([image[None].astype(versions.dtype), versions])
         title = f"the original, then {title}"

@@ -95,11 +95,13 @@ def _draw_box(ax, box, colour, name, score, height):
     if text:
         ink = "white" if colour @ np.array([0.299, 0.587, 0.114]) < 0.55 else "black"
         inside = y1 < 0.05 * height  # no room above: the label goes into the box
-        ax.text(
-            max(x1, 0) - 0.5, (max(y1, 0) if inside else y1) - 0.5, text, color=ink, fontsize=8,
-            va="top" if inside else "bottom", ha="left", clip_on=True,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+        pad = 1.2
+        label = ax.annotate(
+            text, (max(x1, 0) - 0.5, (max(y1, 0) if inside else y1) - 0.5), xytext=(pad, -pad if inside else pad),
+            textcoords="offset points", color=ink, fontsize=8, va="top" if inside else "bottom", ha="left",
+            clip_on=True, annotation_clip=False, bbox={"facecolor": colour, "edgecolor": "none", "pad": pad},
         )  # fmt: skip
+        label.set_in_layout(False)
 
 
 def masks(image, masks, labels=None, classes=None, alpha=0.5, ignore_index=255, mean=None, std=None, path=None):

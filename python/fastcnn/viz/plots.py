@@ -71,7 +71,8 @@ def curves(history, path=None):
     """Training curves: a panel per quantity with train, validation and test together, the best in the legend.
 
     Args: history: dict of lists, or list of dicts (rows of a CSV file). "epoch" or "step" is the x axis;
-    names such as train_loss, val_loss, val/accuracy share a panel; missing values and nan are left out.
+    names such as train_loss, val_loss, val/accuracy share a panel, and so do val_iou_0, val_iou_1 ... of all classes;
+    missing values and nan are left out.
     Returns the Figure, saved to `path` if given. Raises: ValueError when there is no number to draw.
     """
     columns = _columns(history)
@@ -88,6 +89,7 @@ def curves(history, path=None):
     for lines in panels.values():  # 'loss' beside 'val_loss' is the train loss
         if "" in lines and len(lines) > 1 and "train" not in lines:
             lines["train"] = lines.pop("")
+    panels = _with_classes_together(panels)
     order = sorted(panels, key=lambda q: 0 if "loss" in q else 2 if q in ("lr", "learning_rate") else 1)
     wide = min(3, len(panels))
     high = -(-len(panels) // wide)
@@ -98,9 +100,23 @@ def curves(history, path=None):
     return finish(figure, path)
 
 
-def _curve_panel(ax, quantity, lines, x, x_name):
-    from matplotlib.ticker import MaxNLocator
+def _with_classes_together(panels):
+    """Panels iou_0, iou_1 ... of every class (as metrics without average give) as one: "iou per class"."""
+    found = {}
+    for quantity, lines in panels.items():
+        match = re.fullmatch(r"(.+)_(\d+)", quantity)
+        if match and list(lines) == ["validation"]:
+            found.setdefault(match[1], {})[int(match[2])] = lines["validation"]
+    for base, classes in found.items():
+        # Classes that never occur are missing; map_50 and map_75, mar_1, mar_10 and mar_100 are no classes.
+        if len(classes) > 1 and max(classes) < 2 * len(classes):
+            for k in classes:
+                del panels[f"{base}_{k}"]
+            panels[f"{base} per class"] = {f"class {k}": classes[k] for k in sorted(classes)}
+    return panels
 
+
+def _curve_panel(ax, quantity, lines, x, x_name):
     values = np.concatenate(list(lines.values()))
     values = values[np.isfinite(values)]
     percent = _SHARE.fullmatch(quantity) is not None and values.min() >= 0 and values.max() <= 1
@@ -109,6 +125,8 @@ def _curve_panel(ax, quantity, lines, x, x_name):
     rate = quantity in ("lr", "learning_rate")
     if positive and values.max() / values.min() > (10 if rate else 100):
         ax.set_yscale("log")
+    if quantity.endswith(" per class"):
+        return _class_panel(ax, quantity, lines, x, x_name)
     for split in sorted(lines, key=["train", "validation", "test", ""].index):
         y = lines[split] * (100 if percent else 1)
         at = np.arange(1, len(y) + 1) if x is None else x
@@ -121,8 +139,32 @@ def _curve_panel(ax, quantity, lines, x, x_name):
         ax.plot(
             at[keep], y[keep], color=_SPLIT_COLORS[split], label=label, marker=marker, markersize=3.5, lw=1.6
         )
+    _curve_axes(ax, _with_unit(quantity) + (" (%)" if percent else ""), x_name)
+
+
+def _class_panel(ax, quantity, lines, x, x_name):
+    """A thin line per class; those that end best and worst are named, of up to six all."""
+    last = {name: y[np.isfinite(y)][-1] for name, y in lines.items() if np.isfinite(y).any()}
+    order = sorted(last, key=last.get, reverse=True)
+    named = order if len(order) <= 6 else [*order[:3], *order[-3:]]
+    for name, y in lines.items():
+        at = np.arange(1, len(y) + 1) if x is None else x
+        keep = np.isfinite(y) & np.isfinite(at)
+        color = COLORS[named.index(name)] if name in named else "0.8"
+        marker = "o" if keep.sum() == 1 else None
+        label = f"{name}, last {last[name]:.4g}" if name in named else None
+        ax.plot(at[keep], y[keep], color=color, lw=1.2, marker=marker, label=label, zorder=3 if name in named else 2)
+    _curve_axes(ax, quantity.replace("_", " "), x_name)
+    handles, labels = ax.get_legend_handles_labels()
+    places = [labels.index(f"{name}, last {last[name]:.4g}") for name in named]
+    ax.legend([handles[k] for k in places], [labels[k] for k in places], fontsize=8, frameon=False)
+
+
+def _curve_axes(ax, label, x_name):
+    from matplotlib.ticker import MaxNLocator
+
     ax.set_xlabel(x_name)
-    ax.set_ylabel(_with_unit(quantity) + (" (%)" if percent else ""))
+    ax.set_ylabel(label)
     left, right = ax.get_xlim()
     if right - left < 1:  # one epoch: no ticks between whole numbers
         ax.set_xlim((left + right) / 2 - 1, (left + right) / 2 + 1)

@@ -24,10 +24,10 @@ struct Job {
 
 bool whole(float v) { return std::fabs(v) < kFarthest && v == std::floor(v); }
 
-// Is every output pixel one pixel of x?
+// Is every output pixel, before colour stages, one pixel of x as it is?
 bool copies(const Job& j, const float* m) {
-  return !j.displacement && !j.p.stages && !j.norm && sample_axis_aligned(m) && std::fabs(m[0]) == 1 &&
-         std::fabs(m[4]) == 1 && whole(m[2]) && whole(m[5]);
+  return !j.displacement && (j.p.stages ? j.x_float == j.y_float : !j.norm) && sample_axis_aligned(m) &&
+         std::fabs(m[0]) == 1 && std::fabs(m[4]) == 1 && whole(m[2]) && whole(m[5]);
 }
 
 bool wants_mean(const float* stage, int64_t C) {
@@ -44,6 +44,21 @@ ImageMemory& image_memory() {
   return memory;
 }
 
+// Asks for the image after this one, some at each strip of rows: turned rows meet its memory in an order that no
+// machine foresees.
+constexpr int64_t kStrip = 4, kLine = 64;
+struct NextImage {
+  const char* from;
+  int64_t bytes, rows, done = 0;
+  NextImage(const Job& j, int64_t n) : bytes(j.p.H * j.p.W * j.p.C * (j.x_float ? 4 : 1)), rows(j.p.oH) {
+    from = j.x + n * bytes;
+  }
+  void fetch(int64_t row) {
+    for (const int64_t end = bytes * std::min(row + kStrip, rows) / rows; done < end; done += kLine)
+      __builtin_prefetch(from + done, 0, 2);
+  }
+};
+
 // rows(f) calls f(begin, end) for all output rows.
 template <class Rows>
 void run_image(const Job& j, int64_t n, Rows rows) {
@@ -55,7 +70,11 @@ void run_image(const Job& j, int64_t n, Rows rows) {
   t.p = p, t.x_float = j.x_float, t.y_float = j.y_float, t.x = j.x + n * in, t.y = j.y + n * out;
   t.matrix = j.matrix + n * 9, t.fill = j.fill, t.copied_fill = j.copied_fill;
   if (j.displacement) t.displacement = j.displacement + n * p.oH * p.oW * 2;
-  if (copies(j, t.matrix)) return rows([&](int64_t b, int64_t e) { k.sample_copied_rows(t, b, e); });
+  bool sampled = copies(j, t.matrix), has_mean = false;
+  if (sampled) {
+    rows([&](int64_t b, int64_t e) { k.sample_copied_rows(t, b, e); });
+    if (!p.stages) return;
+  }
   const bool resized =
       p.antialias && !j.displacement && p.mode != Interp::nearest && sample_axis_aligned(t.matrix);
   if (resized) {
@@ -83,24 +102,23 @@ void run_image(const Job& j, int64_t n, Rows rows) {
     r[size - 1] = shift[C];
     t.last += !unit;
   };
-  for (int64_t done = -1; done < p.stages;) {  // stages; -1: nothing is sampled yet
-    const bool sampling = done < 0;
-    done = std::max<int64_t>(done, 0);
+  for (int64_t done = 0;;) {  // stages
     t.first = t.last = 0;
-    if (!sampling) add_stage(done++);  // its mean is known
+    if (has_mean) add_stage(done++);
     while (done < p.stages && !wants_mean(stage_of(done), C)) add_stage(done++);
     const bool last = done == p.stages;
     if (!last) memory.sums.resize(p.oH * C);
     t.sums = last ? nullptr : memory.sums.data();
     t.norm = last ? j.norm : nullptr;
     rows([&](int64_t b, int64_t e) {
-      if (!sampling) return k.sample_colored_rows(t, b, e);
+      if (sampled) return k.sample_colored_rows(t, b, e);
       if (!resized) return k.sample_rows(t, b, e);
       std::vector<float>& line = image_memory().line;  // of the thread of these rows
       line.resize(resize_scratch(t));
       k.sample_resized_rows(t, line.data(), b, e);
     });
     if (last) return;
+    sampled = has_mean = true;
     std::fill(mean.begin(), mean.end(), 0.0);
     for (int64_t i = 0; i < p.oH * C; ++i) mean[i % C] += memory.sums[i];
     for (double& m : mean) m /= static_cast<double>(p.oH * p.oW);
@@ -135,7 +153,15 @@ void run(const Call& c) {
   const int64_t grain = std::max<int64_t>(1, 16 * 1024 / std::max<int64_t>(1, p.oW * p.C));  // rows
   if (p.N >= num_threads()) {
     parallel_for(p.N, ceil_div(grain, p.oH), [&](int64_t b, int64_t e, int) {
-      for (int64_t n = b; n < e; ++n) run_image(j, n, [&](auto&& f) { f(0, p.oH); });
+      for (int64_t n = b; n < e; ++n) {
+        NextImage next(j, n + 1 < e ? n + 1 : n);
+        run_image(j, n, [&](auto&& f) {
+          for (int64_t oy = 0; oy < p.oH; oy += kStrip) {
+            next.fetch(oy);
+            f(oy, std::min(p.oH, oy + kStrip));
+          }
+        });
+      }
     });
   } else {
     for (int64_t n = 0; n < p.N; ++n)

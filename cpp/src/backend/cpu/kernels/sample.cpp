@@ -69,43 +69,44 @@ FASTCNN_OP vi even_lanes(vu a, vu b) {
 #endif
 }
 
-// Squares of pixels: each, its right neighbour and the two below; all inside, and 8 bytes from the lower left on
-// too. Vectors of them are loaded together: a vector load has to wait for the scalar stores before it.
-constexpr int kSquares = 4;
-struct Squares {
-  int32_t at[kSquares * kLanes];
-  uint64_t upper[kSquares * kLanes], lower[kSquares * kLanes];
-};
-FASTCNN_OP void load_squares(const SampleTask& t, int C, int n, Squares* s) {
-  const uint8_t *x = static_cast<const uint8_t*>(t.x), *below = x + t.p.W * C;
-  for (int i = 0; i < n; ++i) {
-    int64_t at = s->at[i];
-    keep_scalar(at);
-    memcpy(s->upper + i, x + at, 8);
-    memcpy(s->lower + i, below + at, 8);
-  }
-}
-template <int C>
-FASTCNN_OP Pixels<C> mixed_square(const Squares& s, int first, vf fx, vf fy) {
-  auto row = [&](const uint64_t* words) {
-    vu w[2];
-    memcpy(w, words + first, sizeof(w));
-    return mixed(of_word<C>(even_lanes(w[0], w[1])), of_word<C>(even_lanes(w[0] >> 8 * C, w[1] >> 8 * C)), fx);
+// The 8 bytes at each x + at[i], for half the lanes. They become a vector in registers: a vector load has to wait
+// for the scalar stores before it.
+FASTCNN_OP vu words_at(const uint8_t* x, const int32_t* at) {
+  auto word = [&](int i) {
+    int64_t at_i = at[i];
+    keep_scalar(at_i);
+    uint64_t w;
+    memcpy(&w, x + at_i, sizeof(w));
+    return w;
   };
-  Pixels<C> v = mixed(row(s.upper), row(s.lower), fy);
+#if defined(__AVX512F__)
+  return vu{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)};
+#elif defined(__AVX2__)
+  return vu{word(0), word(1), word(2), word(3)};
+#else
+  return vu{word(0), word(1)};
+#endif
+}
+
+// Squares of pixels (each, its right neighbour and the two below; all inside, and 8 bytes from the lower left on
+// too), mixed. What a later row will read lies about `ahead` bytes further on.
+template <int C>
+FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const uint8_t* x, vi pixel, vf fx, vf fy, int64_t ahead) {
+  int32_t at[kLanes];
+  const vi offset = pixel * C;
+  memcpy(at, &offset, sizeof(offset));
+  prefetch(x + (at[0] + ahead));
+  auto row = [&](const uint8_t* line) {
+    const vu first = words_at(line, at), second = words_at(line, at + kLanes / 2);
+    return mixed(of_word<C>(even_lanes(first, second)), of_word<C>(even_lanes(first >> 8 * C, second >> 8 * C)),
+                 fx);
+  };
+  Pixels<C> v = mixed(row(x), row(x + t.p.W * C), fy);
   scale_back(&v);
   return v;
 }
 template <int C>
-FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const uint8_t*, vi pixel, vf fx, vf fy) {
-  Squares s;
-  const vi at = pixel * C;
-  memcpy(s.at, &at, sizeof(at));
-  load_squares(t, C, kLanes, &s);
-  return mixed_square<C>(s, 0, fx, fy);
-}
-template <int C>
-FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const float* x, vi pixel, vf fx, vf fy) {
+FASTCNN_OP Pixels<C> mixed_square(const SampleTask& t, const float* x, vi pixel, vf fx, vf fy, int64_t) {
   auto pair = [&](vi at) { return mixed(gather_pixels<C>(t, x, at), gather_pixels<C>(t, x, at + 1), fx); };
   return mixed(pair(pixel), pair(pixel + static_cast<int32_t>(t.p.W)), fy);
 }
@@ -158,14 +159,12 @@ FASTCNN_OP Corner corner_of(const SampleTask& t, vf sx, vf sy) {
   if constexpr (sizeof(T) == 1) k.beyond = vmax(k.beyond, vmin(add(over_y, set1(1)), add(over_x, set1(8))));
   return k;
 }
-FASTCNN_OP vi pixel_of(const SampleTask& t, const Corner& k) {
-  return to_int(k.y) * static_cast<int32_t>(t.p.W) + to_int(k.x);
-}
-
 template <class T, int C>
 FASTCNN_OP Pixels<C> bilinear(const SampleTask& t, const Corner& k) {
   const vf one = set1(1), right = add(k.x, one), down = add(k.y, one);
-  if (!any_gt(k.beyond, zero())) return mixed_square<C>(t, static_cast<const T*>(t.x), pixel_of(t, k), k.fx, k.fy);
+  if (!any_gt(k.beyond, zero()))
+    return mixed_square<C>(t, static_cast<const T*>(t.x), to_int(k.y) * static_cast<int32_t>(t.p.W) + to_int(k.x),
+                           k.fx, k.fy, 0);
   if (t.p.fill == SampleFill::constant) {
     const vf last_x = set1(static_cast<float>(t.p.W - 1)), last_y = set1(static_cast<float>(t.p.H - 1));
     const vf near = vmax(vmax(sub(k.x, last_x), sub(zero(), right)), vmax(sub(k.y, last_y), sub(zero(), down)));
@@ -179,28 +178,34 @@ FASTCNN_OP Pixels<C> bilinear(const SampleTask& t, const Corner& k) {
                mixed(tap<T, C>(t, k.x, down), tap<T, C>(t, right, down), k.fx), k.fy);
 }
 
-// kSquares vectors of whole lanes of a row of bytes; point(i, &sx, &sy), put(i, pixels). What a later row will
-// read lies about `ahead` bytes further on.
-template <int C, class Point, class Put>
-FASTCNN_OP void bilinear_group(const SampleTask& t, int64_t ahead, Point point, Put put) {
-  Corner k[kSquares];
-  Squares s;
-  vf beyond = zero();
-  for (int i = 0; i < kSquares; ++i) {
-    vf sx, sy;
-    point(i, &sx, &sy);
-    k[i] = corner_of<uint8_t>(t, sx, sy);
-    beyond = vmax(beyond, k[i].beyond);
-    const vi at = pixel_of(t, k[i]) * C;
-    memcpy(s.at + i * kLanes, &at, sizeof(at));
-  }
-  if (any_gt(beyond, zero())) {
-    for (int i = 0; i < kSquares; ++i) put(i, bilinear<uint8_t, C>(t, k[i]));
+// Where least <= a X + b <= most, of what [low, high] has been so far.
+FASTCNN_OP void narrow(double a, double b, double least, double most, double* low, double* high) {
+  if (a == 0) {
+    if (b < least || b > most) *high = *low - 1;
     return;
   }
-  load_squares(t, C, kSquares * kLanes, &s);
-  for (int i = 0; i < kSquares; ++i) prefetch(static_cast<const uint8_t*>(t.x) + (s.at[i * kLanes] + ahead));
-  for (int i = 0; i < kSquares; ++i) put(i, mixed_square<C>(s, i * kLanes, k[i].fx, k[i].fy));
+  const double p = (least - b) / a, q = (most - b) / a;
+  *low = fmax(*low, p < q ? p : q), *high = fmin(*high, p < q ? q : p);
+}
+
+// Output columns [low, high) of a row that need no care: their squares are inside, and 8 bytes at each pixel. Some
+// at the ends may be missing: room for the rounding of positions.
+struct Span {
+  int64_t low = 0, high = 0;
+};
+FASTCNN_OP Span span_inside(const SampleTask& t, double x0, double y0) {
+  const double ax = t.matrix[0], ay = t.matrix[3];
+  const auto W = static_cast<double>(t.p.W), H = static_cast<double>(t.p.H), room = (W + H) / (1 << 22);
+  const double numbers[] = {ax, ay, x0, y0};
+  for (double v : numbers)
+    if (!(fabs(v) < kFarthest)) return {};
+  double low = 0, high = static_cast<double>(t.p.oW - 1);
+  narrow(ax, x0, room, W - 1 - room, &low, &high);
+  narrow(ay, y0, room, H - 1 - room, &low, &high);
+  if (!(low <= high)) return {};
+  if (fmax(ay * low, ay * high) + y0 > H - 2 - room) narrow(ax, x0, room, W - 9, &low, &high);
+  if (!(low <= high)) return {};
+  return {static_cast<int64_t>(ceil(low)), static_cast<int64_t>(high) + 1};
 }
 
 FASTCNN_OP void cubic(vf t, vf* w) {  // cubic_weights
@@ -236,6 +241,7 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
   const vf lane = load(first), least = set1(-kFarthest), most = set1(kFarthest), half = set1(0.5f);
   const float* m = t.matrix;
   const bool projective = sample_projective(m);
+  const bool plain = t.p.mode == Interp::bilinear && !projective && !t.displacement;
   const auto ahead = static_cast<int64_t>(4 * sample_near(m[4] * static_cast<float>(t.p.W) + m[1])) * C;
   for (int64_t oy = begin; oy < end; ++oy) {
     const float fy = static_cast<float>(oy);
@@ -256,23 +262,29 @@ void rows_of(const SampleTask& t, int64_t begin, int64_t end) {
       }
       *px = vmin(vmax(sx, least), most), *py = vmin(vmax(sy, least), most);
     };
-    int64_t ox = 0;
-    if constexpr (sizeof(T) == 1)
-      if (t.p.mode == Interp::bilinear)
-        for (; ox + kSquares * kLanes <= t.p.oW; ox += kSquares * kLanes)
-          bilinear_group<C>(
-              t, ahead, [&](int i, vf* sx, vf* sy) { point(ox + i * kLanes, kLanes, sx, sy); },
-              [&](int i, const Pixels<C>& v) { row.put(ox + i * kLanes, kLanes, v); });
-    for (; ox < t.p.oW; ox += kLanes) {
-      const int n = lanes_at(ox, t.p.oW);
-      vf sx, sy;
-      point(ox, n, &sx, &sy);
-      switch (t.p.mode) {
-        case Interp::bilinear: row.put(ox, n, bilinear<T, C>(t, corner_of<T>(t, sx, sy))); break;
-        case Interp::bicubic: row.put(ox, n, bicubic<T, C>(t, sx, sy)); break;
-        default: row.put(ox, n, tap<T, C>(t, vfloor(add(sx, half)), vfloor(add(sy, half))));
+    auto careful = [&](int64_t ox, int64_t end) {
+      for (; ox < end; ox += kLanes) {
+        const int n = lanes_at(ox, t.p.oW);
+        vf sx, sy;
+        point(ox, n, &sx, &sy);
+        switch (t.p.mode) {
+          case Interp::bilinear: row.put(ox, n, bilinear<T, C>(t, corner_of<T>(t, sx, sy))); break;
+          case Interp::bicubic: row.put(ox, n, bicubic<T, C>(t, sx, sy)); break;
+          default: row.put(ox, n, tap<T, C>(t, vfloor(add(sx, half)), vfloor(add(sy, half))));
+        }
       }
+      return ox;
+    };
+    const Span span = plain ? span_inside(t, m[1] * fy + m[2], m[4] * fy + m[5]) : Span{};
+    int64_t ox = careful(0, span.low);
+    for (; ox + kLanes <= span.high; ox += kLanes) {
+      const vf X = add(set1(static_cast<float>(ox)), lane), sx = fma(set1(m[0]), X, x0),
+               sy = fma(set1(m[3]), X, y0);
+      const vf x = vfloor(sx), y = vfloor(sy);
+      const vi pixel = to_int(y) * static_cast<int32_t>(t.p.W) + to_int(x);
+      row.put(ox, kLanes, mixed_square<C>(t, static_cast<const T*>(t.x), pixel, sub(sx, x), sub(sy, y), ahead));
     }
+    careful(ox, t.p.oW);
     row.end();
   }
 }
