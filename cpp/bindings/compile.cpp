@@ -25,8 +25,8 @@ std::function<void()> held(const py::function& f) {
 
 void bind_compile(py::module_& m) {
   py::class_<Compiled>(m, "Compiled", "The plans of one function by input signature.")
-      .def(py::init([](int64_t budget) { return Compiled({}, budget); }), py::arg("budget_bytes") = int64_t(8)
-                                                                                                    << 30)
+      .def(py::init([](int64_t budget, int64_t plans) { return Compiled({}, budget, plans); }),
+           py::arg("budget_bytes") = int64_t(2) << 30, py::arg("most_plans") = 64)
       .def(
           "call",
           [](Compiled& c, const py::bytes& key, const std::vector<Tensor>& inputs, const py::function& fn) {
@@ -92,6 +92,7 @@ void bind_compile(py::module_& m) {
              d["budget"] = i.budget;
              return d;
            })
+      .def("plan_ids", &Compiled::plan_ids)
       .def("reset", &Compiled::reset);
   m.def(
       "on_each_run", [](const py::function& work) { on_each_run(held(work)); }, py::arg("work"),

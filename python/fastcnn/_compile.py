@@ -16,6 +16,7 @@ from ._trace import Guards
 
 _LEAF = object()
 _MOST_VARIANTS = 32
+_MOST_PLANS = 64
 
 
 def _flatten(value, tensors, memo):
@@ -57,7 +58,7 @@ class CompiledFunction:
 
     def __init__(self, fn, budget_bytes):
         self._fn = fn
-        self._core = _core.Compiled(budget_bytes)
+        self._core = _core.Compiled(budget_bytes, _MOST_PLANS)
         self._variants = {}  # structure -> list of (guards, key)
         self._results = {}  # plan id -> (tree, constants)
         self._number = itertools.count()
@@ -104,6 +105,8 @@ class CompiledFunction:
             if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
                 return traced["result"]
             self._results[plan] = (traced["tree"], traced["constants"])
+            if len(self._results) > 2 * _MOST_PLANS:
+                self._results = {plan: self._results[plan] for plan in self._core.plan_ids()}
         tree, rest = self._results[plan]
         return _unflatten(tree, iter(outputs), iter(rest))
 
@@ -155,7 +158,7 @@ class CompiledFunction:
         return f"<compiled {getattr(self._fn, '__qualname__', self._fn)!r}>"
 
 
-def compile(fn=None, *, budget_bytes=8 << 30):
+def compile(fn=None, *, budget_bytes=2 << 30):
     """Compiles a function or Module: traced once per input signature, then replayed as one plan.
 
     ``fn`` may do a whole training step: forward, loss, ``backward()``, ``optimizer.step()``. Tensors (and NumPy arrays)
@@ -169,7 +172,8 @@ def compile(fn=None, *, budget_bytes=8 << 30):
     look finds it: tensors behind properties, ``getattr`` with a computed name, C extensions, NumPy arrays changing in
     place (their values are constants). What ``fn`` itself assigns outside is assigned when it is traced, not later.
 
-    budget_bytes: how much memory the plans of this function may hold; the least recently used go first.
+    budget_bytes: how much memory the plans of this function may hold besides their temporaries, which all share:
+    weights in the order of kernels. The least recently used plans go first, and those of more than 64 signatures.
     ``FASTCNN_EAGER=1`` in the environment runs everything eagerly. Usable as a decorator.
     """
     if fn is None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+?\.(\d+)(\.[0-9a-f]{8})?\.tmp")  # of any process: .NAME.PID.RANDOM.tmp
 
 
 def fsync_dir(path):
@@ -23,8 +26,21 @@ def fsync_dir(path):
         os.close(fd)
 
 
-def check_writable(folder):
-    """Makes the folder if it is missing and writes a file in it for a moment. Raises: OSError that names the folder."""
+def _is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
+def prepare_folder(folder):
+    """Makes the folder if it is missing, writes a file in it for a moment, removes what killed writers have left there.
+
+    Raises: OSError that names the folder.
+    """
     folder = Path(folder)
     probe = folder / f".probe.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
@@ -33,6 +49,13 @@ def check_writable(folder):
         probe.unlink()
     except OSError as error:
         raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
+    if os.name != "posix":  # os.kill means something else there
+        return
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_running(int(found[1])):
+            with contextlib.suppress(OSError):  # another process removes it too, or it is not ours to remove
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -59,6 +59,8 @@ def save_file(tensors, path, metadata=None):
     metadata: {str: str} kept in the header. Raises TypeError for values that are no tensors or metadata
     that is not text.
     """
+    if not isinstance(tensors, dict):
+        raise TypeError(f"save_file: expected a dict of names and tensors, got {type(tensors).__name__}")
     metadata = dict(metadata or {})
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):

@@ -16,7 +16,7 @@ from ._callback_host import CallbackHost
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
-from ._files import check_writable
+from ._files import prepare_folder
 from ._loop import (
     FirstBatches,
     Interrupted,
@@ -223,7 +223,7 @@ class Trainer(CallbackHost):
         check_classes(loader, val_loader)
         start = find_resume(self, resume)
         if self.log_dir is not None:
-            check_writable(self.log_dir)  # now, not after an epoch
+            prepare_folder(self.log_dir)  # now, not after an epoch
         self.max_epochs, self.should_stop, self.train_loader = int(max_epochs), False, loader
         self.history, self.epoch_metrics = History(), {}
         self.best_score = self.best_epoch = None
@@ -309,9 +309,9 @@ class Trainer(CallbackHost):
         self._call("on_epoch_end")
         self.history.append(row)
         run.next_epoch()
-        self._save_last()
-        if best and self.log_dir is not None:
+        if best and self.log_dir is not None:  # before last: killed between the two, this epoch runs again
             self.save(self.log_dir / "best.safetensors")
+        self._save_last()
 
     def _monitor_name(self):
         names = [self.monitor] if self.monitor else ["val_accuracy", "val_loss", "train_loss"]

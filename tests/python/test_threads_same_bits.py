@@ -198,3 +198,36 @@ def test_same_bits(isa, family, dtype):  # noqa: F811
     for n in THREADS[1:]:
         different = [i for i, (a, b) in enumerate(zip(results[1], results[n], strict=True)) if a != b]
         assert not different, f"{family} {dtype}: results {different} differ between 1 and {n} threads"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_same_bits_of_a_compiled_training(precision):
+    """Plans fuse across ops, and batch norms take their statistics from the convolution before them."""
+    rng = np.random.default_rng(5)
+    images, labels = rng.normal(size=(24, 3, 20, 20)).astype("f"), rng.integers(0, 5, 24)
+
+    def train():
+        fc.manual_seed(1)
+        net = fc.models.create_model("resnet8", num_classes=5, in_channels=3)
+        opt = fc.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+
+        @fc.compile
+        def step(x, y):
+            with fc.autocast(enabled=precision == "bf16-mixed"):
+                loss = ops.cross_entropy(net(x), y, label_smoothing=0.1)
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+            return loss
+
+        losses = [step(fc.tensor(images[i : i + 8]), fc.tensor(labels[i : i + 8])) for i in (0, 8, 16)]
+        return checksum([*losses, *net.state_dict().values()])
+
+    before, results = fc.get_num_threads(), {}
+    try:
+        for n in THREADS:
+            fc.set_num_threads(n)
+            results[n] = train()
+    finally:
+        fc.set_num_threads(before)
+    assert all(results[n] == results[1] for n in THREADS), {n: results[n] == results[1] for n in THREADS}

@@ -37,9 +37,10 @@ struct CacheInfo {
 class FASTCNN_API Compiled {
  public:
   using Fn = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
-  // Plans are kept for the most recent input signatures as long as their arenas fit the budget, at most
-  // most_plans.
-  explicit Compiled(Fn fn = {}, int64_t budget_bytes = int64_t(8) << 30, int64_t most_plans = INT64_MAX);
+  // Plans are kept for the most recent input signatures, at most most_plans, as long as what each holds alone
+  // (prepared weights; on CUDA its temporaries) fits the budget. On the CPU all share the temporaries of the
+  // largest.
+  explicit Compiled(Fn fn = {}, int64_t budget_bytes = int64_t(2) << 30, int64_t most_plans = 64);
   ~Compiled();
   Compiled(Compiled&&) noexcept;
   Compiled& operator=(Compiled&&) noexcept;
@@ -56,7 +57,8 @@ class FASTCNN_API Compiled {
   void record_times(bool on);
   int64_t recorded_runs() const;  // of the plan that ran last
   CacheInfo cache_info() const;
-  void reset();  // forgets all plans
+  std::vector<int64_t> plan_ids() const;  // of the plans that are kept, the newest first; not while one is made
+  void reset();                           // forgets all plans
 
  private:
   struct Impl;

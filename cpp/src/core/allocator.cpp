@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "core/fork.h"
 #include "fastcnn/error.h"
 
 namespace fastcnn {
@@ -95,13 +96,18 @@ void CachingAllocator::reset_peak() {
   stats_.peak = stats_.in_use;
 }
 
+std::mutex& CachingAllocator::fork_mutex() { return caching_allocator().mutex_; }
+
 MemoryStats CachingAllocator::stats() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return stats_;
 }
 
 CachingAllocator& caching_allocator() {
-  static CachingAllocator* a = new CachingAllocator;  // never destroyed: tensors may outlive static destructors
+  static CachingAllocator* a = [] {
+    hold_while_forking<CachingAllocator::fork_mutex>();
+    return new CachingAllocator;  // never destroyed: tensors may outlive static destructors
+  }();
   return *a;
 }
 

@@ -21,6 +21,7 @@ class CachingAllocator {
   void set_budget(int64_t bytes);  // most bytes kept for reuse
   void reset_peak();
   MemoryStats stats() const;
+  static std::mutex& fork_mutex();  // of caching_allocator(); see core/fork.h
 
  private:
   static size_t rounded(size_t bytes);

@@ -1,7 +1,9 @@
 // What it is: Compiled: the cache of plans by key and input signature, least recently used first out.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -47,8 +49,9 @@ struct Entry {
 struct Compiled::Impl {
   Fn fn;
   std::list<Entry> plans;  // most recent first
+  std::shared_ptr<Arena> arena = std::make_shared<Arena>();
   CacheInfo cache;
-  int64_t most_plans = INT64_MAX, next_id = 1;
+  int64_t most_plans = 0, next_id = 1, own_bytes = 0;
   std::mutex mutex;  // plans have fixed memory: one run at a time, other threads wait
   std::atomic<std::thread::id> runner{};
   bool timed = false;
@@ -73,16 +76,21 @@ struct Compiled::Impl {
       throw;
     }
     t.restore_leaf_grads();
-    return std::make_unique<Plan>(t, out);
+    return std::make_unique<Plan>(t, out, arena);
   }
 
+  // The newest plan stays, whatever its size.
   void evict() {
-    while (plans.size() > 1 && (cache.bytes > cache.budget || cache.plans > most_plans)) {
-      cache.bytes -= plans.back().plan->bytes();
+    while (plans.size() > 1 && (own_bytes > cache.budget || cache.plans > most_plans)) {
+      own_bytes -= plans.back().plan->own_bytes();
       plans.pop_back();
       ++cache.evictions;
       --cache.plans;
     }
+    int64_t shared = 0;
+    for (const Entry& e : plans) shared = std::max(shared, e.plan->shared_bytes());
+    if (arena->bytes() > 2 * shared) arena->memory.reset();  // the plan that needed as much is gone
+    cache.bytes = own_bytes + shared;
   }
 };
 
@@ -125,7 +133,7 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   ++m.cache.misses;
   std::unique_ptr<Plan> plan = m.trace(inputs, fn);
   plan->record_times(m.timed);
-  m.cache.bytes += plan->bytes();
+  m.own_bytes += plan->own_bytes();
   ++m.cache.plans;
   m.plans.push_front({std::move(sig), m.next_id++, std::move(plan)});
   m.evict();
@@ -148,9 +156,16 @@ int64_t Compiled::recorded_runs() const {
   return impl_->plans.empty() ? 0 : impl_->plans.front().plan->recorded_runs();
 }
 CacheInfo Compiled::cache_info() const { return impl_->cache; }
+std::vector<int64_t> Compiled::plan_ids() const {
+  std::lock_guard<std::mutex> lock(impl_->mutex);
+  std::vector<int64_t> ids;
+  for (const Entry& e : impl_->plans) ids.push_back(e.id);
+  return ids;
+}
 void Compiled::reset() {
   impl_->plans.clear();
-  impl_->cache.bytes = impl_->cache.plans = 0;
+  impl_->arena->memory.reset();
+  impl_->cache.bytes = impl_->cache.plans = impl_->own_bytes = 0;
 }
 
 }  // namespace fastcnn

@@ -15,7 +15,7 @@ int64_t byte_offset(const Value& v) { return v.offset * static_cast<int64_t>(dty
 
 }  // namespace
 
-Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
+Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Arena> shared) {
   // What the traced code left in leaf gradients becomes outputs too.
   for (const Tensor& t : outputs) trace.graph.outputs.push_back(trace.value_of(t));
   for (Trace::LeafGrad& l : trace.leaf_grads) {
@@ -103,7 +103,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   Layout layout = lay_memory(graph_, workspace);
   info_.arena_bytes = layout.arena_bytes;
   info_.tensor_bytes = layout.tensor_bytes;
-  if (layout.arena_bytes > 0) arena_ = allocate_storage(static_cast<size_t>(layout.arena_bytes), device_);
+  arena_ = shares_arena() ? std::move(shared) : std::make_shared<Arena>();
 
   fresh_index_.assign(graph_.buffers.size(), -1);
   for (const Value& v : graph_.outputs)
@@ -117,7 +117,6 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
   for (size_t i = 0; i < graph_.inputs.size(); ++i) input_of[graph_.inputs[i].buffer] = static_cast<int>(i);
   input_patches_.resize(graph_.inputs.size());
 
-  auto* base = arena_ ? static_cast<char*>(arena_->data) : nullptr;
   std::vector<char> written(graph_.buffers.size(), 0);
   int64_t at = 0;
   for (size_t i = 0; i < graph_.nodes.size(); ++i) {
@@ -132,7 +131,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
       else if (fresh_index_[v.buffer] >= 0)
         fresh_patches_[fresh_index_[v.buffer]].push_back({at, byte_offset(v)});
       else
-        o.data = base + layout.offset[v.buffer] + byte_offset(v);
+        arena_patches_.push_back({at, layout.offset[v.buffer] + byte_offset(v)});
       ++at;
     };
     for (const Value& v : n.in) bind(v);
@@ -143,7 +142,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs) {
         written_.push_back(graph_.buffers[v.buffer].storage);
       }
     }
-    if (layout.workspace[i] >= 0) steps_[i].call.workspace = base + layout.workspace[i];
+    if (layout.workspace[i] >= 0) workspace_patches_.push_back({static_cast<int64_t>(i), layout.workspace[i]});
   }
 }
 
@@ -170,6 +169,20 @@ Tensor Plan::output_tensor(const Value& v, const std::vector<Storage>& fresh,
         offset += inputs[i].offset();
       }
   return make_tensor(s, v.shape, v.strides, offset, v.dtype);
+}
+
+// Another plan may have made the shared arena larger, elsewhere.
+void Plan::bind_arena() {
+  if (info_.arena_bytes == 0) return;
+  if (arena_->bytes() < info_.arena_bytes) {
+    arena_->memory.reset();  // before the new one, so that both need not fit
+    arena_->memory = allocate_storage(static_cast<size_t>(info_.arena_bytes), device_);
+  }
+  auto* base = static_cast<char*>(arena_->memory->data);
+  if (base == bound_) return;
+  bound_ = base;
+  for (const Patch& p : arena_patches_) operands_[p.operand].data = base + p.byte_offset;
+  for (const Patch& p : workspace_patches_) steps_[p.operand].call.workspace = base + p.byte_offset;
 }
 
 void Plan::bind_input(size_t i, void* data) {
@@ -235,6 +248,7 @@ std::vector<Storage> Plan::replay(const std::vector<Tensor>& inputs) {
 }
 
 std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
+  bind_arena();
   for (auto& work : before_run_) work();
   prepared_->refresh(graph_);
   std::vector<Storage> fresh;

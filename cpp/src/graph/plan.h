@@ -23,10 +23,17 @@ struct Layout {
 };
 Layout lay_memory(const Graph& g, const std::vector<int64_t>& workspace_bytes);
 
+// Memory for temporaries that plans share of which one runs at a time: nothing in it outlives a run.
+struct Arena {
+  Storage memory;
+  int64_t bytes() const { return memory ? static_cast<int64_t>(memory->bytes) : 0; }
+};
+
 class Plan {
  public:
-  // Takes over a finished trace. `outputs` are what the traced function returned.
-  Plan(Trace& trace, const std::vector<Tensor>& outputs);
+  // Takes over a finished trace. `outputs` are what the traced function returned. Recorded launches (CUDA) have
+  // fixed addresses, so there a plan has an arena of its own instead of the shared one.
+  Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Arena> shared);
 
   bool valid() const;  // are the leaf gradients in the state the trace saw?
   std::vector<Tensor> run(const std::vector<Tensor>& inputs);
@@ -36,7 +43,8 @@ class Plan {
   std::vector<StepInfo> steps() const;
   void record_times(bool on);
   int64_t recorded_runs() const { return steps_.empty() ? 0 : static_cast<int64_t>(stamps_.size() / stride()); }
-  int64_t bytes() const { return info_.arena_bytes + info_.prepared_bytes; }
+  int64_t own_bytes() const { return info_.prepared_bytes + (shares_arena() ? 0 : info_.arena_bytes); }
+  int64_t shared_bytes() const { return shares_arena() ? info_.arena_bytes : 0; }
 
  private:
   struct Step {
@@ -58,8 +66,10 @@ class Plan {
     Tensor external;
   };
 
+  bool shares_arena() const { return device_.type == DeviceType::cpu; }
   size_t stride() const { return steps_.size() + 1; }
   void run_timed();
+  void bind_arena();
   void bind_input(size_t i, void* data);
   void bind_fresh(size_t i, void* data);
   void record();
@@ -79,7 +89,10 @@ class Plan {
   std::vector<LeafState> leaves_;
   std::vector<std::function<void()>> before_run_;
   std::vector<Storage> written_;  // externals whose version moves with each run
-  Storage arena_;
+  std::shared_ptr<Arena> arena_;
+  char* bound_ = nullptr;                 // where the arena was when the calls were bound
+  std::vector<Patch> arena_patches_;      // operands in it
+  std::vector<Patch> workspace_patches_;  // the same for workspaces, by step
   // On a device that records: its launches as one, and fixed memory for what comes and goes (null: nobody reads
   // it).
   std::unique_ptr<Recording> recording_;

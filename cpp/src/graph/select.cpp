@@ -40,6 +40,7 @@ std::string describe(const Call& call) {
 }
 
 void note(const Call& call, const Implementation& chosen, const std::string& declined) {
+  if (!recording && !verbose()) return;
   std::lock_guard<std::mutex> lock(mutex);
   if (recording) choices.push_back(std::string(op_name(call.kind)) + ":" + chosen.name);
   if (!verbose()) return;

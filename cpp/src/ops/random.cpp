@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/allocator.h"
+#include "core/fork.h"
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
 #include "graph/select.h"
@@ -21,8 +23,14 @@ struct States {
   int64_t seed = 0;  // of devices that come into use later
   std::vector<std::pair<Device, Tensor>> list;
 };
+States& states();
+std::mutex& states_mutex() { return states().mutex; }
 States& states() {
-  static auto* s = new States;  // never destroyed: backends may be gone by then
+  static auto* s = [] {
+    caching_allocator();  // registers its mutex, which is taken inside this one
+    hold_while_forking<states_mutex>();
+    return new States;  // never destroyed: backends may be gone by then
+  }();
   return *s;
 }
 

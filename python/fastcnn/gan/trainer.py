@@ -14,6 +14,7 @@ from .. import _core, checkpoints
 from .._callback_host import CallbackHost
 from .._choices import pick_device
 from .._compile import compile as compile_function
+from .._files import prepare_folder
 from .._loop import Interrupted, SignalGuard, describe_resume
 from .._run_files import find_resume
 from .._steps import to_tensor
@@ -168,6 +169,8 @@ class GANTrainer(CallbackHost):
         start = find_resume(self, resume)
         if start is not None and "gan" not in start[1].state:
             raise ValueError(f"{start[0]}: holds no state of a GANTrainer, training cannot be resumed from it")
+        if self.log_dir is not None:
+            prepare_folder(self.log_dir)  # now, not after an epoch
         self.max_epochs = 1 if self.fast_dev_run else int(max_epochs)
         self.should_stop, self.train_loader = False, loader
         self.history, self.epoch_metrics = History(), {}

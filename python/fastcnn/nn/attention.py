@@ -99,6 +99,8 @@ class ECA(Module):
         if channels < 1:
             raise ValueError(f"ECA: expected channels >= 1, got {channels}")
         if kernel_size is None:
+            if not gamma > 0:
+                raise ValueError(f"ECA: expected gamma > 0, got {gamma}")
             t = int(abs(math.log2(channels) + beta) / gamma)
             kernel_size = max(t if t % 2 else t + 1, 3)
         if kernel_size < 1 or kernel_size % 2 == 0:
