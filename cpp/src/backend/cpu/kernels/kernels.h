@@ -25,7 +25,8 @@
   FASTCNN_KERNELS_OPTIM(X)       \
   FASTCNN_KERNELS_SAMPLE(X)      \
   FASTCNN_KERNELS_BOXES(X)       \
-  FASTCNN_KERNELS_PEAK(X)
+  FASTCNN_KERNELS_PEAK(X)        \
+  FASTCNN_KERNELS_QUANTIZED(X)
 
 #include "backend/cpu/kernels/list_boxes.h"
 #include "backend/cpu/kernels/list_conv.h"
@@ -35,6 +36,7 @@
 #include "backend/cpu/kernels/list_optim.h"
 #include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
+#include "backend/cpu/kernels/list_quantized.h"
 #include "backend/cpu/kernels/list_sample.h"
 
 namespace fastcnn::cpu {
