@@ -59,22 +59,23 @@ def openvino_call(path, x):
 
 def int8_file(path, batches, to):
     """The net of an ONNX file, quantised by ONNX Runtime on the images given."""
+    import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self):
-            import onnx
-
-            self.name = onnx.load(str(path)).graph.input[0].name
+            self.name = net.graph.input[0].name
             self.left = iter(batches)
 
         def get_next(self):
             batch = next(self.left, None)
             return None if batch is None else {self.name: batch}
 
-    prepared = to.with_name("prepared.onnx")
-    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    net, prepared = onnx.load(str(path)), to.with_name("prepared.onnx")
+    whole = to.with_name("whole.onnx")  # with the weights inside
+    onnx.save_model(net, str(whole))
+    quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
     quantization.quantize_static(
         str(prepared), str(to), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
         activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,

@@ -13,13 +13,13 @@ def images(n, channels=3, side=32, seed=0):
     return fc.ops.interpolate(fc.tensor(a), (side, side), mode="bilinear").numpy()
 
 
-def settled(name, **options):
+def settled(name, side=64):
     """A net with random weights whose batch norms have seen data, in eval mode."""
     fc.manual_seed(3)
-    net = models.create_model(name, num_classes=10, **options)
+    net = models.create_model(name, num_classes=10)
     with fc.no_grad():
         for seed in range(3):
-            net(fc.tensor(images(8, side=options.get("side", 64), seed=seed)))
+            net(fc.tensor(images(8, side=side, seed=seed)))
     return net.eval()
 
 

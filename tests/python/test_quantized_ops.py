@@ -221,8 +221,16 @@ def test_quantize_rounds_halves_to_even_and_clamps(kernel_isa):
             lambda: ops.quantize(fc.tensor(np.zeros(2, np.int32)), 1.0, 0),
         ),
         (ValueError, "scale > 0, got 0", lambda: ops.quantize(fc.tensor(np.zeros(2, np.float32)), 0.0, 0)),
-        (ValueError, r"zero in \[0, 255\], got 256", lambda: ops.quantize(fc.tensor(np.zeros(2, np.float32)), 1.0, 256)),
-        (TypeError, "expected x of uint8, got float32", lambda: ops.dequantize(fc.tensor(np.zeros(2, np.float32)), 1.0, 0)),
+        (
+            ValueError,
+            r"zero in \[0, 255\], got 256",
+            lambda: ops.quantize(fc.tensor(np.zeros(2, np.float32)), 1.0, 256),
+        ),
+        (
+            TypeError,
+            "expected x of uint8, got float32",
+            lambda: ops.dequantize(fc.tensor(np.zeros(2, np.float32)), 1.0, 0),
+        ),
     ],
 )
 def test_bad_input_is_told(error, match, call):

@@ -37,7 +37,8 @@ class Converter:
         if self.index.dtypes.get(node["in"][0]) != "float32":
             return False
         copies = op == "unary" and not node.get("params") and node["out"][0].get("dtype") == "float32"
-        return op in ("max_pool2d", "cat", *VIEWS) or copies
+        zeros = op == "pad" and not node.get("params", {}).get("value")
+        return op in ("max_pool2d", "cat", *VIEWS) or copies or zeros
 
     def root(self, name):
         """The value whose scale a value has: one for all that is concatenated, pooled for maxima or viewed."""
@@ -87,13 +88,37 @@ class Converter:
 
     # ---- writing ----
 
-    def convert(self, ranges):
-        """(graph, {name: tensor}, [(layer, name of the result, scale, zero)]); ranges: of find_ranges."""
+    def _factors(self, name, channels):
+        """By which each channel of a value is finer than the value's scale.
+
+        A depthwise convolution that reads it takes any factor for nothing; weights of a dense one spread by them, so
+        there the factors are square roots (Nagel et al. 2019, Xiao et al. 2022).
+        """
+        readers = [layer for layer in self.layers if layer.x == name]
+        made = next((layer for layer in self.layers if layer.out == name), None)
+        users = len(self.index.users.get(name, ()))
+        alone = name not in self._parent and name not in self._parent.values() and name not in self.index.outputs
+        if made is None or not made.act or made.residual or made.flat or not alone or len(readers) != users:
+            return None
+        scale, zero = self._scales[name]
+        if zero:
+            return None
+        depthwise = all(r.weights.shape[1] == 1 and len(r.weights) == r.params.get("groups", 1) for r in readers)
+        return np.clip(channels[1] / (255 * scale), 1 / 256, 1) ** (1 if depthwise else 0.5)
+
+    def convert(self, ranges, channels):
+        """(graph, {name: tensor}, [(layer, name of the result, scale, zero, factors)]).
+
+        ranges, channels: of find_ranges and find_channels; the bias of a layer takes back by how much its rounded
+        weights move the mean of its result (Nagel et al. 2019).
+        """
         groups = {}
         for name, (low, high) in ranges.items():
             old = groups.get(self.root(name), (0.0, 0.0))
             groups[self.root(name)] = min(old[0], low), max(old[1], high)
         self._scales = {name: scale_and_zero(*groups[self.root(name)]) for name in ranges}
+        self._channels = channels
+        self._finer = {name: f for name in channels if (f := self._factors(name, channels[name])) is not None}
         index = self.index
         self.nodes, self.new_tensors, self.results = [], {}, []
         self.floats = {i["name"] for i in index.graph["inputs"]} | set(index.tensors)
@@ -165,11 +190,20 @@ class Converter:
         x_scale, x_zero = self._scales[layer.x]
         as_bytes = self.wants_bytes(layer.out)
         scale, zero = self._scales[layer.out] if as_bytes else (1.0, 0)
-        peak = np.abs(layer.weights).max(axis=(1, 2, 3))
+        finer = self._finer.get(layer.out, np.ones(len(layer.bias)))
+        real = layer.weights
+        groups = layer.params.get("groups", 1)
+        # (O, I/groups, 1, 1): the factors of the inputs that each weight meets.
+        meets = self._finer.get(layer.x, np.ones(real.shape[1] * groups)).reshape(groups, 1, -1)
+        meets = np.broadcast_to(meets, (groups, len(real) // groups, real.shape[1])).reshape(*real.shape[:2], 1, 1)
+        peak = np.abs(real * meets).max(axis=(1, 2, 3))
         w_scale = np.where(peak > 0, peak, 1.0) / _LEVELS
-        weights = np.rint(layer.weights / w_scale[:, None, None, None]).astype(np.int8)
-        multiplier = x_scale * w_scale / scale
-        offset = layer.bias / scale + zero
+        steps = w_scale[:, None, None, None] / meets
+        weights = np.rint(real / steps)
+        multiplier = x_scale * w_scale / (scale * finer)
+        bias = layer.bias - self._mean_error(layer, weights * steps - real)
+        offset = bias / (scale * finer) + zero
+        weights = weights.astype(np.int8)
         params = {**layer.params, "x_zero": x_zero}
         inputs = [x, f"{layer.name}.weight_int8", f"{layer.name}.multiplier", f"{layer.name}.offset"]
         if layer.residual:
@@ -188,6 +222,7 @@ class Converter:
         result = f"{layer.name}.y"
         if as_bytes:
             low, high = self._limits(layer.act, layer.out)
+            high = 255 if layer.out in self._finer else high  # the range ends where relu6 does, or before
             self._conv(inputs, result, "uint8", shape, {**params, "low": low}, high)
             last = result
         else:
@@ -204,7 +239,13 @@ class Converter:
             self.bytes[layer.out] = f"{layer.out}.q"
         else:
             self.floats.add(layer.out)
-        self.results.append((layer, layer.out, *((scale, zero) if as_bytes else (None, None))))
+        self.results.append((layer, layer.out, *((scale, zero) if as_bytes else (None, None)), finer))
+
+    def _mean_error(self, layer, error):
+        """(O,) mean of what an error of the weights adds to the result, borders aside."""
+        groups = layer.params.get("groups", 1)
+        x = self._channels[layer.x][0].reshape(groups, -1)
+        return np.einsum("goi,gi->go", error.sum(axis=(2, 3)).reshape(groups, -1, x.shape[1]), x).ravel()
 
     def _conv(self, inputs, name, dtype, shape, params, high):
         self._emit("quantized_conv2d", inputs, name, dtype, shape, params)
@@ -243,7 +284,7 @@ class Converter:
             self.nodes[-1]["params"]["high"] = high
         else:  # the same bytes elsewhere
             self._put_bytes(node["op"], inputs, name, params)
-            self.nodes[-1]["params"] = params
+            self.nodes[-1]["params"] = {**params, "value": zero} if node["op"] == "pad" else params
 
 
 def too_deep(layer):

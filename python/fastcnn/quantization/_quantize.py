@@ -12,7 +12,7 @@ from ..nn import Module
 from ._convert import Converter, too_deep
 from ._graph import GraphIndex, find_layers
 from ._model import QuantizedModel
-from ._ranges import find_ranges, run_graph
+from ._ranges import find_channels, find_ranges, run_graph
 
 _SLICE = 8  # samples whose inner values are held at a time
 
@@ -53,7 +53,8 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.99, 
     converter = Converter(index, layers)
     form = {**graph, "shapes": index.shapes, "dtypes": index.dtypes}
     ranges = find_ranges(form, index.tensors, converter.ranged(), batches, method, percentile)
-    quantized, tensors, results = converter.convert(ranges)
+    channels = find_channels(form, index.tensors, list(dict.fromkeys(layer.x for layer in layers)), batches)
+    quantized, tensors, results = converter.convert(ranges, channels)
     report = _report(form, index.tensors, quantized, tensors, results, batches[0])
     return QuantizedModel(quantized, tensors, report, floats)
 
@@ -87,18 +88,18 @@ def _check_patterns(patterns, names, floats):
 
 
 def _report(graph, graph_tensors, quantized, tensors, results, batch):
-    names = [name for _, name, _, _ in results]
+    names = [name for _, name, _, _, _ in results]
     wanted = run_graph(graph, graph_tensors, names, batch)
     dtypes, shapes = {}, {}
     for node in quantized["nodes"]:
         for out in node["out"]:
             dtypes[out["name"]], shapes[out["name"]] = out["dtype"], out["shape"]
-    places = [name if scale is None else f"{name}.q" for _, name, scale, _ in results]
+    places = [name if scale is None else f"{name}.q" for _, name, scale, _, _ in results]
     got = run_graph({**quantized, "dtypes": dtypes, "shapes": shapes}, tensors, places, batch)
     rows = []
-    for (layer, name, scale, zero), place in zip(results, places, strict=True):
+    for (layer, name, scale, zero, factors), place in zip(results, places, strict=True):
         a, b = wanted[name].astype(np.float64), got[place].astype(np.float64)
-        b = b if scale is None else (b - zero) * scale
+        b = b if scale is None else (b - zero) * scale * factors.reshape(-1, *[1] * (b.ndim - 2))
         noise = np.square(a - b).sum()
         ratio = 10 * np.log10(max(np.square(a).sum(), 1e-300) / max(noise, 1e-300))
         rows.append({"name": layer.name, "op": layer.op, "scale": scale, "zero": zero, "sqnr_db": float(ratio)})

@@ -25,6 +25,19 @@ def run_graph(graph, tensors, names, inputs):
     return {n: t.numpy() for n, t in zip(names, results, strict=True)}
 
 
+def find_channels(graph, tensors, names, batches):
+    """{name: (mean (C,), largest (C,))} of values (N, C, ...) over all batches, by channel."""
+    found, samples = {}, 0
+    for batch in batches:
+        samples += len(batch[0])
+        for name, a in run_graph(graph, tensors, names, batch).items():
+            others = (0, *range(2, a.ndim))
+            total, most = len(batch[0]) * a.mean(axis=others, dtype=np.float64), a.max(axis=others)
+            old = found.get(name)
+            found[name] = (total, most) if old is None else (old[0] + total, np.maximum(old[1], most))
+    return {name: (total / samples, most.astype(np.float64)) for name, (total, most) in found.items()}
+
+
 def find_ranges(graph, tensors, names, batches, method, percentile):
     """{name: (low, high)} over all batches; low <= 0 <= high.
 

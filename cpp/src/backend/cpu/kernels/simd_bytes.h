@@ -77,7 +77,11 @@ FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
   return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_n(n), p));
 }
 FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
-  _mm512_mask_cvtepi32_storeu_epi8(p, first_n(n), (__m512i)a);
+  const __m128i b = _mm512_cvtepi32_epi8((__m512i)a);  // in a register: narrowing stores are slow on Zen 4
+  if (n == kLanes)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), b);
+  else
+    _mm_mask_storeu_epi8(p, first_n(n), b);
 }
 
 #elif defined(__AVX2__)
