@@ -1,12 +1,14 @@
 """Inference against ONNX Runtime and OpenVINO: the same parameters, logits compared, interleaved pairs.
 
-    python -m bench.peers_inference [--filter TEXT] [--save NAME]
+    python -m bench.peers_inference [--int8] [--filter TEXT] [--save NAME]
 
 Needs torch (the nets), onnx and onnxscript (the export), and onnxruntime or openvino or both:
     pip install torch==2.13.0 onnx onnxscript onnxruntime openvino
 Each runs at its own best: all graph optimisations, as many threads as fastcnn, the latency hint. Which of the peers is
 faster is decided first; the pairs are against that one, and the others' times stand beside it. Engines keep their
 threads spinning after a call: each turn begins after a pause in which they go to sleep.
+--int8: fc.quantize against one static QDQ file, which ONNX Runtime's quantiser makes from the same images (a scale per
+channel, uint8 images) and both peers read; the logits of each must follow the float net's.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fastcnn as fc
 import numpy as np
 from fastcnn import _core
 from fastcnn.bench import layers, machine, nets, pairing, report, torch_peer
@@ -54,38 +57,101 @@ def openvino_call(path, x):
     return lambda: request.infer([x], share_inputs=True, share_outputs=True)[0]
 
 
+def int8_file(path, batches, to):
+    """The net of an ONNX file, quantised by ONNX Runtime on the images given."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.name = net.graph.input[0].name
+            self.left = iter(batches)
+
+        def get_next(self):
+            batch = next(self.left, None)
+            return None if batch is None else {self.name: batch}
+
+    net, prepared = onnx.load(str(path)), to.with_name("prepared.onnx")
+    whole = to.with_name("whole.onnx")  # with the weights inside
+    onnx.save_model(net, str(whole))
+    quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(prepared), str(to), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
+
+
+def int8_call(task, state, x, batches):
+    """fc.quantize's plan of the net as a function that returns the logits, and the float net's logits."""
+    model = nets.build(task.net, state).eval()
+    plan, x = fc.compile(fc.quantize(model, batches)), fc.tensor(x).contiguous()
+
+    def run():
+        with fc.no_grad():
+            return plan(x)
+
+    with fc.no_grad():
+        return run, model(x).numpy()
+
+
+def follows(got, want):
+    """The correlation of logits with those of the float net."""
+    return float(np.corrcoef(np.ravel(got), np.ravel(want))[0, 1])
+
+
 PEERS = {"onnxruntime": onnxruntime_call, "openvino": openvino_call}
 
 
-def run(tasks, effort):
+LEAST_CORRELATION = 0.9  # of int8 logits, on random weights, where classes lie close
+
+
+def run(tasks, effort, int8=False):
     """Yields one row per inference task."""
     present = [name for name in PEERS if importlib.util.find_spec(name)]
     if not present:
         raise RuntimeError("peers_inference: neither onnxruntime nor openvino is installed")
+    if int8 and "onnxruntime" not in present:
+        raise RuntimeError("peers_inference: --int8 needs onnxruntime, which makes the file")
     for task in tasks:
         arrays = nets.arrays_of(task)
         state = torch_peer.new_state(task.net, nets.calibration(task.net))
-        ours = nets.inference(task, arrays, state)
-        want = np.asarray(ours().numpy(), dtype=np.float64)
+        batches = [np.random.default_rng(i).standard_normal((4, *task.net.image), dtype=np.float32) for i in range(4)]
+        if int8:
+            ours, want = int8_call(task, state, arrays[0], batches)
+        else:
+            ours = nets.inference(task, arrays, state)
+            want = np.asarray(ours().numpy(), dtype=np.float64)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.onnx"
             onnx_file(task.net, state, arrays[0], path)
+            if int8:
+                int8_file(path, [b[: task.batch] for b in batches], path.with_name("int8.onnx"))
+                path = path.with_name("int8.onnx")
             calls = {name: PEERS[name](path, arrays[0]) for name in present}
-            differences = {name: layers.relative_error(call(), want) for name, call in calls.items()}
-            if not max(differences.values()) < nets.TOLERANCE["f32"][0]:
-                raise nets.DifferentWork(f"{task.name}: the logits differ by {differences}")
+            if int8:
+                found = {"fastcnn": follows(ours().numpy(), want)}
+                found |= {name: follows(call(), want) for name, call in calls.items()}
+                different, difference = min(found.values()) < LEAST_CORRELATION, 1 - found["fastcnn"]
+            else:
+                found = {name: layers.relative_error(call(), want) for name, call in calls.items()}
+                different, difference = not max(found.values()) < nets.TOLERANCE["f32"][0], max(found.values())
+            if different:
+                raise nets.DifferentWork(f"{task.name}: the logits differ by {found}")
             others = machine.Others()
             peak = machine.measure_peak(0.2)
             modes = pairing.fastest(calls, effort)
             best = min(modes, key=modes.get)
-            row = {"kind": "net", "name": f"{task.name} (engines)", "net": task.net.name, "what": "infer",
-                   "precision": "f32", "batch": task.batch, "gflop": nets.gflop(task)}  # fmt: skip
+            kind = "int8" if int8 else "f32"
+            name = f"{task.name} (engines{', int8' if int8 else ''})"
+            row = {"kind": "net", "name": name, "net": task.net.name, "what": "infer", "precision": kind,
+                   "batch": task.batch, "gflop": nets.gflop(task)}  # fmt: skip
             seconds = layers.add_pairs(row, pairing.time_pairs(ours, calls[best], effort), best, modes)
             peak = machine.higher(peak, machine.measure_peak(0.2))
         row.update(
             ms=1e3 * seconds, images_per_s=task.batch / seconds, gflops=row["gflop"] / seconds, peak=peak,
             percent_of_peak=100 * row["gflop"] / seconds / peak["float32_gflops"],
-            difference=max(differences.values()), threads=_core.get_num_threads(), date=machine.now(),
+            difference=difference, threads=_core.get_num_threads(), date=machine.now(),
             others=others.share(),
         )  # fmt: skip
         yield row
@@ -98,13 +164,14 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--filter", default="", metavar="TEXT", help="only steps whose name holds TEXT")
+    parser.add_argument("--int8", action="store_true", help="quantised nets")
     parser.add_argument("--pairs", type=int, default=12, metavar="N")
     parser.add_argument("--save", metavar="NAME", help="add to bench/results/NAME.json")
     args = parser.parse_args(argv)
     torch_peer.set_num_threads(_core.get_num_threads())
     imagenet = [n for n in nets.NETS if n.image[1] == 224]
     tasks = [t for t in nets.tasks(imagenet) if t.what == "infer" and args.filter in t.name]
-    rows = list(run(tasks, pairing.Effort(pairs=args.pairs, pause=0.02)))
+    rows = list(run(tasks, pairing.Effort(pairs=args.pairs, pause=0.02), args.int8))
     result = report.new({**machine.describe(), "commit": bench.commit()}, {"pairs": args.pairs})
     result["rows"] = rows
     if args.save:

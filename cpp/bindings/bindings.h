@@ -28,6 +28,7 @@ void bind_optim(py::module_& m);                       // fused optimizer steps
 void bind_dlpack(py::module_& m, TensorClass& c);
 void bind_compile(py::module_& m);
 void bind_session(py::module_& m);
+void bind_quantized(py::module_& m, py::module_& ops);  // int8
 
 std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py::object& v);  // 3 or (3, 5)
 DType dtype_from(const py::object& v);                // fc.float32, "float32", numpy.float32, numpy.dtype

@@ -551,4 +551,5 @@ PYBIND11_MODULE(_core, m) {
   bind_optim(m);
   bind_compile(m);
   bind_session(m);
+  bind_quantized(m, ops);
 }

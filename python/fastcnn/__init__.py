@@ -60,12 +60,14 @@ globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name
 
 _SUBMODULES = {
     "nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan", "onnx",
+    "quantization",
 }  # fmt: skip
 # name: (module, attribute); loaded at first use.
 _LAZY = {
     "compile": ("_compile", "compile"),
     "export": ("_export", "export"),
     "load": ("_session", "load"),
+    "quantize": ("quantization", "quantize"),
     "Trainer": ("trainer", "Trainer"),
     "GANTrainer": ("gan.trainer", "GANTrainer"),
     "checkpoint": ("_checkpoint", "checkpoint"),
@@ -95,7 +97,7 @@ __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
     "GANTrainer", "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build",
     "device", "dtype", "empty", "enable_grad", "export", "float16", "float32", "float64", "from_dlpack", "from_numpy",
     "get_conv_algorithm", "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load",
-    "load_state", "load_torch", "memory_info", "no_grad", "ops", "save_state", "set_conv_algorithm",
+    "load_state", "load_torch", "memory_info", "no_grad", "ops", "quantize", "save_state", "set_conv_algorithm",
     "set_grad_enabled", "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",
     "use_deterministic_algorithms",
 ]  # fmt: skip

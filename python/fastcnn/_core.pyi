@@ -25,6 +25,10 @@ class Compiled:
 class NumThreadsScope:
     def __init__(self, n: _int) -> None: ...
 
+class GraphFunction:
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]: ...
+    def __init__(self, json: _str, tensors: Sequence[tuple[_str, Tensor]]) -> None: ...
+
 class Session:
     def cache_info(self, of_step: _bool = False) -> dict[Any, Any]: ...
     def can_predict(self) -> _bool: ...
@@ -418,6 +422,8 @@ class ops:
         label_smoothing: _float = 0.0,
     ) -> Tensor: ...
     @staticmethod
+    def dequantize(x: Tensor, scale: _float, zero: _int) -> Tensor: ...
+    @staticmethod
     def dice_loss(
         x: Tensor,
         target: Tensor,
@@ -640,6 +646,25 @@ class ops:
     def prelu(x: Tensor, weight: Tensor) -> Tensor: ...
     @staticmethod
     def prod(x: Tensor, dim: Any = None, keepdim: _bool = False, *, dtype: Any = None) -> Tensor: ...
+    @staticmethod
+    def quantize(x: Tensor, scale: _float, zero: _int) -> Tensor: ...
+    @staticmethod
+    def quantized_conv2d(
+        x: Tensor,
+        w: Tensor,
+        multiplier: Tensor,
+        offset: Tensor,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: _int = 1,
+        x_zero: _int = 0,
+        low: _int = 0,
+        high: _int = 255,
+        residual: Tensor | None = None,
+        residual_multiplier: _float = 0.0,
+        to_float: _bool = False,
+    ) -> Tensor: ...
     @staticmethod
     def rand(*args: Any, dtype: Any = None, device: Any = None, requires_grad: _bool = False) -> Tensor: ...
     @staticmethod

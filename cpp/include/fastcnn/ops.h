@@ -147,6 +147,22 @@ FASTCNN_API Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tens
 FASTCNN_API Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {});  // x (…,I), w (O,I)
 FASTCNN_API Tensor matmul(const Tensor& a, const Tensor& b);  // 1-D, 2-D and batched with broadcasting, as NumPy
 
+// ---- int8, for inference (quantized.cpp): uint8 tensors stand for (q - zero) * scale; no gradients ----
+FASTCNN_API Tensor quantize(const Tensor& x, double scale, int64_t zero);
+FASTCNN_API Tensor dequantize(const Tensor& x, double scale, int64_t zero);
+struct QuantizedConv2dOptions {
+  int64_t x_zero = 0, low = 0, high = 255;
+  bool to_float = false;  // the result is float32, neither rounded nor clamped
+  Tensor residual;        // uint8, of the result's shape
+  double residual_multiplier = 0;
+};
+// x (N,C,H,W) uint8, w (O,C/groups,kH,kW) int8, multiplier and offset (O) float32. The result is uint8
+// clamp(round(acc * multiplier + offset + residual * residual_multiplier), low, high), acc the int32 sum of
+// (x - x_zero) * w; padding stands for zeros.
+FASTCNN_API Tensor quantized_conv2d(const Tensor& x, const Tensor& w, const Tensor& multiplier,
+                                    const Tensor& offset, const Conv2dOptions& o = {},
+                                    const QuantizedConv2dOptions& q = {});
+
 // ---- pooling (pool2d.cpp)
 // -----------------------------------------------------------------------------------------
 struct Pool2dOptions {

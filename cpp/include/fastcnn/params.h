@@ -134,6 +134,39 @@ struct Pool2dParams {
   int64_t adaptive = 0;  // windows are [floor(i*H/oH), ceil((i+1)*H/oH)), kernel and stride are ignored
 };
 
+// ---- int8, for inference: an element q of a uint8 tensor stands for (q - zero) * scale ----
+
+// quantize: q = clamp(round(x / scale + zero), 0, 255), halves to even, NaN as 0; dequantize: its inverse.
+struct QuantizeParams {
+  double scale = 1;
+  int64_t zero = 0;
+};
+
+// quantized_conv2d: acc (O) = sum of (x - x_zero) * w in int32, v = acc * multiplier + offset [+ residual *
+// residual_multiplier] with one rounding each (fused), y = clamp(round(v), low, high) as uint8, or v as float32.
+// Of conv only sizes, groups and has_residual are used; padding stands for zeros.
+struct QuantizedConv2dParams {
+  Conv2dParams conv;
+  int64_t x_zero = 0, low = 0, high = 255;
+  double residual_multiplier = 0;
+};
+// The longest sum that int32 holds for any operands.
+constexpr int64_t kMostQuantizedDepth = (int64_t{1} << 31) / (255 * 128);
+
+// quantized_add: y = clamp(round(a * a_multiplier + (b * b_multiplier + offset)), low, high); without b: a alone.
+struct QuantizedAddParams {
+  double a_multiplier = 1, b_multiplier = 0, offset = 0;
+  int64_t has_b = 0, low = 0, high = 255;
+};
+
+// quantized_pool2d: the maximum, or acc = sum of (x - x_zero), v = acc * (multiplier / pixels) + offset; y is
+// clamp(round(v), 0, 255) as uint8, or v as float32. Windows and divisors as those of max_pool2d and avg_pool2d.
+struct QuantizedPool2dParams {
+  Pool2dParams pool;
+  int64_t max = 0, x_zero = 0;
+  double multiplier = 1, offset = 0;
+};
+
 // batch_norm over (N, spatial) per channel. x is seen as (rows, C) with C innermost.
 struct BatchNormParams {
   int64_t rows = 0, C = 0;

@@ -51,6 +51,17 @@ struct SessionGraph {
 FASTCNN_API void write_session(const std::string& path, const std::vector<SessionGraph>& graphs,
                                const std::string& extra = "{}");
 
+// A graph in that form as a function of its inputs: its ops run eagerly, or are recorded where a trace is on.
+// ValueError for a graph that makes no sense.
+class FASTCNN_API GraphFunction {
+ public:
+  GraphFunction(const std::string& json, const std::vector<NamedTensor>& tensors);
+  std::vector<Tensor> operator()(const std::vector<Tensor>& inputs) const;
+
+ private:
+  std::shared_ptr<const class Replay> replay_;
+};
+
 // ---- using -----------------------------------------------------------------------------------------------------
 
 struct SessionOptions {

@@ -39,6 +39,10 @@ int64_t flops_of(const Call& c) {
       const int64_t norm = 5 * in + ((p.has_norm_in ? 3 : 0) + (c.out.size() > 2 ? 4 : 0)) * c.in[2].numel();
       return norm + 4 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
     }
+    case OpKind::quantized_conv2d: {
+      const Conv2dParams& p = c.as<QuantizedConv2dParams>().conv;
+      return 2 * out * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+    }
     case OpKind::matmul: {
       const auto& p = c.as<MatmulParams>();
       return 2 * std::max<int64_t>(p.batch, 1) * p.M * p.N * p.K;

@@ -134,7 +134,17 @@
   /* p, g, sum, hyper -> p = in 0, sum = in 2 */                                                               \
   X(adagrad_step, AdagradParams)                                                                               \
   /* p, g, m, hyper -> p = in 0, m = in 2 */                                                                   \
-  X(lion_step, LionParams)
+  X(lion_step, LionParams)                                                                                     \
+  /* x(float32) -> y(uint8) */                                                                                 \
+  X(quantize, QuantizeParams)                                                                                  \
+  /* x(uint8) -> y(float32) */                                                                                 \
+  X(dequantize, QuantizeParams)                                                                                \
+  /* x(uint8), w(int8), multiplier(O), offset(O), both float32 [, residual(uint8)] -> y(uint8 or float32) */   \
+  X(quantized_conv2d, QuantizedConv2dParams)                                                                   \
+  /* a(uint8) [, b(uint8)] -> y(uint8) */                                                                      \
+  X(quantized_add, QuantizedAddParams)                                                                         \
+  /* x(uint8) -> y(uint8; float32 too unless max) */                                                           \
+  X(quantized_pool2d, QuantizedPool2dParams)
 
 #include "fastcnn/params.h"
 

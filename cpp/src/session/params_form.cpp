@@ -94,6 +94,26 @@ void fields(Pool2dParams& p, V& v) {
   v("dW", p.dW), v("count_include_pad", p.count_include_pad), v("adaptive", p.adaptive);
 }
 template <class V>
+void fields(QuantizeParams& p, V& v) {
+  v("scale", p.scale), v("zero", p.zero);
+}
+template <class V>
+void fields(QuantizedConv2dParams& p, V& v) {
+  fields(p.conv, v);
+  v("has_residual", p.conv.has_residual), v("x_zero", p.x_zero), v("low", p.low), v("high", p.high);
+  v("residual_multiplier", p.residual_multiplier);
+}
+template <class V>
+void fields(QuantizedAddParams& p, V& v) {
+  v("a_multiplier", p.a_multiplier), v("b_multiplier", p.b_multiplier), v("offset", p.offset);
+  v("has_b", p.has_b), v("low", p.low), v("high", p.high);
+}
+template <class V>
+void fields(QuantizedPool2dParams& p, V& v) {
+  fields(p.pool, v);
+  v("max", p.max), v("x_zero", p.x_zero), v("multiplier", p.multiplier), v("offset", p.offset);
+}
+template <class V>
 void fields(BatchNormParams& p, V& v) {
   v("rows", p.rows), v("C", p.C), v("eps", p.eps);
 }

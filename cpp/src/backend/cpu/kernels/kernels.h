@@ -15,13 +15,14 @@
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd2x2_args.h"
 
-// X(name, return type, arguments…). Kernels that dot products of bfloat16 pairs or conversions to bfloat16 touch:
+// X(name, return type, arguments…). Kernels that use products of bfloat16 pairs or of bytes, or convert to bfloat16:
 #define FASTCNN_KERNELS_OWN(X) \
   FASTCNN_KERNELS_CONV(X)      \
   FASTCNN_KERNELS_GEMM(X)      \
   FASTCNN_KERNELS_NORM(X)      \
   FASTCNN_KERNELS_POOL(X)      \
-  FASTCNN_KERNELS_PEAK(X)
+  FASTCNN_KERNELS_PEAK(X)      \
+  FASTCNN_KERNELS_QUANTIZED(X)
 // Others: avx512bf16 takes those of avx512 (CMakeLists.txt, FASTCNN_SHARED_KERNELS), which come out the same.
 #define FASTCNN_KERNELS_SHARED(X) \
   FASTCNN_KERNELS_DEPTHWISE(X)    \
@@ -45,6 +46,7 @@
 #include "backend/cpu/kernels/list_optim.h"
 #include "backend/cpu/kernels/list_peak.h"
 #include "backend/cpu/kernels/list_pool.h"
+#include "backend/cpu/kernels/list_quantized.h"
 #include "backend/cpu/kernels/list_sample.h"
 #include "backend/cpu/kernels/list_winograd.h"
 

@@ -35,6 +35,12 @@ FASTCNN_INLINE PoolWindow pool_window(const PoolAxis& a, int64_t o) {
   return PoolWindow{b, e, a.dilation, padded};
 }
 
+// How many pixels an average divides by, where it takes int8; at least 1.
+FASTCNN_INLINE int64_t pool_divisor(const Pool2dParams& p, const PoolWindow& h, const PoolWindow& w) {
+  const int64_t n = p.count_include_pad ? h.padded * w.padded : (h.end - h.begin) * (w.end - w.begin);
+  return n > 1 ? n : 1;
+}
+
 // Outputs [first, last] whose window may cover input position i; membership is exact without dilation.
 struct PoolCover {
   int64_t first, last;

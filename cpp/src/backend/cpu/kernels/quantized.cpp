@@ -1,0 +1,122 @@
+// What it is: int8 work beside the dense convolution: depthwise convolution, conversions, sums of two tensors,
+// pooling. Every float operation is a fused multiply-add or a rounding to even, so all ISAs give the same bits.
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/simd_bytes.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+
+// ---- depthwise: 4 taps of 4 * kLanes channels at a time ----
+
+void quantized_depthwise(const QuantizedDepthwiseTask& t, int64_t begin, int64_t end) {
+  const uint8_t* taps[kQuantizedTaps + 3];
+  const int64_t count = t.kH * t.kW, quads = (count + 3) / 4;
+  for (int64_t i = count; i < 4 * quads; ++i) taps[i] = t.zeros;  // their weights are 0
+  const Requantize& r = t.out;
+  const vf low = set1(r.low), high = set1(r.high), residual = set1(r.residual_multiplier);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t n = row / t.oH, h0 = row % t.oH * t.sH - t.pT;
+    const uint8_t* image = t.x + n * t.H * t.W * t.C;
+    for (int64_t ow = 0; ow < t.oW; ++ow) {
+      const int64_t w0 = ow * t.sW - t.pL;
+      for (int64_t kh = 0, i = 0; kh < t.kH; ++kh)
+        for (int64_t kw = 0; kw < t.kW; ++kw, ++i) {
+          const int64_t h = h0 + kh * t.dH, w = w0 + kw * t.dW;
+          taps[i] = h >= 0 && h < t.H && w >= 0 && w < t.W ? image + (h * t.W + w) * t.C : t.zeros;
+        }
+      const int64_t y = (row * t.oW + ow) * t.C;
+      const int8_t* w = t.w;
+      for (int64_t c = 0; c < t.C; c += kBytes) {
+        const int64_t left = t.C - c;
+        vi acc[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) acc[v] = load_int(t.start + c + v * kLanes);
+        for (int64_t q = 0; q < quads; ++q) {
+          const uint8_t* const* at = taps + 4 * q;
+          vi words[4];
+          interleave(load_bytes(at[0] + c, left), load_bytes(at[1] + c, left), load_bytes(at[2] + c, left),
+                     load_bytes(at[3] + c, left), words);
+#pragma GCC unroll 4
+          for (int v = 0; v < 4; ++v) {
+            acc[v] = dot(acc[v], words_x(words[v]), words_w(load_int(w)));
+            w += kBytes;
+          }
+        }
+        vf value[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v)
+          value[v] = fused_multiply_add(to_float(acc[v]), load(r.multiplier + c + v * kLanes),
+                                        load(r.offset + c + v * kLanes));
+        if (r.residual) {
+          // Single bytes in the same order as the words: the other three bytes are 0.
+          vi words[4];
+          interleave(load_bytes(r.residual + y + c, left), vi{}, vi{}, vi{}, words);
+#pragma GCC unroll 4
+          for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(words[v]), residual, value[v]);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) acc[v] = round_to_int(vmin(vmax(value[v], low), high));
+        store_bytes(static_cast<uint8_t*>(t.y) + y + c, acc, left);
+      }
+    }
+  }
+}
+
+// ---- elementwise ----
+
+void quantize(const float* x, float inverse, float zero, uint8_t* y, int64_t begin, int64_t end) {
+  const vf low = set1(0), high = set1(255), a = set1(inverse), b = set1(zero);
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int n = static_cast<int>(end - i < kLanes ? end - i : kLanes);
+    const vf v = fused_multiply_add(n == kLanes ? load(x + i) : loadn(x + i, n), a, b);
+    store_lanes(y + i, round_to_int(vmin(vmax(v, low), high)), n);  // NaN becomes `low`
+  }
+}
+
+void dequantize(const uint8_t* x, float scale, int32_t zero, float* y, int64_t begin, int64_t end) {
+  const vi shift = set1_int(zero);
+  const vf s = set1(scale);
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int n = static_cast<int>(end - i < kLanes ? end - i : kLanes);
+    storen(y + i, mul(to_float(load_lanes(x + i, n) - shift), s), n);
+  }
+}
+
+void quantized_add(const uint8_t* a, const uint8_t* b, const QuantizedAddParams& p, uint8_t* y, int64_t begin,
+                   int64_t end) {
+  const vf low = set1(static_cast<float>(p.low)), high = set1(static_cast<float>(p.high));
+  const vf ma = set1(static_cast<float>(p.a_multiplier)), mb = set1(static_cast<float>(p.b_multiplier));
+  const vf offset = set1(static_cast<float>(p.offset));
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int n = static_cast<int>(end - i < kLanes ? end - i : kLanes);
+    vf v = offset;
+    if (b) v = fused_multiply_add(to_float(load_lanes(b + i, n)), mb, v);
+    v = fused_multiply_add(to_float(load_lanes(a + i, n)), ma, v);
+    store_lanes(y + i, round_to_int(vmin(vmax(v, low), high)), n);
+  }
+}
+
+// ---- pooling: one pixel of a window ----
+
+void quantized_max(const uint8_t* x, uint8_t* y, int64_t C) {
+  for (int64_t c = 0; c < C; ++c) y[c] = x[c] > y[c] ? x[c] : y[c];
+}
+
+void quantized_sum(const uint8_t* x, int32_t* sum, int64_t C) {
+  for (int64_t c = 0; c < C; ++c) sum[c] += x[c];
+}
+
+void quantized_mean(const int32_t* sum, float multiplier, float offset, void* y, bool to_float_, int64_t C) {
+  const vf low = set1(0), high = set1(255), m = set1(multiplier), o = set1(offset);
+  for (int64_t c = 0; c < C; c += kLanes) {
+    const int n = static_cast<int>(C - c < kLanes ? C - c : kLanes);
+    int32_t t[kLanes] = {};
+    memcpy(t, sum + c, static_cast<size_t>(n) * 4);
+    const vf v = fused_multiply_add(to_float(load_int(t)), m, o);
+    if (to_float_)
+      storen(static_cast<float*>(y) + c, v, n);
+    else
+      store_lanes(static_cast<uint8_t*>(y) + c, round_to_int(vmin(vmax(v, low), high)), n);
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,54 @@
+// What it is: the argument structs of the int8 kernels. What it is not: how weights become this order
+// (backend/cpu/quantized_conv2d.cpp) or how work is cut.
+#pragma once
+#include <stdint.h>
+
+namespace fastcnn::cpu {
+
+constexpr int64_t kQuantizedTaps = 128;  // the most that a kernel takes
+
+// From int32 sums to results; see QuantizedConv2dParams.
+struct Requantize {
+  const float* multiplier = nullptr;  // by channel, in the order of the kernel
+  const float* offset = nullptr;
+  const uint8_t* residual = nullptr;  // of y's shape
+  float residual_multiplier = 0, low = 0, high = 255;
+  int32_t to_float = 0;  // y is float32
+};
+
+// A convolution as taps of `run` bytes that lie together: each output pixel reads one run for each tap, at
+// x + n*x_n + h*x_h + w*x_w with h = oh*sH - pT + th*dH, w alike, or `zeros` outside of the image. A run may be
+// read up to the next multiple of 4 bytes. Weights: for each group and block of vector lanes of channels, for each
+// tap, words of 4 bytes for each lane; `start`: what sums start from, -x_zero * (sum of weights).
+struct QuantizedConvTask {
+  int64_t N = 0, H = 0, W = 0, oH = 0, oW = 0, taps_h = 1, taps_w = 1;
+  int64_t sH = 1, sW = 1, pT = 0, pL = 0, dH = 1, dW = 1, run = 0, words = 0;
+  int64_t groups = 1, x_group = 0, O = 0, blocks = 0;  // O, blocks of lanes: of a group
+  int64_t x_n = 0, x_h = 0, x_w = 0;                   // bytes
+  int64_t y_pixel = 0;                                 // elements between pixels of y
+  const uint8_t* x = nullptr;
+  const uint8_t* zeros = nullptr;
+  const int8_t* w = nullptr;
+  const int32_t* start = nullptr;
+  Requantize out;
+  void* y = nullptr;
+  // Work items: (parts of pixels) x (groups x panels), the first slower where pixels_first.
+  int64_t tile = 1, panel = 1, panels = 1, part = 1,
+          parts = 1;  // pixels of a tile, blocks of a panel, tiles of a part
+  int32_t pixels_first = 1;
+};
+
+// Depthwise: w holds for each group of 4 vectors of channels and each 4 taps 4 vectors of words: 4 taps of a
+// channel. Channels of a group stand in the order that interleaving bytes gives (quantized_channel).
+struct QuantizedDepthwiseTask {
+  int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0, kH = 1, kW = 1;
+  int64_t sH = 1, sW = 1, pT = 0, pL = 0, dH = 1, dW = 1;
+  const uint8_t* x = nullptr;
+  const uint8_t* zeros = nullptr;  // C bytes
+  const int8_t* w = nullptr;
+  const int32_t* start = nullptr;
+  Requantize out;
+  void* y = nullptr;
+};
+
+}  // namespace fastcnn::cpu

