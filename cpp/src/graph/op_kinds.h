@@ -121,6 +121,7 @@
   X(random, RandomParams)                                                                                      \
   /* state -> state = in 0, counter += count */                                                                \
   X(rng_advance, RngAdvanceParams)                                                                             \
+  /* of all steps below the last input may be scale(float32 (3)), see backend/cpu/step_numbers.h */            \
   /* p, g [, momentum], hyper -> p = in 0 [, momentum = in 2] */                                               \
   X(sgd_step, SgdParams)                                                                                       \
   /* p, g, m, v [, vmax], hyper -> p = in 0, m = in 2, v = in 3 [, vmax = in 4] */                             \
@@ -130,7 +131,11 @@
   /* p, g, sum, hyper -> p = in 0, sum = in 2 */                                                               \
   X(adagrad_step, AdagradParams)                                                                               \
   /* p, g, m, hyper -> p = in 0, m = in 2 */                                                                   \
-  X(lion_step, LionParams)
+  X(lion_step, LionParams)                                                                                     \
+  /* x (n), index(int64 (m)), values (m) -> y: x with values at index, of equal ones the last */               \
+  X(index_put, IndexParams)                                                                                    \
+  /* x0, x1, ... -> found(float32 ()): 1 where a number is NaN or infinite, else 0 */                          \
+  X(non_finite, FillParams)
 
 #include "fastcnn/params.h"
 
