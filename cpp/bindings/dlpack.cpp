@@ -68,23 +68,48 @@ std::pair<int64_t, int64_t> int_tuple(const char* what, const py::object& v) {
       concat("__dlpack__: expected ", what, " as a tuple of two ints, got ", py::repr(v).cast<std::string>()));
 }
 
+std::pair<int64_t, int64_t> device_pair(const Tensor& t) {
+  return {t.device().type == DeviceType::cpu ? kDLCPU : kDLCUDA, t.device().index};
+}
+
+// The consumer's stream waits for what is queued here. None is the legacy default stream, -1 asks for nothing.
+void wait_on(const py::object& stream) {
+  int64_t s = 1;
+  if (!stream.is_none()) {
+    if (!py::isinstance<py::int_>(stream))
+      throw TypeError("__dlpack__: expected stream as an int or None, got " +
+                      py::repr(stream).cast<std::string>());
+    s = stream.cast<int64_t>();
+  }
+  if (s == -1) return;
+  if (s <= 0) {
+    const std::string message = "__dlpack__: expected stream None, -1, 1, 2 or a handle, got " + std::to_string(s);
+    buffer_error(message.c_str());
+  }
+  py::gil_scoped_release nogil;
+  cuda_order_streams(static_cast<uintptr_t>(s), false);
+}
+
 py::object to_dlpack(const Tensor& self, const py::object& stream, const py::object& max_version,
                      const py::object& dl_device, const py::object& copy) {
   if (self.is_symbolic()) buffer_error("__dlpack__: the tensor has no values while compile traces the function");
   if (self.device().type == DeviceType::cpu && !stream.is_none())
     buffer_error("__dlpack__: expected stream=None for a CPU tensor");
-  if (!dl_device.is_none() && int_tuple("dl_device", dl_device).first != kDLCPU)
-    buffer_error("__dlpack__: copying to another device on export is not supported; use .to(device) first");
-  if (self.device().type == DeviceType::cuda) {  // whatever stream reads it next, it is complete
-    py::gil_scoped_release nogil;
-    cuda_synchronize();
-  }
-  Tensor t = self.detach();
+  const bool keep = !copy.is_none() && !copy.cast<bool>();
   bool copied = !copy.is_none() && copy.cast<bool>();
-  if (copied) {
+  Tensor t = self.detach();
+  if (!dl_device.is_none() && int_tuple("dl_device", dl_device) != device_pair(t)) {
+    if (int_tuple("dl_device", dl_device).first != kDLCPU)
+      buffer_error("__dlpack__: expected dl_device as the tensor's own or the CPU; use .to(device) first");
+    if (keep) buffer_error("__dlpack__: another device needs a copy, and copy=False forbids it");
+    py::gil_scoped_release nogil;
+    t = to_device(t, Device{});
+    copied = true;
+  } else if (copied) {
     py::gil_scoped_release nogil;
     t = clone(t);
   }
+  if (t.device().type == DeviceType::cuda) wait_on(stream);
   bool versioned = !max_version.is_none() && int_tuple("max_version", max_version).first >= 1;
   bool readonly = is_readonly(t);
   if (readonly && !versioned)
@@ -116,7 +141,19 @@ py::object to_dlpack(const Tensor& self, const py::object& stream, const py::obj
 }
 
 Tensor import_tensor(const DLTensor& t, std::shared_ptr<void> owner, bool readonly) {
-  if (t.device.device_type != kDLCPU) buffer_error("from_dlpack: only CPU memory can be imported by this build");
+  Device device;
+  if (t.device.device_type == kDLCUDA || t.device.device_type == kDLCUDAManaged) {
+    if (cuda_device_count() == 0) {
+      const std::string message = "from_dlpack: got CUDA memory, but " + cuda_unavailable_reason();
+      buffer_error(message.c_str());
+    }
+    if (t.device.device_id != 0) buffer_error("from_dlpack: expected memory of the first visible CUDA device");
+    device = {DeviceType::cuda, 0};
+  } else if (t.device.device_type != kDLCPU && t.device.device_type != kDLCUDAHost) {
+    const std::string message =
+        "from_dlpack: expected CPU or CUDA memory, got device type " + std::to_string(t.device.device_type);
+    buffer_error(message.c_str());
+  }
   if (t.ndim > kMaxDims) buffer_error("from_dlpack: more than 8 dimensions");
   DType dtype = dtype_of(t.dtype);
   Dims shape, strides;
@@ -127,26 +164,30 @@ Tensor import_tensor(const DLTensor& t, std::shared_ptr<void> owner, bool readon
     strides = Dims(t.ndim, 1);
     for (int i = t.ndim - 2; i >= 0; --i) strides[i] = strides[i + 1] * shape[i + 1];
   }
-  Tensor out = from_blob(static_cast<char*>(t.data) + t.byte_offset, shape, strides, dtype, std::move(owner));
+  Tensor out =
+      from_blob(static_cast<char*>(t.data) + t.byte_offset, shape, strides, dtype, std::move(owner), device);
   if (readonly) set_readonly(out);
   return out;
 }
 
 Tensor from_dlpack(const py::object& obj, const py::object& device, const py::object& copy) {
-  if (!device.is_none()) {
-    Device d =
+  std::optional<Device> wanted;
+  if (!device.is_none())
+    wanted =
         py::isinstance<Device>(device) ? device.cast<Device>() : parse_device(py::str(device).cast<std::string>());
-    if (d.type != DeviceType::cpu) buffer_error("from_dlpack: only device='cpu' is supported by this build");
-  }
   if (!py::hasattr(obj, "__dlpack__"))
     throw TypeError("from_dlpack: expected an object with __dlpack__, got " +
                     py::str(py::type::handle_of(obj).attr("__name__")).cast<std::string>());
   py::object capsule;
+  py::dict ask;  // CUDA memory is ready for the stream of this library
+  if (py::hasattr(obj, "__dlpack_device__") && cuda_device_count() > 0 &&
+      int_tuple("what __dlpack_device__ gives", obj.attr("__dlpack_device__")()).first == kDLCUDA)
+    ask["stream"] = py::int_(cuda_stream());
   try {
-    capsule = obj.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    capsule = obj.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0), **ask);
   } catch (py::error_already_set& e) {
     if (!e.matches(PyExc_TypeError)) throw;
-    capsule = obj.attr("__dlpack__")();  // a producer older than DLPack 1.0
+    capsule = obj.attr("__dlpack__")(**ask);  // a producer older than DLPack 1.0
   }
   PyObject* c = capsule.ptr();
   Tensor out;
@@ -172,11 +213,12 @@ Tensor from_dlpack(const py::object& obj, const py::object& device, const py::ob
   } else {
     buffer_error("from_dlpack: __dlpack__ did not return an unused DLPack capsule");
   }
-  if (!copy.is_none() && copy.cast<bool>()) {
-    py::gil_scoped_release nogil;
-    return clone(out);
-  }
-  return out;
+  const bool elsewhere = wanted && *wanted != out.device();
+  if (elsewhere && !copy.is_none() && !copy.cast<bool>())
+    buffer_error("from_dlpack: another device needs a copy, and copy=False forbids it");
+  py::gil_scoped_release nogil;
+  if (elsewhere) return to_device(out, *wanted);
+  return !copy.is_none() && copy.cast<bool>() ? clone(out) : out;
 }
 
 }  // namespace
@@ -187,8 +229,8 @@ void bind_dlpack(py::module_& m, TensorClass& c) {
         "The tensor as a DLPack capsule, without a copy (array API standard). BufferError where that is "
         "impossible.");
   c.def("__dlpack_device__", [](const Tensor& t) {
-    return py::make_tuple(static_cast<int>(t.device().type == DeviceType::cpu ? kDLCPU : kDLCUDA),
-                          t.device().index);
+    const auto [type, index] = device_pair(t);
+    return py::make_tuple(type, index);
   });
   m.def("from_dlpack", &from_dlpack, py::arg("obj"), py::kw_only(), py::arg("device") = py::none(),
         py::arg("copy") = py::none(),

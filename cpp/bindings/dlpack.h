@@ -5,7 +5,7 @@
 
 namespace fastcnn::bindings {
 
-enum DLDeviceType : int32_t { kDLCPU = 1, kDLCUDA = 2 };
+enum DLDeviceType : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3, kDLCUDAManaged = 13 };
 enum DLDataTypeCode : uint8_t { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4, kDLBool = 6 };
 constexpr uint64_t kDLFlagReadOnly = 1, kDLFlagCopied = 2;
 

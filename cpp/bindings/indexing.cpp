@@ -25,7 +25,7 @@ struct Item {
 // The positions of a mask's true elements, one int64 tensor per dim.
 std::vector<Tensor> nonzero(const Tensor& mask) {
   check(mask.ndim() > 0, "index: expected a mask with dimensions, got shape ()");
-  Tensor flat = contiguous(reshape(mask.detach(), {mask.numel()}));
+  Tensor flat = to_device(contiguous(reshape(mask.detach(), {mask.numel()})), Device{});
   const bool* m = flat.data<bool>();
   std::vector<int64_t> at;
   for (int64_t i = 0; i < flat.numel(); ++i)
@@ -78,6 +78,8 @@ std::vector<Item> items_from(const Tensor& x, const py::object& key) {
   if (ellipses > 1) throw IndexError("index: expected at most one Ellipsis");
   if (dims > x.ndim()) throw IndexError(concat("index: ", dims, " indices are too many for shape ", x.shape()));
   if (!ellipses) items.push_back({Item::Kind::ellipsis});
+  for (Item& i : items)  // positions may come from the host
+    for (Tensor& t : i.indices) t = to_device(t, x.device());
   return items;
 }
 
@@ -113,7 +115,8 @@ Tensor take_indices(const Tensor& x, int first, const std::vector<Tensor>& indic
                           "index: expected indices in [", -n, ", ", n, ") for dim ", first + i, " of shape ",
                           x.shape(), ", got ", high < static_cast<double>(n) ? low : high);
       }
-      index = where(lt(index, zeros({}, DType::int64)), affine(index, 1, static_cast<double>(n)), index);
+      index = where(lt(index, zeros({}, DType::int64, index.device())), affine(index, 1, static_cast<double>(n)),
+                    index);
     }
     at = i == 0 ? index : add(affine(at, static_cast<double>(n), 0), index);
   }
@@ -162,8 +165,8 @@ Tensor get(const Tensor& x, const std::vector<Item>& items) {
 
 Tensor value_tensor(const Tensor& x, const py::object& value) {
   if (auto n = number_from(value)) return full({}, n->value, x.dtype(), x.device());
-  if (py::isinstance<Tensor>(value)) return value.cast<Tensor>().detach();
-  return py::module_::import("fastcnn._core").attr("tensor")(value).cast<Tensor>();
+  if (py::isinstance<Tensor>(value)) return to_device(value.cast<Tensor>().detach(), x.device());
+  return to_device(py::module_::import("fastcnn._core").attr("tensor")(value).cast<Tensor>(), x.device());
 }
 
 void set(const Tensor& self, const py::object& key, const py::object& value) {
@@ -193,21 +196,13 @@ void set(const Tensor& self, const py::object& key, const py::object& value) {
     });
     return;
   }
-  check(x.device().type == DeviceType::cpu,
-        "__setitem__: assignment through index tensors runs on the CPU only; copy the tensor there first, or use "
-        "where or scatter_add");
   // Positions of a tensor that counts its elements say where each value goes.
-  Tensor places = get(reshape(arange(0, static_cast<double>(x.numel())), x.shape()), items);
+  Tensor places =
+      get(reshape(arange(0, static_cast<double>(x.numel()), 1, DType::int64, x.device()), x.shape()), items);
   without_gil([&] {
     Tensor from = contiguous(reshape(expand(v, places.shape()), {v.numel() == 0 ? 0 : places.numel()}));
     Tensor at = contiguous(reshape(places, {places.numel()}));
-    Tensor flat = reshape(clone(x), {x.numel()}), dense = cast(contiguous(from), x.dtype());
-    size_t bytes = dtype_size(x.dtype());
-    flat = contiguous(flat);
-    char* to = static_cast<char*>(flat.data());
-    for (int64_t i = 0; i < at.numel(); ++i)
-      std::copy_n(static_cast<const char*>(dense.data()) + i * bytes, bytes, to + at.data<int64_t>()[i] * bytes);
-    copy_(x, reshape(flat, x.shape()));
+    copy_(x, reshape(index_put(reshape(x.detach(), {x.numel()}), at, from), x.shape()));
   });
 }
 

@@ -480,6 +480,13 @@ PYBIND11_MODULE(_core, m) {
         "'auto': float32 convolutions of 3x3, 5x5 and 4x4 with stride 2 may run as Winograd, which rounds up to "
         "five times as much;\n"
         "'direct': never. The environment's FASTCNN_CONV_ALGORITHM sets the first value.");
+  m.def("set_float32_matmul_precision", &set_float32_matmul_precision, py::arg("precision"),
+        "'highest' (at first): float32 products are those of float32. 'high', 'medium': on CUDA matrix products "
+        "and\n"
+        "convolutions of float32 round their operands to TF32 (10 bits of mantissa) for the tensor cores and sum "
+        "in\n"
+        "float32; the CPU computes as before.");
+  m.def("get_float32_matmul_precision", &get_float32_matmul_precision, "'highest', 'high' or 'medium'.");
   m.def("record_kernel_choices", &record_kernel_choices, py::arg("on"));
   m.def("give_conv2d_moments", &give_conv2d_moments, py::arg("on"),
         "For tests: off, plans made from now on sum the statistics of batch norms in eager's order.");
@@ -538,6 +545,7 @@ PYBIND11_MODULE(_core, m) {
       py::arg("tensor"), "Zero bytes into a tensor on any device, now: no op, so compile does not record it.");
   m.def("cuda_device_count", &cuda_device_count);
   m.def("cuda_build", &cuda_build);
+  m.def("cuda_stream", &cuda_stream);
   m.def("cuda_unavailable_reason", &cuda_unavailable_reason);
   m.def("cuda_memory_allocated", &cuda_memory_allocated);
   m.def("cuda_synchronize", &cuda_synchronize, py::call_guard<py::gil_scoped_release>());

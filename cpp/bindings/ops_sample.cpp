@@ -49,9 +49,10 @@ void bind_ops_sample(py::module_& ops) {
         AffineSampleOptions o;
         if (!size.is_none()) o.size = int_pair("affine_sample", "size", size);
         o.mode = mode, o.fill_mode = fill_mode, o.antialias = antialias;
-        o.fill = per_channel("fill", fill, x.ndim() == 4 ? x.shape()[1] : 1);
+        o.fill = to_device(per_channel("fill", fill, x.ndim() == 4 ? x.shape()[1] : 1), x.device());
         o.displacement = or_empty(displacement), o.color = or_empty(color);
-        if (!mean.is_none() || !deviation.is_none()) o.norm = normalization(x, mean, deviation);
+        if (!mean.is_none() || !deviation.is_none())
+          o.norm = to_device(normalization(x, mean, deviation), x.device());
         return without_gil([&] { return affine_sample(x, matrix, o); });
       },
       py::arg("x"), py::arg("matrix"), py::arg("size") = py::none(), py::arg("mode") = "bilinear",

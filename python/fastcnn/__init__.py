@@ -25,6 +25,7 @@ from ._core import (
     from_dlpack,
     from_numpy,
     get_conv_algorithm,
+    get_float32_matmul_precision,
     get_num_threads,
     grad,
     int8,
@@ -35,6 +36,7 @@ from ._core import (
     memory_info,
     ops,
     set_conv_algorithm,
+    set_float32_matmul_precision,
     set_memory_budget,
     set_num_threads,
     show_config,
@@ -70,6 +72,7 @@ _LAZY = {
     "quantize": ("quantization", "quantize"),
     "Trainer": ("trainer", "Trainer"),
     "GANTrainer": ("gan.trainer", "GANTrainer"),
+    "GradScaler": ("_grad_scaler", "GradScaler"),
     "checkpoint": ("_checkpoint", "checkpoint"),
     "summary": ("_summary", "summary"),
     "load_state": ("checkpoints", "load_weights"),
@@ -94,10 +97,11 @@ def __dir__():
 
 
 __all__ = [  # noqa: PLE0604 (the names of _OPS are computed)
-    "GANTrainer", "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile", "cuda_build",
-    "device", "dtype", "empty", "enable_grad", "export", "float16", "float32", "float64", "from_dlpack", "from_numpy",
-    "get_conv_algorithm", "get_num_threads", "grad", "int32", "int64", "int8", "is_grad_enabled", "isa", "load",
-    "load_state", "load_torch", "memory_info", "no_grad", "ops", "quantize", "save_state", "set_conv_algorithm",
-    "set_grad_enabled", "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",
+    "GANTrainer", "GradScaler", "Tensor", "Trainer", "autocast", "bfloat16", "bool", "checkpoint", "compile",
+    "cuda_build", "device", "dtype", "empty", "enable_grad", "export", "float16", "float32", "float64",
+    "from_dlpack", "from_numpy", "get_conv_algorithm", "get_float32_matmul_precision", "get_num_threads", "grad",
+    "int32", "int64", "int8", "is_grad_enabled", "isa", "load", "load_state", "load_torch", "memory_info", "no_grad",
+    "ops", "quantize", "save_state", "set_conv_algorithm", "set_float32_matmul_precision", "set_grad_enabled",
+    "set_memory_budget", "set_num_threads", "show_config", "summary", "tensor", "uint8",
     "use_deterministic_algorithms",
 ]  # fmt: skip

@@ -21,10 +21,6 @@ def check_options(
     """Raises ValueError or TypeError for options of Trainer that are out of range."""
     if precision not in _PRECISIONS:
         raise ValueError(f"Trainer: expected precision {', '.join(_PRECISIONS)}, got {precision!r}")
-    if precision == "16-mixed":
-        raise ValueError(
-            f"Trainer: precision {precision!r} is not available yet in this version; use 'bf16-mixed' or '32-true'"
-        )
     if int(accumulate) != accumulate or accumulate < 1:
         raise ValueError(f"Trainer: expected accumulate_grad_batches as an int of at least 1, got {accumulate}")
     if clip is not None and not clip > 0:

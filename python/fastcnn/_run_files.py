@@ -23,6 +23,7 @@ def save_run(trainer, path, keep_previous=False):
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in trainer.callbacks if hasattr(c, "state_dict")],
         "max_epochs": trainer.max_epochs, "seed": trainer.seed,
+        "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
     }  # fmt: skip
     checkpoints.save_checkpoint(path, weights, tensors, state, trainer._metadata(), keep_previous)
     return Path(path)
@@ -77,6 +78,8 @@ def _restore_weights(trainer, found):
 def _restore_state(trainer, found, loader):
     state, tensors = found.state, found.tensors
     trainer.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
+    if trainer.scaler is not None and state.get("scaler"):
+        trainer.scaler.load_state_dict(state["scaler"])
     if (trainer.scheduler is None) != (state["scheduler"] is None):
         ours = "none" if trainer.scheduler is None else type(trainer.scheduler).__name__
         raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")

@@ -55,7 +55,8 @@ def get_loss(loss, label_smoothing=0.0):
 
 def mixed(precision):
     """Context of forward and loss for a precision of Trainer: parameters, gradients and updates stay float32."""
-    return autocast(dtype=_core.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
+    dtype = {"bf16-mixed": _core.bfloat16, "16-mixed": _core.float16}.get(precision)
+    return contextlib.nullcontext() if dtype is None else autocast(dtype=dtype)
 
 
 def count_correct(output, target):
@@ -137,15 +138,16 @@ class TrainStep:
 
     Gradients live inside a step: they are gone after it (or zero again, where several batches add up).
     clip: (algorithm, value) or None. custom: f(model, batch) -> loss or dict, instead of model, loss and accuracy.
+    scaler: GradScaler or None.
     """
 
     def __init__(
         self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None, precision="32-true",
-        custom=None,
+        custom=None, scaler=None,
     ):  # fmt: skip
         self.model, self.loss, self.optimizer, self.precision = model, loss, optimizer, precision
         self.accuracy, self.accumulate, self.clip, self.ema = accuracy, accumulate, clip, ema
-        self.custom = custom
+        self.custom, self.scaler = custom, scaler
         self._whole, self._part = self._update, self._backward
         if compiler is not None:
             self._whole, self._part = compiler(self._update), compiler(self._backward)
@@ -193,18 +195,25 @@ class TrainStep:
 
     def _backward(self, batch):
         loss, correct, logs = self._forward(batch)
-        (loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)).backward()
+        part = loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)
+        (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach(), correct, logs
 
     def _update(self, batch):
         result = self._backward(batch)
         if self.clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
             from .nn.utils import clip_grad_norm_, clip_grad_value_
 
             algorithm, value = self.clip
             clip = clip_grad_norm_ if algorithm == "norm" else clip_grad_value_
             clip([p for g in self.optimizer.param_groups for p in g["params"]], value)
-        self.optimizer.step()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=self.accumulate == 1)
         if self.ema is not None:
             self.ema.update()
@@ -246,7 +255,7 @@ class EvalStep:
     def _forward(self, x):
         with mixed(self.precision):
             output = self.model(x)
-        return output.to("float32") if self.precision == "bf16-mixed" else output
+        return output if self.precision == "32-true" else output.to("float32")
 
     def _score(self, x, y):
         output = self._forward(x)

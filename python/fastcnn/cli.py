@@ -109,7 +109,8 @@ def _train_parser(commands):
     group.add_argument("--cutmix", type=_nonnegative, metavar="A", help="paste parts of others in half the batches")
     group.add_argument("--ema-decay", type=_nonnegative, metavar="D", help="average the weights, e.g. 0.999")
     group.add_argument("--clip", type=_nonnegative, metavar="NORM", help="largest norm of the gradients")
-    group.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="bf16-mixed: forward in bfloat16")
+    group.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"),
+                       help="bf16-mixed, 16-mixed: forward in bfloat16, float16")
     group.add_argument("--accumulate", type=_count, metavar="N", help="batches per optimizer step")
     group.add_argument("--patience", type=_count, metavar="N", help="stop after N epochs without improvement")
     group.add_argument("--seed", type=int)

@@ -17,6 +17,7 @@ from ._choices import check_options, make_metrics, make_optimizer, make_schedule
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
 from ._files import prepare_folder
+from ._grad_scaler import GradScaler
 from ._loop import (
     FirstBatches,
     Interrupted,
@@ -89,8 +90,8 @@ class Trainer(CallbackHost):
             instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
             traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
             evaluate(); without it validation uses loss and metrics.
-        precision: "32-true" or "bf16-mixed": forward in bfloat16, weights, statistics, loss and updates in
-            float32.
+        precision: "32-true"; "bf16-mixed": forward in bfloat16, weights, statistics, loss and updates in float32;
+            "16-mixed": the same with float16 and a GradScaler, for GPUs: here the CPU is slower with it.
         device: "auto", "cpu" or "cuda".
         accumulate_grad_batches: batches per optimizer step; the loss is divided by it.
         gradient_clip_val: with gradient_clip_algorithm "norm" the largest norm of all gradients together, with "value"
@@ -166,9 +167,10 @@ class Trainer(CallbackHost):
         self._compiler = compile_function if compile else None
         self._count_train = self._accuracy and training_step is None
         clip = None if gradient_clip_val is None else (gradient_clip_algorithm, gradient_clip_val)
+        self.scaler = GradScaler(self.device) if precision == "16-mixed" else None
         self._step = TrainStep(
             model, train_loss, self.optimizer, self._count_train, self.accumulate_grad_batches, clip, self.ema,
-            self._compiler, precision, training_step,
+            self._compiler, precision, training_step, self.scaler,
         )  # fmt: skip
         self._eval_steps, self._guard = {}, NanGuard(model)
 

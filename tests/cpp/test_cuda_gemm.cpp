@@ -5,6 +5,7 @@
 
 #include "backend/cuda/kernels/gemm_load.cuh"
 #include "cuda_check.h"
+#include "fastcnn/runtime.h"
 
 using namespace fastcnn;
 using namespace fastcnn::test;
@@ -220,6 +221,36 @@ TEST_CASE("cuda index ops: gathers and their transposes, repeated and negative i
                        "index_select: expected indices in [-4, 4), got 4 at element 1", std::out_of_range);
 }
 
+TEST_CASE("cuda TF32: products and convolutions of float32 on tensor cores, where it is allowed") {
+  struct Restore {
+    ~Restore() { set_float32_matmul_precision("highest"); }
+  } restore;
+  set_float32_matmul_precision("high");
+  constexpr double kTf32 = 2e-3;  // of the largest result: operands have 10 bits
+  const DType t = DType::float32;
+  for (const Conv2dParams& base : {conv(2, 16, 13, 13, 144, 1, 1, 0, 1, 1), conv(2, 20, 12, 13, 36, 3, 1, 1, 1, 1),
+                                   conv(1, 3, 9, 8, 10, 3, 2, 1, 1, 1), conv(1, 32, 9, 8, 48, 3, 2, 1, 1, 2)}) {
+    Conv2dParams p = base;
+    p.has_bias = p.has_residual = 1, p.act.act = Act::silu;
+    const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C / p.groups, p.kH, p.kW};
+    CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p,
+                     {tensor(x, 1, t), tensor(w, 2, t), tensor({p.O}, 3, t), tensor(y, 4, t)}, {{y, t}},
+                     kTf32) == 2);
+    p = base;
+    CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_data), &p, {tensor(y, 5, t), tensor(w, 2, t)}, {{x, t}}, kTf32) ==
+          2);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {tensor(x, 1, t), tensor(y, 5, t)}, {{w, t}},
+                     kTf32) == 2);
+  }
+  for (int bits = 0; bits < 4; ++bits) {
+    MatmulParams p;
+    p.batch = 2, p.M = 72, p.N = 68, p.K = 200, p.trans_a = bits & 1, p.trans_b = bits >> 1;
+    const Shaped a = tensor(p.trans_a ? std::vector<int64_t>{2, 200, 72} : std::vector<int64_t>{2, 72, 200}, 1),
+                 b = tensor(p.trans_b ? std::vector<int64_t>{2, 68, 200} : std::vector<int64_t>{2, 200, 68}, 2);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, {a, b}, {{{2, 72, 68}, t}}, kTf32) == 2);
+  }
+}
+
 TEST_CASE("cuda cat, strided_scatter, pad and its transpose") {
   for (DType t : {DType::float32, DType::bfloat16, DType::int64, DType::bool_}) {
     const double whole = is_floating(t) ? 0 : 2;
@@ -231,12 +262,10 @@ TEST_CASE("cuda cat, strided_scatter, pad and its transpose") {
                      {{{2, 10, 4, 5}, t}}) == 1);
     ScatterParams s;  // every other row, from the second column on; then rows that are repeated
     s.offset = 1, s.strides[0] = 20, s.strides[1] = 1;
-    CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {tensor({3, 7}, 4, t, whole)}, {{{6, 10}, t}}) == 1);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {tensor({3, 7}, 4, t, whole)}, {{{6, 10}, t}}) == 2);
     if (t == DType::bool_) continue;
     s.offset = 0, s.strides[0] = 0, s.accumulate = 1;
-    CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {tensor({3, 7}, 5, t, whole)}, {{{10}, t}}) == 1);
-    s.strides[0] = 1;
-    CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {tensor({3, 7}, 5, t, whole)}, {{{10}, t}}) == 0);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {tensor({3, 7}, 5, t, whole)}, {{{10}, t}}) == 2);
   }
   for (PadMode mode : {PadMode::constant, PadMode::reflect, PadMode::replicate, PadMode::circular})
     for (DType t : kFloats) {

@@ -70,6 +70,44 @@ TEST_CASE("cuda executor: mma.m16n8k16 multiplies fragments laid out as the PTX 
   check.operator()<float16>();
 }
 
+TEST_CASE("cuda executor: mma.m16n8k8 multiplies TF32 fragments laid out as the PTX ISA says") {
+  std::mt19937 g(1);
+  float A[16][8], B[8][8];
+  for (auto& row : A)
+    for (float& v : row) v = static_cast<float>(g() % 9) - 4;
+  for (auto& row : B)
+    for (float& v : row) v = static_cast<float>(g() % 9) - 4;
+  launch("mma", dim3(1), dim3(32), 0, [&] {
+    const unsigned group = threadIdx.x / 4, in_group = threadIdx.x % 4;
+    uint32_t a[4], b[2];
+    float d[4] = {};
+    for (unsigned i = 0; i < 4; ++i) std::memcpy(&a[i], &A[group + i % 2 * 8][in_group + i / 2 * 4], 4);
+    for (unsigned i = 0; i < 2; ++i) std::memcpy(&b[i], &B[in_group + i * 4][group], 4);
+    cuda::multiply_add<float>(d, a, b);
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned row = i < 2 ? group : group + 8, col = in_group * 2 + (i & 1);
+      float want = 0;
+      for (int k = 0; k < 8; ++k) want += A[row][k] * B[k][col];
+      if (d[i] != want) throw std::logic_error("wrong product");
+    }
+  });
+}
+
+TEST_CASE("TF32 keeps 10 bits of mantissa, ties away from zero, infinity and NaN") {
+  auto rounded = [](float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    bits = cuda::to_tf32(bits);
+    std::memcpy(&v, &bits, 4);
+    return v;
+  };
+  CHECK(rounded(1.0f + 0x1p-11f) == 1.0f + 0x1p-10f);
+  CHECK(rounded(-1.0f - 0x1p-11f) == -1.0f - 0x1p-10f);
+  CHECK(rounded(1.0f + 0x1.fp-12f) == 1.0f);
+  CHECK(rounded(INFINITY) == INFINITY);
+  CHECK(std::isnan(rounded(NAN)));
+}
+
 TEST_CASE("cuda executor: a copy that is not waited for, or that lands on what is still read, shows") {
   alignas(16) const float from[4] = {1, 2, 3, 4};
   for (int wait : {0, 1}) {
@@ -96,25 +134,37 @@ TEST_CASE("cuda executor: a copy that is not waited for, or that lands on what i
 }
 
 TEST_CASE("cuda tiles in shared memory: a place for every chunk, and 8 rows of a matrix in 8 different banks") {
-  auto check = [](auto place, int rows, int chunks) {
+  auto check = [](auto place, int rows, int chunks, int chunk, bool by_matrix) {
     std::set<int> places;
     for (int r = 0; r < rows; ++r)
       for (int c = 0; c < chunks; ++c) {
         const int at = place(r, c);
-        CHECK(at % cuda::kChunk == 0);
-        CHECK(at < rows * chunks * cuda::kChunk);
+        CHECK(at % chunk == 0);
+        CHECK(at < rows * chunks * chunk);
         CHECK(places.insert(at).second);
       }
-    for (int r = 0; r < rows; r += 8)
+    for (int r = 0; r < rows && by_matrix; r += 8)
       for (int c = 0; c < chunks; ++c) {
         std::set<int> banks;
-        for (int i = 0; i < 8; ++i) banks.insert(place(r + i, c) / cuda::kChunk % 8);
+        for (int i = 0; i < 8; ++i) banks.insert(place(r + i, c) / chunk % 8);
         CHECK(banks.size() == 8);
       }
   };
-  check(cuda::tile_place, 128, cuda::kMmaK / cuda::kChunk);
-  check(cuda::tile_place_across<64>, cuda::kMmaK, 64 / cuda::kChunk);
-  check(cuda::tile_place_across<128>, cuda::kMmaK, 128 / cuda::kChunk);
+  check(cuda::tile_place<bfloat16>, 128, 4, 8, true);
+  check(cuda::tile_place_across<bfloat16, 64>, 32, 8, 8, true);
+  check(cuda::tile_place_across<bfloat16, 128>, 32, 16, 8, true);
+  check(cuda::tile_place<float>, 128, 4, 4, true);
+  check(cuda::tile_place_across<float, 64>, 16, 16, 4, false);
+  check(cuda::tile_place_across<float, 128>, 16, 32, 4, false);
+  for (int kk = 0; kk < 16; kk += 4)  // TF32 across: 4 rows by 8 columns, a word each
+    for (int column = 0; column < 64; column += 8) {
+      std::set<int> banks;
+      for (int lane = 0; lane < 32; ++lane) {
+        const int at = column + lane / 4;
+        banks.insert((cuda::tile_place_across<float, 64>(kk + lane % 4, at / 4) + at % 4) % 32);
+      }
+      CHECK(banks.size() == 32);
+    }
 }
 
 TEST_CASE("cuda FastDiv divides every 31-bit number") {

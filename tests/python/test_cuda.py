@@ -63,11 +63,106 @@ def test_what_kernels_find_is_raised_at_the_next_wait():
     fc.cuda.synchronize()
 
 
+def boxes(n, seed):
+    a = np.random.default_rng(seed).uniform(0, 20, (n, 4)).astype("float32")
+    return np.concatenate([np.minimum(a[:, :2], a[:, 2:]), np.maximum(a[:, :2], a[:, 2:])], 1)
+
+
 @device
-def test_an_op_without_a_kernel_says_so():
-    x, m = fc.zeros((1, 1, 4, 4), device="cuda"), fc.zeros((1, 3, 3), device="cuda")
-    with pytest.raises(TypeError, match="affine_sample: no implementation on cuda"):
-        fc.ops.affine_sample(x, m, fill=fc.zeros(1, device="cuda"))
+def test_sampling_boxes_and_assignment_give_what_the_cpu_gives():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 9, 8)).astype("float32")
+    grid = rng.uniform(-1.2, 1.2, (2, 5, 6, 2)).astype("float32")
+    matrix = np.array([[[0.9, 0.2, 1.0], [-0.1, 1.1, -0.5], [0, 0, 1]]] * 2, "float32")
+    a, b, scores = boxes(20, 1), boxes(7, 2), rng.standard_normal(20).astype("float32")
+    rois = np.concatenate([np.arange(7)[:, None] % 2, b], 1).astype("float32")
+    rows, values = np.array([3, 0, 3, 1]), rng.standard_normal((4, 3, 9, 8)).astype("float32")
+
+    def results(where):
+        put = lambda t: fc.tensor(t, device=where)  # noqa: E731
+        image = fc.tensor(x, device=where, requires_grad=True)
+        features = fc.ops.roi_align(image, put(rois), (3, 2), spatial_scale=0.4)
+        sampled = fc.ops.grid_sample(image, put(grid), align_corners=False)
+        ((features * features).sum() + (sampled * sampled).sum()).backward()
+        assigned = put(np.zeros((5, 3, 9, 8), "float32"))
+        assigned[rows] = put(values)
+        assigned[put(np.array([4])), 1] = 2.5
+        assigned[:, [0, 2], 3] = -1.0
+        masked = put(x)
+        masked[put(x > 0.5)] = 0.0
+        return [
+            fc.ops.affine_sample(put(x), put(matrix), mode="bicubic"), fc.ops.box_iou(put(a), put(b)),
+            fc.ops.nms(put(a), put(scores), 0.3), fc.ops.nms(put(a), put(scores), 0.3, max_output=4),
+            features.detach(), sampled.detach(), image.grad, assigned, masked, masked[put(x) > 0.2],
+        ]  # fmt: skip
+
+    for got, want in zip(results("cuda"), results("cpu"), strict=True):
+        np.testing.assert_allclose(got.cpu().numpy(), want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@device
+def test_dlpack_shares_device_memory_both_ways_and_copies_only_when_asked():
+    x = fc.tensor([[1.0, 2.0], [3.0, 4.0]], device="cuda")
+    assert x.__dlpack_device__() == (2, 0)
+    y = fc.from_dlpack(x)
+    assert str(y.device) == "cuda:0"
+    y.mul_(10.0)
+    assert x.cpu().tolist() == [[10.0, 20.0], [30.0, 40.0]]
+    copy = fc.from_dlpack(x, copy=True)
+    copy.zero_()
+    assert x.cpu()[0, 0].item() == 10.0
+    host = fc.from_dlpack(x, device="cpu")
+    assert str(host.device) == "cpu" and host.tolist() == x.cpu().tolist()
+    with pytest.raises(BufferError, match="copy=False forbids it"):
+        fc.from_dlpack(x, device="cpu", copy=False)
+    assert np.from_dlpack(x.cpu()).tolist() == x.cpu().tolist()
+    for stream in (None, -1, 1, 2, fc._core.cuda_stream()):
+        assert x.__dlpack__(stream=stream)
+    with pytest.raises(BufferError, match="expected stream None, -1, 1, 2 or a handle, got 0"):
+        x.__dlpack__(stream=0)
+
+
+@device
+def test_16_mixed_trains_on_the_device_as_on_the_cpu_and_leaves_bad_steps_out():
+    def run(where):
+        model = net().to(where)
+        optimizer = fc.optim.AdamW(model.parameters(), lr=1e-3)
+        scaler = fc.GradScaler(where, init_scale=2.0**40)  # too large at first
+        rng = np.random.default_rng(0)
+        x = fc.tensor(rng.standard_normal((6, 3, 12, 12)).astype("float32"), device=where)
+        y = fc.tensor(rng.integers(0, 5, 6), device=where)
+
+        def step(x, y):
+            with fc.autocast(dtype=fc.float16):
+                loss = fc.ops.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return loss
+
+        run = fc.compile(step)
+        return [run(x, y).item() for _ in range(4)], scaler.get_scale()
+
+    (got, scale), (want, other) = run("cuda"), run("cpu")
+    np.testing.assert_allclose(got, want, rtol=2e-2)
+    assert scale == other < 2.0**40
+
+
+@device
+def test_optimizer_steps_of_a_plan_are_one_launch():
+    model = net().to("cuda")
+    optimizer = fc.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(x):
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        optimizer.step()
+
+    run = fc.compile(step)
+    run(fc.zeros((2, 3, 12, 12), device="cuda"))
+    parameters = len(list(model.parameters()))
+    assert f"{parameters} steps share kernels" in run.describe(), run.describe()
 
 
 def net():
@@ -194,7 +289,7 @@ def test_a_plan_is_recorded_once_and_reads_new_inputs_and_fresh_outputs():
     first, second = f(a), f(b)
     assert np.array_equal(first[0].cpu().numpy(), [3, -3]) and np.array_equal(second[0].cpu().numpy(), [11, 13])
     assert np.array_equal(first[1].cpu().numpy(), [1, 0])
-    assert "launches as one" in f.describe()
+    assert "as one launch" in f.describe()
 
 
 @device

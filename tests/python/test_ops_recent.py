@@ -117,6 +117,19 @@ def test_dlpack_both_ways_shares_memory():
     same(fc.from_dlpack(torch.ones(2, dtype=torch.bfloat16)), torch.ones(2), 0, 0)
     with pytest.raises((ValueError, TypeError, BufferError)):
         fc.from_dlpack(torch.ones(2, dtype=torch.complex64))
+    assert x.__dlpack_device__() == (1, 0)
+    assert torch.from_dlpack(fc.from_dlpack(t.T)).stride() == t.T.stride()
+    n = np.arange(6.0, dtype=np.float32)
+    n.flags.writeable = False
+    y = fc.from_dlpack(n, device="cpu", copy=False)
+    assert np.shares_memory(np.from_dlpack(y), n)
+    with pytest.raises(ValueError, match="read-only"):
+        y.add_(1.0)
+    fc.from_dlpack(n, copy=True).add_(1.0)
+    assert n[0] == 0
+    if not fc.cuda.is_available():
+        with pytest.raises(ValueError, match="CUDA"):
+            fc.from_dlpack(n, device="cuda")
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -440,7 +440,7 @@ def test_regression_and_iterables():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "16-mixed"}, "not available yet"),
+        ({"precision": "8-mixed"}, "expected precision 32-true, bf16-mixed, 16-mixed, got '8-mixed'"),
         ({"precision": "8"}, "expected precision 32-true"),
         ({"loss": "crossentropy"}, "did you mean 'cross_entropy'"),
         ({"optimizer": "sdg"}, "did you mean 'sgd'"),

@@ -96,6 +96,8 @@ FASTCNN_API Tensor amax(const Tensor& x, const std::vector<int>& dims = {}, bool
 FASTCNN_API Tensor amin(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
 FASTCNN_API Tensor any(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
 FASTCNN_API Tensor all(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
+// float32 (): 1 where any number of any of the tensors is NaN or infinite, else 0. Without gradients.
+FASTCNN_API Tensor non_finite(const std::vector<Tensor>& xs);
 FASTCNN_API Tensor var(const Tensor& x, const std::vector<int>& dims = {}, double correction = 1,
                        bool keepdim = false);
 FASTCNN_API Tensor argmax(const Tensor& x, std::optional<int> dim = {}, bool keepdim = false);
@@ -123,6 +125,8 @@ FASTCNN_API std::vector<Tensor> split(const Tensor& x, int64_t size, int dim = 0
 FASTCNN_API std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim);
 FASTCNN_API Tensor index_select(const Tensor& x, int dim, const Tensor& index);
 FASTCNN_API Tensor gather(const Tensor& x, int dim, const Tensor& index);
+// x (n) with values (m) at index (m), of equal indices the last; without gradients.
+FASTCNN_API Tensor index_put(const Tensor& x, const Tensor& index, const Tensor& values);
 FASTCNN_API Tensor masked_fill(const Tensor& x, const Tensor& mask, double value);
 FASTCNN_API Tensor one_hot(const Tensor& ids, int64_t num_classes, DType dtype = DType::float32);
 // before/after per dim from the last dim backwards, as torch: {left, right, top, bottom, …}; modes: constant,

@@ -12,19 +12,20 @@
 namespace fastcnn::optim {
 
 // One step in place, without history. hyper: float32 (8), see params.h; buffers have param's shape, dtype and
-// layout, are zero at first and empty handles where the rule does not use them.
+// layout, are zero at first and empty handles where the rule does not use them. scale: of a loss scaler, float32
+// (3): not 0 where the step is to be left out, the factor of the gradients, how many steps were left out before.
 FASTCNN_API void sgd_step_(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer,
-                           const Tensor& hyper, const SgdParams& rule);
+                           const Tensor& hyper, const SgdParams& rule, const Tensor& scale = {});
 FASTCNN_API void adam_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg,
                             const Tensor& exp_avg_sq, const Tensor& max_exp_avg_sq, const Tensor& hyper,
-                            const AdamParams& rule);
+                            const AdamParams& rule, const Tensor& scale = {});
 FASTCNN_API void rmsprop_step_(const Tensor& param, const Tensor& grad, const Tensor& square_avg,
                                const Tensor& momentum_buffer, const Tensor& grad_avg, const Tensor& hyper,
-                               const RmspropParams& rule);
+                               const RmspropParams& rule, const Tensor& scale = {});
 FASTCNN_API void adagrad_step_(const Tensor& param, const Tensor& grad, const Tensor& sum, const Tensor& hyper,
-                               const AdagradParams& rule);
+                               const AdagradParams& rule, const Tensor& scale = {});
 FASTCNN_API void lion_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& hyper,
-                            const LionParams& rule);
+                            const LionParams& rule, const Tensor& scale = {});
 
 struct SgdOptions {  // momentum: Polyak 1964; nesterov: Sutskever et al. 2013
   double lr = 1e-3, momentum = 0, dampening = 0, weight_decay = 0;

@@ -425,7 +425,7 @@ struct FillParams {
   double step = 0;
 };
 
-// Fused optimizers, all in place. The last input is `hyper` (float32[8], rewritten by the host before each step):
+// Fused optimizers, all in place. Their input `hyper` is float32[8], rewritten by the host before each step:
 // 0 lr, 1 weight_decay, 2 momentum | beta1 | alpha, 3 beta2 (rmsprop: momentum), 4 eps, 5 1-beta1^t, 6 1-beta2^t,
 // 7 dampening | 1-beta2 | 1-alpha (0: derived from the float32 beta2 or alpha, which costs 1e-5 of it)
 struct SgdParams {

@@ -40,6 +40,12 @@ FASTCNN_API void give_conv2d_moments(bool on);
 FASTCNN_API void set_conv_algorithm(const std::string& name);
 FASTCNN_API std::string get_conv_algorithm();
 
+// "highest" (at first): products of float32 are those of float32. "high", "medium": on CUDA the operands of matrix
+// products and convolutions are rounded to TF32 (10 bits of mantissa) and multiplied by tensor cores, sums stay
+// float32; the CPU computes as before. For implementations chosen from now on, as above.
+FASTCNN_API void set_float32_matmul_precision(const std::string& name);
+FASTCNN_API std::string get_float32_matmul_precision();
+
 struct MemoryInfo {
   int64_t in_use = 0, cached = 0, peak = 0, budget = 0;  // bytes
 };
@@ -63,6 +69,11 @@ FASTCNN_API std::string cuda_unavailable_reason();  // "" where there is a devic
 FASTCNN_API int64_t cuda_memory_allocated();        // bytes of tensors and plans on the device
 FASTCNN_API void cuda_synchronize();                // waits, and throws what kernels found; ValueError: no device
 FASTCNN_API const char* cuda_build();
+// The stream that all work of this library is queued on, as a cudaStream_t; 0 where there is no device.
+FASTCNN_API uintptr_t cuda_stream();
+// What is queued on `stream` (a cudaStream_t; 1: the legacy default one, 2: that of the thread) from now on waits
+// for what this library has queued, or with ours_waits the other way round.
+FASTCNN_API void cuda_order_streams(uintptr_t stream, bool ours_waits);
 
 // Tensors over read-only memory refuse in-place ops.
 FASTCNN_API bool is_readonly(const Tensor& t);

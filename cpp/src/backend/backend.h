@@ -59,6 +59,8 @@ struct Implementation {
   int64_t (*prepared_bytes)(const Call&) = nullptr;  // 0: not for this call
   void (*prepare)(const Call&, void* dst) = nullptr;
   uint32_t (*prepared_operands)(const Call&) = nullptr;  // a bit for each that prepare() reads; nullptr: operand 1
+  // Optional: calls of one dtype and equal params, none of which reads or writes what another writes, as one.
+  void (*run_many)(std::span<const Call>) = nullptr;
 };
 
 // Where the two ends of a copy are: host to device, device to host, device to device.
@@ -69,7 +71,8 @@ class Recording {
  public:
   virtual ~Recording() = default;
   virtual void replay() = 0;
-  virtual int launches() const = 0;
+  virtual int launches() const = 0;  // of kernels
+  virtual int nodes() const = 0;     // those, copies and fills
 };
 
 class Backend {
@@ -83,6 +86,13 @@ class Backend {
   virtual void synchronize() = 0;
   // The launches of what is called, not run; nullptr where steps are as cheap one by one.
   virtual std::unique_ptr<Recording> record(const std::function<void()>&) { return nullptr; }
+  // Memory with a copy of what `host` holds, which is free afterwards; deallocate() takes it back. A device copies
+  // beside the work that is queued.
+  virtual void* upload(const void* host, size_t bytes) {
+    void* p = allocate(bytes);
+    copy(p, host, bytes, Copy::in);
+    return p;
+  }
 };
 
 Backend& cpu_backend();

@@ -47,6 +47,22 @@ std::string get_conv_algorithm() {
   return conv_algorithm.load(std::memory_order_relaxed) == kDirect ? "direct" : "auto";
 }
 
+namespace {
+constexpr const char* kPrecisions[] = {"highest", "high", "medium"};
+std::atomic<int> matmul_precision{0};
+}  // namespace
+
+void set_float32_matmul_precision(const std::string& name) {
+  for (int i = 0; i < 3; ++i)
+    if (name == kPrecisions[i]) {
+      matmul_precision = i;
+      return;
+    }
+  throw ValueError(
+      concat("set_float32_matmul_precision: expected 'highest', 'high' or 'medium', got '", name, "'"));
+}
+std::string get_float32_matmul_precision() { return kPrecisions[matmul_precision]; }
+
 MachinePeak measure_peak(double seconds) { return cpu::measure_peak(seconds); }
 
 MemoryInfo memory_info() {

@@ -90,6 +90,15 @@ Storage allocate_storage(size_t bytes, Device device) {
   return s;
 }
 
+Storage upload_storage(const void* host, size_t bytes, Device device) {
+  auto s = std::make_shared<StorageImpl>();
+  Backend* b = device.type == DeviceType::cpu ? &cpu_backend() : cuda_backend();
+  s->device = device;
+  s->data = b->upload(host, bytes);
+  s->bytes = bytes;
+  return s;
+}
+
 Tensor make_tensor(Storage storage, const Dims& shape, const Dims& strides, int64_t offset, DType dtype) {
   auto t = std::make_shared<TensorImpl>();
   t->storage = std::move(storage);

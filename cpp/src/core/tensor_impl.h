@@ -31,7 +31,8 @@ struct StorageImpl {
 using Storage = std::shared_ptr<StorageImpl>;
 
 Storage allocate_storage(size_t bytes, Device device);
-uint64_t storages_born();  // the number that the next storage gets
+Storage upload_storage(const void* host, size_t bytes, Device device);  // with a copy of host memory
+uint64_t storages_born();                                               // the number that the next storage gets
 
 struct TensorImpl {
   Storage storage;

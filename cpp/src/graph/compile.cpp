@@ -34,6 +34,7 @@ std::string signature(const std::string& key, const std::vector<Tensor>& inputs)
   }
   add(grad_enabled());
   add(get_conv_algorithm() == "direct");
+  add(get_float32_matmul_precision() != "highest");
   s += isa();  // workspaces and prepared weights are laid out for its vectors
   return s;
 }

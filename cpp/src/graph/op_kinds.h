@@ -125,6 +125,7 @@
   X(random, RandomParams)                                                                                      \
   /* state -> state = in 0, counter += count */                                                                \
   X(rng_advance, RngAdvanceParams)                                                                             \
+  /* of all steps below the last input may be scale(float32 (3)), see backend/cpu/step_numbers.h */            \
   /* p, g [, momentum], hyper -> p = in 0 [, momentum = in 2] */                                               \
   X(sgd_step, SgdParams)                                                                                       \
   /* p, g, m, v [, vmax], hyper -> p = in 0, m = in 2, v = in 3 [, vmax = in 4] */                             \
@@ -144,7 +145,11 @@
   /* a(uint8) [, b(uint8)] -> y(uint8) */                                                                      \
   X(quantized_add, QuantizedAddParams)                                                                         \
   /* x(uint8) -> y(uint8; float32 too unless max) */                                                           \
-  X(quantized_pool2d, QuantizedPool2dParams)
+  X(quantized_pool2d, QuantizedPool2dParams)                                                                   \
+  /* x (n), index(int64 (m)), values (m) -> y: x with values at index, of equal ones the last */               \
+  X(index_put, IndexParams)                                                                                    \
+  /* x0, x1, ... -> found(float32 ()): 1 where a number is NaN or infinite, else 0 */                          \
+  X(non_finite, FillParams)
 
 #include "fastcnn/params.h"
 

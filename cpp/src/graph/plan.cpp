@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <unordered_set>
 
 #include "graph/cost.h"
 #include "graph/select.h"
@@ -60,7 +61,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     depthwise_pointwise(graph_);
     conv2d_moments(graph_);
   }
-  schedule(graph_);
+  if (device_.type == DeviceType::cpu)
+    schedule(graph_);  // elsewhere optimizer steps stay together, to be one launch
   prepared_.emplace(graph_, take_constant(graph_), device_);
   info_.steps = static_cast<int>(graph_.nodes.size());
 
@@ -88,6 +90,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     step.call.params = step.params.data();
     const Implementation& impl = select_implementation(backend, step.call);
     step.run = impl.run;
+    step.run_many = impl.run_many;
     step.implementation = impl.name;
     const uint32_t prepared = prepared_->covered(impl, step.call, n);
     if (prepared) step.call.prepared = prepared_->add(impl, step.call, n, prepared);
@@ -221,9 +224,51 @@ void Plan::record() {
         allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
     bind_fresh(i, fixed_fresh_[i]->data);
   }
-  recording_ = backend_of(device_).record([this] {
-    for (const Step& s : steps_) s.run(s.call);
-  });
+  recording_ = backend_of(device_).record([this] { run_joined(); });
+}
+
+// Behind the last of the steps from `first` on that may run as one.
+size_t Plan::joined_until(size_t first) const {
+  const Step& f = steps_[first];
+  size_t i = first + 1;
+  if (!f.run_many) return i;
+  std::unordered_set<const void*> read, written;
+  auto add = [&](const Call& c) {
+    for (const Operand& o : c.in) read.insert(o.data);
+    for (const Operand& o : c.out) written.insert(o.data);
+  };
+  auto apart = [&](const Call& c) {
+    for (const Operand& o : c.in)
+      if (written.count(o.data)) return false;
+    for (const Operand& o : c.out)
+      if (written.count(o.data) || read.count(o.data)) return false;
+    return true;
+  };
+  add(f.call);
+  for (; i < steps_.size(); ++i) {
+    const Step& s = steps_[i];
+    if (s.run_many != f.run_many || s.call.kind != f.call.kind || s.params != f.params ||
+        s.call.in.size() != f.call.in.size() || s.call.in[0].dtype != f.call.in[0].dtype || !apart(s.call))
+      break;
+    add(s.call);
+  }
+  return i;
+}
+
+void Plan::run_joined() {
+  std::vector<Call> calls;
+  for (size_t i = 0; i < steps_.size();) {
+    const size_t end = joined_until(i);
+    if (end == i + 1) {
+      steps_[i].run(steps_[i].call);
+    } else {
+      calls.clear();
+      for (size_t k = i; k < end; ++k) calls.push_back(steps_[k].call);
+      steps_[i].run_many(calls);
+      joined_ += static_cast<int>(end - i);
+    }
+    i = end;
+  }
 }
 
 std::vector<Storage> Plan::replay(const std::vector<Tensor>& inputs) {
@@ -334,7 +379,9 @@ std::string Plan::describe() const {
   if (info_.prepared_nodes + info_.prepared_operands)
     s << "prepared when weights change: " << info_.prepared_nodes << " nodes, " << info_.prepared_operands
       << " operands in kernel order, " << info_.prepared_bytes << " bytes\n";
-  if (recording_) s << "recorded: " << recording_->launches() << " launches as one\n";
+  if (recording_)
+    s << "recorded: " << recording_->launches() << " kernels, a graph of " << recording_->nodes()
+      << " nodes, as one launch; " << joined_ << " steps share kernels\n";
   int i = 0;
   for (const StepInfo& step : steps())
     s << i++ << ' ' << step.op << " [" << step.implementation << "] " << step.shapes << ' ' << step.bytes << " B "

@@ -49,6 +49,7 @@ class Plan {
  private:
   struct Step {
     void (*run)(const Call&);
+    void (*run_many)(std::span<const Call>);
     Call call;
     const char* implementation;
     Params params;
@@ -73,6 +74,8 @@ class Plan {
   void bind_input(size_t i, void* data);
   void bind_fresh(size_t i, void* data);
   void record();
+  void run_joined();
+  size_t joined_until(size_t first) const;
   std::vector<Storage> replay(const std::vector<Tensor>& inputs);
 
   Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
@@ -98,6 +101,7 @@ class Plan {
   std::unique_ptr<Recording> recording_;
   std::vector<Storage> fixed_inputs_, fixed_fresh_;
   std::vector<char> input_written_;
+  int joined_ = 0;  // steps that run_joined ran together with others
   bool timed_ = false;
   std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step
   PlanInfo info_;

@@ -344,11 +344,16 @@ Tensor to_device(const Tensor& x, Device device) {
   check(!current_trace(), "to: compile cannot record a copy from ", x.device(), " to ", device,
         "; move it out of the compiled function");
   const Tensor from = contiguous(x.detach());
-  std::vector<Tensor> out{empty(x.shape(), x.dtype(), device)};
-  const bool in = device.type == DeviceType::cuda;
-  backend_of(in ? device : x.device())
-      .copy(out[0].data(), from.data(), static_cast<size_t>(x.numel()) * dtype_size(x.dtype()),
-            in ? Copy::in : Copy::out);
+  const size_t bytes = static_cast<size_t>(x.numel()) * dtype_size(x.dtype());
+  std::vector<Tensor> out;
+  if (device.type == DeviceType::cuda) {
+    backend_of(device);  // an error where there is none
+    out.push_back(make_tensor(upload_storage(from.data(), bytes, device), x.shape(), canonical_strides(x.shape()),
+                              0, x.dtype()));
+  } else {
+    out.push_back(empty(x.shape(), x.dtype(), device));
+    backend_of(x.device()).copy(out[0].data(), from.data(), bytes, Copy::out);
+  }
   record_on_tape(to_device_rule, UnaryParams{}, {x}, out);
   return std::move(out[0]);
 }

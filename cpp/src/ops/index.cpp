@@ -104,6 +104,17 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
                {contiguous(x), as_index("gather", index)}, {index.shape(), x.dtype()});
 }
 
+Tensor index_put(const Tensor& x, const Tensor& index, const Tensor& values) {
+  check(x.ndim() == 1 && index.ndim() == 1, "index_put: expected x and index of one dimension, got shapes ",
+        x.shape(), " and ", index.shape());
+  check(values.shape() == index.shape(), "index_put: expected values of shape ", index.shape(), ", got ",
+        values.shape());
+  return emit1(
+      Rule{"index_put"}, OpKind::index_put, IndexParams{0, x.shape()[0]},
+      {contiguous(x.detach()), as_index("index_put", index), contiguous(cast(values.detach(), x.dtype()))},
+      {x.shape(), x.dtype()});
+}
+
 Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
   check<TypeError>(is_floating(x.dtype()) || value == std::floor(value), "masked_fill: value ", value,
                    " does not fit into ", x.dtype());

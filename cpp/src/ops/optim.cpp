@@ -44,10 +44,18 @@ std::vector<Tensor> operands(const char* op, const Tensor& param, const Tensor& 
   return {param.detach(), contiguous(cast(grad.detach(), param.dtype()))};
 }
 
+void push_hyper(const char* op, const Tensor& hyper, const Tensor& scale, std::vector<Tensor>* in) {
+  in->push_back(hyper.detach());
+  if (!scale.defined()) return;
+  check(scale.shape() == Dims{3} && scale.dtype() == DType::float32, op,
+        ": expected scale of shape (3,) and float32, got ", scale.shape(), " and ", scale.dtype());
+  in->push_back(contiguous(scale.detach()));
+}
+
 }  // namespace
 
 void sgd_step_(const Tensor& param, const Tensor& grad, const Tensor& momentum_buffer, const Tensor& hyper,
-               const SgdParams& rule) {
+               const SgdParams& rule, const Tensor& scale) {
   NoGrad off;
   std::vector<Tensor> in = operands("sgd_step_", param, grad, hyper), out{in[0]};
   check_state("sgd_step_", "momentum_buffer", param, momentum_buffer, rule.has_momentum);
@@ -55,12 +63,12 @@ void sgd_step_(const Tensor& param, const Tensor& grad, const Tensor& momentum_b
     in.push_back(momentum_buffer.detach());
     out.push_back(in[2]);
   }
-  in.push_back(hyper.detach());
+  push_hyper("sgd_step_", hyper, scale, &in);
   emit_into(OpKind::sgd_step, rule, in, out);
 }
 
 void adam_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
-                const Tensor& max_exp_avg_sq, const Tensor& hyper, const AdamParams& rule) {
+                const Tensor& max_exp_avg_sq, const Tensor& hyper, const AdamParams& rule, const Tensor& scale) {
   NoGrad off;
   std::vector<Tensor> in = operands("adam_step_", param, grad, hyper);
   check_state("adam_step_", "exp_avg", param, exp_avg, true);
@@ -73,13 +81,13 @@ void adam_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, 
     in.push_back(max_exp_avg_sq.detach());
     out.push_back(in[4]);
   }
-  in.push_back(hyper.detach());
+  push_hyper("adam_step_", hyper, scale, &in);
   emit_into(OpKind::adam_step, rule, in, out);
 }
 
 void rmsprop_step_(const Tensor& param, const Tensor& grad, const Tensor& square_avg,
                    const Tensor& momentum_buffer, const Tensor& grad_avg, const Tensor& hyper,
-                   const RmspropParams& rule) {
+                   const RmspropParams& rule, const Tensor& scale) {
   NoGrad off;
   std::vector<Tensor> in = operands("rmsprop_step_", param, grad, hyper);
   check_state("rmsprop_step_", "square_avg", param, square_avg, true);
@@ -92,28 +100,28 @@ void rmsprop_step_(const Tensor& param, const Tensor& grad, const Tensor& square
     in.push_back(extra.detach());
     out.push_back(in.back());
   }
-  in.push_back(hyper.detach());
+  push_hyper("rmsprop_step_", hyper, scale, &in);
   emit_into(OpKind::rmsprop_step, rule, in, out);
 }
 
 void adagrad_step_(const Tensor& param, const Tensor& grad, const Tensor& sum, const Tensor& hyper,
-                   const AdagradParams& rule) {
+                   const AdagradParams& rule, const Tensor& scale) {
   NoGrad off;
   std::vector<Tensor> in = operands("adagrad_step_", param, grad, hyper);
   check_state("adagrad_step_", "sum", param, sum, true);
   in.push_back(sum.detach());
-  in.push_back(hyper.detach());
+  push_hyper("adagrad_step_", hyper, scale, &in);
   std::vector<Tensor> out{in[0], in[2]};
   emit_into(OpKind::adagrad_step, rule, in, out);
 }
 
 void lion_step_(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& hyper,
-                const LionParams& rule) {
+                const LionParams& rule, const Tensor& scale) {
   NoGrad off;
   std::vector<Tensor> in = operands("lion_step_", param, grad, hyper);
   check_state("lion_step_", "exp_avg", param, exp_avg, true);
   in.push_back(exp_avg.detach());
-  in.push_back(hyper.detach());
+  push_hyper("lion_step_", hyper, scale, &in);
   std::vector<Tensor> out{in[0], in[2]};
   emit_into(OpKind::lion_step, rule, in, out);
 }

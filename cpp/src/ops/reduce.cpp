@@ -179,6 +179,15 @@ Tensor any(const Tensor& x, const std::vector<int>& dims, bool keepdim) {
 Tensor all(const Tensor& x, const std::vector<int>& dims, bool keepdim) {
   return truth("all", Reduce::all, x, dims, keepdim);
 }
+Tensor non_finite(const std::vector<Tensor>& xs) {
+  check(!xs.empty(), "non_finite: expected at least one tensor");
+  std::vector<Tensor> in;
+  for (const Tensor& x : xs) {
+    check_floating("non_finite", x);
+    in.push_back(contiguous(x.detach()));
+  }
+  return emit1(Rule{"non_finite"}, OpKind::non_finite, FillParams{}, in, {{}, DType::float32});
+}
 Tensor argmax(const Tensor& x, std::optional<int> dim, bool keepdim) {
   return arg_extreme("argmax", Reduce::argmax, x, dim, keepdim);
 }

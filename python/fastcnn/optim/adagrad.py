@@ -15,6 +15,8 @@ class Adagrad(Optimizer):
     Raises: ValueError for options out of range.
     """
 
+    _fused = True
+
     def __init__(
         self, params, lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10,
         *, maximize=False,
@@ -43,4 +45,4 @@ class Adagrad(Optimizer):
         return [{"value": group["lr"], "decay": group["lr_decay"]}, *self._hyper(group, 1)[1:]]
 
     def _apply(self, group, params, grads, buffers, hyper):
-        _core.optim.adagrad_step_(params, grads, buffers[0], hyper, maximize=group["maximize"])
+        _core.optim.adagrad_step_(params, grads, buffers[0], hyper, maximize=group["maximize"], scale=self._scale)

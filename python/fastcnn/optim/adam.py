@@ -17,6 +17,8 @@ class Adam(Optimizer):
 
     _decoupled = False
 
+    _fused = True
+
     def __init__(
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, *, maximize=False
     ):
@@ -52,7 +54,7 @@ class Adam(Optimizer):
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.adam_step_(
             params, grads, *buffers[:2], hyper, buffers[2] if group["amsgrad"] else [],
-            decoupled=self._decoupled, maximize=group["maximize"],
+            decoupled=self._decoupled, maximize=group["maximize"], scale=self._scale,
         )  # fmt: skip
 
 

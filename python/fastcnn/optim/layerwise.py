@@ -77,6 +77,8 @@ class LAMB(Adam):
     Raises: ValueError for options out of range.
     """
 
+    _fused = False
+
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, *, maximize=False):
         super().__init__(params, lr, betas, eps, weight_decay, maximize=maximize)
 

@@ -16,6 +16,8 @@ class Lion(Optimizer):
     Raises: ValueError for options out of range.
     """
 
+    _fused = True
+
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, *, maximize=False):
         defaults = {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay, "maximize": bool(maximize)}
         super().__init__(params, defaults)
@@ -36,4 +38,4 @@ class Lion(Optimizer):
         return (group["lr"], group["weight_decay"], beta1, beta2, 0.0, 0.0, 1.0 - beta1, 1.0 - beta2)
 
     def _apply(self, group, params, grads, buffers, hyper):
-        _core.optim.lion_step_(params, grads, buffers[0], hyper, maximize=group["maximize"])
+        _core.optim.lion_step_(params, grads, buffers[0], hyper, maximize=group["maximize"], scale=self._scale)

@@ -56,6 +56,8 @@ class Optimizer:
     """
 
     _switches = ("nesterov", "maximize", "amsgrad", "centered")  # other values make a new plan
+    _fused = False  # whether _apply hands self._scale to a fused step of the core
+    _scale = None
 
     def __init__(self, params, defaults):
         self.defaults = dict(defaults)
@@ -143,8 +145,12 @@ class Optimizer:
                 elif p.grad is not None:
                     p.grad.zero_()
 
-    def step(self, closure=None):
-        """One update. closure: computes the loss and its gradients anew; its result is returned."""
+    def step(self, closure=None, *, scale=None):
+        """One update. closure: computes the loss and its gradients anew; its result is returned.
+
+        scale: of GradScaler, float32 (3): not 0 where nothing is to change, the factor of the gradients, how many
+        steps were left out before.
+        """
         loss = None if closure is None else closure()
         was = _core.set_grad_enabled(False)
         try:
@@ -154,10 +160,27 @@ class Optimizer:
                     note_launch(launch)
                     grads = [p.grad for p in launch.params]
                     buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]
-                    self._apply(group, launch.params, grads, buffers, launch.hyper)
+                    self._apply_scaled(scale, group, launch.params, grads, buffers, launch.hyper)
         finally:
             _core.set_grad_enabled(was)
         return loss
+
+    def _apply_scaled(self, scale, group, params, grads, buffers, hyper):
+        if scale is None or self._fused:
+            self._scale = scale
+            try:
+                self._apply(group, params, grads, buffers, hyper)
+            finally:
+                self._scale = None
+            return
+        # A rule of several ops: it runs, and where the step is left out everything goes back.
+        bad, where = scale[0] != 0, _core.ops.where
+        tensors = [t.detach() for t in (*params, *(b for name in buffers for b in name))]
+        before = [t.clone() for t in tensors]
+        grads = [where(bad, 0.0, g * scale[1].to(g.dtype)) for g in grads]
+        self._apply(group, params, grads, buffers, hyper)
+        for t, old in zip(tensors, before, strict=True):
+            t.copy_(where(bad, old, t))
 
     def _launches_of(self, number, group):
         """One launch for each set of parameters with a gradient and the same number of steps behind them."""

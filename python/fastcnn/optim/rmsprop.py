@@ -15,6 +15,8 @@ class RMSprop(Optimizer):
     Raises: ValueError for options out of range.
     """
 
+    _fused = True
+
     def __init__(
         self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False,
         *, maximize=False,
@@ -44,5 +46,5 @@ class RMSprop(Optimizer):
         named = dict(zip(self._buffers(group), buffers, strict=True))
         _core.optim.rmsprop_step_(
             params, grads, named["square_avg"], hyper, named.get("momentum_buffer", []),
-            named.get("grad_avg", []), maximize=group["maximize"],
+            named.get("grad_avg", []), maximize=group["maximize"], scale=self._scale,
         )  # fmt: skip

@@ -15,6 +15,8 @@ class SGD(Optimizer):
     Raises: ValueError for options out of range.
     """
 
+    _fused = True
+
     def __init__(
         self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, *, maximize=False
     ):
@@ -47,5 +49,5 @@ class SGD(Optimizer):
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.sgd_step_(
             params, grads, buffers[0] if buffers else [], hyper,
-            nesterov=group["nesterov"], maximize=group["maximize"], first_step=False,
+            nesterov=group["nesterov"], maximize=group["maximize"], first_step=False, scale=self._scale,
         )  # fmt: skip

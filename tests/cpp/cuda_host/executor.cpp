@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kStack = 256 << 10, kGuard = 64;
 bool descending = false;
-int64_t launch_count = 0;
+int64_t launch_count = 0, recorded_count = 0;
 
 struct AsyncCopy {
   void* to;
@@ -191,6 +191,7 @@ void launch(const char* kernel, dim3 grid, dim3 block_dim, size_t shared, const 
   if (block_dim.x * block_dim.y * block_dim.z > 1024 || shared > (size_t(48) << 10) || grid.y > 65535 ||
       grid.z > 65535 || grid.x > 2147483647u)
     throw std::logic_error(std::string(kernel) + ": a launch that no device takes");
+  recorded_count += recorder != nullptr;
   run_or_record([=] {
     std::lock_guard<std::recursive_mutex> lock(heap().mutex);
     DeviceAccess open;
@@ -283,6 +284,7 @@ void load_matrices(const void* row, bool transposed, uint32_t (&r)[4]) {
 
 void run_descending(bool on) { descending = on; }
 int64_t launches() { return launch_count; }
+int64_t recorded_launches() { return recorded_count; }
 
 void run_or_record(std::function<void()> work) {
   if (recorder)

@@ -27,7 +27,8 @@ uint64_t exchange(uint64_t mine, int lane);  // what `lane` of this warp brought
 int lane();
 
 void run_descending(bool on);
-int64_t launches();  // so far
+int64_t launches();           // so far
+int64_t recorded_launches();  // handed to the recorder so far
 
 // While set, launches and copies are handed to it instead of being run.
 extern std::function<void(std::function<void()>)> recorder;
@@ -73,6 +74,24 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b, F nu
   leave_warp();
 }
 
+// mma.m16n8k8 of TF32: words are float32 whose last 13 bits do not count.
+inline void multiply_add_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) {
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const auto words = meet_warp(mine, 6);
+  auto number = [](uint32_t word) {
+    float v;
+    word &= ~0x1fffu;
+    std::memcpy(&v, &word, sizeof v);
+    return v;
+  };
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + i / 2 * 8, col = lane() % 4 * 2 + i % 2;
+    for (int k = 0; k < 8; ++k)
+      d[i] += number(words[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) * number(words[col * 4 + k % 4][4 + k / 4]);
+  }
+  leave_warp();
+}
+
 template <class T>
 T shuffle(T v, int from) {
   static_assert(sizeof(T) <= 8);
@@ -90,6 +109,11 @@ T __shfl_xor_sync(unsigned, T v, int mask) {
   return fastcnn::cuda::host::shuffle(v, fastcnn::cuda::host::lane() ^ mask);
 }
 
+inline int atomicMax(int* p, int v) {
+  const int old = *p;
+  if (v > old) *p = v;
+  return old;
+}
 inline int atomicCAS(int* p, int expected, int desired) {
   const int old = *p;
   if (old == expected) *p = desired;

@@ -21,7 +21,9 @@ class HostRecording final : public Recording {
   void replay() override {
     for (auto& w : work) w();
   }
-  int launches() const override { return static_cast<int>(work.size()); }
+  int kernels = 0;
+  int launches() const override { return kernels; }
+  int nodes() const override { return static_cast<int>(work.size()); }
 };
 
 }  // namespace
@@ -51,6 +53,13 @@ void copy_in(void* device, const void* from, size_t bytes) {
   host::DeviceAccess open;
   std::memcpy(device, from, bytes);
 }
+void* upload(const void* from, size_t bytes) {
+  void* p = allocate(bytes);
+  copy_in(p, from, bytes);
+  return p;
+}
+uintptr_t stream() { return 2; }  // work runs when it is queued: any order is kept
+void order_streams(uintptr_t, bool) {}
 void copy_out(void* to, const void* device, size_t bytes) {
   if (host::recorder) throw std::logic_error("copy_out: inside a recording");
   host::DeviceAccess open;
@@ -79,6 +88,7 @@ ErrorRecord* error_record() {
 
 std::unique_ptr<Recording> record(const std::function<void()>& work) {
   auto r = std::make_unique<HostRecording>();
+  const int64_t before = host::recorded_launches();
   host::recorder = [&](std::function<void()> w) { r->work.push_back(std::move(w)); };
   try {
     work();
@@ -87,6 +97,7 @@ std::unique_ptr<Recording> record(const std::function<void()>& work) {
     throw;
   }
   host::recorder = nullptr;
+  r->kernels = static_cast<int>(host::recorded_launches() - before);
   return r;
 }
 

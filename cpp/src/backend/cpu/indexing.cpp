@@ -1,5 +1,5 @@
-// What it is: the ordered CPU implementations of strided_scatter, index_select, index_add, gather, scatter_add and
-// cat.
+// What it is: the ordered CPU implementations of strided_scatter, index_select, index_add, gather, scatter_add,
+// index_put and cat.
 #include <algorithm>
 #include <cstring>
 
@@ -201,6 +201,11 @@ List index_add_list() {
 List gather_list() {
   static const Implementation list[] = {{"slices", declines_gather, nullptr, gather_run},
                                         {"ref", nullptr, nullptr, ref::gather}};
+  return list;
+}
+
+List index_put_list() {
+  static const Implementation list[] = {{"ref", nullptr, nullptr, ref::index_put}};
   return list;
 }
 

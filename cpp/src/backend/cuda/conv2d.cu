@@ -1,5 +1,5 @@
 // What it is: the three convolution passes on CUDA: depthwise kernels, else implicit GEMM: on tensor cores for
-// 16-bit floats, on plain multiply-adds (strict float32, float64) for the others.
+// 16-bit floats and TF32, on plain multiply-adds (strict float32, float64) for the others.
 #include <algorithm>
 
 #include "backend/cuda/gemm_launch.h"
@@ -48,11 +48,11 @@ const char* gemm_declines(const Call& c) {
   const char* why = dtypes(c);
   return why ? why : too_large(sizes(p));
 }
-// Tiles of 16-bit products are 64 wide and 32 deep: narrow groups would fill a fraction of them.
+// Tiles on tensor cores are 64 wide and 16 or 32 deep: narrow groups would fill a fraction of them.
 template <Sizes (*sizes)(const Conv2dParams&), const char* (*dtypes)(const Call&)>
 const char* mma_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  if (!is_half(c.in[0].dtype)) return "not a 16-bit float";
+  if (const char* why = mma_dtype_declines(c.in[0].dtype)) return why;
   if (p.groups > 1 && (p.C / p.groups < 8 || p.O / p.groups < 8)) return "few channels per group";
   return gemm_declines<sizes, dtypes>(c);
 }
@@ -75,20 +75,25 @@ template <class T>
 ConvForward<T> forward_load(const Call& c) {
   return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
 }
-bool runs_of_8(int64_t channels, const Conv2dParams& p) { return channels / p.groups % 8 == 0; }
+// Do the channels of a group fill whole chunks of 16 bytes?
+bool in_chunks(int64_t channels, const Call& c) {
+  return channels / c.as<Conv2dParams>().groups % chunk_of(c.in[0].dtype) == 0;
+}
 
-MmaPlan forward_plan(const Conv2dParams& p) { return mma_plan(forward_sizes(p), runs_of_8(p.C, p), true); }
+MmaPlan forward_plan(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return mma_plan(forward_sizes(p), in_chunks(p.C, c), true, depth_of(c.in[0].dtype));
+}
 
 void forward_mma(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_half(c.out[0].dtype, [&]<class T>() {
-    launch_mma<T>("conv2d", forward_load<T>(c), forward_sizes(p), forward_plan(p), runs_of_8(p.C, p),
-                  {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0], runs_of_8(p.O, p));
+  with_mma(c.out[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d", forward_load<T>(c), forward_sizes(p), forward_plan(c), in_chunks(p.C, c),
+                  {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0], in_chunks(p.O, c));
   });
 }
 int64_t forward_mma_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  return parts_bytes(forward_sizes(p), forward_plan(p).splits, 4);
+  return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);
 }
 void forward_simt(const Call& c) {
   const Sizes s = forward_sizes(c.as<Conv2dParams>());
@@ -121,19 +126,24 @@ ConvBwdData<T> bwd_data_load(const Call& c) {
   return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
 }
 bool one_parity(const Conv2dParams& p) { return p.sH * p.sW == 1; }  // parities differ in size: no splits
-bool bwd_chunked(const Conv2dParams& p) { return runs_of_8(p.C, p) && runs_of_8(p.O, p); }
-MmaPlan bwd_data_plan(const Conv2dParams& p) { return mma_plan(bwd_data_sizes(p), bwd_chunked(p), one_parity(p)); }
+bool bwd_chunked(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return in_chunks(p.C, c) && in_chunks(p.O, c);
+}
+MmaPlan bwd_data_plan(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return mma_plan(bwd_data_sizes(p), bwd_chunked(c), one_parity(p), depth_of(c.in[0].dtype));
+}
 
 void bwd_data_mma(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_half(c.out[0].dtype, [&]<class T>() {
-    launch_mma<T>("conv2d_bwd_data", bwd_data_load<T>(c), bwd_data_sizes(p), bwd_data_plan(p), bwd_chunked(p),
-                  {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace, c.out[0], runs_of_8(p.C, p));
+  with_mma(c.out[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d_bwd_data", bwd_data_load<T>(c), bwd_data_sizes(p), bwd_data_plan(c), bwd_chunked(c),
+                  {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace, c.out[0], in_chunks(p.C, c));
   });
 }
 int64_t bwd_data_mma_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  return parts_bytes(bwd_data_sizes(p), bwd_data_plan(p).splits, 4);
+  return parts_bytes(bwd_data_sizes(c.as<Conv2dParams>()), bwd_data_plan(c).splits, 4);
 }
 int bwd_data_splits(const Conv2dParams& p) { return one_parity(p) ? simt_splits(bwd_data_sizes(p)) : 1; }
 void bwd_data_simt(const Call& c) {
@@ -201,20 +211,21 @@ ConvBwdWeights<T> bwd_weights_load(const Call& c) {
   return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
 }
 void* after_bias(const Call& c) { return static_cast<char*>(c.workspace) + bias_bytes(c); }
-MmaPlan bwd_weights_plan(const Conv2dParams& p) { return mma_plan(bwd_weights_sizes(p), bwd_chunked(p), true); }
+MmaPlan bwd_weights_plan(const Call& c) {
+  return mma_plan(bwd_weights_sizes(c.as<Conv2dParams>()), bwd_chunked(c), true, depth_of(c.in[0].dtype));
+}
 
 void bwd_weights_mma(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  with_half(c.in[0].dtype, [&]<class T>() {
-    launch_mma<T>("conv2d_bwd_weights", bwd_weights_load<T>(c), bwd_weights_sizes(p), bwd_weights_plan(p),
-                  bwd_chunked(p), {c.in[0].data, c.in[1].data}, Epilogue<T>{nullptr, nullptr, {}}, after_bias(c),
-                  c.out[0], runs_of_8(p.C, p));
+  with_mma(c.in[0].dtype, [&]<class T>() {
+    launch_mma<T>("conv2d_bwd_weights", bwd_weights_load<T>(c), bwd_weights_sizes(p), bwd_weights_plan(c),
+                  bwd_chunked(c), {c.in[0].data, c.in[1].data}, Epilogue<T>{nullptr, nullptr, {}}, after_bias(c),
+                  c.out[0], in_chunks(p.C, c));
     bias_gradient<T>(c);
   });
 }
 int64_t bwd_weights_mma_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  return bias_bytes(c) + parts_bytes(bwd_weights_sizes(p), bwd_weights_plan(p).splits, 4);
+  return bias_bytes(c) + parts_bytes(bwd_weights_sizes(c.as<Conv2dParams>()), bwd_weights_plan(c).splits, 4);
 }
 void bwd_weights_simt(const Call& c) {
   const Sizes s = bwd_weights_sizes(c.as<Conv2dParams>());

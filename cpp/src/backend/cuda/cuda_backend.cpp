@@ -18,6 +18,7 @@ class CudaRecording final : public fastcnn::Recording {
   std::unique_ptr<rt::Recording> inner;
   void replay() override { inner->replay(); }
   int launches() const override { return inner->launches(); }
+  int nodes() const override { return inner->nodes(); }
 };
 
 class CudaBackend final : public Backend {
@@ -42,6 +43,7 @@ class CudaBackend final : public Backend {
       case Copy::out: rt::copy_out(dst, src, bytes); return throw_device_faults();
     }
   }
+  void* upload(const void* host, size_t bytes) override { return rt::upload(host, bytes); }
   void synchronize() override {
     rt::synchronize();
     throw_device_faults();
@@ -76,5 +78,7 @@ std::string cuda_unavailable_reason() {
   return cuda::rt::device_count(&why) ? "" : why;
 }
 int64_t cuda_memory_allocated() { return cuda::rt::bytes_in_use(); }
+uintptr_t cuda_stream() { return cuda::rt::device_count(nullptr) ? cuda::rt::stream() : 0; }
+void cuda_order_streams(uintptr_t stream, bool ours_waits) { cuda::rt::order_streams(stream, ours_waits); }
 
 }  // namespace fastcnn

@@ -38,6 +38,9 @@ void throw_device_faults() {
     case Fault::nan_target:
       throw ValueError(concat(op, ": expected a target without NaN, got NaN at element ", e.position));
     case Fault::zero_division: throw std::domain_error(concat(op, ": integer division by zero"));
+    case Fault::boxes:
+      throw ValueError(concat(op, ": expected boxes of finite numbers, of images in [0, ", e.high,
+                              "), with bins of at most ", e.value, " pixels (box ", e.position, ")"));
     case Fault::none: break;
   }
 }

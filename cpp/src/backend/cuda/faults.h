@@ -6,7 +6,7 @@
 
 namespace fastcnn::cuda {
 
-enum class Fault : int32_t { none, class_id, index, nan_target, zero_division };
+enum class Fault : int32_t { none, class_id, index, nan_target, zero_division, boxes };
 
 struct ErrorRecord {
   int32_t fault;  // Fault; the first writer wins

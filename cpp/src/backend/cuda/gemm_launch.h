@@ -7,6 +7,7 @@
 #include "backend/cuda/dispatch.h"
 #include "backend/cuda/kernels/gemm.cuh"
 #include "backend/cuda/kernels/gemm_mma.cuh"
+#include "fastcnn/runtime.h"
 
 namespace fastcnn::cuda {
 
@@ -70,17 +71,18 @@ struct MmaPlan {
   int tile = 2;  // 0 large, 1 wide, 2 small
   int splits = 1;
 };
-// The largest tile that still gives every multiprocessor a block. `chunked`: operands come in runs of 8.
-inline MmaPlan mma_plan(const Sizes& s, bool chunked, bool may_split) {
+// The largest tile that still gives every multiprocessor a block. `chunked`: operands come in runs of 16 bytes.
+// depth: of a stage.
+inline MmaPlan mma_plan(const Sizes& s, bool chunked, bool may_split, int64_t depth) {
   constexpr int tiles[3][2] = {{128, 128}, {128, 64}, {64, 64}};
   MmaPlan p;
   for (p.tile = chunked ? 0 : 2; p.tile < 2; ++p.tile) {
     const int64_t m = tiles[p.tile][0], n = tiles[p.tile][1];
     if (s.M <= m / 2 || s.N <= n / 2) continue;
     const int64_t blocks = int64_t{ceil_div(s.M, m)} * ceil_div(s.N, n) * s.problems;
-    if (blocks * (may_split ? std::max<int64_t>(s.K / (8 * kMmaK), 1) : 1) >= rt::device().multiprocessors) break;
+    if (blocks * (may_split ? std::max<int64_t>(s.K / (8 * depth), 1) : 1) >= rt::device().multiprocessors) break;
   }
-  if (may_split) p.splits = splits_of(s, tiles[p.tile][0], tiles[p.tile][1], 8 * kMmaK);
+  if (may_split) p.splits = splits_of(s, tiles[p.tile][0], tiles[p.tile][1], 8 * depth);
   return p;
 }
 
@@ -114,11 +116,24 @@ void launch_mma(const char* name, const Load& load, const Sizes& s, const MmaPla
   join_parts<T>("gemm_join", load, s, p.splits, e, parts, out);
 }
 
+// What tensor cores take: 16-bit floats, and float32 where TF32 is allowed.
 inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
 template <class F>
 void with_half(DType t, F&& f) {
   if (t == DType::bfloat16) return f.template operator()<bfloat16>();
   return f.template operator()<float16>();
+}
+template <class F>
+void with_mma(DType t, F&& f) {
+  if (t == DType::float32) return f.template operator()<float>();
+  return with_half(t, f);
+}
+inline int64_t chunk_of(DType t) { return static_cast<int64_t>(16 / dtype_size(t)); }
+inline int64_t depth_of(DType t) { return 4 * chunk_of(t); }
+inline const char* mma_dtype_declines(DType t) {
+  if (is_half(t)) return nullptr;
+  if (t != DType::float32) return "neither a 16-bit float nor float32";
+  return get_float32_matmul_precision() == "highest" ? "strict float32 (set_float32_matmul_precision)" : nullptr;
 }
 
 }  // namespace fastcnn::cuda

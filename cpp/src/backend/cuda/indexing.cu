@@ -109,6 +109,57 @@ void scatter(const Call& c) {
     run.template operator()<int64_t>();
 }
 
+// Dims of the window in ascending order of where they go.
+void scatter_overlapping(const Call& c) {
+  OverlapArgs a;
+  WindowArgs given;
+  window_of(c, &given);
+  const Operand &x = c.in[0], &y = c.out[0];
+  a.w = given;
+  int order[kMaxDims] = {};
+  for (int d = 0; d < given.window.ndim; ++d) {
+    int at = d;
+    for (; at > 0 && given.to[order[at - 1]] > given.to[d]; --at) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  int64_t reach = 0;
+  for (int d = 0; d < given.window.ndim; ++d) {
+    a.w.window.shape[d] = given.window.shape[order[d]], a.w.window.strides[d] = given.window.strides[order[d]];
+    a.w.to[d] = given.to[order[d]];
+    a.reach[d] = reach += a.w.to[d] * (a.w.window.shape[d] - 1);
+  }
+  const int64_t n = y.numel();
+  if (x.numel() == 0) {
+    if (n) rt::zero(y.data, static_cast<size_t>(n) * dtype_size(y.dtype));
+    return;
+  }
+  auto run = [&]<class W>() {
+    launch("strided_scatter", for_elements(n), overlap_kernel<W>, a, x.data, y.data, y.dtype, n);
+  };
+  if (y.dtype == DType::float64)
+    run.template operator()<double>();
+  else if (is_floating(y.dtype))
+    run.template operator()<float>();
+  else
+    run.template operator()<int64_t>();
+}
+
+const char* put_declines(const Call& c) {
+  return c.in[1].numel() >= INT32_MAX ? "more values than int32 counts" : nullptr;
+}
+int64_t put_workspace(const Call& c) { return c.in[0].numel() * 4; }
+void put(const Call& c) {
+  const Operand &x = c.in[0], &index = c.in[1], &values = c.in[2], &y = c.out[0];
+  auto* winner = static_cast<int32_t*>(c.workspace);
+  const int64_t n = x.numel();
+  if (n) rt::zero(winner, static_cast<size_t>(n) * 4);
+  launch("index_put", for_elements(index.numel()), put_winner, index.as<int64_t>(), n,
+         static_cast<int32_t>(c.kind), rt::error_record(), winner, index.numel());
+  with_size(y.dtype, [&]<class T>() {
+    launch("index_put", for_elements(n), put_kernel<T>, x.as<T>(), values.as<T>(), winner, y.as<T>(), n);
+  });
+}
+
 void cat(const Call& c) {
   const int64_t dim = c.as<CatParams>().dim;
   const Operand& y = c.out[0];
@@ -177,8 +228,13 @@ List scatter_add_list() {
   static const Implementation list[] = {{"simt", nullptr, add_workspace, add<false>}};
   return list;
 }
+List index_put_list() {
+  static const Implementation list[] = {{"simt", put_declines, put_workspace, put}};
+  return list;
+}
 List strided_scatter_list() {
-  static const Implementation list[] = {{"simt", scatter_declines, nullptr, scatter}};
+  static const Implementation list[] = {{"simt", scatter_declines, nullptr, scatter},
+                                        {"simt overlapping", nullptr, nullptr, scatter_overlapping}};
   return list;
 }
 List cat_list() {

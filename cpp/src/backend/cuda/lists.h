@@ -51,15 +51,22 @@ using List = std::span<const Implementation>;
   X(index_add)              \
   X(gather)                 \
   X(scatter_add)            \
+  X(index_put)              \
   X(cat)                    \
   X(pad)                    \
   X(pad_bwd)                \
   X(interpolate)            \
   X(interpolate_bwd)        \
+  X(affine_sample)          \
+  X(box_iou)                \
+  X(nms)                    \
+  X(roi_align)              \
+  X(roi_align_bwd)          \
   X(dropout)                \
   X(dropout_bwd)            \
   X(random)                 \
   X(rng_advance)            \
+  X(non_finite)             \
   X(sgd_step)               \
   X(adam_step)              \
   X(rmsprop_step)           \

@@ -26,7 +26,8 @@ const char* simt_declines(const Call& c) {
   return why ? why : too_large(sizes_of(c.as<MatmulParams>()));
 }
 const char* mma_declines(const Call& c) {
-  return is_half(c.out[0].dtype) ? simt_declines(c) : "not a 16-bit float";
+  const char* why = mma_dtype_declines(c.out[0].dtype);
+  return why ? why : simt_declines(c);
 }
 
 void simt(const Call& c) {
@@ -43,25 +44,26 @@ int64_t simt_workspace(const Call& c) {
   return parts_bytes(s, simt_splits(s), 8);
 }
 
-bool chunked(const MatmulParams& p) {
-  return (p.trans_a ? p.M : p.K) % 8 == 0 && (p.trans_b ? p.K : p.N) % 8 == 0;
+bool chunked(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  const int64_t run = chunk_of(c.out[0].dtype);
+  return (p.trans_a ? p.M : p.K) % run == 0 && (p.trans_b ? p.K : p.N) % run == 0;
+}
+MmaPlan plan_of(const Call& c) {
+  return mma_plan(sizes_of(c.as<MatmulParams>()), chunked(c), true, depth_of(c.out[0].dtype));
 }
 void mma(const Call& c) {
   const auto& p = c.as<MatmulParams>();
   const Sizes s = sizes_of(p);
-  with_half(c.out[0].dtype, [&]<class T>() {
+  with_mma(c.out[0].dtype, [&]<class T>() {
     with_transposes(p, [&]<bool ta, bool tb>() {
       const T *a = c.in[0].as<T>(), *b = c.in[1].as<T>();
-      launch_mma<T>("matmul", MatmulLoad<T, ta, tb>(p, a, b), s, mma_plan(s, chunked(p), true), chunked(p), {a, b},
-                    epilogue_of<T>(c), c.workspace, c.out[0], p.N % 8 == 0);
+      launch_mma<T>("matmul", MatmulLoad<T, ta, tb>(p, a, b), s, plan_of(c), chunked(c), {a, b}, epilogue_of<T>(c),
+                    c.workspace, c.out[0], p.N % chunk_of(c.out[0].dtype) == 0);
     });
   });
 }
-int64_t mma_workspace(const Call& c) {
-  const auto& p = c.as<MatmulParams>();
-  const Sizes s = sizes_of(p);
-  return parts_bytes(s, mma_plan(s, chunked(p), true).splits, 4);
-}
+int64_t mma_workspace(const Call& c) { return parts_bytes(sizes_of(c.as<MatmulParams>()), plan_of(c).splits, 4); }
 
 }  // namespace
 

@@ -2,8 +2,11 @@
 #include "backend/cuda/runtime.h"
 
 #include <atomic>
+#include <cstring>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/faults.h"
@@ -22,9 +25,32 @@ std::atomic<int64_t> in_use{0};
 std::mutex broken_mutex;
 std::string broken;  // what the context died of
 
+// Pinned memory for copies that run beside the work: filled by the host, read by the copy stream, taken again once
+// that is done. Grows to the largest copy.
+struct Staging {
+  void* memory = nullptr;
+  size_t bytes = 0;
+  Event read;
+  Staging() { FASTCNN_CUDA_CHECK(cudaEventCreateWithFlags(read.out(), cudaEventDisableTiming)); }
+  void* take(size_t wanted) {
+    FASTCNN_CUDA_CHECK(cudaEventSynchronize(read.get()));
+    if (bytes < wanted) {
+      if (memory) FASTCNN_CUDA_CHECK(cudaFreeHost(std::exchange(memory, nullptr)));
+      bytes = 0;
+      FASTCNN_CUDA_CHECK(cudaHostAlloc(&memory, wanted, cudaHostAllocDefault));
+      bytes = wanted;
+    }
+    return memory;
+  }
+};
+
 struct State {
   rt::DeviceInfo info;
-  Stream stream;
+  Stream stream, copies;
+  Event order;
+  Staging staging[4];  // images and targets of two batches
+  int next_staging = 0;
+  std::mutex upload_mutex;
   ErrorRecord* record = nullptr;
   State() {
     FASTCNN_CUDA_CHECK(cudaSetDevice(0));
@@ -32,6 +58,8 @@ struct State {
     FASTCNN_CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
     info = {p.name, p.major, p.minor, p.multiProcessorCount, static_cast<int64_t>(p.totalGlobalMem)};
     FASTCNN_CUDA_CHECK(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking));
+    FASTCNN_CUDA_CHECK(cudaStreamCreateWithFlags(copies.out(), cudaStreamNonBlocking));
+    FASTCNN_CUDA_CHECK(cudaEventCreateWithFlags(order.out(), cudaEventDisableTiming));
     cudaMemPool_t pool;
     FASTCNN_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, 0));
     uint64_t keep = UINT64_MAX;  // freed blocks stay with the pool across waits
@@ -49,12 +77,13 @@ State& state() {
 class CudaRecording final : public rt::Recording {
  public:
   GraphExec exec;
-  int count = 0;
+  int count = 0, kernels = 0;
   void replay() override {
     last = "a recorded step";
     FASTCNN_CUDA_CHECK(cudaGraphLaunch(exec.get(), state().stream.get()));
   }
-  int launches() const override { return count; }
+  int launches() const override { return kernels; }
+  int nodes() const override { return count; }
 };
 
 }  // namespace
@@ -135,9 +164,10 @@ int device_count(std::string* why) {
 
 const DeviceInfo& device() { return state().info; }
 
-void* allocate(size_t bytes) {
+namespace {
+void* allocate_on(size_t bytes, cudaStream_t stream) {
   void* p = nullptr;
-  const cudaError_t e = cudaMallocAsync(&p, bytes ? bytes : 1, current_stream());
+  const cudaError_t e = cudaMallocAsync(&p, bytes ? bytes : 1, stream);
   if (e == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
     size_t free = 0, total = 0;
@@ -150,6 +180,9 @@ void* allocate(size_t bytes) {
   in_use += static_cast<int64_t>(bytes);
   return p;
 }
+}  // namespace
+
+void* allocate(size_t bytes) { return allocate_on(bytes, current_stream()); }
 void deallocate(void* p, size_t bytes) noexcept {
   (void)cudaFreeAsync(p, current_stream());  // a broken context is reported by the next call that may throw
   in_use -= static_cast<int64_t>(bytes);
@@ -165,6 +198,31 @@ void copy_out(void* host, const void* device, size_t bytes) {
 }
 void copy_within(void* to, const void* from, size_t bytes) {
   FASTCNN_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, current_stream()));
+}
+void* upload(const void* host, size_t bytes) {
+  constexpr size_t kSmall = 64 << 10;  // below it a second stream costs more than the copy
+  if (bytes < kSmall) {
+    void* p = allocate(bytes);
+    copy_in(p, host, bytes);
+    return p;
+  }
+  State& s = state();
+  std::lock_guard<std::mutex> lock(s.upload_mutex);
+  Staging& from = s.staging[s.next_staging++ % 4];
+  std::memcpy(from.take(bytes), host, bytes);
+  void* p = allocate_on(bytes, s.copies.get());
+  FASTCNN_CUDA_CHECK(cudaMemcpyAsync(p, from.memory, bytes, cudaMemcpyHostToDevice, s.copies.get()));
+  FASTCNN_CUDA_CHECK(cudaEventRecord(from.read.get(), s.copies.get()));
+  FASTCNN_CUDA_CHECK(cudaStreamWaitEvent(s.stream.get(), from.read.get(), 0));
+  return p;
+}
+uintptr_t stream() { return reinterpret_cast<uintptr_t>(current_stream()); }
+void order_streams(uintptr_t other, bool ours_waits) {
+  State& s = state();
+  std::lock_guard<std::mutex> lock(s.upload_mutex);
+  auto theirs = reinterpret_cast<cudaStream_t>(other);
+  FASTCNN_CUDA_CHECK(cudaEventRecord(s.order.get(), ours_waits ? theirs : s.stream.get()));
+  FASTCNN_CUDA_CHECK(cudaStreamWaitEvent(ours_waits ? s.stream.get() : theirs, s.order.get(), 0));
 }
 void zero(void* device, size_t bytes) { FASTCNN_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, current_stream())); }
 void synchronize() { FASTCNN_CUDA_CHECK(cudaStreamSynchronize(current_stream())); }
@@ -183,9 +241,16 @@ std::unique_ptr<Recording> record(const std::function<void()>& work) {
     throw;
   }
   FASTCNN_CUDA_CHECK(cudaStreamEndCapture(current_stream(), graph.out()));
-  size_t nodes = 0;
-  FASTCNN_CUDA_CHECK(cudaGraphGetNodes(graph.get(), nullptr, &nodes));
-  r->count = static_cast<int>(nodes);
+  size_t count = 0;
+  FASTCNN_CUDA_CHECK(cudaGraphGetNodes(graph.get(), nullptr, &count));
+  std::vector<cudaGraphNode_t> nodes(count);
+  FASTCNN_CUDA_CHECK(cudaGraphGetNodes(graph.get(), nodes.data(), &count));
+  r->count = static_cast<int>(count);
+  for (cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type;
+    FASTCNN_CUDA_CHECK(cudaGraphNodeGetType(node, &type));
+    r->kernels += type == cudaGraphNodeTypeKernel;
+  }
   FASTCNN_CUDA_CHECK(cudaGraphInstantiate(r->exec.out(), graph.get(), 0));
   return r;
 }

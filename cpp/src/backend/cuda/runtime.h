@@ -32,8 +32,13 @@ int64_t bytes_in_use();
 void copy_in(void* device, const void* host, size_t bytes);   // `host` may change once this returns
 void copy_out(void* host, const void* device, size_t bytes);  // waits
 void copy_within(void* to, const void* from, size_t bytes);
+// Memory with a copy of host memory that may change once this returns. Large ones travel on a stream of their own,
+// beside the work that is queued, by way of pinned memory; what is queued from now on waits for them.
+void* upload(const void* host, size_t bytes);
 void zero(void* device, size_t bytes);
 void synchronize();
+uintptr_t stream();                                    // a cudaStream_t
+void order_streams(uintptr_t other, bool ours_waits);  // see fastcnn/runtime.h
 
 // Pinned memory that kernels write and the host reads: one per process, zero at first.
 ErrorRecord* error_record();
@@ -42,7 +47,8 @@ class Recording {
  public:
   virtual ~Recording() = default;
   virtual void replay() = 0;
-  virtual int launches() const = 0;
+  virtual int launches() const = 0;  // of kernels
+  virtual int nodes() const = 0;     // those, copies and fills
 };
 std::unique_ptr<Recording> record(const std::function<void()>& work);
 

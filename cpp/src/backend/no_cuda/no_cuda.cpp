@@ -9,5 +9,7 @@ const char* cuda_build() { return "none (built without CUDA)"; }
 int cuda_device_count() { return 0; }
 std::string cuda_unavailable_reason() { return "built without CUDA"; }
 int64_t cuda_memory_allocated() { return 0; }
+uintptr_t cuda_stream() { return 0; }
+void cuda_order_streams(uintptr_t, bool) {}
 
 }  // namespace fastcnn

@@ -1,5 +1,5 @@
-// What it is: SGD, Adam/AdamW, RMSprop, Adagrad and Lion steps in one pass over memory; slots of `hyper` are
-// listed in params.h.
+// What it is: SGD, Adam/AdamW, RMSprop, Adagrad and Lion steps in one pass over memory; `hyper` is
+// StepNumbers::h (step_numbers.h): its slots are listed in params.h.
 #include <math.h>
 
 #include "backend/cpu/kernels/kernels.h"
@@ -19,13 +19,15 @@ FASTCNN_OP void each_vector(int64_t begin, int64_t end, F&& f) {
   f(i, [n](const float* p) { return loadn(p, n); }, [n](float* p, vf a) { storen(p, a, n); });
 }
 
+FASTCNN_OP vf factor(int64_t maximize, const float* hyper) { return set1(maximize ? -hyper[8] : hyper[8]); }
+
 FASTCNN_OP float complement(const float* h, int slot) { return h[7] > 0 ? h[7] : 1.0f - h[slot]; }
 
 }  // namespace
 
 void sgd_step(const SgdParams& p, const float* hyper, float* w, const float* g, float* momentum, int64_t begin,
               int64_t end) {
-  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), decay = set1(hyper[1]), mu = set1(hyper[2]);
+  vf sign = factor(p.maximize, hyper), lr = set1(hyper[0]), decay = set1(hyper[1]), mu = set1(hyper[2]);
   vf keep = set1(1.0f - hyper[7]);
   each_vector(begin, end, [&](int64_t i, auto get, auto put) {
     vf x = get(w + i), d = fma(decay, x, mul(sign, get(g + i)));
@@ -41,7 +43,7 @@ void sgd_step(const SgdParams& p, const float* hyper, float* w, const float* g, 
 void adam_step(const AdamParams& p, const float* hyper, float* w, const float* g, float* m, float* v, float* v_max,
                int64_t begin, int64_t end) {
   const float* h = hyper;
-  vf sign = set1(p.maximize ? -1.0f : 1.0f), shrink = set1(p.decoupled ? 1.0f - h[0] * h[1] : 1.0f);
+  vf sign = factor(p.maximize, hyper), shrink = set1(p.decoupled ? 1.0f - h[0] * h[1] : 1.0f);
   vf decay = set1(p.decoupled ? 0.0f : h[1]), c1 = set1(1.0f - h[2]), b2 = set1(h[3]), c2 = set1(complement(h, 3));
   vf eps = set1(h[4]), step = set1(h[0] / h[5]), root = set1(1.0f / sqrtf(h[6]));
   each_vector(begin, end, [&](int64_t i, auto get, auto put) {
@@ -60,7 +62,7 @@ void adam_step(const AdamParams& p, const float* hyper, float* w, const float* g
 
 void rmsprop_step(const RmspropParams& p, const float* hyper, float* w, const float* g, float* v, float* momentum,
                   float* mean, int64_t begin, int64_t end) {
-  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), decay = set1(hyper[1]), alpha = set1(hyper[2]);
+  vf sign = factor(p.maximize, hyper), lr = set1(hyper[0]), decay = set1(hyper[1]), alpha = set1(hyper[2]);
   vf mu = set1(hyper[3]), eps = set1(hyper[4]), ca = set1(complement(hyper, 2));
   each_vector(begin, end, [&](int64_t i, auto get, auto put) {
     vf x = get(w + i), d = fma(decay, x, mul(sign, get(g + i)));
@@ -82,7 +84,7 @@ void rmsprop_step(const RmspropParams& p, const float* hyper, float* w, const fl
 
 void adagrad_step(const AdagradParams& p, const float* hyper, float* w, const float* g, float* sum, int64_t begin,
                   int64_t end) {
-  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), decay = set1(hyper[1]), eps = set1(hyper[4]);
+  vf sign = factor(p.maximize, hyper), lr = set1(hyper[0]), decay = set1(hyper[1]), eps = set1(hyper[4]);
   each_vector(begin, end, [&](int64_t i, auto get, auto put) {
     vf x = get(w + i), d = fma(decay, x, mul(sign, get(g + i))), s = fma(d, d, get(sum + i));
     put(sum + i, s);
@@ -92,7 +94,7 @@ void adagrad_step(const AdagradParams& p, const float* hyper, float* w, const fl
 
 void lion_step(const LionParams& p, const float* hyper, float* w, const float* g, float* m, int64_t begin,
                int64_t end) {
-  vf sign = set1(p.maximize ? -1.0f : 1.0f), lr = set1(hyper[0]), shrink = set1(1.0f - hyper[0] * hyper[1]);
+  vf sign = factor(p.maximize, hyper), lr = set1(hyper[0]), shrink = set1(1.0f - hyper[0] * hyper[1]);
   vf b1 = set1(hyper[2]), b2 = set1(hyper[3]), c1 = set1(hyper[6]), c2 = set1(hyper[7]), one = set1(1.0f);
   each_vector(begin, end, [&](int64_t i, auto get, auto put) {
     vf d = mul(sign, get(g + i)), m0 = get(m + i), u = fma(b1, m0, mul(c1, d));

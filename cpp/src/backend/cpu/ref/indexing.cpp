@@ -1,4 +1,5 @@
-// What it is: naive strided_scatter, index_select, index_add, gather, scatter_add and cat.
+// What it is: naive strided_scatter, index_select, index_add, gather, scatter_add, index_put and cat.
+#include <algorithm>
 #include <vector>
 
 #include "backend/cpu/checks.h"
@@ -91,6 +92,15 @@ void scatter_add(const Call& c) {
       s = plus<T>(s, load(dy.as<T>()[offset_of(dy, idx)]));
     });
     write_back<T>(dx, sums);
+  });
+}
+
+void index_put(const Call& c) {
+  const Operand &x = c.in[0], &index = c.in[1], &values = c.in[2], &y = c.out[0];
+  check_indices("index_put", index, c.as<IndexParams>().size, 0);
+  dispatch_size(y.dtype, [&]<class T>() {
+    if (x.data != y.data) std::copy_n(x.as<T>(), x.numel(), y.as<T>());
+    for (int64_t i = 0; i < index.numel(); ++i) y.as<T>()[index.as<int64_t>()[i]] = values.as<T>()[i];
   });
 }
 

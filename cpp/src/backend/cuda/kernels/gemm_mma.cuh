@@ -1,7 +1,7 @@
-// What it is: C = A B of 16-bit floats on tensor cores (mma.sync), operands read through the loaders of
-// gemm_load.cuh: a block makes a BM x BN tile, its warps WM x 32 of it; stages of 32 of the depth travel through
-// shared memory by cp.async while the ones before are multiplied. `chunked`: operands come in aligned runs of 8
-// elements; else (few channels) one by one. What it is not: wgmma or TMA; strict float32.
+// What it is: C = A B of 16-bit floats, or of float32 rounded to TF32, on tensor cores (mma.sync), operands read
+// through the loaders of gemm_load.cuh: a block makes a BM x BN tile, its warps WM x 32 of it; stages of 64 bytes
+// of the depth travel through shared memory by cp.async while the ones before are multiplied. `chunked`: operands
+// come in aligned runs of 16 bytes; else (few channels) one by one. What it is not: wgmma or TMA; strict float32.
 #pragma once
 #include "backend/cuda/kernels/gemm_load.cuh"
 #include "backend/cuda/kernels/tensor_core.cuh"
@@ -14,8 +14,8 @@ template <int BM_, int BN_, int WM_>
 struct MmaTile {
   static constexpr int BM = BM_, BN = BN_, WM = WM_;
   static constexpr int warps_n = BN / kWarpN, threads = BM / WM * warps_n * 32;
-  static constexpr int stage = (BM + BN) * kMmaK;  // elements
-  static constexpr size_t shared = kStages * stage * 2;
+  static constexpr int stage = (BM + BN) * 64;  // bytes
+  static constexpr size_t shared = kStages * stage;
   static_assert(shared <= 48 << 10 && shared >= threads / 32 * 16 * kDrainRow * sizeof(float));
 };
 
@@ -41,13 +41,14 @@ struct SideB {
   FASTCNN_DEVICE auto at(const Fixed& f, int32_t k) const { return load.b_at(q, f, k); }
 };
 
-// Brings a tile of R rows (or columns) from `base` on, kMmaK deep, into shared memory, a few chunks per thread.
+// Brings a tile of R rows (or columns) from `base` on, a stage deep, into shared memory, a few chunks per thread.
 template <class T, class Side, int R, int threads, bool chunked>
 struct Stager {
   static constexpr bool along_k = Side::along_k;
-  static constexpr int wide = along_k ? kMmaK / kChunk : R / kChunk;  // chunks of a row
-  static constexpr int each = R * kMmaK / kChunk / threads, states = along_k ? each : 1;
-  static_assert(each * threads * kChunk == R * kMmaK && threads % wide == 0);
+  static constexpr int kChunk = MmaType<T>::chunk, kDepth = MmaType<T>::depth;
+  static constexpr int wide = along_k ? kDepth / kChunk : R / kChunk;  // chunks of a row
+  static constexpr int each = R * kDepth / kChunk / threads, states = along_k ? each : 1;
+  static_assert(each * threads * kChunk == R * kDepth && threads % wide == 0);
   typename Side::Fixed fixed[states];
   int row, chunk;
   int32_t base;
@@ -63,7 +64,7 @@ struct Stager {
     FASTCNN_UNROLL
     for (int s = 0; s < each; ++s) {
       const int r = row + s * (threads / wide);
-      T* to = tile + (along_k ? tile_place(r, chunk) : tile_place_across<(R < 64 ? 64 : R)>(r, chunk));
+      T* to = tile + (along_k ? tile_place<T>(r, chunk) : tile_place_across<T, (R < 64 ? 64 : R)>(r, chunk));
       const int32_t i = index(along_k ? s : 0), k = k0 + (along_k ? chunk * kChunk : r);
       const typename Side::Fixed& f = fixed[along_k ? s : 0];
       if constexpr (chunked) {
@@ -91,6 +92,7 @@ template <class T, class Load, class Tile, bool chunked>
 FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, const T* any, void* out, bool wide,
                                bool out_chunked, float* parts) {
   constexpr int BM = Tile::BM, BN = Tile::BN, WM = Tile::WM, MI = WM / 16, NI = kWarpN / 8;
+  constexpr int kChunk = MmaType<T>::chunk, kDepth = MmaType<T>::depth, kStage = Tile::stage / sizeof(T);
   T* shared = shared_memory<T>();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int wm = warp / Tile::warps_n * WM, wn = warp % Tile::warps_n * kWarpN;
@@ -99,9 +101,9 @@ FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, 
   const auto q = load.problem(problem);
   const int32_t m0 = static_cast<int32_t>(blockIdx.x) * BM, n0 = static_cast<int32_t>(blockIdx.y) * BN;
   if (m0 >= q.M) return;  // of a parity with fewer pixels
-  const int32_t per = ((q.K + splits - 1) / splits + kMmaK - 1) / kMmaK * kMmaK;
+  const int32_t per = ((q.K + splits - 1) / splits + kDepth - 1) / kDepth * kDepth;
   const int32_t begin = split * per < q.K ? split * per : q.K, end = q.K - begin < per ? q.K : begin + per;
-  const int32_t steps = (end - begin + kMmaK - 1) / kMmaK;
+  const int32_t steps = (end - begin + kDepth - 1) / kDepth;
 
   const SideA<Load> side_a{load, q};
   const SideB<Load> side_b{load, q};
@@ -109,9 +111,9 @@ FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, 
   const Stager<T, SideB<Load>, BN, Tile::threads, chunked> b(side_b, n0);
   auto bring = [&](int32_t step) {
     if (step < steps) {
-      T* stage = shared + step % kStages * Tile::stage;
-      a.bring(side_a, begin + step * kMmaK, end, stage, any);
-      b.bring(side_b, begin + step * kMmaK, end, stage + BM * kMmaK, any);
+      T* stage = shared + step % kStages * kStage;
+      a.bring(side_a, begin + step * kDepth, end, stage, any);
+      b.bring(side_b, begin + step * kDepth, end, stage + BM * kDepth, any);
     }
     commit_copies();  // empty groups too: waiting counts them
   };
@@ -122,29 +124,15 @@ FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, 
     wait_copies<kStages - 2>();
     __syncthreads();
     bring(step + kStages - 1);  // into what everybody has read one step ago
-    const T* As = shared + step % kStages * Tile::stage;
-    const T* Bs = As + BM * kMmaK;
+    const T* As = shared + step % kStages * kStage;
+    const T* Bs = As + BM * kDepth;
     FASTCNN_UNROLL
-    for (int kk = 0; kk < kMmaK; kk += 16) {
+    for (int kk = 0; kk < kDepth; kk += MmaType<T>::step) {
       uint32_t fa[MI][4], fb[NI / 2][4];  // fb: two tiles of 8 columns
       FASTCNN_UNROLL
-      for (int i = 0; i < MI; ++i) {
-        if constexpr (Load::a_along_k)
-          load_matrices<false>(As + tile_place(wm + i * 16 + lane % 16, kk / kChunk + lane / 16), fa[i]);
-        else
-          load_matrices<true>(
-              As + tile_place_across<BM>(kk + lane / 16 * 8 + lane % 8, (wm + i * 16) / kChunk + lane / 8 % 2),
-              fa[i]);
-      }
+      for (int i = 0; i < MI; ++i) load_a<T, Load::a_along_k, BM>(As, wm + i * 16, kk, fa[i]);
       FASTCNN_UNROLL
-      for (int j = 0; j < NI / 2; ++j) {
-        if constexpr (Load::b_along_k)
-          load_matrices<false>(Bs + tile_place(wn + j * 16 + lane / 16 * 8 + lane % 8, kk / kChunk + lane / 8 % 2),
-                               fb[j]);
-        else
-          load_matrices<true>(Bs + tile_place_across<BN>(kk + lane % 16, (wn + j * 16) / kChunk + lane / 16),
-                              fb[j]);
-      }
+      for (int j = 0; j < NI / 2; ++j) load_b<T, Load::b_along_k, BN>(Bs, wn + j * 16, kk, fb[j]);
       FASTCNN_UNROLL
       for (int i = 0; i < MI; ++i) FASTCNN_UNROLL
       for (int j = 0; j < NI; ++j) multiply_add<T>(sum[i][j], fa[i], &fb[j / 2][j % 2 * 2]);

@@ -107,6 +107,74 @@ FASTCNN_KERNEL window_kernel(WindowArgs a, const void* x, void* y, DType type, i
   }
 }
 
+// The same where windows overlap: every place of y looks for the elements that land there. `window` has its dims
+// in ascending order of `to`; `reach` is how far the dims up to each go together.
+struct OverlapArgs {
+  WindowArgs w;
+  int64_t reach[kMaxDims] = {};
+};
+template <class W>
+FASTCNN_KERNEL overlap_kernel(OverlapArgs a, const void* x, void* y, DType type, int64_t total) {
+  const int n = a.w.window.ndim;
+  for (int64_t o = global_thread(); o < total; o += global_threads()) {
+    W sum = 0;
+    int64_t at[kMaxDims], last[kMaxDims], rest[kMaxDims + 1], from[kMaxDims + 1];  // dim d searches rest[d + 1]
+    rest[n] = o - a.w.offset, from[n] = 0;
+    auto open = [&](int d) {  // the indices of dim d that leave what the dims below it reach
+      const int64_t step = a.w.to[d], below = d ? a.reach[d - 1] : 0, r = rest[d + 1];
+      at[d] = r > below ? (r - below + step - 1) / step : 0;
+      last[d] = r < 0 ? -1 : r / step < a.w.window.shape[d] - 1 ? r / step : a.w.window.shape[d] - 1;
+    };
+    auto take = [&](int64_t place) {
+      for (int64_t k = 0; k < a.w.repeated; ++k) {
+        int64_t index[kMaxDims];
+        unravel(a.w.repeats, k, index);
+        const W v = load_as<W>(x, type, place + offset_at(a.w.repeats, index));
+        if constexpr (is_same<W, int64_t>)
+          sum = static_cast<int64_t>(static_cast<uint64_t>(sum) + static_cast<uint64_t>(v));
+        else
+          sum += v;
+      }
+    };
+    int d = n - 1;
+    if (d < 0) {
+      if (rest[n] == 0) take(0);
+    } else {
+      open(d);
+    }
+    while (d >= 0 && d < n) {
+      if (at[d] > last[d]) {
+        if (++d < n) ++at[d];
+        continue;
+      }
+      rest[d] = rest[d + 1] - at[d] * a.w.to[d], from[d] = from[d + 1] + at[d] * a.w.window.strides[d];
+      if (d > 0) {
+        open(--d);
+      } else {
+        if (rest[0] == 0) take(from[0]);
+        ++at[0];
+      }
+    }
+    store_as<W>(y, type, o, sum);
+  }
+}
+
+// Of equal indices the last wins: the largest number of a value, from 1, that goes to each place.
+FASTCNN_KERNEL put_winner(const int64_t* index, int64_t size, int32_t kind, ErrorRecord* errors, int32_t* winner,
+                          int64_t m) {
+  for (int64_t i = global_thread(); i < m; i += global_threads()) {
+    const int64_t id = index[i];
+    if (id < 0 || id >= size)
+      note_fault(errors, Fault::index, kind, id, 0, size, i);
+    else
+      atomicMax(&winner[id], static_cast<int32_t>(i + 1));
+  }
+}
+template <class T>
+FASTCNN_KERNEL put_kernel(const T* x, const T* values, const int32_t* winner, T* y, int64_t n) {
+  for (int64_t i = global_thread(); i < n; i += global_threads()) y[i] = winner[i] ? values[winner[i] - 1] : x[i];
+}
+
 struct PadArgs {
   PadParams p;
   Dense inner, padded;
