@@ -182,7 +182,8 @@ def test_nets_do_the_same_work_as_torch(name):
     assert {k: tuple(v.shape) for k, v in ours.state_dict().items()} == {
         k: tuple(v.shape) for k, v in theirs.state_dict().items()
     }
-    small = nets.Net(net.name, 4, net.image if name in ("lenet", "dcgan") else (3, 32, 32), net.classes, net.lr)
+    image = net.image if name in ("lenet", "dcgan", "capsnet") else (3, 32, 32)
+    small = dataclasses.replace(net, batch=4, image=image)
     task = nets.Task(small, "train", 2 if name == "dcgan" else 4)
     arrays = nets.arrays_of(task)
     state = torch_peer.new_state(net, nets.calibration(net))

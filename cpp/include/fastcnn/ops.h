@@ -302,7 +302,8 @@ FASTCNN_API Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_thr
 FASTCNN_API Tensor roi_align(const Tensor& x, const Tensor& boxes, std::pair<int64_t, int64_t> size,
                              double spatial_scale = 1, int64_t sampling_ratio = -1, bool aligned = false);
 
-// ---- capsules (capsule.cpp): u (N,I,K), weight (I,J,D,K) -> (N,J,D), by `iterations` rounds of routing by agreement
+// ---- capsules (capsule.cpp): u (N,I,K), weight (I,J,D,K) -> (N,J,D), by `iterations` rounds of routing by
+// agreement
 FASTCNN_API Tensor capsule_routing(const Tensor& u, const Tensor& weight, int64_t iterations = 3);
 
 // ---- operators

@@ -1,79 +1,7 @@
 // See verify.h.
-#include "session/verify.h"
-
-#include <algorithm>
-#include <climits>
-#include <cmath>
-
-#include "graph/ir.h"
+#include "session/verify_operands.h"
 
 namespace fastcnn {
-namespace {
-
-constexpr int64_t kMostOption = int64_t(1) << 31;  // strides, padding: as ops/operands.h
-
-DType statistics(DType t) { return t == DType::float64 ? t : DType::float32; }
-
-// The operands of a node one after the other.
-class Operands {
- public:
-  Operands(OpKind kind, const std::vector<Tensor>& in, const std::vector<OutSpec>& out)
-      : kind_(kind), in_(in), out_(out) {}
-
-  template <class... A>
-  void expect(bool ok, const A&... what) const {
-    check(ok, op_name(kind_), ": expected ", what...);
-  }
-  const Tensor& next() {
-    expect(i_ < in_.size(), "more than ", in_.size(), " inputs");
-    return in_[i_++];
-  }
-  void in(const Dims& shape, DType dtype) {
-    const size_t i = i_;
-    const Tensor& t = next();
-    expect(t.shape() == shape && t.dtype() == dtype, "input ", i, " of shape ", shape, " and ", dtype, ", got ",
-           t.shape(), " and ", t.dtype());
-  }
-  const OutSpec& out() {
-    expect(o_ < out_.size(), "more than ", out_.size(), " outputs");
-    return out_[o_++];
-  }
-  void out(const Dims& shape, DType dtype) {
-    const size_t i = o_;
-    const OutSpec& s = out();
-    expect(s.shape == shape && s.dtype == dtype, "output ", i, " of shape ", shape, " and ", dtype, ", got ",
-           s.shape, " and ", s.dtype);
-  }
-  DType floating() const {
-    expect(!in_.empty() && is_floating(in_[0].dtype()), "a floating input");
-    return in_[0].dtype();
-  }
-  const Tensor& peek(size_t i) const {
-    expect(i < in_.size(), "more than ", in_.size(), " inputs");
-    return in_[i];
-  }
-  DType wide() const {  // of ops whose kernels know no 16-bit types
-    const DType t = floating();
-    expect(t == DType::float32 || t == DType::float64, "an input of float32 or float64, got ", t);
-    return t;
-  }
-  bool left() const { return i_ < in_.size(); }
-  int rank() const { return peek(i_).ndim(); }  // of the next input
-  void flag(const char* name, int64_t v) const { expect(v == 0 || v == 1, name, " of 0 or 1, got ", v); }
-  void option(const char* name, int64_t v, int64_t low) const {
-    expect(v >= low && v <= kMostOption, name, " in [", low, ", ", kMostOption, "], got ", v);
-  }
-  void done() const {
-    expect(i_ == in_.size() && o_ == out_.size(), i_, " inputs and ", o_, " outputs, got ", in_.size(), " and ",
-           out_.size());
-  }
-
- private:
-  OpKind kind_;
-  const std::vector<Tensor>& in_;
-  const std::vector<OutSpec>& out_;
-  size_t i_ = 0, o_ = 0;
-};
 
 void verify_window(const Conv2dParams& p, Operands& c) {
   for (const int64_t v : {p.C, p.O, p.kH, p.kW, p.sH, p.sW, p.dH, p.dW, p.groups}) c.option("sizes", v, 1);
@@ -90,6 +18,25 @@ void verify_window(const Conv2dParams& p, Operands& c) {
   axis(p.H, p.pT, p.pB, p.kH, p.sH, p.dH, p.oH);
   axis(p.W, p.pL, p.pR, p.kW, p.sW, p.dW, p.oW);
 }
+
+void verify_pool_window(const Pool2dParams& p, Operands& c) {
+  c.flag("adaptive", p.adaptive), c.flag("count_include_pad", p.count_include_pad);
+  for (const int64_t v : {p.kH, p.kW, p.sH, p.sW, p.dH, p.dW, p.oH, p.oW}) c.option("sizes", v, 1);
+  auto axis = [&](int64_t in, int64_t before, int64_t after, int64_t k, int64_t s, int64_t d, int64_t out) {
+    c.option("image sizes", in, 1);
+    if (p.adaptive) return;
+    c.option("padding", before, 0), c.option("padding", after, 0);
+    const int64_t window = d * (k - 1) + 1, most = conv_out_size(in, before, after + s - 1, k, s, d);
+    c.expect(before <= window / 2 && after <= window / 2, "padding of at most half a window of ", window);
+    c.expect(out <= most && (out - 1) * s < in + before, "at most ", most, " windows that start inside, got ",
+             out);
+  };
+  axis(p.H, p.pT, p.pB, p.kH, p.sH, p.dH, p.oH);
+  axis(p.W, p.pL, p.pR, p.kW, p.sW, p.dW, p.oW);
+  c.expect(p.W <= INT_MAX / p.H, "images of fewer than 2^31 pixels");
+}
+
+namespace {
 
 void verify_conv(OpKind kind, const Conv2dParams& p, Operands& c) {
   const DType t = c.floating();
@@ -128,23 +75,6 @@ void verify_matmul(const MatmulParams& p, Operands& c) {
            "an output of ", p.batch, " matrices ", Dims{p.M, p.N}, ", got ", y.shape);
 }
 
-void verify_pool_window(const Pool2dParams& p, Operands& c) {
-  c.flag("adaptive", p.adaptive), c.flag("count_include_pad", p.count_include_pad);
-  for (const int64_t v : {p.kH, p.kW, p.sH, p.sW, p.dH, p.dW, p.oH, p.oW}) c.option("sizes", v, 1);
-  auto axis = [&](int64_t in, int64_t before, int64_t after, int64_t k, int64_t s, int64_t d, int64_t out) {
-    c.option("image sizes", in, 1);
-    if (p.adaptive) return;
-    c.option("padding", before, 0), c.option("padding", after, 0);
-    const int64_t window = d * (k - 1) + 1, most = conv_out_size(in, before, after + s - 1, k, s, d);
-    c.expect(before <= window / 2 && after <= window / 2, "padding of at most half a window of ", window);
-    c.expect(out <= most && (out - 1) * s < in + before, "at most ", most, " windows that start inside, got ",
-             out);
-  };
-  axis(p.H, p.pT, p.pB, p.kH, p.sH, p.dH, p.oH);
-  axis(p.W, p.pL, p.pR, p.kW, p.sW, p.dW, p.oW);
-  c.expect(p.W <= INT_MAX / p.H, "images of fewer than 2^31 pixels");
-}
-
 void verify_pool(OpKind kind, const Pool2dParams& p, Operands& c) {
   const DType t = c.floating();
   verify_pool_window(p, c);
@@ -156,74 +86,6 @@ void verify_pool(OpKind kind, const Pool2dParams& p, Operands& c) {
     case OpKind::avg_pool2d: c.in(x, t), c.out(y, t); break;
     default: c.in(y, t), c.out(x, t);
   }
-}
-
-// ---- int8 ----
-
-void verify_zero(const char* name, int64_t zero, const Operands& c) {
-  c.expect(zero >= 0 && zero <= 255, name, " in [0, 255], got ", zero);
-}
-void verify_limits(int64_t low, int64_t high, const Operands& c) {
-  c.expect(0 <= low && low <= high && high <= 255, "0 <= low <= high <= 255, got ", low, " and ", high);
-}
-void verify_finite(double v, const Operands& c) { c.expect(std::isfinite(v), "finite factors, got ", v); }
-
-// One output of shape y: bytes or floats.
-void bytes_or_floats(const Dims& y, Operands& c) {
-  const OutSpec& out = c.out();
-  c.expect(out.shape == y && (out.dtype == DType::uint8 || out.dtype == DType::float32), "an output of shape ", y,
-           " and uint8 or float32, got ", out.shape, " and ", out.dtype);
-}
-
-void verify_quantize(OpKind kind, const QuantizeParams& p, Operands& c) {
-  const DType from = kind == OpKind::quantize ? DType::float32 : DType::uint8;
-  const DType to = kind == OpKind::quantize ? DType::uint8 : DType::float32;
-  c.expect(std::isfinite(p.scale) && p.scale > 0, "a finite scale > 0, got ", p.scale);
-  verify_zero("zero", p.zero, c);
-  const Dims x = c.peek(0).shape();
-  c.in(x, from), c.out(x, to);
-}
-
-void verify_quantized_conv(const QuantizedConv2dParams& q, Operands& c) {
-  const Conv2dParams& p = q.conv;
-  verify_window(p, c);
-  c.expect(!p.has_bias, "no bias: it is part of the offset");
-  c.flag("has_residual", p.has_residual);
-  verify_zero("x_zero", q.x_zero, c), verify_limits(q.low, q.high, c), verify_finite(q.residual_multiplier, c);
-  const int64_t depth = p.C / p.groups;
-  c.expect(depth <= kMostQuantizedDepth && p.kH <= kMostQuantizedDepth && p.kW <= kMostQuantizedDepth &&
-               depth * p.kH * p.kW <= kMostQuantizedDepth,
-           "sums of at most ", kMostQuantizedDepth, " products, got ", Dims{depth, p.kH, p.kW});
-  const Dims y{p.N, p.O, p.oH, p.oW};
-  c.in({p.N, p.C, p.H, p.W}, DType::uint8), c.in({p.O, depth, p.kH, p.kW}, DType::int8);
-  c.in({p.O}, DType::float32), c.in({p.O}, DType::float32);
-  if (p.has_residual) c.in(y, DType::uint8);
-  bytes_or_floats(y, c);
-}
-
-void verify_quantized_add(const QuantizedAddParams& p, Operands& c) {
-  c.flag("has_b", p.has_b), verify_limits(p.low, p.high, c);
-  for (const double v : {p.a_multiplier, p.b_multiplier, p.offset}) verify_finite(v, c);
-  const Dims x = c.peek(0).shape();
-  c.in(x, DType::uint8);
-  if (p.has_b) c.in(x, DType::uint8);
-  c.out(x, DType::uint8);
-}
-
-void verify_quantized_pool(const QuantizedPool2dParams& q, Operands& c) {
-  const Pool2dParams& p = q.pool;
-  verify_pool_window(p, c);
-  c.flag("max", q.max), verify_zero("x_zero", q.x_zero, c);
-  c.expect(q.max || p.adaptive || (p.dH == 1 && p.dW == 1), "averages without dilation");
-  // Sums of all pixels of a window fit into int32.
-  c.expect(p.W <= (INT_MAX / 255) / p.H, "images of fewer than 2^23 pixels, got ", Dims{p.H, p.W});
-  verify_finite(q.multiplier, c), verify_finite(q.offset, c);
-  const Dims x{p.N, p.C, p.H, p.W}, y{p.N, p.C, p.oH, p.oW};
-  c.in(x, DType::uint8);
-  if (q.max)
-    c.out(y, DType::uint8);
-  else
-    bytes_or_floats(y, c);
 }
 
 void verify_batch_norm(OpKind kind, const BatchNormParams& p, Operands& c) {
@@ -583,10 +445,10 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::avg_pool2d:
     case OpKind::avg_pool2d_bwd: verify_pool(kind, params.as<Pool2dParams>(), c); break;
     case OpKind::quantize:
-    case OpKind::dequantize: verify_quantize(kind, params.as<QuantizeParams>(), c); break;
-    case OpKind::quantized_conv2d: verify_quantized_conv(params.as<QuantizedConv2dParams>(), c); break;
-    case OpKind::quantized_add: verify_quantized_add(params.as<QuantizedAddParams>(), c); break;
-    case OpKind::quantized_pool2d: verify_quantized_pool(params.as<QuantizedPool2dParams>(), c); break;
+    case OpKind::dequantize:
+    case OpKind::quantized_conv2d:
+    case OpKind::quantized_add:
+    case OpKind::quantized_pool2d: verify_quantized(kind, params, c); break;
     case OpKind::batch_norm:
     case OpKind::batch_norm_bwd:
     case OpKind::batch_norm_infer: verify_batch_norm(kind, params.as<BatchNormParams>(), c); break;

@@ -15,7 +15,8 @@
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd2x2_args.h"
 
-// X(name, return type, arguments…). Kernels that use products of bfloat16 pairs or of bytes, or convert to bfloat16:
+// X(name, return type, arguments…). Kernels that use products of bfloat16 pairs or of bytes, or convert to
+// bfloat16:
 #define FASTCNN_KERNELS_OWN(X) \
   FASTCNN_KERNELS_CONV(X)      \
   FASTCNN_KERNELS_GEMM(X)      \
