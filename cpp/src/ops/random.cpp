@@ -34,6 +34,9 @@ States& states() {
   return *s;
 }
 
+// At load: a child forked while another thread made them would wait for that for ever.
+[[maybe_unused]] const States& made_at_load = states();
+
 void write_state(const Tensor& state, int64_t seed) {
   int64_t values[2] = {seed, 0};
   backend_of(state.device()).copy(state.data(), values, sizeof values, Copy::in);
