@@ -145,10 +145,8 @@ class Converter:
         return kept[::-1]
 
     def _emit(self, op, inputs, name, dtype, shape, params):
-        # Files leave out what is zero, and so does this.
-        params = {k: v for k, v in params.items() if v != 0}
         out = {"name": name, "dtype": dtype, "shape": shape}
-        self.nodes.append({"op": op, "in": list(inputs), "out": [out], "params": params})
+        self.nodes.append({"op": op, "in": list(inputs), "out": [out], "params": dict(params)})
 
     def _float(self, name):
         """The name of a value in float32."""
@@ -219,15 +217,13 @@ class Converter:
             self._emit("reshape", [x], f"{layer.name}.x", "uint8", [m, k, 1, 1], {})
             inputs[0] = f"{layer.name}.x"
         shape = [params["N"], params["O"], params["oH"], params["oW"]]
-        result = f"{layer.name}.y"
+        result = last = f"{layer.name}.y"
         if as_bytes:
             low, high = self._limits(layer.act, layer.out)
             high = 255 if layer.out in self._finer else high  # the range ends where relu6 does, or before
-            self._conv(inputs, result, "uint8", shape, {**params, "low": low}, high)
-            last = result
+            self._emit("quantized_conv2d", inputs, result, "uint8", shape, {**params, "low": low, "high": high})
         else:
-            self._conv(inputs, result, "float32", shape, params, 255)
-            last = result
+            self._emit("quantized_conv2d", inputs, result, "float32", shape, {**params, "high": 255})
             if layer.act:
                 last = f"{layer.name}.act"
                 self._emit("activation", [result], last, "float32", shape, {"act": layer.act})
@@ -247,10 +243,6 @@ class Converter:
         x = self._channels[layer.x][0].reshape(groups, -1)
         return np.einsum("goi,gi->go", error.sum(axis=(2, 3)).reshape(groups, -1, x.shape[1]), x).ravel()
 
-    def _conv(self, inputs, name, dtype, shape, params, high):
-        self._emit("quantized_conv2d", inputs, name, dtype, shape, params)
-        self.nodes[-1]["params"]["high"] = high
-
     def _other(self, node):
         name = node["out"][0]["name"]
         ready = all(n in self.bytes for n in node["in"])
@@ -268,8 +260,6 @@ class Converter:
         elif node["op"] == "avg_pool2d":
             factors = {"x_zero": x_zero, "multiplier": x_scale / scale, "offset": float(zero)}
             self._put_bytes("quantized_pool2d", inputs, name, {**params, **factors})
-            if params.get("count_include_pad") == 0:
-                self.nodes[-1]["params"]["count_include_pad"] = 0
         elif self.index.is_sum(node):
             b_scale, b_zero = self._scales[node["in"][1]]
             offset = zero - x_zero * x_scale / scale - b_zero * b_scale / scale
@@ -278,13 +268,10 @@ class Converter:
         elif act := self.index.relu_of(node):
             low, high = self._limits(act, name)
             offset = zero - x_zero * x_scale / scale
-            self._put_bytes(
-                "quantized_add", inputs, name, {"a_multiplier": x_scale / scale, "offset": offset, "low": low}
-            )
-            self.nodes[-1]["params"]["high"] = high
+            factors = {"a_multiplier": x_scale / scale, "offset": offset, "low": low, "high": high}
+            self._put_bytes("quantized_add", inputs, name, factors)
         else:  # the same bytes elsewhere
-            self._put_bytes(node["op"], inputs, name, params)
-            self.nodes[-1]["params"] = {**params, "value": zero} if node["op"] == "pad" else params
+            self._put_bytes(node["op"], inputs, name, {**params, "value": zero} if node["op"] == "pad" else params)
 
 
 def too_deep(layer):
