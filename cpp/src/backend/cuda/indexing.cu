@@ -88,6 +88,17 @@ bool window_of(const Call& c, WindowArgs* a) {
   }
   return true;
 }
+// run.template operator()<the type that sums of this dtype are made in>().
+template <class F>
+void by_sum_type(DType t, F&& run) {
+  if (t == DType::float64)
+    run.template operator()<double>();
+  else if (is_floating(t))
+    run.template operator()<float>();
+  else
+    run.template operator()<int64_t>();
+}
+
 const char* scatter_declines(const Call& c) {
   WindowArgs a;
   return window_of(c, &a) ? nullptr : "windows that overlap";
@@ -101,12 +112,7 @@ void scatter(const Call& c) {
   auto run = [&]<class W>() {
     launch("strided_scatter", for_elements(total), window_kernel<W>, a, x.data, y.data, y.dtype, total);
   };
-  if (y.dtype == DType::float64)
-    run.template operator()<double>();
-  else if (is_floating(y.dtype))
-    run.template operator()<float>();
-  else
-    run.template operator()<int64_t>();
+  by_sum_type(y.dtype, run);
 }
 
 // Dims of the window in ascending order of where they go.
@@ -136,12 +142,7 @@ void scatter_overlapping(const Call& c) {
   auto run = [&]<class W>() {
     launch("strided_scatter", for_elements(n), overlap_kernel<W>, a, x.data, y.data, y.dtype, n);
   };
-  if (y.dtype == DType::float64)
-    run.template operator()<double>();
-  else if (is_floating(y.dtype))
-    run.template operator()<float>();
-  else
-    run.template operator()<int64_t>();
+  by_sum_type(y.dtype, run);
 }
 
 const char* put_declines(const Call& c) {
