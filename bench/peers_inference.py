@@ -116,7 +116,9 @@ def run(tasks, effort, int8=False):
     for task in tasks:
         arrays = nets.arrays_of(task)
         state = torch_peer.new_state(task.net, nets.calibration(task.net))
-        batches = [np.random.default_rng(i).standard_normal((4, *task.net.image), dtype=np.float32) for i in range(4)]
+        size = (task.batch, *task.net.image)  # the file's batch is fixed
+        count = -(-16 // task.batch)
+        batches = [np.random.default_rng(i).standard_normal(size, dtype=np.float32) for i in range(count)]
         if int8:
             ours, want = int8_call(task, state, arrays[0], batches)
         else:
@@ -126,7 +128,7 @@ def run(tasks, effort, int8=False):
             path = Path(folder) / "net.onnx"
             onnx_file(task.net, state, arrays[0], path)
             if int8:
-                int8_file(path, [b[: task.batch] for b in batches], path.with_name("int8.onnx"))
+                int8_file(path, batches, path.with_name("int8.onnx"))
                 path = path.with_name("int8.onnx")
             calls = {name: PEERS[name](path, arrays[0]) for name in present}
             if int8:
@@ -143,7 +145,7 @@ def run(tasks, effort, int8=False):
             modes = pairing.fastest(calls, effort)
             best = min(modes, key=modes.get)
             kind = "int8" if int8 else "f32"
-            name = f"{task.name} (engines{', int8' if int8 else ''})"
+            name = f"{task.name.replace('f32', kind)} (engines)"
             row = {"kind": "net", "name": name, "net": task.net.name, "what": "infer", "precision": kind,
                    "batch": task.batch, "gflop": nets.gflop(task)}  # fmt: skip
             seconds = layers.add_pairs(row, pairing.time_pairs(ours, calls[best], effort), best, modes)
