@@ -5,11 +5,20 @@ What it is not: a training loop; see trainer.py, gan/trainer.py and _loop.py.
 
 from __future__ import annotations
 
+from .callbacks import CSVLogger
 from .progress import ProgressBar
 
 
 class CallbackHost:
     """Needs callbacks, epoch_metrics and _run, the RunState of a fit (None before the first)."""
+
+    def _take_callbacks(self, callbacks, progress):
+        """The user's callbacks, a progress bar and metrics.csv; in a fast_dev_run none that writes files."""
+        self.callbacks = [c for c in callbacks if not (self.fast_dev_run and getattr(c, "writes_files", False))]
+        if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
+            self.callbacks.append(ProgressBar())
+        if self.log_dir is not None and not any(isinstance(c, CSVLogger) for c in self.callbacks):
+            self.callbacks.append(CSVLogger())
 
     @property
     def current_epoch(self):

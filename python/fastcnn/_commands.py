@@ -115,13 +115,20 @@ def _read_model(args):
     return model, {"num_classes": classes, "in_channels": channels, **about, "model": name}, path
 
 
-def _quiet_trainer(args, model, metrics=("accuracy",)):
+def _quiet_trainer(args, model, about, metrics=("accuracy",)):
     from .trainer import Trainer
 
     return Trainer(
-        model, "sgd", metrics=metrics, device=args.device, compile=not args.no_compile,
-        batch_size=args.batch_size, progress=False,
+        model, "sgd", loss=about.get("loss") or "cross_entropy", metrics=metrics, device=args.device,
+        compile=not args.no_compile, batch_size=args.batch_size, progress=False,
     )  # fmt: skip
+
+
+def logits(outputs, about):
+    """Outputs of a model as numbers whose softmax is the share of each class; about: metadata of its checkpoint."""
+    if about.get("loss") != "margin":
+        return outputs
+    return np.log(np.maximum(outputs, 1e-12))  # lengths of capsules
 
 
 def evaluate(args):
@@ -142,7 +149,7 @@ def evaluate(args):
         )
     metrics = ["accuracy"] + (["top5"] if about["num_classes"] > 5 else [])
     began = time.perf_counter()
-    results = _quiet_trainer(args, model, metrics).evaluate(data)
+    results = _quiet_trainer(args, model, about, metrics).evaluate(data)
     seconds = time.perf_counter() - began
     if args.json:
         print(json.dumps({**results, "images": len(data), "seconds": seconds, "checkpoint": str(path)}))
@@ -204,7 +211,7 @@ def predict(args):
 
     _start(args)
     model, about, _ = _read_model(args)
-    trainer = _quiet_trainer(args, model)
+    trainer = _quiet_trainer(args, model, about)
     names = about.get("classes") or [str(i) for i in range(about["num_classes"])]
     failed, records = 0, []
     for file in _files_of(args.files):
@@ -217,7 +224,7 @@ def predict(args):
         many = len(data) > 1
         if args.limit is not None:
             data = Subset(data, np.arange(min(args.limit, len(data))))
-        scores = trainer.predict(data)
+        scores = logits(trainer.predict(data), about)
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         for i, row in enumerate(scores):

@@ -15,13 +15,15 @@ from .cli import UsageError
 # Recipes: what a run uses where the command line is silent. "sgd" rows are for SGD only.
 _BASE = {
     "model": "resnet20", "epochs": 10, "batch_size": 128, "optimizer": "sgd", "scheduler": "onecycle",
-    "label_smoothing": 0.0, "augment": "crop-flip", "seed": 0, "accumulate": 1, "ema_decay": None, "clip": None,
-    "mixup": None, "cutmix": None, "patience": None, "workers": 1, "precision": "32-true",
+    "label_smoothing": 0.0, "loss": "cross_entropy", "augment": "crop-flip", "seed": 0, "accumulate": 1,
+    "ema_decay": None, "clip": None, "mixup": None, "cutmix": None, "patience": None, "workers": 1,
+    "precision": "32-true",
 }  # fmt: skip
 _BY_DATA = {
     "fashion_mini": {"model": "resnet8", "epochs": 20, "batch_size": 64, "label_smoothing": 0.1},
     "mnist": {"augment": "crop"},
 }
+_BY_MODEL = {"capsnet": {"optimizer": "adam", "loss": "margin", "label_smoothing": 0.0}}  # its outputs are lengths
 _BY_OPTIMIZER = {
     "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"lr": 2e-3, "momentum": None, "weight_decay": 0.0},
@@ -115,6 +117,9 @@ def _resumed(args):
 
 def _fill_recipe(args):
     recipe = {**_BASE, **_BY_DATA.get(args.data, {})}
+    recipe.update(_BY_MODEL.get(args.model, {}))
+    if args.loss not in (None, "cross_entropy"):
+        recipe["label_smoothing"] = 0.0
     optimizer = args.optimizer or recipe["optimizer"]
     recipe.update(_BY_OPTIMIZER.get(optimizer, {}))
     if args.finetune:
@@ -165,10 +170,10 @@ def model_options(model):
     return dict(getattr(model, "pretrained_options", {}))
 
 
-def _callbacks(args, model):
+def _callbacks(args, model, run):
     from .callbacks import CutMix, EarlyStopping, FreezeBackbone, Mixup, TensorBoard
 
-    callbacks = [TensorBoard()]
+    callbacks = [] if run is None else [TensorBoard()]
     if args.mixup:
         callbacks.append(Mixup(args.mixup))
     if args.cutmix:
@@ -212,11 +217,51 @@ def _finish(args, run, trainer, history, seconds):
     print(f"{score}; {seconds:.1f} s; {where}")
 
 
+def _make_trainer(args, model, about, data, run):
+    from .trainer import Trainer
+
+    return _usage(
+        Trainer, model, args.optimizer, args.lr, loss=args.loss, metrics=("accuracy",), device=args.device,
+        accumulate_grad_batches=args.accumulate, gradient_clip_val=args.clip, ema_decay=args.ema_decay,
+        callbacks=_callbacks(args, model, run), layer_decay=args.layer_decay, compile=not args.no_compile,
+        seed=args.seed, log_dir=run, precision=args.precision, weight_decay=args.weight_decay, momentum=args.momentum,
+        scheduler=None if args.scheduler == "none" else args.scheduler, label_smoothing=args.label_smoothing,
+        batch_size=args.batch_size, transform=augmentation(args.augment, data.image_size), num_workers=args.workers,
+        checkpoint_every_seconds=args.checkpoint_every, progress=not (args.quiet or args.json),
+        fast_dev_run=args.fast_dev_run, overfit_batches=args.overfit_batches or 0,
+        metadata={"model": args.model, "data": args.data, "options": model_options(model), "loss": args.loss, **about},
+    )  # fmt: skip
+
+
+def _find_rate(args, trainer, data):
+    """fastcnn train --lr-find."""
+    found = trainer.lr_find(data)
+    rate = found.suggestion()
+    found.plot(args.lr_find)
+    if args.json:
+        print(json.dumps({"lr": rate, "picture": args.lr_find, "lrs": found.lrs, "losses": found.losses}))
+    else:
+        told = "the loss never falls" if rate is None else f"--lr {rate:.2g} (where the loss falls fastest)"
+        print(f"{told}; {args.lr_find}")
+    return 0
+
+
+def _tried(args, history, seconds):
+    """The result of --fast-dev-run and --overfit-batches."""
+    row = {k: v[-1] for k, v in history.items() if k in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
+    if args.json:
+        print(json.dumps({"run": None, "epochs": len(history), "seconds": seconds, **row}))
+    else:
+        print(", ".join(f"{k} {v:.4f}" for k, v in row.items()) + f"; {seconds:.1f} s; nothing was written")
+
+
 def train(args):
     """fastcnn train: returns the exit code."""
     from .optim import get_optimizer
-    from .trainer import Trainer
 
+    trying = args.fast_dev_run or args.overfit_batches is not None or args.lr_find is not None
+    if trying and args.resume:
+        raise UsageError("--resume goes on with a run; --fast-dev-run, --overfit-batches and --lr-find begin none")
     run = _resumed(args) if args.resume else None
     weights, options = _weights(args)
     _fill_recipe(args)
@@ -229,32 +274,30 @@ def train(args):
     _core.ops.manual_seed(args.seed)
     about = _describe(data)
     model = _model(args, about, weights, options)
-    callbacks = _callbacks(args, model)
-    resuming, run = run is not None, run or _run_folder(args)
-    quiet = args.quiet or args.json
-    trainer = _usage(
-        Trainer, model, args.optimizer, args.lr, device=args.device, accumulate_grad_batches=args.accumulate,
-        gradient_clip_val=args.clip, ema_decay=args.ema_decay, callbacks=callbacks, layer_decay=args.layer_decay,
-        compile=not args.no_compile, seed=args.seed, log_dir=run, precision=args.precision,
-        scheduler=None if args.scheduler == "none" else args.scheduler, weight_decay=args.weight_decay,
-        momentum=args.momentum, label_smoothing=args.label_smoothing, batch_size=args.batch_size,
-        transform=augmentation(args.augment, data.image_size), num_workers=args.workers,
-        checkpoint_every_seconds=args.checkpoint_every, progress=not quiet,
-        metadata={"model": args.model, "data": args.data, "options": model_options(model), **about},
-    )  # fmt: skip
-    _write_config(run, args)
-    if not quiet:
+    resuming = run is not None
+    if not trying:
+        run = run or _run_folder(args)
+    trainer = _make_trainer(args, model, about, data, run)
+    if args.lr_find is not None:
+        return _find_rate(args, trainer, data)
+    if run is not None:
+        _write_config(run, args)
+    if not (args.quiet or args.json):
         count = sum(p.numel() for p in model.parameters())
         print(
             f"{args.model} ({count:,} parameters) on {args.data}: {len(data):,} training and {len(test):,} test "
-            f"images, {_core.isa()}, {_core.get_num_threads()} threads; run in {run}",
+            f"images, {_core.isa()}, {_core.get_num_threads()} threads; {f'run in {run}' if run else 'no files'}",
             file=sys.stderr,
         )
     began = time.perf_counter()
     history = trainer.fit(data, test, max_epochs=args.epochs, resume="last" if resuming else None)
     if history.interrupted:
-        print(f"go on with: fastcnn train --resume {run}", file=sys.stderr)
+        if run is not None:
+            print(f"go on with: fastcnn train --resume {run}", file=sys.stderr)
         return 130
+    if trying:
+        _tried(args, history, time.perf_counter() - began)
+        return 0
     if not history:
         raise ValueError(f"{run}: nothing left to train, it has {args.epochs} epochs already")
     _finish(args, run, trainer, history, time.perf_counter() - began)

@@ -21,7 +21,12 @@ from ._files import atomic_write
 
 
 class Callback:
-    """Base class; every hook does nothing. Hooks run at the borders of optimizer steps, in the order given."""
+    """Base class; every hook does nothing. Hooks run at the borders of optimizer steps, in the order given.
+
+    Attribute writes_files: whether a fast_dev_run leaves it out.
+    """
+
+    writes_files = False
 
     def on_fit_start(self, trainer):
         """Before the first epoch, after a checkpoint was restored."""
@@ -143,6 +148,8 @@ class ModelCheckpoint(Callback):
     Attributes: best_model_path, best_model_score, best_k_models {path: score}.
     """
 
+    writes_files = True
+
     def __init__(
         self, dirpath=None, filename=None, monitor="val_loss", mode="auto", save_top_k=1, every_n_epochs=1
     ):
@@ -207,6 +214,8 @@ class CSVLogger(Callback):
 
     Args: path: default metrics.csv in the trainer's log_dir.
     """
+
+    writes_files = True
 
     def __init__(self, path=None):
         self.path = path
@@ -298,6 +307,8 @@ class TensorBoard(Callback):
     Args: log_dir: folder of the event file, default the trainer's log_dir. every_n_steps: also the loss of every n-th
     step of training, as train_loss_step; reading it waits for the device. None: epochs alone.
     """
+
+    writes_files = True
 
     def __init__(self, log_dir=None, every_n_steps=None):
         if every_n_steps is not None and every_n_steps < 1:

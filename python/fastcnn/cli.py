@@ -30,6 +30,7 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 3 training diverged, 130 Ctrl-C, 14
 """
 
 
+LOSSES = ("cross_entropy", "focal", "margin")
 AUGMENT = ("crop-flip", "crop", "flip", "resized-crop", "trivial", "rand", "none")
 
 
@@ -100,7 +101,8 @@ def _train_parser(commands):
     group.add_argument("--momentum", type=_nonnegative, metavar="M")
     group.add_argument("--weight-decay", type=_nonnegative, metavar="W")
     group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "none"))
-    group.add_argument("--label-smoothing", type=_nonnegative, metavar="E")
+    group.add_argument("--loss", choices=LOSSES, help="default: cross_entropy; margin, of Sabour 2017, for capsnet")
+    group.add_argument("--label-smoothing", type=_nonnegative, metavar="E", help="of cross_entropy")
     group.add_argument(
         "--augment", choices=AUGMENT, help="resized-crop flips too; trivial and rand: crop, flip and a policy of moves "
         "and colours",
@@ -126,6 +128,16 @@ def _train_parser(commands):
     group.add_argument("--json", action="store_true", help="no progress; print the result as JSON")
     group.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help=argparse.SUPPRESS)
     group.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    group = parser.add_argument_group("trying out, without a run's folder")
+    tries = group.add_mutually_exclusive_group()
+    tries.add_argument("--fast-dev-run", action="store_true", help="one batch of training, one of test: does all run?")
+    tries.add_argument(
+        "--overfit-batches", type=_count, metavar="N", help="train and measure on the first N batches alone: can the "
+        "model learn at all?",
+    )  # fmt: skip
+    tries.add_argument(
+        "--lr-find", metavar="PICTURE", help="train 100 steps with a growing rate, draw the losses and suggest a rate"
+    )
     group = parser.add_argument_group("fine-tuning")
     group.add_argument(
         "--finetune", metavar="FILE", help="start from these weights with a lower rate; the last layer is drawn anew "

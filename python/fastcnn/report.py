@@ -75,7 +75,7 @@ def write_report(run, limit=None, root=None, download=True, out=None, device="au
         raise FileNotFoundError(f"report: expected the folder of a run, got {run}")
     config, rows = _config(run), _rows(run)
     model, about, checkpoint, data = _load(run, config, limit, root, download, device)
-    found = _look(model, data, device)
+    found = _look(model, data, about, device)
     names = [str(n) for n in about.get("classes") or range(about["num_classes"])]
     body = "\n".join(
         [
@@ -137,7 +137,8 @@ def _load(run, config, limit, root, download, device):
     return model, about, checkpoint, data
 
 
-def _look(model, data, device):
+def _look(model, data, about, device):
+    from ._commands import logits
     from .data import DataLoader
     from .trainer import Trainer
 
@@ -150,7 +151,7 @@ def _look(model, data, device):
     labels, scores = np.concatenate(labels), np.concatenate(scores)
     if labels.ndim != 1 or scores.ndim != 2:
         raise ValueError(f"report: expected class ids (N,) and scores (N, C), got {labels.shape} and {scores.shape}")
-    return Findings(labels, scores.astype(np.float64))
+    return Findings(labels, logits(scores.astype(np.float64), about))
 
 
 # ---------------------------------------------------------------- writing

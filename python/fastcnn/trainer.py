@@ -33,8 +33,7 @@ from ._modes import use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
 from ._steps import EvalStep, TrainStep, get_loss
-from .callbacks import CSVLogger, is_better, monitor_mode, picture_of
-from .progress import ProgressBar
+from .callbacks import is_better, monitor_mode, picture_of
 
 
 class History(dict):
@@ -174,11 +173,7 @@ class Trainer(CallbackHost):
         )  # fmt: skip
         self._eval_steps, self._guard = {}, NanGuard(model)
 
-        self.callbacks = list(callbacks)
-        if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
-            self.callbacks.append(ProgressBar())
-        if self.log_dir is not None and not any(isinstance(c, CSVLogger) for c in self.callbacks):
-            self.callbacks.append(CSVLogger())
+        self._take_callbacks(callbacks, progress)
         self.history = History()
         self.max_epochs, self.should_stop, self.epoch_metrics, self.train_loader = 0, False, {}, None
         self.best_score = self.best_epoch = None

@@ -200,3 +200,44 @@ def test_help_is_instant():
 
     # Python and NumPy alone take most of it; on a machine at rest --help is there in 0.15 s.
     assert seconds("-m", "fastcnn", "--help") < max(0.3, 2.5 * seconds("-c", "import numpy"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "keys"),
+    [
+        (["--fast-dev-run"], {"train_loss", "val_accuracy"}),
+        (["--overfit-batches", 2, "--epochs", 25, "--augment", "none"], {"train_loss", "val_accuracy"}),
+        (["--lr-find", "PICTURE"], {"lr", "lrs", "losses"}),
+    ],
+)
+def test_trying_out_writes_no_run(tmp_path, monkeypatch, capsys, argv, keys):
+    if "--lr-find" in argv:
+        pytest.importorskip("matplotlib", reason="needs matplotlib")
+    monkeypatch.chdir(tmp_path)
+    words = [tmp_path / "lr.png" if w == "PICTURE" else w for w in argv]
+    common = ["train", "--limit", 64, "--batch-size", 16, "--model", "lenet5", "--lr", 0.02]
+    assert run(*common, *words, "--json") == 0
+    result = last_json(capsys)
+    assert keys <= set(result)
+    assert [p.name for p in tmp_path.iterdir()] == (["lr.png"] if "--lr-find" in argv else [])
+    if "--overfit-batches" in argv:
+        assert result["epochs"] == 25 and result["val_accuracy"] > 0.9
+    assert run(*common, *words, "--quiet") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert run("train", "--resume", tmp_path, *words) == 2
+
+
+def test_capsules_train_with_their_own_loss(tmp_path, capsys):
+    argv = ["train", "--model", "capsnet", "--limit", 16, "--batch-size", 8, "--epochs", 1, "--json"]
+    assert run(*argv, "--out", tmp_path, "--name", "c", "--no-report") == 0
+    result = last_json(capsys)
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert (config["loss"], config["label_smoothing"], config["optimizer"]) == ("margin", 0.0, "adam")
+    assert run("evaluate", "--checkpoint", tmp_path / "c" / "last.safetensors", "--limit", 16, "--json") == 0
+    assert last_json(capsys)["loss"] == pytest.approx(result["loss"], rel=1e-4)
+    np.save(tmp_path / "x.npy", np.zeros((28, 28), np.uint8))
+    assert run("predict", "--checkpoint", tmp_path / "c", tmp_path / "x.npy", "--top", 10, "--json") == 0
+    shares = [c["probability"] for c in last_json(capsys)[0]["classes"]]
+    assert sum(shares) == pytest.approx(1.0) and shares == sorted(shares, reverse=True)
+    assert run(*argv[:-1], "--out", tmp_path, "--loss", "focal", "--label-smoothing", 0.1) == 2
+    assert "label_smoothing" in capsys.readouterr().err

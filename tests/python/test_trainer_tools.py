@@ -163,7 +163,7 @@ def test_fast_dev_run_sees_a_batch_and_writes_nothing(tmp_path):
         def on_train_batch_end(self, t, outputs, batch, batch_idx):
             steps.append(batch_idx)
 
-    t = trainer(fast_dev_run=True, log_dir=tmp_path, callbacks=[Count()])
+    t = trainer(fast_dev_run=True, log_dir=tmp_path, callbacks=[Count(), cb.TensorBoard(), cb.ModelCheckpoint()])
     history = t.fit(dataset(), dataset(48, 1), max_epochs=7)
     assert steps == [0] and len(history) == 1 and "val_loss" in history
     assert not list(tmp_path.iterdir())

@@ -18,8 +18,7 @@ from .._files import prepare_folder
 from .._loop import Interrupted, SignalGuard, describe_resume
 from .._run_files import find_resume
 from .._steps import to_tensor
-from ..callbacks import CSVLogger, picture_of
-from ..progress import ProgressBar
+from ..callbacks import picture_of
 from ..trainer import History
 from .images import CentredImages, to_unit
 from .losses import get_gan_loss
@@ -119,11 +118,7 @@ class GANTrainer(CallbackHost):
         )
         self._sampler = compiler(self._draw) if compiler else self._draw
         self._fid, self._fid_known = _make_fid(fid), None
-        self.callbacks = list(callbacks)
-        if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
-            self.callbacks.append(ProgressBar())
-        if self.log_dir is not None and not any(isinstance(c, CSVLogger) for c in self.callbacks):
-            self.callbacks.append(CSVLogger())
+        self._take_callbacks(callbacks, progress)
         self.history, self.epoch_metrics = History(), {}
         self.max_epochs, self.should_stop, self.train_loader = 0, False, None
         self._run = None
