@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 
 from . import _core
 
@@ -16,7 +17,7 @@ _DEFAULT_LR = {"sgd": 0.1, "rmsprop": 1e-3}  # others: the optimizer's own
 
 def check_options(
     precision, accumulate, clip, clip_algorithm, ema_decay, interval, fast_dev_run, overfit_batches, sanity_steps,
-    training_step, validation_step,
+    training_step, validation_step, callbacks, warmup_steps,
 ):  # fmt: skip
     """Raises ValueError or TypeError for options of Trainer that are out of range."""
     if precision not in _PRECISIONS:
@@ -32,11 +33,14 @@ def check_options(
     if interval not in (None, "step", "epoch"):
         raise ValueError(f"Trainer: expected scheduler_interval 'step' or 'epoch', got {interval!r}")
     counts = {
-        "fast_dev_run": fast_dev_run, "overfit_batches": overfit_batches, "num_sanity_val_steps": sanity_steps
+        "fast_dev_run": fast_dev_run, "overfit_batches": overfit_batches, "num_sanity_val_steps": sanity_steps,
+        "warmup_steps": warmup_steps,
     }  # fmt: skip
     for name, value in counts.items():
-        if int(value) < 0:
-            raise ValueError(f"Trainer: expected {name} of at least 0, got {value}")
+        if int(value) != value or value < 0:
+            raise ValueError(f"Trainer: expected {name} as an int of at least 0, got {value}")
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(f"Trainer: expected callbacks as a list, got {type(callbacks).__name__}")
     for name, step in (("training_step", training_step), ("validation_step", validation_step)):
         if step is not None and not callable(step):
             raise TypeError(f"Trainer: expected {name} as f(model, batch) -> loss, got {type(step).__name__}")
@@ -47,6 +51,9 @@ def pick_device(device):
     device = str(device)
     if device == "auto":
         return "cuda" if _core.cuda_device_count() > 0 else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ValueError(f"Trainer: expected device auto, cpu, cuda or cuda:N, got {device!r}")
     return device
 
 
@@ -83,34 +90,76 @@ def make_optimizer(optimizer, model, lr, weight_decay, momentum, rules=None, lay
         raise ValueError(f"Trainer: {name} takes no momentum")
     if rules or layer_decay is not None:
         defaults = {k: v.default for k, v in inspect.signature(make).parameters.items()}
+        for pattern, rule in (rules or {}).items():
+            if unknown := [k for k in rule if k != "lr_scale" and k not in defaults]:
+                known = ", ".join(k for k in defaults if k != "params")
+                raise ValueError(
+                    f"Trainer: param_rules[{pattern!r}] sets {', '.join(unknown)}; {name} has lr_scale, {known}"
+                )
         rate, decay = options.pop("lr", defaults["lr"]), options.pop("weight_decay", defaults.get("weight_decay", 0.0))
         groups = param_groups(model, rate, decay, rules=rules, decay_norms=True, layer_decay=layer_decay)
         return make(groups, lr=rate, **options)
     return make(model.parameters(), **options)
 
 
-def make_schedule(spec, optimizer, total_steps, epochs):
+_NAMED_SCHEDULES = ("onecycle", "cosine", "step", "plateau")
+
+
+def make_schedule(spec, optimizer, total_steps, epochs, warmup_steps=0, interval=None):
     """The schedule that Trainer(scheduler=...) names, makes or is. Raises: ValueError."""
     from .optim import lr_scheduler as schedules
 
+    by_name = spec is None or isinstance(spec, str)
+    if warmup_steps and (not by_name or spec in ("onecycle", "plateau")):
+        got = spec if by_name else type(spec).__name__
+        raise ValueError(
+            f"Trainer: warmup_steps goes with scheduler None, 'cosine' or 'step', got {got!r}: put a LinearWarmup into "
+            "a SequentialLR, or take 'onecycle', which rises first"
+        )
     if hasattr(spec, "step") and hasattr(spec, "optimizer"):
         if spec.optimizer is not optimizer:
             raise ValueError("Trainer: the scheduler drives another optimizer than the Trainer's")
-        return spec
+        return _warn_of_interval(spec, total_steps, epochs, interval)
     if callable(spec):
-        return spec(optimizer, total_steps)
-    peaks = [g["lr"] for g in optimizer.param_groups]
-    if spec in ("onecycle", "cosine") and total_steps is None:
+        return _warn_of_interval(spec(optimizer, total_steps), total_steps, epochs, interval)
+    if not by_name or (spec is not None and spec not in _NAMED_SCHEDULES):
+        names = ", ".join(map(repr, _NAMED_SCHEDULES))
+        raise ValueError(f"Trainer: expected scheduler None, {names} or a schedule, got {spec!r}")
+    if total_steps is None and (spec in ("onecycle", "cosine") or (warmup_steps and spec)):
         raise ValueError(f"Trainer: scheduler={spec!r} needs a loader with len()")
     if spec == "onecycle":
+        peaks = [g["lr"] for g in optimizer.param_groups]
         return schedules.OneCycleLR(optimizer, peaks, max(total_steps, 2), cycle_momentum=False)
-    if spec == "cosine":
-        schedule = schedules.CosineAnnealingLR(optimizer, total_steps)
-        schedule.interval = "step"
-        return schedule
-    if spec == "step":
+    if spec == "plateau":
+        return schedules.ReduceLROnPlateau(optimizer, patience=5)
+    if spec == "step" and not warmup_steps:
         return schedules.MultiStepLR(optimizer, [math.ceil(epochs * 0.5), math.ceil(epochs * 0.75)])
-    raise ValueError(f"Trainer: expected scheduler None, 'onecycle', 'cosine', 'step' or a schedule, got {spec!r}")
+    if spec is not None and warmup_steps >= total_steps:
+        raise ValueError(f"Trainer: expected warmup_steps below the {total_steps} steps of fit(), got {warmup_steps}")
+    parts, rest = [], (total_steps or 0) - warmup_steps
+    if warmup_steps:
+        parts.append(schedules.LinearWarmup(optimizer, warmup_steps, start_factor=1 / (warmup_steps + 1)))
+    if spec == "cosine":
+        parts.append(schedules.CosineAnnealingLR(optimizer, rest))
+    elif spec == "step":
+        ends = [math.ceil(total_steps * part) - warmup_steps for part in (0.5, 0.75)]
+        parts.append(schedules.MultiStepLR(optimizer, [max(end, 0) for end in ends]))
+    whole = parts[0] if len(parts) == 1 else schedules.SequentialLR(optimizer, parts, [warmup_steps])
+    whole.interval = "step"
+    return whole
+
+
+def _warn_of_interval(schedule, total_steps, epochs, interval):
+    """The schedule; warns where it counts the steps of training and would be stepped once per epoch."""
+    length = getattr(schedule, "T_max", getattr(schedule, "total_iters", None))
+    by_epoch = interval is None and getattr(schedule, "interval", "epoch") == "epoch"
+    if by_epoch and length is not None and total_steps and length >= total_steps > epochs:
+        warnings.warn(
+            f"Trainer: {type(schedule).__name__} is stepped once per epoch ({epochs} epochs) and has a length of "
+            f"{length}; pass scheduler_interval='step', or give it a length in epochs",
+            stacklevel=4,
+        )
+    return schedule
 
 
 class FunctionMetric:
@@ -142,12 +191,15 @@ class FunctionMetric:
         return {self.name: self.compute()}
 
 
-def make_metrics(metrics):
-    """A list of Metrics of names, Metric objects and functions."""
+def make_metrics(metrics, ignore_index=None):
+    """A list of Metrics of names, Metric objects and functions; named ones leave targets of ignore_index out."""
     from .metrics import Metric, get_metric
 
     made = []
     for m in metrics:
         plain = callable(m) and not isinstance(m, (str, type, Metric))
-        made.append(FunctionMetric(m) if plain else get_metric(m))
+        metric = FunctionMetric(m) if plain else get_metric(m)
+        if ignore_index is not None and isinstance(m, str) and hasattr(metric, "ignore_index"):
+            metric = get_metric(m, ignore_index=ignore_index)
+        made.append(metric)
     return made

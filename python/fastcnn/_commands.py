@@ -28,16 +28,29 @@ def _start(args):
 
 def _load_data(args, split, classes=None):
     """The split of --data; classes: of an image folder, so that other splits count them alike."""
-    from .data import Subset, list_datasets, load
+    from .data import Subset, list_datasets, load, random_split
 
-    options = {}
+    options, part = {}, None
     if args.data.startswith("imagefolder:"):
-        options = {"image_size": args.image_size or 32, "classes": classes}
-    elif args.image_size is not None:
-        raise UsageError("--image-size goes with imagefolder:PATH only")
+        options = {"image_size": args.image_size or 32, "classes": classes, "cache": getattr(args, "cache", None)}
+        options["on_error"] = "skip" if getattr(args, "skip_damaged", False) else "raise"
+        if args.val_fraction is not None and split in ("train", "val"):
+            split, part = "train", split
+    elif args.image_size is not None or args.val_fraction is not None:
+        option = "--image-size" if args.image_size is not None else "--val-fraction"
+        raise UsageError(f"{option} goes with imagefolder:PATH only")
     elif args.data not in list_datasets():
         _usage(load, args.data)  # raises, with near matches
-    data = load(args.data, split, root=args.root, download=not args.no_download, **options)
+    elif split not in ("train", "test"):
+        raise UsageError(f"{args.data}: expected split 'train' or 'test', got {split!r}")
+    try:
+        data = load(args.data, split, root=args.root, download=not args.no_download, **options)
+    except FileNotFoundError as error:
+        if options and split == "val" and Path(args.data.partition(":")[2]).is_dir():
+            raise UsageError(f"{error}; or pass --val-fraction 0.1") from error
+        raise
+    if part is not None:
+        data = random_split(data, [1.0 - args.val_fraction, args.val_fraction])[part == "val"]
     return data if args.limit is None else Subset(data, np.arange(min(args.limit, len(data))))
 
 
@@ -55,6 +68,10 @@ def _describe(data):
     }  # fmt: skip
 
 
+# What a start that failed leaves: nothing of it is worth keeping.
+_BEFORE_TRAINING = ("config.json", "events.out.tfevents.")
+
+
 def _run_folder(args):
     name = args.name
     if name is None:
@@ -64,7 +81,7 @@ def _run_folder(args):
         raise UsageError(f"--name: expected a plain name, got {name!r}")
     run = Path(args.out) / name
     number = 2
-    while run.exists() and any(run.iterdir()):
+    while run.exists() and not all(p.name.startswith(_BEFORE_TRAINING) for p in run.iterdir()):
         if args.name is not None:
             raise UsageError(f"{run} exists already; choose another --name, or --resume {run}")
         run = Path(args.out) / f"{name}-{number}"
@@ -140,6 +157,8 @@ def evaluate(args):
         raise UsageError(f"{path}: does not say what it was trained on; pass --data")
     if args.data.startswith("imagefolder:") and args.image_size is None:
         args.image_size = (about.get("image_size") or [None])[0]
+    if args.val_fraction is None and args.data == about.get("data"):
+        args.val_fraction = about.get("val_fraction")
     split = args.split or _test_split(args.data)
     data = _load_data(args, split, about.get("classes") if args.data == about.get("data") else None)
     if data.num_classes != about["num_classes"] or data.in_channels != about["in_channels"]:
@@ -191,8 +210,8 @@ def _pictures(path, about):
     return data
 
 
-def _files_of(paths):
-    """The files to predict: of folders all pictures below them, in order of their names."""
+def _files_of(paths, failed):
+    """The files to predict: of folders all pictures below them, in order of their names. Errors go to the list."""
     from .data.images import EXTENSIONS
 
     for path in map(Path, paths):
@@ -201,43 +220,60 @@ def _files_of(paths):
             continue
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
         if not found:
-            raise FileNotFoundError(f"{path}: no pictures ({' '.join(sorted(EXTENSIONS))}) in this folder")
+            failed.append(FileNotFoundError(f"{path}: no pictures ({' '.join(sorted(EXTENSIONS))}) in this folder"))
         yield from found
 
 
 def predict(args):
     """fastcnn predict: names the likeliest classes of each picture."""
-    from .data import Subset
+    from .data import DataLoader, Subset
 
     _start(args)
     model, about, _ = _read_model(args)
     trainer = _quiet_trainer(args, model, about)
-    names = about.get("classes") or [str(i) for i in range(about["num_classes"])]
-    failed, records = 0, []
-    for file in _files_of(args.files):
+    failed, records, waiting = [], [], []
+    for file in _files_of(args.files, failed):
         try:
             data = _pictures(file, about)
         except (ValueError, OSError, TypeError) as error:
-            print(f"fastcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
-            failed += 1
+            failed.append(error)
             continue
-        many = len(data) > 1
-        if args.limit is not None:
-            data = Subset(data, np.arange(min(args.limit, len(data))))
-        scores = logits(trainer.predict(data), about)
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-        for i, row in enumerate(scores):
-            top = np.argsort(-row, kind="stable")[: args.top]
-            label = f"{file}[{i}]" if many else str(file)
-            if args.json:
-                classes = [{"name": names[k], "id": int(k), "probability": float(row[k])} for k in top]
-                records.append({"file": label, "classes": classes})
-            else:
-                print(f"{label}: " + ", ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in top))
+        count = len(data) if args.limit is None else min(args.limit, len(data))
+        pixels, _ = next(iter(DataLoader(Subset(data, np.arange(count)), count)))
+        waiting += [(f"{file}[{i}]" if len(data) > 1 else str(file), x) for i, x in enumerate(pixels)]
+        if len(waiting) >= args.batch_size:
+            records += _named(args, trainer, about, waiting)
+    records += _named(args, trainer, about, waiting)
     if args.json:
         print(json.dumps(records))
+    for error in failed:
+        print(f"fastcnn: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _named(args, trainer, about, waiting):
+    """Empties the list of (label, image) into records of their likeliest classes, printed unless --json is there."""
+    names = about.get("classes") or [str(i) for i in range(about["num_classes"])]
+    labels, records = [label for label, _ in waiting], []
+    # Pictures of one size go together.
+    shapes = {}
+    for i, (_, x) in enumerate(waiting):
+        shapes.setdefault(x.shape, []).append(i)
+    rows = [None] * len(waiting)
+    for places in shapes.values():
+        for i, row in zip(places, trainer.predict(np.stack([waiting[k][1] for k in places])), strict=True):
+            rows[i] = row
+    waiting.clear()
+    for label, scores in zip(labels, rows, strict=True):
+        row = logits(scores, about)
+        row = np.exp(row - row.max())
+        row /= row.sum()
+        top = np.argsort(-row, kind="stable")[: args.top]
+        if not args.json:
+            print(f"{label}: " + ", ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in top))
+        classes = [{"name": names[k], "id": int(k), "probability": float(row[k])} for k in top]
+        records.append({"file": label, "classes": classes})
+    return records
 
 
 def export(args):
@@ -276,8 +312,9 @@ def info(args):
     """fastcnn info: the configuration."""
     text = _core.show_config().rstrip()
     if args.json:
-        rows = (line.partition(":") for line in text.splitlines())
-        text = json.dumps({key.strip(): value.strip() for key, _, value in rows})
+        rows = (line.partition(":") for line in text.splitlines()[1:])  # the first is the version
+        facts = {key.strip(): value.strip() for key, _, value in rows}
+        text = json.dumps({"version": _core.version(), **facts})
     print(text)
     return 0
 
@@ -309,7 +346,7 @@ def data(args):
     if args.augment and not args.preview:
         raise UsageError("--augment goes with --preview")
     found = {}
-    for split in args.split.split(",") if args.split else ("train", _test_split(args.data)):
+    for split in args.split.split(",") if args.split else _splits_there(args):
         part = _load_data(args, split)
         counts = None if part.labels is None or part.labels.ndim != 1 else np.bincount(part.labels).tolist()
         found[split] = {"images": len(part), **_describe(part), "per_class": counts}
@@ -331,6 +368,21 @@ def data(args):
         counts = about["per_class"] or [None] * len(names)
         print("  " + ", ".join(n if c is None else f"{n} {c:,}" for n, c in zip(names, counts, strict=False)))
     return 0
+
+
+def _splits_there(args):
+    """The splits that a dataset has: an image folder may have none but train."""
+    splits = ("train", _test_split(args.data))
+    if not args.data.startswith("imagefolder:") or args.val_fraction is not None:
+        return splits
+    from .data.folder import folder_for_split
+
+    path = args.data.partition(":")[2]
+    try:
+        folder_for_split(path, splits[1])
+    except FileNotFoundError:
+        return splits[:1]
+    return splits
 
 
 def _preview(part, path, kind=None):

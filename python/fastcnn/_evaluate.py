@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import _core
 from ._loop import Interrupted, images_in
-from ._steps import batch_to_device, first_tensor, mixed, split_batch, to_tensor
+from ._steps import batch_to_device, count_labels, first_tensor, mixed, split_batch, to_tensor
 
 
 def predict(trainer, data):
@@ -104,14 +106,17 @@ def _usual(trainer, step, batches):
         total += loss.item() * images_in(x)
         if correct is not None:
             right += correct.item()
-            labels += y.shape[0] if y.dtype.is_floating_point else y.numel()
+            labels += count_labels(y, trainer.ignore_index)
         for metric in trainer._metrics:
             metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
     _check_some(images)
     result = {"loss": total / images}
     if trainer._accuracy:
-        result["accuracy"] = right / labels
-    return result | _numbers(trainer)
+        result["accuracy"] = right / labels if labels else math.nan
+    numbers = _numbers(trainer)
+    if twice := result.keys() & numbers.keys():
+        raise ValueError(f"Trainer: two of the metrics give {', '.join(sorted(twice))}")
+    return result | numbers
 
 
 def _numbers(trainer):

@@ -13,7 +13,7 @@ import threading
 import time
 
 from . import _core
-from ._steps import batch_to_device, first_tensor, split_batch
+from ._steps import batch_to_device, count_labels, first_tensor, split_batch
 
 _READ_EVERY = {"cpu": 1}  # steps between readings of the losses; on the CPU they are there when the step returns
 _READ_EVERY_ELSEWHERE = 16
@@ -89,6 +89,11 @@ class FirstBatches:
 
     def __len__(self):
         return min(self.n, len(self.loader)) if hasattr(self.loader, "__len__") else self.n
+
+    @property
+    def dataset(self):
+        """That of the loader, None where it has none."""
+        return getattr(self.loader, "dataset", None)
 
     def set_epoch(self, epoch):
         """For loaders that shuffle by epoch."""
@@ -178,7 +183,7 @@ class RunState:
         result = {"train_loss": self.loss_sum / seen if seen else math.nan}
         if accuracy:
             share = seen / self.images if self.images else 0
-            result["train_accuracy"] = self.correct / (self.labels * share) if seen else math.nan
+            result["train_accuracy"] = self.correct / (self.labels * share) if seen and self.labels else math.nan
         result.update({f"train_{name}": total / seen for name, total in self.logged.items() if seen})
         return result
 
@@ -237,7 +242,7 @@ def run_epoch(trainer, run, step, loader, signals):
             batch = trainer._changed(batch, index)
             if trainer.training_step is None:
                 fields = x, y = split_batch(batch, trainer.device)
-                labels = y.shape[0] if y.dtype.is_floating_point else y.numel()
+                labels = count_labels(y, trainer.ignore_index) if trainer._count_train else 0
             else:
                 fields = batch_to_device(batch, trainer.device)
                 x, labels = first_tensor(fields), 0

@@ -75,6 +75,19 @@ def _restore_weights(trainer, found):
     trainer.model.load_state_dict(raw if trainer.ema is not None else found.weights)
 
 
+def restore_callbacks(trainer, saved):
+    """Gives each callback the state of the first one of its kind that is left; tells of states that nobody takes."""
+    left = [(kind, values) for kind, values in saved if values]
+    for callback in trainer.callbacks:
+        if not hasattr(callback, "state_dict"):
+            continue
+        at = next((i for i, (kind, _) in enumerate(left) if kind == type(callback).__name__), None)
+        if at is not None:
+            callback.load_state_dict(left.pop(at)[1])
+    if left:
+        trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
+
+
 def _restore_state(trainer, found, loader):
     state, tensors = found.state, found.tensors
     trainer.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
@@ -85,10 +98,7 @@ def _restore_state(trainer, found, loader):
         raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")
     if trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
-    saved = [c for c in trainer.callbacks if hasattr(c, "state_dict")]
-    for callback, (kind, values) in zip(saved, state["callbacks"], strict=False):
-        if type(callback).__name__ == kind:
-            callback.load_state_dict(values)
+    restore_callbacks(trainer, state["callbacks"])
     trainer.history.update({k: list(v) for k, v in state["history"].items()})
     trainer.epoch_metrics = dict(state["epoch_metrics"])
     trainer.best_score, trainer.best_epoch = state["best"]

@@ -6,6 +6,7 @@ Functions of tensors only. Epochs, numbers on the host and files are the trainer
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 
@@ -31,7 +32,11 @@ LOSSES = {
 }
 
 
-def get_loss(loss, label_smoothing=0.0):
+# Losses that can leave targets out.
+IGNORING = ("cross_entropy", "nll", "dice")
+
+
+def get_loss(loss, label_smoothing=0.0, ignore_index=None):
     """(loss of training, loss of evaluation): functions (output, target) -> scalar tensor."""
     if callable(loss):
         if label_smoothing:
@@ -43,14 +48,30 @@ def get_loss(loss, label_smoothing=0.0):
         near = difflib.get_close_matches(str(loss), LOSSES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(LOSSES)}"
         raise ValueError(f"Trainer: unknown loss {loss!r}; {hint}")
-    function = getattr(ops, LOSSES[loss])
+    function = _focal if loss == "focal" else getattr(ops, LOSSES[loss])
+    if ignore_index is not None:
+        if loss not in IGNORING:
+            raise ValueError(
+                f"Trainer: ignore_index={ignore_index} goes with the losses {', '.join(IGNORING)} or a function that "
+                f"leaves these targets out, got {loss!r}"
+            )
+        function = functools.partial(function, ignore_index=ignore_index)
     if not label_smoothing:
         return function, function
     if loss != "cross_entropy":
         raise ValueError(f"Trainer: label_smoothing goes with loss='cross_entropy', got {loss!r}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"Trainer: expected label_smoothing in [0, 1), got {label_smoothing}")
-    return (lambda x, y: function(x, y, label_smoothing=label_smoothing)), function
+    return functools.partial(function, label_smoothing=label_smoothing), function
+
+
+def _focal(output, target):
+    """focal_loss, also of class ids: then the sum over the classes, each yes or no, and the mean over all else."""
+    if target.dtype.is_floating_point or target.ndim != output.ndim - 1:
+        return ops.focal_loss(output, target)
+    classes = output.shape[1]
+    order = (0, output.ndim - 1, *range(1, output.ndim - 1))
+    return ops.focal_loss(output, ops.one_hot(target, classes).permute(order)) * classes
 
 
 def mixed(precision):
@@ -59,8 +80,8 @@ def mixed(precision):
     return contextlib.nullcontext() if dtype is None else autocast(dtype=dtype)
 
 
-def count_correct(output, target):
-    """Number of right predictions, a float32 scalar tensor. output: scores (N, C, ...)."""
+def count_correct(output, target, ignore_index=None):
+    """Number of right predictions, a float32 scalar tensor. output: scores (N, C, ...); ignore_index: no prediction."""
     if not isinstance(output, _core.Tensor) or output.ndim < 2:
         got = output.shape if isinstance(output, _core.Tensor) else type(output).__name__
         raise ValueError(f"accuracy: expected scores (N, C, ...) as the model's output, got {got}")
@@ -72,7 +93,21 @@ def count_correct(output, target):
             f"accuracy: expected class ids of shape {predicted.shape} for scores {output.shape}, got "
             f"{target.dtype} of shape {target.shape}; pass metrics=() to train without"
         )
-    return ops.eq(predicted, target.to(predicted.dtype)).to("float32").sum()
+    right = ops.eq(predicted, target.to(predicted.dtype)).to("float32")
+    if ignore_index is not None and not 0 <= ignore_index < output.shape[1]:
+        return right.sum()  # never predicted
+    if ignore_index is not None:
+        right = right * ops.ne(target, ignore_index).to("float32")
+    return right.sum()
+
+
+def count_labels(target, ignore_index=None):
+    """How many predictions count_correct judges. target: a tensor of ids, or of probabilities (N, C)."""
+    if target.dtype.is_floating_point:
+        return target.shape[0]
+    if ignore_index is None:
+        return target.numel()
+    return int(np.count_nonzero(target.to("cpu").numpy() != ignore_index))
 
 
 def to_tensor(value, device):
@@ -143,8 +178,9 @@ class TrainStep:
 
     def __init__(
         self, model, loss, optimizer, accuracy, accumulate=1, clip=None, ema=None, compiler=None, precision="32-true",
-        custom=None, scaler=None,
+        custom=None, scaler=None, ignore_index=None,
     ):  # fmt: skip
+        self.ignore_index = ignore_index
         self.model, self.loss, self.optimizer, self.precision = model, loss, optimizer, precision
         self.accuracy, self.accumulate, self.clip, self.ema = accuracy, accumulate, clip, ema
         self.custom, self.scaler = custom, scaler
@@ -183,7 +219,7 @@ class TrainStep:
         with mixed(self.precision):
             output = self.model(x)
             loss = self.loss(output, y)
-        return loss, count_correct(output, y) if self.accuracy else None, {}
+        return loss, count_correct(output, y, self.ignore_index) if self.accuracy else None, {}
 
     def forward_only(self, batch):
         """The loss of a batch, eagerly and without gradients."""
@@ -226,7 +262,8 @@ class EvalStep:
     custom: f(model, batch) -> loss or dict, for evaluate(batch) -> (loss, {name: value}).
     """
 
-    def __init__(self, model, loss, accuracy, compiler=None, precision="32-true", custom=None):
+    def __init__(self, model, loss, accuracy, compiler=None, precision="32-true", custom=None, ignore_index=None):
+        self.ignore_index = ignore_index
         self.model, self.loss, self.accuracy, self.precision = model, loss, accuracy, precision
         self.custom = custom
         self._scored, self._plain, self._own = self._score, self._forward, self._custom
@@ -259,4 +296,5 @@ class EvalStep:
 
     def _score(self, x, y):
         output = self._forward(x)
-        return output, self.loss(output, y), count_correct(output, y) if self.accuracy else None
+        correct = count_correct(output, y, self.ignore_index) if self.accuracy else None
+        return output, self.loss(output, y), correct

@@ -17,7 +17,7 @@ _BASE = {
     "model": "resnet20", "epochs": 10, "batch_size": 128, "optimizer": "sgd", "scheduler": "onecycle",
     "label_smoothing": 0.0, "loss": "cross_entropy", "augment": "crop-flip", "seed": 0, "accumulate": 1,
     "ema_decay": None, "clip": None, "mixup": None, "cutmix": None, "patience": None, "workers": 1,
-    "precision": "32-true",
+    "precision": "32-true", "warmup_steps": 0,
 }  # fmt: skip
 _BY_DATA = {
     "fashion_mini": {"model": "resnet8", "epochs": 20, "batch_size": 64, "label_smoothing": 0.1},
@@ -35,7 +35,9 @@ _FINETUNE = {
     "sgd": {"lr": 0.01, "weight_decay": 1e-4}, "adam": {"lr": 2e-4}, "adamw": {"lr": 2e-4}, "rmsprop": {"lr": 1e-4},
 }  # fmt: skip
 _RECIPE_NAMES = (*_BASE, "lr", "momentum", "weight_decay", "layer_decay", "freeze_until", "unfreeze_at")
-_DATA_NAMES = ("data", "root", "no_download", "image_size", "limit", "init", "finetune")
+_DATA_NAMES = (
+    "data", "root", "no_download", "image_size", "val_fraction", "skip_damaged", "cache", "limit", "init", "finetune",
+)  # fmt: skip
 
 
 def config_words(path, options):
@@ -228,8 +230,9 @@ def _make_trainer(args, model, about, data, run):
         scheduler=None if args.scheduler == "none" else args.scheduler, label_smoothing=args.label_smoothing,
         batch_size=args.batch_size, transform=augmentation(args.augment, data.image_size), num_workers=args.workers,
         checkpoint_every_seconds=args.checkpoint_every, progress=not (args.quiet or args.json),
-        fast_dev_run=args.fast_dev_run, overfit_batches=args.overfit_batches or 0,
-        metadata={"model": args.model, "data": args.data, "options": model_options(model), "loss": args.loss, **about},
+        warmup_steps=args.warmup_steps, fast_dev_run=args.fast_dev_run, overfit_batches=args.overfit_batches or 0,
+        metadata={"model": args.model, "data": args.data, "options": model_options(model), "loss": args.loss,
+                  "val_fraction": args.val_fraction, **about},
     )  # fmt: skip
 
 
@@ -266,6 +269,8 @@ def train(args):
     weights, options = _weights(args)
     _fill_recipe(args)
     _usage(get_optimizer, args.optimizer)
+    if args.warmup_steps and args.scheduler in ("onecycle", "plateau"):
+        raise UsageError(f"--warmup-steps goes with --scheduler cosine, step or none, got {args.scheduler}")
     _start(args)
     data = _load_data(args, "train")
     test = _load_data(args, _test_split(args.data), data.classes)

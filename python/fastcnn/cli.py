@@ -38,24 +38,30 @@ class UsageError(Exception):
     """What the user asked for cannot be: exit code 2."""
 
 
-def _count(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an int of at least 1, got {text}")
-    return value
+def _number(kind, low, what):
+    """A type of argparse: an int or float of at least `low`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= low:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
 
 
-def _epoch(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected an epoch of at least 0, got {text}")
-    return value
+_count = _number(int, 1, "an int of at least 1")
+_natural = _number(int, 0, "an int of at least 0")
+_nonnegative = _number(float, 0, "a number of at least 0")
 
 
-def _nonnegative(text):
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+def _share(text):
+    value = _nonnegative(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
     return value
 
 
@@ -68,7 +74,12 @@ def _data_options(parser, default=None):
     group.add_argument("--root", metavar="DIR", help="folder with the files of the dataset, or to download to")
     group.add_argument("--no-download", action="store_true", help="fail if files are missing")
     group.add_argument("--image-size", type=_count, metavar="N", help="size of imagefolder images (default: 32)")
+    group.add_argument(
+        "--val-fraction", type=_share, metavar="F", help="part of the training images that validates, for folders "
+        "without val/; the same images each time",
+    )  # fmt: skip
     group.add_argument("--limit", type=_count, metavar="N", help="use the first N images of each split only")
+    return group
 
 
 def _default(value):
@@ -92,7 +103,9 @@ def _train_parser(commands):
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file with these options, batch_size = 64 ...; the command line wins"
     )
-    _data_options(parser, "fashion_mini")
+    data = _data_options(parser, "fashion_mini")
+    data.add_argument("--skip-damaged", action="store_true", help="leave out, with a warning, what cannot be read")
+    data.add_argument("--cache", choices=("bytes", "decoded"), help="keep files or pixels in memory, up to 1 GiB")
     group = parser.add_argument_group("training (defaults depend on model and data)")
     group.add_argument("--epochs", type=_count, metavar="N")
     group.add_argument("--batch-size", type=_count, metavar="N")
@@ -100,7 +113,10 @@ def _train_parser(commands):
     group.add_argument("--optimizer", metavar="NAME", help="sgd (default, with momentum), adam, adamw, lion ...")
     group.add_argument("--momentum", type=_nonnegative, metavar="M")
     group.add_argument("--weight-decay", type=_nonnegative, metavar="W")
-    group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "none"))
+    group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "plateau", "none"))
+    group.add_argument(
+        "--warmup-steps", type=_natural, metavar="N", help="steps in which the rate rises, before cosine, step or none"
+    )
     group.add_argument("--loss", choices=LOSSES, help="default: cross_entropy; margin, of Sabour 2017, for capsnet")
     group.add_argument("--label-smoothing", type=_nonnegative, metavar="E", help="of cross_entropy")
     group.add_argument(
@@ -116,7 +132,7 @@ def _train_parser(commands):
     group.add_argument("--accumulate", type=_count, metavar="N", help="batches per optimizer step")
     group.add_argument("--patience", type=_count, metavar="N", help="stop after N epochs without improvement")
     group.add_argument("--seed", type=int)
-    group.add_argument("--workers", type=int, metavar="N", help="threads that prepare batches")
+    group.add_argument("--workers", type=_natural, metavar="N", help="threads that prepare batches")
     group = parser.add_argument_group("run")
     group.add_argument("--out", default="runs", metavar="DIR", help="where runs are kept (default: runs)")
     group.add_argument("--name", help="name of the run (default: model, data and time)")
@@ -145,7 +161,7 @@ def _train_parser(commands):
     )  # fmt: skip
     group.add_argument("--freeze-until", metavar="LAYER", help="layers before this one do not train, e.g. layer3")
     group.add_argument(
-        "--unfreeze-at", type=_epoch, metavar="N", help="epoch (from 0) from which all layers train; without "
+        "--unfreeze-at", type=_natural, metavar="N", help="epoch (from 0) from which all layers train; without "
         "--freeze-until the last layer alone trains before",
     )  # fmt: skip
     group.add_argument(

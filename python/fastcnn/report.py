@@ -129,7 +129,7 @@ def _load(run, config, limit, root, download, device):
     folder = name.startswith("imagefolder:")
     options = Namespace(
         data=name, root=root or config.get("root"), no_download=not download, limit=limit or config.get("limit"),
-        image_size=(about.get("image_size") or [None])[0] if folder else None,
+        image_size=(about.get("image_size") or [None])[0] if folder else None, val_fraction=about.get("val_fraction"),
     )  # fmt: skip
     data = _load_data(options, _test_split(name), about.get("classes"))
     if limit is None and len(data) > _MOST_IMAGES:

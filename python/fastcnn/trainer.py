@@ -7,6 +7,7 @@ one loss; for adversarial pairs see GANTrainer.
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
 from pathlib import Path
@@ -32,8 +33,9 @@ from ._loop import (
 from ._modes import use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
-from ._steps import EvalStep, TrainStep, get_loss
+from ._steps import IGNORING, EvalStep, TrainStep, get_loss
 from .callbacks import is_better, monitor_mode, picture_of
+from .nn import Module
 
 
 class History(dict):
@@ -99,9 +101,13 @@ class Trainer(CallbackHost):
         deterministic: use_deterministic_algorithms during fit; the CPU always is. seed: of shuffling, augmentation and
             dropout.
         log_dir: folder for metrics.csv, curves.png, last.safetensors and best.safetensors; None writes nothing.
-        scheduler: None, "onecycle", "cosine", "step" (x 0.1 at half and three quarters), a schedule, or
-            f(optimizer, total_steps) -> schedule. scheduler_interval: "step" or "epoch", default its own.
-        label_smoothing: of cross_entropy in training.
+        scheduler: None, "onecycle", "cosine", "step" (x 0.1 at half and three quarters), "plateau" (x 0.1 when val_loss
+            did not fall for more than 5 epochs), a schedule, or f(optimizer, total_steps) -> schedule.
+            scheduler_interval: "step" or "epoch", default its own: most schedules count epochs, as in PyTorch, a
+            SequentialLR what its first one counts. warmup_steps: optimizer steps in which the rate rises to where None,
+            "cosine" or "step" begins.
+        label_smoothing: of cross_entropy in training. ignore_index: class id of targets that count neither in the loss
+            ("cross_entropy", "nll", "dice") nor in accuracy nor in metrics by name; default that of the dataset.
         batch_size, transform, num_workers: for datasets that are passed instead of loaders; transform is for
             training only.
         monitor: column that picks the best epoch; default val_accuracy, val_loss or train_loss.
@@ -128,11 +134,15 @@ class Trainer(CallbackHost):
         gradient_clip_algorithm="norm", label_smoothing=0.0, batch_size=128, transform=None, num_workers=0,
         monitor=None, checkpoint_every_n_steps=None, checkpoint_every_seconds=60.0, detect_nan=True,
         num_sanity_val_steps=1, progress=True, metadata=None, fast_dev_run=False, overfit_batches=0,
+        warmup_steps=0, ignore_index=None,
     ):  # fmt: skip
         check_options(
             precision, accumulate_grad_batches, gradient_clip_val, gradient_clip_algorithm, ema_decay,
             scheduler_interval, fast_dev_run, overfit_batches, num_sanity_val_steps, training_step, validation_step,
+            callbacks, warmup_steps,
         )  # fmt: skip
+        if not isinstance(model, Module):
+            raise TypeError(f"Trainer: expected a Module as model, got {type(model).__name__}")
         self.model, self.precision, self.seed = model, precision, int(seed)
         self.device = pick_device(device)
         model.to(self.device)
@@ -147,6 +157,7 @@ class Trainer(CallbackHost):
         self.log_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
         self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum, param_rules, layer_decay)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
+        self.warmup_steps = int(warmup_steps)
 
         self.training_step, self.validation_step = training_step, validation_step
         if metrics is None:
@@ -156,8 +167,10 @@ class Trainer(CallbackHost):
         if metrics and validation_step is not None:
             raise ValueError("Trainer: metrics need outputs and targets; with validation_step return them in its dict")
         self._accuracy = "accuracy" in [m for m in metrics if isinstance(m, str)]
-        self._metrics = make_metrics([m for m in metrics if not isinstance(m, str) or m != "accuracy"])
-        train_loss, self._eval_loss = get_loss(loss, label_smoothing)
+        self._metric_specs = [m for m in metrics if not isinstance(m, str) or m != "accuracy"]
+        self._loss_spec = (loss, label_smoothing)
+        self.ignore_index, self._metrics = ignore_index, make_metrics(self._metric_specs, ignore_index)
+        train_loss, self._eval_loss = get_loss(loss, label_smoothing, ignore_index)
         self.ema = None
         if ema_decay is not None:
             from .nn.utils import EMA
@@ -169,7 +182,7 @@ class Trainer(CallbackHost):
         self.scaler = GradScaler(self.device) if precision == "16-mixed" else None
         self._step = TrainStep(
             model, train_loss, self.optimizer, self._count_train, self.accumulate_grad_batches, clip, self.ema,
-            self._compiler, precision, training_step, self.scaler,
+            self._compiler, precision, training_step, self.scaler, ignore_index,
         )  # fmt: skip
         self._eval_steps, self._guard = {}, NanGuard(model)
 
@@ -192,6 +205,18 @@ class Trainer(CallbackHost):
                 batch = change(self, batch, index)
         return batch
 
+    def _take_ignore_index(self, loader):
+        """That of the loader's dataset, where none was given: targets that it marks are no class."""
+        found = getattr(getattr(loader, "dataset", None), "ignore_index", None)
+        loss, smoothing = self._loss_spec
+        if found is None or self.ignore_index is not None or not (callable(loss) or loss in IGNORING):
+            return
+        self.ignore_index, self._metrics = found, make_metrics(self._metric_specs, found)
+        self._step.loss, self._eval_loss = get_loss(loss, smoothing, found)
+        self._step.ignore_index = found
+        self._step.forget_plans()
+        self._eval_steps.clear()
+
     # ------------------------------------------------------------ fit
 
     def fit(self, train_data, val_data=None, max_epochs=10, resume=None):
@@ -204,8 +229,8 @@ class Trainer(CallbackHost):
         Ctrl-C ends the step, saves last.safetensors and returns the history with `interrupted` set; SIGTERM
         does the same and then exits with status 143.
         """
-        if max_epochs < 1:
-            raise ValueError(f"Trainer.fit: expected max_epochs >= 1, got {max_epochs}")
+        if not isinstance(max_epochs, int) or max_epochs < 1:
+            raise ValueError(f"Trainer.fit: expected max_epochs as an int of at least 1, got {max_epochs!r}")
         loader = as_loader(
             train_data, self.batch_size, not self.overfit_batches, self.seed, self.transform, self.num_workers
         )
@@ -218,6 +243,7 @@ class Trainer(CallbackHost):
             val_loader = None if val_loader is None else FirstBatches(val_loader, self.fast_dev_run)
             max_epochs = 1
         check_classes(loader, val_loader)
+        self._take_ignore_index(loader)
         start = find_resume(self, resume)
         if self.log_dir is not None:
             prepare_folder(self.log_dir)  # now, not after an epoch
@@ -262,13 +288,18 @@ class Trainer(CallbackHost):
             return
         state = val_loader.state_dict() if hasattr(val_loader, "state_dict") else None
         try:
-            evaluate(self, FirstBatches(val_loader, self.num_sanity_val_steps), signals)
+            found = evaluate(self, FirstBatches(val_loader, self.num_sanity_val_steps), signals)
         except Exception as error:
             if not isinstance(error, Interrupted):
                 self.message("validation fails, in the check of it before training (num_sanity_val_steps)")
             raise
         if state is not None:
             val_loader.load_state_dict(state)
+        columns = [f"val_{name}" for name in found]
+        if self.monitor and self.monitor not in columns:
+            near = difflib.get_close_matches(self.monitor, columns, n=1, cutoff=0.6)
+            if near:  # else a callback may log it
+                raise ValueError(f"Trainer: no metric {self.monitor!r} to monitor; did you mean {near[0]!r}?")
 
     def _fit_epoch(self, loader, val_loader, signals):
         run = self._run
@@ -299,7 +330,7 @@ class Trainer(CallbackHost):
         row["memory_MB"] = peak_memory(self.device) / 1e6
         if self.scheduler is not None and self._interval == "epoch":
             if hasattr(self.scheduler, "num_bad_epochs"):
-                self.scheduler.step(row[self._monitor_name()])
+                self.scheduler.step(row[self._plateau_name()])
             else:
                 self.scheduler.step()
         best = self._note_best()
@@ -316,6 +347,19 @@ class Trainer(CallbackHost):
         if found is None:
             raise ValueError(f"Trainer: no metric {names[0]!r}; this run has {', '.join(self.epoch_metrics)}")
         return found
+
+    def _plateau_name(self):
+        """The column that ReduceLROnPlateau looks at: monitor, or one that falls or rises as its mode says."""
+        mode, name = self.scheduler.mode, self._monitor_name()
+        if monitor_mode(name) == mode:
+            return name
+        if self.monitor:
+            raise ValueError(
+                f"Trainer: monitor={self.monitor!r} is to {'fall' if mode == 'max' else 'rise'}, and ReduceLROnPlateau "
+                f"has mode={mode!r}"
+            )
+        kinds = ("val_loss", "train_loss") if mode == "min" else ("val_accuracy", "train_accuracy")
+        return next((k for k in kinds if k in self.epoch_metrics), name)
 
     def _note_best(self):
         name = self._monitor_name()
@@ -340,11 +384,15 @@ class Trainer(CallbackHost):
         self._total_steps = None
         if batches is not None:
             self._total_steps = math.ceil(batches / self.accumulate_grad_batches) * self.max_epochs
-        if spec is None:
+        if spec is None and not self.warmup_steps:
             return
         self._rewind_lr()
-        self.scheduler = make_schedule(spec, self.optimizer, self._total_steps, self.max_epochs)
+        self.scheduler = make_schedule(
+            spec, self.optimizer, self._total_steps, self.max_epochs, self.warmup_steps, self._scheduler_interval
+        )
         self._interval = self._scheduler_interval or getattr(self.scheduler, "interval", "epoch")
+        if self._interval == "step" and hasattr(self.scheduler, "num_bad_epochs"):
+            raise ValueError("Trainer: expected scheduler_interval 'epoch' for ReduceLROnPlateau, got 'step'")
 
     def _rewind_lr(self):
         # A second fit() begins its schedule where the first began, not where it ended.
@@ -384,7 +432,9 @@ class Trainer(CallbackHost):
 
     def evaluate(self, data):
         """{"loss": ..., "accuracy": ..., other metrics} on a dataset or loader, with the averaged weights if any."""
-        return evaluate(self, self._eval_loader(data))
+        loader = self._eval_loader(data)
+        self._take_ignore_index(loader)
+        return evaluate(self, loader)
 
     def predict(self, data):
         """The model's outputs for a dataset, loader, or images (N, C, H, W), as one NumPy array."""
@@ -398,8 +448,9 @@ class Trainer(CallbackHost):
         step = self._eval_steps.get(id(model))
         if step is None:
             step = self._eval_steps[id(model)] = EvalStep(
-                model, self._eval_loss, self._accuracy, self._compiler, self.precision, self.validation_step
-            )
+                model, self._eval_loss, self._accuracy, self._compiler, self.precision, self.validation_step,
+                self.ignore_index,
+            )  # fmt: skip
         was = model.training
         model.eval()
         return step, lambda: model.train(was)

@@ -94,6 +94,11 @@ def test_predict_pictures(trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert run("predict", "--checkpoint", trained, tmp_path / "empty") == 1
     assert "no pictures" in capsys.readouterr().err
+    # What could be read is told all the same, and pictures go in batches.
+    assert run(*argv[:4], tmp_path / "empty", tmp_path / "more", tmp_path / "bad.png", "--batch-size", 2) == 1
+    output = capsys.readouterr()
+    assert [f["file"].rpartition("more/")[2] for f in json.loads(output.out)] == ["1.png", "2.jpg", "deep/0.png"]
+    assert output.err.count("\n") == 2 and "no pictures" in output.err and "bad.png" in output.err
 
 
 def test_summary_info_version(capsys):
@@ -108,6 +113,9 @@ def test_summary_info_version(capsys):
     assert run("info") == 0
     out = capsys.readouterr().out
     assert fastcnn.__version__ in out and fastcnn.isa() in out and "threads: " in out and "cuda: " in out
+    assert run("info", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["version"] == fastcnn.__version__ and {"threads", "cuda"} <= set(facts) and "" not in facts.values()
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("fastcnn ")
     assert run() == 2
@@ -123,6 +131,8 @@ def test_summary_info_version(capsys):
         (["train", "--resume", "no/such/run"], "expected the folder of a run"),
         (["train", "--image-size", "64"], "goes with imagefolder"),
         (["train", "--label-smoothing", "3"], "label_smoothing in"),
+        (["train", "--device", "gpu"], "expected device auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["data", "--data", "mnist", "--split", "valid"], "mnist: expected split 'train' or 'test', got 'valid'"),
         (["summary", "--model", "resnet51"], "did you mean"),
     ],
 )

@@ -61,7 +61,11 @@ def test_wrong_configs_are_one_line(tmp_path, capsys, text, message):
 
 
 def test_config_values_are_checked_as_options_are(tmp_path, capsys):
-    for text, message in (("epochs = -3", "at least 1"), ('scheduler = "none at all"', "invalid choice")):
+    wrong = (
+        ("epochs = -3", "at least 1"), ('lr = "a"', "expected a number of at least 0, got 'a'"),
+        ('scheduler = "none at all"', "invalid choice"),
+    )  # fmt: skip
+    for text, message in wrong:
         (tmp_path / "run.toml").write_text(text)
         with pytest.raises(SystemExit) as stop:
             run("train", "--config", tmp_path / "run.toml")
@@ -206,7 +210,7 @@ def test_help_is_instant():
     ("argv", "keys"),
     [
         (["--fast-dev-run"], {"train_loss", "val_accuracy"}),
-        (["--overfit-batches", 2, "--epochs", 25, "--augment", "none"], {"train_loss", "val_accuracy"}),
+        (["--overfit-batches", 1, "--epochs", 40, "--augment", "none"], {"train_loss", "val_accuracy"}),
         (["--lr-find", "PICTURE"], {"lr", "lrs", "losses"}),
     ],
 )
@@ -215,13 +219,13 @@ def test_trying_out_writes_no_run(tmp_path, monkeypatch, capsys, argv, keys):
         pytest.importorskip("matplotlib", reason="needs matplotlib")
     monkeypatch.chdir(tmp_path)
     words = [tmp_path / "lr.png" if w == "PICTURE" else w for w in argv]
-    common = ["train", "--limit", 64, "--batch-size", 16, "--model", "lenet5", "--lr", 0.02]
+    common = ["train", "--limit", 64, "--batch-size", 16, "--model", "lenet5", "--optimizer", "adam"]
     assert run(*common, *words, "--json") == 0
     result = last_json(capsys)
     assert keys <= set(result)
     assert [p.name for p in tmp_path.iterdir()] == (["lr.png"] if "--lr-find" in argv else [])
     if "--overfit-batches" in argv:
-        assert result["epochs"] == 25 and result["val_accuracy"] > 0.9
+        assert result["epochs"] == 40 and result["val_accuracy"] > 0.9
     assert run(*common, *words, "--quiet") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert run("train", "--resume", tmp_path, *words) == 2
@@ -241,3 +245,52 @@ def test_capsules_train_with_their_own_loss(tmp_path, capsys):
     assert sum(shares) == pytest.approx(1.0) and shares == sorted(shares, reverse=True)
     assert run(*argv[:-1], "--out", tmp_path, "--loss", "focal", "--label-smoothing", 0.1) == 2
     assert "label_smoothing" in capsys.readouterr().err
+
+
+def picture_folder(folder, count=12):
+    Image = pytest.importorskip("PIL.Image")
+    for k, name in enumerate(("dark", "light")):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((8, 8, 3), 150 * k + 5 * i, np.uint8)).save(folder / name / f"{i}.png")
+    return f"imagefolder:{folder}"
+
+
+def test_one_folder_is_split_for_validation_alike_each_time(tmp_path, capsys):
+    data = picture_folder(tmp_path / "d")
+    argv = ["train", "--data", data, "--image-size", 8, "--model", "resnet8", "--epochs", 2, "--batch-size", 6]
+    argv += ["--json", "--out", tmp_path, "--name", "r"]
+    assert run(*argv) == 2
+    assert "--val-fraction" in capsys.readouterr().err
+    assert run(*argv, "--val-fraction", 0.25, "--augment", "none") == 0
+    result = last_json(capsys)
+    assert run("evaluate", "--checkpoint", tmp_path / "r" / "last.safetensors", "--json") == 0
+    found = last_json(capsys)
+    assert found["images"] == 6 and found["loss"] == pytest.approx(result["loss"], rel=1e-4)
+    assert run("report", tmp_path / "r") == 0
+    assert "of 6 test images" in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert run("data", "--data", data, "--json") == 0
+    assert list(last_json(capsys)) == ["train"]
+    for value in ("0", "1", "x"):
+        with pytest.raises(SystemExit):
+            run(*argv, "--val-fraction", value)
+
+
+def test_damaged_pictures_can_be_left_out(tmp_path, capsys):
+    data = picture_folder(tmp_path / "d")
+    (tmp_path / "d" / "dark" / "bad.png").write_bytes(b"no picture")
+    argv = ["train", "--data", data, "--image-size", 8, "--model", "resnet8", "--epochs", 1, "--batch-size", 6]
+    argv += ["--val-fraction", 0.2, "--json", "--no-report", "--out", tmp_path, "--name"]
+    assert run(*argv, "r") == 1
+    assert "bad.png" in capsys.readouterr().err
+    assert run(*argv, "r", "--skip-damaged", "--cache", "bytes") == 0  # under the name of the run that failed
+    assert last_json(capsys)["epochs"] == 1
+
+
+def test_warmup_and_plateau_on_the_command_line(tmp_path, capsys):
+    argv = ["train", "--limit", 64, "--batch-size", 16, "--epochs", 1, "--json", "--no-report", "--out", tmp_path]
+    assert run(*argv, "--scheduler", "cosine", "--warmup-steps", 2) == 0
+    assert run(*argv, "--scheduler", "plateau") == 0
+    assert run(*argv, "--warmup-steps", 2) == 2  # onecycle has its own
+    assert "--warmup-steps goes with" in capsys.readouterr().err

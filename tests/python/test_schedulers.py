@@ -26,6 +26,11 @@ def pair(*groups):
 
 SGD = {"lr": 0.1, "momentum": 0.9}
 CASES = {
+    "linear": (lambda m, o: m.LinearLR(o, start_factor=0.2, end_factor=0.9, total_iters=7), 12),
+    "constant": (lambda m, o: m.ConstantLR(o, factor=0.25, total_iters=4), 9),
+    "polynomial": (lambda m, o: m.PolynomialLR(o, total_iters=9, power=0.9), 12),
+    "restarts": (lambda m, o: m.CosineAnnealingWarmRestarts(o, 5, T_mult=2, eta_min=0.001), 40),
+    "even_restarts": (lambda m, o: m.CosineAnnealingWarmRestarts(o, 4), 14),
     "step": (lambda m, o: m.StepLR(o, 3, gamma=0.5), 20),
     "multistep": (lambda m, o: m.MultiStepLR(o, [2, 5, 5, 11], gamma=0.3), 20),
     "exponential": (lambda m, o: m.ExponentialLR(o, 0.9), 20),

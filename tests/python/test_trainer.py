@@ -465,7 +465,7 @@ def test_bad_data():
         trainer().fit([np.zeros((2, 1, 8, 8), np.float32)], max_epochs=1)
     with pytest.raises(ValueError, match="gave no batch"):
         trainer().fit([], max_epochs=1)
-    with pytest.raises(ValueError, match="max_epochs >= 1"):
+    with pytest.raises(ValueError, match="max_epochs as an int of at least 1"):
         trainer().fit(dataset(16), max_epochs=0)
     with pytest.raises(TypeError, match="expected a dataset or a loader, got int"):
         trainer().fit(3)

@@ -16,7 +16,7 @@ from .._choices import pick_device
 from .._compile import compile as compile_function
 from .._files import prepare_folder
 from .._loop import Interrupted, SignalGuard, describe_resume
-from .._run_files import find_resume
+from .._run_files import find_resume, restore_callbacks
 from .._steps import to_tensor
 from ..callbacks import picture_of
 from ..trainer import History
@@ -441,10 +441,7 @@ class GANTrainer(CallbackHost):
             for prefix, optimizer, packed in zip(("g.", "d."), self.optimizers, state["optimizers"], strict=True):
                 own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
                 optimizer.load_state_dict(checkpoints.unpack_optimizer(own, packed))
-            saved = [c for c in self.callbacks if hasattr(c, "state_dict")]
-            for callback, (kind, values) in zip(saved, state["callbacks"], strict=False):
-                if type(callback).__name__ == kind:
-                    callback.load_state_dict(values)
+            restore_callbacks(self, state["callbacks"])
             self.history.update({k: list(v) for k, v in state["history"].items()})
             self.epoch_metrics = dict(state["epoch_metrics"])
             self._run.load_state_dict(state["run"])

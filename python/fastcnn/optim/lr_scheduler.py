@@ -143,6 +143,58 @@ class LinearWarmup(LRScheduler):
         return base_lr * (self.start_factor + (self.end_factor - self.start_factor) * done)
 
 
+class LinearLR(LinearWarmup):
+    """LinearWarmup with the arguments of PyTorch's LinearLR, counted in epochs."""
+
+    interval = "epoch"
+
+    def __init__(self, optimizer, start_factor=1.0 / 3, end_factor=1.0, total_iters=5):
+        super().__init__(optimizer, total_iters, start_factor, end_factor)
+
+
+class ConstantLR(LRScheduler):
+    """lr = base_lr * factor for total_iters steps, then base_lr."""
+
+    def __init__(self, optimizer, factor=1.0 / 3, total_iters=5):
+        if not 0 <= factor <= 1:
+            raise ValueError(f"ConstantLR: expected factor in [0, 1], got {factor}")
+        self.factor, self.total_iters = factor, _positive("ConstantLR", "total_iters", total_iters)
+        super().__init__(optimizer)
+
+    def lr_at(self, base_lr, t, group=0):
+        return base_lr * (self.factor if t < self.total_iters else 1.0)
+
+
+class PolynomialLR(LRScheduler):
+    """lr = base_lr * (1 - t / total_iters) ** power, 0 from there on (the schedule of DeepLab, Chen et al. 2017)."""
+
+    def __init__(self, optimizer, total_iters=5, power=1.0):
+        self.total_iters, self.power = _positive("PolynomialLR", "total_iters", total_iters), power
+        super().__init__(optimizer)
+
+    def lr_at(self, base_lr, t, group=0):
+        return base_lr * (1.0 - min(t, self.total_iters) / self.total_iters) ** self.power
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Half a cosine from base_lr to eta_min in T_0 steps, then again, T_mult times as long each time.
+
+    Loshchilov & Hutter 2017, SGDR.
+    """
+
+    def __init__(self, optimizer, T_0, T_mult=1, eta_min=0.0):
+        name = "CosineAnnealingWarmRestarts"
+        self.T_0, self.T_mult = _positive(name, "T_0", T_0), _positive(name, "T_mult", T_mult)
+        self.eta_min = eta_min
+        super().__init__(optimizer)
+
+    def lr_at(self, base_lr, t, group=0):
+        length = self.T_0
+        while self.T_mult > 1 and t >= length:
+            t, length = t - length, length * self.T_mult
+        return self.eta_min + (base_lr - self.eta_min) * (1 + math.cos(math.pi * (t % length) / length)) / 2
+
+
 class OneCycleLR(LRScheduler):
     """Up to max_lr and down to almost nothing within total_steps, stepped per batch (Smith & Topin 2018).
 
@@ -226,7 +278,8 @@ class OneCycleLR(LRScheduler):
 class SequentialLR(LRScheduler):
     """Schedules one after another: number i+1 starts from its own step 0 at milestones[i].
 
-    All must drive the same optimizer; a ReduceLROnPlateau cannot be one of them.
+    All count the same steps: in a Trainer those that the first one usually counts (LinearWarmup: optimizer steps). All
+    must drive the same optimizer; a ReduceLROnPlateau cannot be one of them.
     """
 
     def __init__(self, optimizer, schedulers, milestones):
@@ -350,13 +403,17 @@ def _positive(name, what, value):
 
 
 __all__ = [
+    "ConstantLR",
     "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
+    "LinearLR",
     "LinearWarmup",
     "MultiStepLR",
     "OneCycleLR",
+    "PolynomialLR",
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
