@@ -275,6 +275,7 @@ def run_epoch(trainer, run, step, loader, signals):
                 began = time.perf_counter()
         if run.batch == 0:
             raise ValueError("Trainer.fit: the training data gave no batch")
+        run.read(trainer)  # a loader that leaves out what it cannot read may end before its len()
         run.trained = True
     finally:
         _clock(run, began)

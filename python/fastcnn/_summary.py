@@ -110,6 +110,8 @@ def summary(model, input_size):
     are two per multiply-add of convolutions and Linear layers for that input; what pooling, norms and activations do is
     not counted. output: bytes that a layer gives. Modes, statistics and gradients of the model stay untouched.
     """
+    if not isinstance(input_size, (tuple, list)):
+        raise TypeError(f"summary: expected input_size as (N, C, H, W) or (C, H, W), got {input_size!r}")
     sizes = [input_size] if all(isinstance(v, int) for v in input_size) else list(input_size)
     sizes = [(1, *size) if len(size) == 3 else tuple(size) for size in sizes]
     input_size = sizes[0] if len(sizes) == 1 else sizes

@@ -343,8 +343,33 @@ BAD = {
     "blur size": (lambda: A.GaussianBlur(65)(X), "GaussianBlur.*larger"),
     "erasing": (lambda: A.RandomErasing(value="red"), "RandomErasing.*value"),
     "mixup alpha": (lambda: A.MixUp(0), "MixUp.*alpha"),
+    "mixup masks": (lambda: A.CutMix(num_classes=2)(X, np.zeros((2, 16, 16), int)), r"CutMix.*\(2, 16, 16\) of int64"),
+    "mixup column": (lambda: A.MixUp(num_classes=4)(X, np.array([[1], [3]])), r"MixUp.*\(2, 1\) of int64"),
+    "mixup floats": (lambda: A.MixUp(num_classes=4)(X, np.array([1.0, 3.0])), r"MixUp.*\(2,\) of float64"),
+    "mixup empty": (lambda: A.MixUp(num_classes=4)(X[:0], np.zeros(0, int)), "MixUp.*at least one image"),
     "mixup classes": (lambda: A.MixUp()(X, np.array([0, 1])), "MixUp.*num_classes"),
     "mixup ids": (lambda: A.MixUp(num_classes=2)(X, np.array([0, 2])), r"MixUp.*\[0, 2\)"),
+    "channels last": (
+        lambda: A.RandomHorizontalFlip(1.0)(np.zeros((40, 60, 3), np.uint8)), r"\(40, 60, 3\).*transpose\(2, 0, 1\)"
+    ),
+    "channels last batch": (lambda: A.Compose([])(X.transpose(0, 2, 3, 1)), r"\(2, 16, 16, 3\).*channels seem"),
+    "no image": (lambda: A.ColorJitter(0.4)(X[:0]), "ColorJitter.*at least one image"),
+    "erasing value": (lambda: A.RandomErasing(1.0, value=(1, 2))(X), "RandomErasing.*value of 1 or 3 channels, got 2"),
+    "cutout fill": (lambda: A.Cutout(2, fill=(1, 2))(X), "Cutout.*fill of 1 or 3 channels, got 2"),
+    "expand": (lambda: A.RandomRotation(10, "bilinear", True), "RandomRotation.*expand=False"),
+    "apply p": (lambda: A.RandomApply([], 2.0), r"RandomApply.*p in \[0, 1\]"),
+    "apply size": (lambda: A.RandomApply(A.CenterCrop(8))(X), r"RandomApply.*keep the size \(16, 16\), got \(8, 8\)"),
+    "apply channels": (lambda: A.RandomApply([A.Grayscale()])(X), "RandomApply.*keep the images"),
+    "apply normalize": (lambda: A.RandomApply([A.Normalize(0, 1)])(X), "RandomApply.*other than Normalize"),
+    "mask fill": (
+        lambda: A.CenterCrop(8)(X[0], masks=X[0, 0], mask_fill=300), "CenterCrop.*mask_fill that uint8.*got 300"
+    ),
+    "masks of several sizes": (
+        lambda: A.CenterCrop(8)(X, masks=[X[0], X[0, :, 1:]]), r"CenterCrop.*\(3, 15, 16\), \(3, 16, 16\)\] of single"
+    ),
+    "function that resizes": (
+        lambda: A.Compose([lambda x, rng: x[:, :, ::2]])(X[0], masks=X[0, 0]), r"no Transform.*, got \(8, 16\)"
+    ),
     "box count": (lambda: A.CenterCrop(8)(X, boxes=[[[0, 0, 1, 1]]]), "CenterCrop.*boxes of 2 images, got 1"),
     "box shape": (lambda: A.CenterCrop(8)(X[0], boxes=[[0, 0, 1]]), r"boxes \(n, 4\).*\(1, 3\)"),
     "box nan": (lambda: A.CenterCrop(8)(X[0], boxes=[[0, 0, np.nan, 1]]), "finite"),
@@ -377,3 +402,67 @@ def test_perspective_matrix_takes_corners_to_corners():
     for (x, y), (u, v) in zip(end, start, strict=True):
         p = m @ [x, y, 1]
         np.testing.assert_allclose(p[:2] / p[2], [u, v], atol=1e-9)
+
+
+def test_mixing_is_no_step_of_a_pipeline():
+    for name, make in (("Mixup", A.MixUp), ("CutMix", A.CutMix)):
+        with pytest.raises(TypeError, match=f"callback fastcnn.callbacks.{name}$"):
+            A.Compose([make()])(X, 0)
+
+
+def test_arguments_in_the_order_of_torchvision():
+    crop = A.RandomCrop(32, 4, True)
+    assert crop.pad_if_needed and crop.fill == 0
+    turn = A.RandomRotation(10, "bilinear", False, (4, 5), 7)
+    assert turn.center == (4, 5) and turn.fill == 7
+    with pytest.raises(TypeError, match="RandomCrop: expected pad_if_needed as a bool, got 7"):
+        A.RandomCrop(32, 4, 7)
+    with pytest.raises(TypeError, match=r"RandomRotation: expected expand as a bool, got \(8, 8\)"):
+        A.RandomRotation(10, "bilinear", (8, 8))
+
+
+def test_crop_pads_small_images_if_needed():
+    x = np.full((50, 3, 10, 30), 9, np.uint8)
+    out = A.RandomCrop((16, 20), pad_if_needed=True, fill=5)(x, 0)
+    assert out.shape == (50, 3, 16, 20)
+    rows = (out[:, 0] == 9).any(2)
+    assert (rows.sum(1) == 10).all() and rows[:, 0].any() and rows[:, -1].any()  # all of it, at every height
+    assert set(np.unique(out)) == {5, 9}
+    with pytest.raises(ValueError, match="RandomCrop"):
+        A.RandomCrop((16, 20))(x)
+
+
+def test_random_apply_changes_some_images_and_their_targets(photos):
+    images = np.concatenate([photos] * 6)
+    steps = [A.ColorJitter(0.5, 0.5, 0.5, 0.2), A.RandomRotation((20, 40)), A.GaussianBlur(3), A.Cutout(9)]
+    masks, boxes = images[:, 0], [[[20, 20, 70, 60]]] * 18
+    rng = A.SampleRng(3, 1, np.arange(18))
+    out = A.RandomApply(steps, 0.5)(images, rng, masks=masks, boxes=boxes)
+    on = (out["images"] != images).any((1, 2, 3))
+    assert 4 <= on.sum() <= 14
+    np.testing.assert_array_equal((out["masks"] != masks).any((1, 2)), on)
+    np.testing.assert_array_equal([(b != [[20, 20, 70, 60]]).any() for b in out["boxes"]], on)
+    rng = A.SampleRng(3, 1, np.arange(18))
+    rng.uniform()  # the draw that decides
+    everywhere = A.Compose(steps)(images, rng)
+    np.testing.assert_array_equal(out["images"][on], everywhere[on])
+    part = A.RandomApply(steps, 0.5)(images[4:9], A.SampleRng(3, 1, np.arange(4, 9)))
+    np.testing.assert_array_equal(part, out["images"][4:9])
+    for p, expected in ((0.0, images), (1.0, A.RandomVerticalFlip(1.0)(images))):
+        once = A.RandomApply(A.RandomVerticalFlip(1.0), p)
+        np.testing.assert_array_equal(once(images, 0), expected)
+        np.testing.assert_array_equal(A.Compose([once, once])(images, 0), images)
+    moved = A.RandomApply([A.ElasticTransform(20.0, 6.0), lambda x, rng: 255 - x], 0.5)(images, 0)
+    still = [np.array_equal(a, b) for a, b in zip(moved, images, strict=True)]
+    assert 4 <= sum(still) <= 14
+
+
+def test_any_number_of_instance_masks():
+    image = np.zeros((3, 20, 24), np.uint8)
+    flip, crop = A.RandomHorizontalFlip(1.0), A.CenterCrop((10, 12))
+    assert crop(image, 0, masks=np.zeros((0, 20, 24), bool))["masks"].shape == (0, 10, 12)
+    rng = np.random.default_rng(0)
+    masks = [rng.integers(0, 9, (k, 20, 24)).astype(np.uint8) for k in (2, 0, 1)]
+    out = A.Compose([flip, crop])(np.stack([image] * 3), 0, masks=masks)["masks"]
+    for before, after in zip(masks, out, strict=True):
+        np.testing.assert_array_equal(after, before[:, 5:15, ::-1][:, :, 6:18])

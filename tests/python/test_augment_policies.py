@@ -76,9 +76,30 @@ def test_any_split_of_a_batch_gives_the_same(make, photos):  # noqa: F811
         (lambda: A.TrivialAugmentWide(1), "TrivialAugmentWide.*bins"),
         (lambda: A.AutoAugment("coco"), "AutoAugment.*coco"),
         (lambda: A.RandAugment(interpolation="best"), "RandAugment.*interpolation"),
-        (lambda: A.RandAugment()(np.zeros((1, 3, 8, 8), np.float32)), "RandAugment.*uint8"),
+        (lambda: A.RandAugment()(np.zeros((1, 3, 8, 8), np.int64)), "RandAugment.*uint8 or floating"),
+        (lambda: A.RandAugment()(np.full((1, 3, 8, 8), -2.0)), r"RandAugment.*\[0, 1\], not normalised, got -2 to -2"),
     ],
 )
 def test_bad_input_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("step", SIZES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_get_what_bytes_get(step, dtype, photos):  # noqa: F811
+    params = {"steps": np.array([[step]] * 3), "magnitudes": np.array([[SIZES[step]]] * 3)}
+    images = (photos * 0.7).astype(np.uint8) + 10
+    expected = A.RandAugment().apply(images, params)
+    got = A.RandAugment().apply((images / 255).astype(dtype), params)
+    assert got.dtype == dtype and np.abs(got * 255 - expected).max() < 1.01
+
+
+def test_policies_follow_a_float_dataset(photos):  # noqa: F811
+    from fastcnn.data import ArrayDataset, DataLoader
+
+    ds = ArrayDataset((photos / 255).astype(np.float32), np.arange(3))
+    small = [A.Resize(32, interpolation="bicubic"), A.CenterCrop(32)]
+    steps = A.Compose([*small, A.AutoAugment(), A.TrivialAugmentWide()])
+    images, _ = next(iter(DataLoader(ds, 3, transform=steps)))
+    assert images.shape == (3, 3, 32, 32) and -1 < images.min() and 0.5 < images.max() < 2

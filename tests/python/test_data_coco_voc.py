@@ -461,3 +461,25 @@ def test_voc_bad_input(voc):
     mask.unlink()
     with pytest.raises(FileNotFoundError, match="1 files are missing.*2007_000001.png"):
         VocSegmentation(root)
+
+
+def test_a_mask_of_another_size_is_noticed_before_both_are_resized(voc):
+    _, root = voc
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(root / "SegmentationClass" / "2007_000001.png")
+    ds = VocSegmentation(root, image_size=16)
+    with pytest.raises(DamagedImage, match=r"2007_000001.png: expected a mask of \(\d+, \d+\) .*, got \(20, 20\)"):
+        ds[1]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    image = Image.fromarray(np.zeros((24, 40, 3), np.uint8))
+    image.save(root / "JPEGImages" / "2007_000001.jpg", exif=exif)
+    Image.fromarray(np.zeros((40, 24), np.uint8)).save(root / "SegmentationClass" / "2007_000001.png")
+    assert ds[1][1].shape == (16, 16)
+
+
+def test_voc_and_coco_check_mean_and_std(voc, coco):
+    assert VocSegmentation(voc[1], mean=np.full(3, 0.5)).mean == (0.5,) * 3
+    with pytest.raises(ValueError, match="VocSegmentation: expected std > 0"):
+        VocSegmentation(voc[1], std=(0, 1, 1))
+    with pytest.raises(ValueError, match="CocoDetection: expected mean of 1 or 3"):
+        CocoDetection(coco[0] / "images", coco[1], mean=(1, 2))

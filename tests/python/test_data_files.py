@@ -277,6 +277,13 @@ def test_fetch_offline(server, tmp_path, monkeypatch):
         fetch(resource(), tmp_path, "set")
 
 
+def test_fetch_into_a_folder_that_cannot_be_written_says_where_to_put_the_file(server, tmp_path):
+    (tmp_path / "f.bin.lock").mkdir()  # as unwritable as a read-only folder, for root too
+    with pytest.raises(DownloadError, match="cannot write into the folder.*\n.*put f.bin into"):
+        fetch(resource(), tmp_path, "set")
+    assert server.requests == []
+
+
 def test_fetch_second_address(server, tmp_path, monkeypatch):
     monkeypatch.delenv("FASTCNN_DATA_MIRROR")
     urls = (server.url + "/gone/none.bin", server.url + "/f.bin")

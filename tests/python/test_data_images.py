@@ -99,6 +99,13 @@ def cover_box(shape, h, w):
     return ((shape[1] - bw) / 2, (shape[0] - bh) / 2, (shape[1] + bw) / 2, (shape[0] + bh) / 2)
 
 
+def test_tiffs_of_32_bits_hold_8_or_16(tmp_path):
+    path, values = tmp_path / "a.tif", np.arange(12, dtype=np.int32).reshape(3, 4) * 20
+    for scale in (1, 256):
+        Image.fromarray(values * scale).save(path)
+        np.testing.assert_array_equal(ImageReader("x", "L")(path)[..., 0], values)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     path = tmp_path / "a.jpg"
@@ -198,12 +205,82 @@ def test_damaged_images_are_left_out_on_demand(folder, workers, caplog):
             ds[2]
         both = ConcatDataset([Subset(ds, [3, 2, 1]), ds])
         assert sum(len(x) for x, _ in DataLoader(both, 4, transform=transform)) == 2 + 11
-        with pytest.raises(SampleError, match="sample 2 failed.*none of the batch"):
-            list(DataLoader(ds, 1, transform=transform))
+        assert [y.tolist() for _, y in DataLoader(ds, 1, transform=transform)] == [[0]] * 5 + [[1]] * 6
     bad.unlink()
     assert sum(len(x) for x, _ in DataLoader(ImageFolder(folder, 16, on_error="skip"), 4)) == 11
     with pytest.raises(ValueError, match="on_error 'raise' or 'skip', got 'ignore'"):
         ImageFolder(folder, on_error="ignore")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_damaged_images_alone_does_not_come(folder, workers):
+    ds = ImageFolder(folder, 16, on_error="skip")
+    for k in (2, 3, 11):
+        ds.samples[k][0].write_bytes(b"no picture")
+    loader = DataLoader(ds, 2, num_workers=workers)
+    for _ in range(2):  # the second batch is left out, and the last is smaller
+        assert [y.tolist() for _, y in loader] == [[0, 0], [0, 0], [1, 1], [1, 1], [1]]
+        assert len(loader) == 6 and loader.state_dict()["position"] == 0
+    last = DataLoader(Subset(ds, [0, 1, 2, 3]), 2, num_workers=workers)
+    assert [len(y) for _, y in last] == [2] and last.state_dict()["epoch"] == 1
+    state = iter(last)
+    next(state)
+    rest = DataLoader(Subset(ds, [0, 1, 2, 3]), 2, num_workers=workers)
+    rest.load_state_dict(last.state_dict())
+    assert list(rest) == []  # what is left of a resumed epoch may be nothing
+    with pytest.raises(SampleError, match="samples 0, 1 failed: .*none of the epoch's samples"):
+        list(DataLoader(Subset(ds, [2, 3]), 1, num_workers=workers))
+    kept = DataLoader(ds, 2, num_workers=workers, collate_fn=lambda samples: [y for _, y in samples])
+    assert [len(y) for y in kept] == [2, 2, 2, 2, 1]
+
+
+def test_training_goes_on_without_the_batches_that_cannot_be_read(folder):
+    import fastcnn as fc
+
+    ds = ImageFolder(folder, 8, on_error="skip")
+    ds.samples[11][0].write_bytes(b"no picture")
+    model = fc.nn.Sequential(fc.nn.Flatten(), fc.nn.Linear(3 * 8 * 8, 2))
+    trainer = fc.Trainer(model, "sgd", 0.01, progress=False)
+    history = trainer.fit(DataLoader(ds, 1), DataLoader(ds, 1), max_epochs=2)
+    assert np.isfinite(history["train_loss"]).all() and trainer.global_step == 22
+
+
+def test_errors_of_a_loader_name_the_file(folder):
+    first = folder / "ant" / "0.png"
+
+    def fail(images, rng):
+        raise RuntimeError("out of luck")
+
+    for size in (16, None):
+        with pytest.raises(SampleError, match=r"sample 0 \(.*ant.0.png\) failed: RuntimeError: out of luck") as info:
+            next(iter(DataLoader(ImageFolder(folder, size), 2, transform=fail)))
+        assert info.value.path == first
+    subset = ConcatDataset([Subset(ImageFolder(folder), [11]), Subset(ImageFolder(folder), [7, 3])])
+    with pytest.raises(SampleError, match=r"sample 1 \(.*bee.1.png\) failed: ValueError: image: expected shape"):
+        next(iter(DataLoader(subset, 3)))
+    (folder / "ant" / "0.png").write_bytes(b"")
+    with pytest.raises(SampleError) as info:
+        next(iter(DataLoader(ImageFolder(folder, 16), 2)))
+    assert str(info.value).startswith("sample 0 failed: DamagedImage: ") and info.value.path == first
+
+
+def test_hidden_files_are_no_images(folder):
+    (folder / "ant" / "._0.png").write_bytes(b"of another system")
+    assert len(ImageFolder(folder)) == 12
+    assert len(ImageFolder(folder, is_valid_file=lambda path: path.suffix == ".png")) == 13
+
+
+def test_mean_and_std_are_numbers_lists_or_arrays_and_checked(folder):
+    for mean in (np.array([0.5, 0.4, 0.3]), [0.5, 0.4, 0.3], (0.5,), 0.5):
+        ds = ImageFolder(folder, 16, mean=mean, std=np.full(3, 0.2))
+        assert ds.mean == tuple(np.broadcast_to(mean, 3)) and ds.std == (0.2,) * 3
+    for options, message in (
+        ({"mean": (0.5, 0.5)}, "mean of 1 or 3 finite numbers"),
+        ({"std": 0}, "std > 0, got 0"),
+        ({"mode": "L", "std": (0.1, 0.2, 0.3)}, "std of 1 or 1 finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=f"ImageFolder: expected {message}"):
+            ImageFolder(folder, **options)
 
 
 @pytest.mark.parametrize("cache", ["decoded", "bytes"])

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from fastcnn._philox import SampleRng, permutation, philox4x32
-from fastcnn.augment import Compose, RandomCrop, RandomHorizontalFlip, RandomVerticalFlip, augment_batch
+from fastcnn.augment import Compose, Normalize, RandomCrop, RandomHorizontalFlip, RandomVerticalFlip, augment_batch
 from fastcnn.data import ArrayDataset, DataLoader, SampleError
 
 
@@ -351,6 +351,30 @@ except KeyboardInterrupt:
     assert out == "interrupted 0\n" and child.returncode == 0
 
 
+def test_ctrl_c_leaves_a_thread_behind_that_is_stuck_in_a_read():
+    code = """
+import signal, threading, time
+import numpy as np
+from fastcnn.data import DataLoader
+class Stuck:
+    def __len__(self): return 100
+    def __getitem__(self, i):
+        if i == 3:
+            print("waiting", flush=True)
+            time.sleep(60)
+        return np.zeros((1, 2, 2), np.float32)
+for _ in DataLoader(Stuck(), 1, num_workers=2): pass
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "waiting\n"
+        time.sleep(0.05)
+        os.kill(child.pid, signal.SIGINT)
+        _, errors = child.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors and child.returncode != 0
+
+
 def test_exit_with_a_running_iterator():
     code = """
 import numpy as np
@@ -459,11 +483,43 @@ def test_augment_bad_input():
         (lambda: RandomHorizontalFlip()(images.astype(str)), "numeric"),
         (lambda: RandomHorizontalFlip()(images, SampleRng(0, 0, [1])), "2 images, got 1"),
         (
-            lambda: next(iter(DataLoader(numbered(), 2, transform=lambda x, rng: x[:1]))),
-            r"images \(2, C, H, W\)",
+            lambda: RandomHorizontalFlip()(images[:0]),
+            r"at least one image and pixel, got shape \(0, 3, 8, 8\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             bad()
     with pytest.raises(TypeError, match="callables"):
         Compose([3])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_transform_names_its_sample_or_all_of_them(workers):
+    def fussy(images, rng):
+        if (rng.index == 17).any():
+            raise KeyError("no seventeen")
+        return images
+
+    plain = Plain([(np.zeros((1, 2, 2), np.float32), i) for i in range(50)])
+    for ds in (numbered(), plain):
+        with pytest.raises(SampleError, match="^sample 17 failed: KeyError") as info:
+            list(DataLoader(ds, 4, transform=fussy, num_workers=workers))
+        assert info.value.index == 17 and info.value.path is None
+    with pytest.raises(SampleError, match=r"^samples 0, 1 failed: .*images \(2, C, H, W\).*got \(1, ") as info:
+        list(DataLoader(numbered(), 2, transform=lambda x, rng: x[:1], num_workers=workers))
+    assert info.value.index == [0, 1]
+    with pytest.raises(SampleError, match="samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 6 more failed"):
+        list(DataLoader(numbered(), 16, transform=lambda x, rng: x[:1], num_workers=workers))
+
+
+def test_a_normalize_of_the_transform_takes_the_place_of_the_datasets():
+    ds = numbered(8, c=3)
+    own = next(iter(DataLoader(ds, 8)))[0]
+    plain = next(iter(DataLoader(ArrayDataset(ds.images, ds.labels), 8)))[0]
+    np.testing.assert_allclose(own, (plain - 0.3) / 0.2, atol=1e-5)
+    same, other = Normalize(0.3, 0.2), Normalize([0.1, 0.2, 0.3], 0.5)
+    for transform in (same, Compose([RandomCrop(6), Compose([same])])):
+        np.testing.assert_allclose(next(iter(DataLoader(ds, 8, transform=transform)))[0], own, atol=1e-5)
+    got = next(iter(DataLoader(ds, 8, transform=Compose([other]), collate_fn=lambda s: np.stack([x for x, _ in s]))))
+    mean = np.array([0.1, 0.2, 0.3])[:, None, None]
+    np.testing.assert_allclose(got, (plain - mean) / 0.5, atol=1e-5)

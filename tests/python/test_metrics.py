@@ -200,3 +200,28 @@ def test_registry():
     for bad in (lambda: TopK(0), lambda: F1(average="mean"), lambda: ConfusionMatrix(0)):
         with pytest.raises(ValueError, match="expected"):
             bad()
+
+
+def test_binary_average_is_class_one_of_two():
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    pred, target = rng.integers(0, 2, (2, 200))
+    for name in ("precision", "recall", "f1"):
+        metric = get_metric(name, average="binary")
+        metric.update(pred[:90], target[:90])
+        metric.update(pred[90:], target[90:])
+        assert metric.compute() == pytest.approx(getattr(sk, f"{name}_score")(target, pred)) and metric.is_scalar
+    metric.update([2], [0])
+    with pytest.raises(ValueError, match="f1: expected 2 classes for average='binary', got 3"):
+        metric.compute()
+    assert math.isnan(F1(average="binary").compute())
+
+
+def test_confusion_matrix_as_shares_of_columns_or_the_whole():
+    sk = pytest.importorskip("sklearn.metrics")
+    pred, target = scores()
+    for normalize in ("true", "pred", "all"):
+        metric = ConfusionMatrix(normalize=normalize)
+        metric.update(pred, target)
+        expected = sk.confusion_matrix(target, pred.argmax(1), normalize=normalize)
+        np.testing.assert_allclose(metric.compute(), expected)

@@ -259,3 +259,17 @@ def test_no_pyplot_and_lazy_import():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
+
+
+def test_one_image_with_channels_last_is_one_picture():
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    grids = [viz.image_grid(x).axes[0].images[0].get_array() for x in (image, image.transpose(2, 0, 1))]
+    np.testing.assert_array_equal(*grids)
+    figure = viz.detections(image, [[5, 6, 30, 20]], [1])
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), image / 255, atol=1e-6)
+
+
+def test_a_loaders_batch_is_no_array_of_images():
+    batch = (np.zeros((4, 1, 8, 8), np.float32), np.arange(4))
+    with pytest.raises(ValueError, match=r"image_grid: expected one array of images.*batch\[0\]"):
+        viz.image_grid(batch)

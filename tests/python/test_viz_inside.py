@@ -201,3 +201,19 @@ def test_summary_counts_flops_and_memory():
 
 def test_summary_is_a_function_whatever_was_imported_before():
     assert callable(fc.summary) and viz.summary is fc.summary  # no module of that name may take its place
+
+
+def test_a_layer_may_be_given_as_itself(small):
+    x = np.random.default_rng(0).standard_normal((3, 32, 32)).astype(np.float32)
+    for a, b in zip(viz.cam(small, x, layer=small.layer2), viz.cam(small, x, layer="layer2"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert viz.feature_maps(small, x, small.layer1).axes[1].get_title() == "layer1"
+    with pytest.raises(ValueError, match="no layer 'Conv2d'"):
+        viz.feature_maps(small, x, nn.Conv2d(3, 4, 3))
+
+
+def test_too_few_class_names_and_sizes_that_are_none_are_told(small):
+    with pytest.raises(ValueError, match="grad_cam: expected names of at least 8 classes, got 2"):
+        viz.grad_cam(small, np.ones((3, 32, 32), np.float32), target=7, classes=["cat", "dog"])
+    with pytest.raises(TypeError, match="summary: expected input_size .*got 28"):
+        viz.summary(small, 28)

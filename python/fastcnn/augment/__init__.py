@@ -4,7 +4,7 @@ A Compose is fused: one batched op of the core (ops.affine_sample) samples, colo
 """
 
 from .._philox import SampleRng
-from .base import Compose, Transform
+from .base import Compose, RandomApply, Transform
 from .color import ColorJitter, GaussianBlur, Grayscale, Normalize, RandomGrayscale
 from .erase import CutMix, Cutout, MixUp, RandomErasing
 from .geometric import (
@@ -39,6 +39,7 @@ __all__ = [
     "Pad",
     "RandAugment",
     "RandomAffine",
+    "RandomApply",
     "RandomCrop",
     "RandomErasing",
     "RandomGrayscale",

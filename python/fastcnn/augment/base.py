@@ -12,28 +12,31 @@ import os
 import numpy as np
 
 from .._philox import SampleRng
-from .plan import Plan
+from .plan import Part, Plan
 from .targets import Targets
 
 
 class Transform:
     """Callable: transform(images, rng=None) -> images; with targets transform(images, rng, boxes=..., ...) -> dict.
 
-    images: (N, C, H, W) or (C, H, W) array, any numeric dtype. rng: a SampleRng of N samples (DataLoader
-    gives one by seed, epoch and sample number), an int seed, or None for fresh randomness. The input is never
-    changed. A sample gets the same result in whatever batch it comes.
+    images: (N, C, H, W) or (C, H, W) array, N >= 1, any numeric dtype; not (H, W, C) as Pillow has it. rng: a SampleRng
+    of N samples (DataLoader gives one by seed, epoch and sample number), an int seed, or None for fresh randomness. The
+    input is never changed. A sample gets the same result in whatever batch it comes.
 
     Targets (for one image without the outer list or axis):
         boxes: N arrays (n, 4) of pixels, the image being [0, W] x [0, H]; box_format: xyxy, xywh or cxcywh.
-        labels: N arrays (n,) that go with the boxes. masks: (N, H, W) or (N, K, H, W) of any dtype, sampled by
-        nearest pixel, 0 outside (mask_fill). keypoints: N arrays (n, 2 or more), x and y first; keypoint_pairs: rows
-        (i, j) that change places where the image is mirrored, as left and right eyes do.
+        labels: N arrays (n,) that go with the boxes. masks: (N, H, W) or (N, K, H, W) of any dtype, or N arrays
+        (k, H, W) of different k, sampled by nearest pixel, 0 outside (mask_fill). keypoints: N arrays (n, 2 or more),
+        x and y first; keypoint_pairs: rows (i, j) that change places where the image is mirrored, as left and right
+        eyes do.
     The result is then a dict of "images" and what was given. Boxes are those around their moved corners, clipped to
     the image; those with less than `min_visibility` (a fraction, default 0) of their area inside, or none of it,
     are left out, and "box_index" holds the rows that stay. Keypoints stay, and "keypoints_inside" tells which ones
     the image holds. Raises ValueError for shapes and counts that do not fit and for boxes that are not finite or
     inverted by more than rounding; boxes that reach over the image are clipped.
     """
+
+    normalizes = False  # whether it does what a dataset's normalize() does
 
     def draw(self, rng, size):
         """Parameters for len(rng) samples of size (H, W): a dict of arrays whose first axis is N."""
@@ -61,6 +64,13 @@ class Transform:
             boxes, labels, masks, keypoints = (None if v is None else [v] for v in (boxes, labels, masks, keypoints))
         if images.ndim != 4:
             raise ValueError(f"{name}: expected images (N, C, H, W) or (C, H, W), got shape {images.shape}")
+        if images.size == 0:
+            raise ValueError(f"{name}: expected at least one image and pixel, got shape {images.shape}")
+        if images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
+            raise ValueError(
+                f"{name}: expected images (N, C, H, W) or (C, H, W), got shape {images.shape[single:]}, whose channels "
+                "seem to be last: image.transpose(2, 0, 1) puts them first"
+            )
         if images.dtype.kind not in "uif":
             raise ValueError(f"{name}: expected images of a numeric dtype, got {images.dtype}")
         if not isinstance(rng, SampleRng):
@@ -90,7 +100,8 @@ class Compose(Transform):
 
     Fusion sees the source beyond the frame of an earlier crop: what a later rotation brings in is picture where there
     is some. Colours are limited to the range of pixels once, at the end of a run of linear ones. Functions
-    f(images, rng) may stand among the transforms; they see pixels, and targets do not move with them.
+    f(images, rng) may stand among the transforms; they see pixels, targets do not move with them, and where there are
+    targets they have to keep the images' size.
     """
 
     def __init__(self, transforms):
@@ -99,15 +110,44 @@ class Compose(Transform):
             if not callable(t):
                 raise TypeError(f"Compose: expected callables, got {type(t).__name__}")
 
+    @property
+    def normalizes(self):
+        """Whether Normalize is one of them."""
+        return any(getattr(t, "normalizes", False) for t in self.transforms)
+
     def _run(self, plan, rng):
         for t in self.transforms:
             if isinstance(t, Transform):
                 t._run(plan, rng)
-            else:
-                plan.replace(np.asarray(t(plan.pixels(), rng)))
+                continue
+            before = plan.pixels()
+            images = np.asarray(t(before, rng))
+            if plan.targets and images.shape[2:] != before.shape[2:]:
+                raise ValueError(
+                    f"Compose: a function that is no Transform leaves targets where they are: expected images of "
+                    f"{before.shape[2:]}, got {images.shape[2:]}"
+                )
+            plan.replace(images)
 
     def __repr__(self):
         return f"Compose({self.transforms!r})"
+
+
+class RandomApply(Compose):
+    """With probability p all of the transforms, for each image by itself; else the image stays as it is.
+
+    Args: transforms: a list, or one. They have to keep the images' size, channels and dtype (no Normalize).
+    """
+
+    def __init__(self, transforms, p=0.5):
+        super().__init__([transforms] if callable(transforms) else transforms)
+        self.p = check_probability("RandomApply", p)
+
+    def _run(self, plan, rng):
+        super()._run(Part(plan, rng.uniform() < self.p), rng)
+
+    def __repr__(self):
+        return f"RandomApply({self.transforms!r}, p={self.p})"
 
 
 def check_probability(name, p):

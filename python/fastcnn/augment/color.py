@@ -127,8 +127,10 @@ class RandomGrayscale(Transform):
 class Normalize(Transform):
     """(x / 255 - mean) / std of integer images, (x - mean) / std of floats: float32, made as pixels are stored.
 
-    Datasets normalise what the DataLoader gives already; this is for images that go another way.
+    Datasets normalise what the DataLoader gives already; a DataLoader whose transform holds this leaves that to it.
     """
+
+    normalizes = True
 
     def __init__(self, mean, std):
         self.mean = [float(v) for v in np.ravel(mean)]

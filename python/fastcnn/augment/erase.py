@@ -43,15 +43,24 @@ class RandomErasing(Transform):
 
     def apply(self, images, params):
         out = np.copy(images, order="K")
+        value = self.value if isinstance(self.value, str) else _per_channel("RandomErasing", "value", self.value, out)
         places = zip(*(params[k] for k in ("top", "left", "height", "width", "seed")), strict=True)
         for image, (top, left, height, width, seed) in zip(out, places, strict=True):
             part = image[:, top : top + height, left : left + width]
-            if isinstance(self.value, str):
+            if isinstance(value, str):
                 noise = np.random.Generator(np.random.Philox(key=int(seed))).random(part.shape)
                 part[...] = noise * 256 if out.dtype.kind in "ui" else noise
             else:
-                part[...] = np.reshape(self.value, (-1, 1, 1))
+                part[...] = value
         return out
+
+
+def _per_channel(name, what, value, images):
+    """(1 or C, 1, 1) of a number or one per channel; ValueError for other counts."""
+    value = np.reshape(value, (-1, 1, 1))
+    if len(value) not in (1, images.shape[1]):
+        raise ValueError(f"{name}: expected {what} of 1 or {images.shape[1]} channels, got {len(value)} values")
+    return value
 
 
 class Cutout(Transform):
@@ -73,17 +82,20 @@ class Cutout(Transform):
     def apply(self, images, params):
         out = np.copy(images, order="K")
         h, w = self.size
+        fill = _per_channel("Cutout", "fill", self.fill, out)
         for k in range(self.n_holes):
             for image, y, x in zip(out, params["y"][:, k] - h // 2, params["x"][:, k] - w // 2, strict=True):
-                image[:, max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = np.reshape(self.fill, (-1, 1, 1))
+                image[:, max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = fill
         return out
 
 
 class _Mix:
     """Callable: mix(images, targets, rng=None) -> (images float32, targets (N, num_classes) float32).
 
-    images (N, C, H, W); targets: class ids (N,), or probabilities (N, num_classes). rng: SampleRng of the N samples
-    or a seed. A batch draws one weight from Beta(alpha, alpha): what comes out depends on the batch as a whole.
+    images (N, C, H, W); targets: class ids (N,) of ints, or probabilities (N, num_classes) of floats; not masks. rng:
+    SampleRng of the N samples or a seed. A batch draws one weight from Beta(alpha, alpha): what comes out depends on
+    the batch as a whole. As it mixes targets too it is no step of a Compose or a loader's transform; for training there
+    are the callbacks Mixup and CutMix.
     """
 
     def __init__(self, alpha=1.0, num_classes=None):
@@ -92,8 +104,13 @@ class _Mix:
         self.alpha, self.num_classes = float(alpha), num_classes
 
     def probabilities(self, targets):
-        """Targets (N, num_classes) float32 of class ids (N,); probabilities stay. ValueError for ids out of range."""
+        """Targets (N, num_classes) float32 of class ids (N,); probabilities stay. ValueError for anything else."""
         name, targets = type(self).__name__, np.asarray(targets)
+        if (targets.ndim, targets.dtype.kind) not in ((1, "i"), (1, "u"), (1, "b"), (2, "f")):
+            raise ValueError(
+                f"{name}: expected class ids (N,) of ints or probabilities (N, num_classes) of floats, got shape "
+                f"{targets.shape} of {targets.dtype}"
+            )
         if targets.ndim == 1:
             if self.num_classes is None:
                 raise ValueError(f"{name}: expected num_classes for class ids as targets")
@@ -104,7 +121,14 @@ class _Mix:
 
     def __call__(self, images, targets, rng=None):
         name = type(self).__name__
+        if isinstance(targets, SampleRng):
+            raise TypeError(
+                f"{name}: mixes images with their targets, so it cannot be a step of a Compose or a transform; use the "
+                f"callback fastcnn.callbacks.{'Mixup' if name == 'MixUp' else name}"
+            )
         images, targets = np.asarray(images), np.asarray(targets)
+        if images.ndim == 4 and len(images) == 0:
+            raise ValueError(f"{name}: expected at least one image, got shape {images.shape}")
         if images.ndim != 4 or len(images) != len(targets):
             raise ValueError(
                 f"{name}: expected images (N, C, H, W) and N targets, got shapes {images.shape} and {targets.shape}"

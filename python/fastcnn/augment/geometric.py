@@ -73,19 +73,29 @@ class RandomCrop(Transform):
     """Pads, then cuts a window at a random place (the usual CIFAR augmentation; He et al. 2015).
 
     Args: size: int or (h, w) of the window, default the input's size. padding: int, or (left and right, top
-    and bottom), or (left, top, right, bottom), as torchvision. fill: value of the border, in the images' own
-    units.
-    padding_mode: constant, edge, reflect or symmetric.
+    and bottom), or (left, top, right, bottom), as torchvision; None is 0. pad_if_needed: images smaller than the window
+    get a border on both sides until they are not. fill: value of the border, in the images' own units. padding_mode:
+    constant, edge, reflect or symmetric.
     Raises: ValueError if the window is larger than the padded image.
     """
 
-    def __init__(self, size=None, padding=0, fill=0, padding_mode="constant"):
+    def __init__(self, size=None, padding=0, pad_if_needed=False, fill=0, padding_mode="constant"):
         self.size = None if size is None else pair("RandomCrop", "size", size)
-        self.padding = _padding("RandomCrop", padding)
+        self.padding = _padding("RandomCrop", 0 if padding is None else padding)
+        self.pad_if_needed = _flag("RandomCrop", "pad_if_needed", pad_if_needed)
         self.fill, self.padding_mode = fill, _fill_mode("RandomCrop", padding_mode, "padding_mode")
 
-    def _range(self, size):
+    def _padding_of(self, size):
+        """(left, top, right, bottom) for images of a size."""
+        if not self.pad_if_needed:
+            return self.padding
         left, top, right, bottom = self.padding
+        h, w = self.size or size
+        rows, cols = max(0, h - size[0] - top - bottom), max(0, w - size[1] - left - right)
+        return left + cols, top + rows, right + cols, bottom + rows
+
+    def _range(self, size):
+        left, top, right, bottom = self._padding_of(size)
         h, w = self.size or size
         span = (size[0] + top + bottom - h, size[1] + left + right - w)
         if min(span) < 0:
@@ -105,13 +115,21 @@ class RandomCrop(Transform):
 
     def record(self, plan, params):
         self._range(plan.size)
-        left, top = self.padding[:2]
-        fill = self.fill if any(self.padding) else None
+        padding = self._padding_of(plan.size)
+        left, top = padding[:2]
+        fill = self.fill if any(padding) else None
         matrix = shift(params["left"] - left, params["top"] - top)
         plan.move(matrix, self.size, fill=fill, fill_mode=self.padding_mode, border=fill is not None)
 
     def __repr__(self):
         return f"RandomCrop(size={self.size}, padding={self.padding}, padding_mode={self.padding_mode!r})"
+
+
+def _flag(name, what, value):
+    """value; TypeError unless a bool: arguments in another order than torchvision's are noticed."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected {what} as a bool, got {value!r}")
+    return bool(value)
 
 
 def _padding(name, padding):
@@ -298,12 +316,16 @@ class RandomAffine(Transform):
 class RandomRotation(RandomAffine):
     """A random turn by `degrees` (number: (-d, d), or (low, high)), counter-clockwise as torchvision's.
 
-    expand is not known here: images of a batch have one size.
+    expand=True is refused: images of a batch have one size.
     """
 
     _clockwise = -1
 
-    def __init__(self, degrees, interpolation="bilinear", center=None, fill=0, fill_mode="constant"):
+    def __init__(
+        self, degrees, interpolation="bilinear", expand=False, center=None, fill=0, fill_mode="constant"
+    ):  # fmt: skip
+        if _flag("RandomRotation", "expand", expand):
+            raise ValueError("RandomRotation: expected expand=False, for images of a batch have one size; Pad before")
         super().__init__(degrees, interpolation=interpolation, fill=fill, center=center, fill_mode=fill_mode)
 
 

@@ -143,3 +143,48 @@ class Plan:
             for a, b, c, hue in self._stages
         ]
         return np.stack(rows, axis=1).astype(np.float32)
+
+
+class Part:
+    """A Plan of which only the images where `on` (N,) bool is true change: what RandomApply shows its transforms."""
+
+    def __init__(self, plan, on):
+        self._plan, self._on = plan, on
+
+    def __getattr__(self, name):
+        return getattr(self._plan, name)
+
+    def replace(self, images):
+        """As Plan.replace, of the images that change."""
+        before = self._plan.pixels()
+        self._keep("images", (images.shape, images.dtype), (before.shape, before.dtype))
+        out = np.copy(before, order="K")
+        out[self._on] = images[self._on]
+        self._plan.replace(out)
+
+    def move(self, matrix, size=None, mode=None, fill=None, fill_mode="constant", antialias=False, displacement=None,
+             cuts=True, border=False):  # fmt: skip
+        """As Plan.move, of the images that change."""
+        if size is not None:
+            self._keep("size", tuple(size), tuple(self._plan.size))
+        matrix = np.where(self._on[:, None, None], matrix, identity(len(self._on)))
+        if displacement is not None:
+            displacement = displacement * self._on[:, None, None, None]
+        self._plan.move(matrix, None, mode, fill, fill_mode, antialias, displacement, cuts, border)
+
+    def color(self, a, b=None, c=None, hue=None):
+        """As Plan.color, of the images that change."""
+        a = np.where(self._on[:, None, None], a, np.eye(self._plan.channels))
+        b, c, hue = (None if v is None else (v.T * self._on).T for v in (b, c, hue))
+        self._plan.color(a, b, c, hue)
+
+    def pixels(self, mean=None, std=None):
+        """As Plan.pixels, without normalisation."""
+        if mean is not None:
+            raise ValueError("RandomApply: expected transforms other than Normalize, which all images need")
+        return self._plan.pixels()
+
+    @staticmethod
+    def _keep(what, got, expected):
+        if got != expected:
+            raise ValueError(f"RandomApply: expected transforms that keep the {what} {expected}, got {got}")

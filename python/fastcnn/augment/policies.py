@@ -1,7 +1,8 @@
 """AutoAugment, RandAugment and TrivialAugmentWide: policies of single steps, drawn for each image by itself.
 
 Steps and magnitudes are torchvision's. Geometric and linear colour steps of a batch are one pass; posterize,
-solarize, autocontrast, equalize and sharpness are tables and a small window on uint8 pixels, made here.
+solarize, autocontrast, equalize and sharpness are tables and a small window on uint8 pixels, made here; floats in
+[0, 1] are rounded to 256 levels for these.
 """
 
 from __future__ import annotations
@@ -103,10 +104,15 @@ class _Policy(Transform):
 
     def record(self, plan, params):
         """params: "steps" (N, K) of names and "magnitudes" (N, K), signed; one step after another."""
-        if plan.images.dtype != np.uint8:
-            raise ValueError(f"{type(self).__name__}: expected uint8 images, got {plan.images.dtype}")
         # Steps are done one by one: what fuses must not depend on what other images of the batch have drawn.
-        plan.pixels()
+        images = plan.pixels()
+        floats = images.dtype.kind == "f"
+        if images.dtype != np.uint8 and not floats:
+            raise ValueError(f"{type(self).__name__}: expected uint8 or floating images, got {images.dtype}")
+        # Bicubic sampling before may have gone beyond the range; normalised images go farther.
+        if floats and not (images.min() > -1 and images.max() < 2):
+            got = f"{images.min():.4g} to {images.max():.4g}"
+            raise ValueError(f"{type(self).__name__}: expected floats in [0, 1], not normalised, got {got}")
         for names, sizes in zip(params["steps"].T, params["magnitudes"].T, strict=True):
             self._geometry(plan, names, sizes)
             self._colors(plan, names, sizes)
@@ -115,7 +121,9 @@ class _Policy(Transform):
             if rows:
                 images = np.copy(images, order="K")
                 for i in rows:
-                    images[i] = _PIXELS[names[i]](images[i], sizes[i])
+                    image = np.rint(np.clip(images[i], 0, 1) * 255).astype(np.uint8) if floats else images[i]
+                    image = _PIXELS[names[i]](image, sizes[i])
+                    images[i] = image / 255 if floats else image
                 plan.replace(images)
 
     def _geometry(self, plan, names, sizes):
@@ -142,7 +150,7 @@ class _Policy(Transform):
             rows = names == name
             a[rows], b[rows] = blend(kind, 1 + sizes[rows], C)
         rows = names == "Invert"
-        a[rows], c[rows] = -np.eye(C), 255.0
+        a[rows], c[rows] = -np.eye(C), plan.top
         if np.isin(names, (*_BLENDS, "Invert")).any():
             plan.color(a, b, c)
 

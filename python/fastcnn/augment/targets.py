@@ -61,15 +61,31 @@ class Targets:
                     raise ValueError(f"{name}: expected keypoints (n, 2 or more) of image {i}, got shape {k.shape}")
         self._pairs = self._pair_rows(name, keypoint_pairs)
         if masks is not None:
-            self.masks = np.stack([np.asarray(m) for m in masks])
-            if self.masks.ndim not in (3, 4) or self.masks.shape[-2:] != (height, width):
-                raise ValueError(
-                    f"{name}: expected masks (N, H, W) or (N, K, H, W) of the images' {(height, width)}, got "
-                    f"shape {self.masks.shape}"
-                )
+            self.masks, self._counts = self._mask_array(name, masks, (height, width))
+            if not np.array_equal(np.asarray(mask_fill).astype(self.masks.dtype), mask_fill, equal_nan=True):
+                raise ValueError(f"{name}: expected a mask_fill that {self.masks.dtype} can hold, got {mask_fill}")
 
     def __bool__(self):
         return bool(self._given)
+
+    @staticmethod
+    def _mask_array(name, masks, size):
+        """(masks (N, H, W) or (N, K, H, W); how many of the K each image has, None where all have K)."""
+        masks = [np.asarray(m) for m in masks]
+        shapes = {m.shape for m in masks}
+        good = all(m.ndim in (2, 3) and m.shape[-2:] == size for m in masks)
+        if not good or (len(shapes) > 1 and {m.ndim for m in masks} != {3}):
+            raise ValueError(
+                f"{name}: expected masks (N, H, W) or (N, K, H, W) of the images' {size}, got shape "
+                + (f"{(len(masks), *masks[0].shape)}" if len(shapes) == 1 else f"{sorted(shapes)} of single images")
+            )
+        if len(shapes) == 1:
+            return np.stack(masks), None
+        counts = [len(m) for m in masks]
+        whole = np.zeros((len(masks), max(counts), *size), np.result_type(*masks))
+        for row, m in zip(whole, masks, strict=True):
+            row[: len(m)] = m
+        return whole, counts
 
     def _pair_rows(self, name, pairs):
         rows = np.asarray(pairs, dtype=object if len(pairs) == 0 else None)
@@ -128,6 +144,9 @@ class Targets:
         from .plan import _core, sample_words
 
         masks = self.masks if self.masks.ndim == 4 else self.masks[:, None]
+        if masks.shape[1] == 0:
+            self.masks = np.zeros((*masks.shape[:2], *size), masks.dtype)
+            return
         options = {}
         if displacement is not None:
             options["displacement"] = _core.tensor(displacement.astype(np.float32))
@@ -152,6 +171,8 @@ class Targets:
                 out["labels"] = [v[k] for v, k in zip(self.labels, index, strict=True)]
         if self.masks is not None:
             out["masks"] = self.masks
+            if self._counts is not None:
+                out["masks"] = [m[:k] for m, k in zip(self.masks, self._counts, strict=True)]
         if self.keypoints is not None:
             out["keypoints"] = self.keypoints
             out["keypoints_inside"] = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import os
 
 import numpy as np
 
@@ -18,11 +19,20 @@ _log = logging.getLogger("fastcnn.data")
 
 
 class SampleError(RuntimeError):
-    """Reading one sample failed. `index` is its number in the dataset; the cause is chained."""
+    """Reading or transforming a sample failed; the cause is chained.
 
-    def __init__(self, index, error):
-        super().__init__(f"sample {index} failed: {type(error).__name__}: {error}")
-        self.index = index
+    Attributes: index: its number in the dataset; the list of numbers where a batch failed as a whole. path: its file,
+    or None.
+    """
+
+    def __init__(self, index, error, path=None):
+        what = f"sample {index}"
+        if isinstance(index, list):
+            rest = f" and {len(index) - 10} more" if len(index) > 10 else ""
+            what = f"samples {', '.join(map(str, index[:10]))}{rest}"
+        where = "" if path is None or str(path) in str(error) else f" ({path})"
+        super().__init__(f"{what}{where} failed: {type(error).__name__}: {error}")
+        self.index, self.path = index, path
 
 
 def aligned_empty(shape, dtype):
@@ -39,6 +49,21 @@ def check_on_error(op, on_error):
     if on_error not in ("raise", "skip"):
         raise ValueError(f"{op}: expected on_error 'raise' or 'skip', got {on_error!r}")
     return on_error
+
+
+def channel_stats(op, mean, std, channels):
+    """[mean, std] as tuples of a float per channel, from one number or one per channel; None stays. ValueError."""
+    result = []
+    for what, value in (("mean", mean), ("std", std)):
+        if value is not None:
+            array = np.atleast_1d(np.asarray(value, np.float64))
+            if array.shape not in ((1,), (channels,)) or not np.isfinite(array).all():
+                raise ValueError(f"{op}: expected {what} of 1 or {channels} finite numbers, got {value}")
+            if what == "std" and (array <= 0).any():
+                raise ValueError(f"{op}: expected std > 0, got {value}")
+            value = tuple(float(x) for x in np.broadcast_to(array, (channels,)))
+        result.append(value)
+    return result
 
 
 class ImageDataset:
@@ -133,6 +158,13 @@ class ImageDataset:
         mean, std = np.broadcast_arrays(mean, std)
         return (1.0 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
+    def _path(self, index):
+        """The file of a sample for messages, where there is a list `samples` of paths or (path, ...); else None."""
+        samples = getattr(self, "samples", None)
+        entry = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
+        entry = entry[0] if isinstance(entry, tuple) and entry else entry
+        return entry if isinstance(entry, (str, os.PathLike)) else None
+
     def _index(self, index):
         try:
             i = operator.index(index)
@@ -161,6 +193,11 @@ class ImageDataset:
 def _label_array(labels):
     array = np.asarray(labels)
     return array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, copy=False)
+
+
+def path_of(dataset, index):
+    """The file of a sample of any dataset, for messages; None where there is none."""
+    return dataset._path(index) if isinstance(dataset, ImageDataset) else None
 
 
 _METADATA = (
@@ -210,6 +247,9 @@ class Subset(ImageDataset):
 
     def __len__(self):
         return len(self.indices)
+
+    def _path(self, index):
+        return path_of(self.dataset, int(self.indices[index]))
 
     def raw(self, index):
         return self.dataset.raw(int(self.indices[index]))
@@ -271,6 +311,10 @@ class ConcatDataset(ImageDataset):
     def _locate(self, indices):
         which = np.searchsorted(self._ends, indices, side="right")
         return which, indices - np.concatenate(([0], self._ends))[which]
+
+    def _path(self, index):
+        which, local = self._locate(np.int64(index))
+        return path_of(self.datasets[which], int(local))
 
     def raw(self, index):
         which, local = self._locate(np.int64(index))

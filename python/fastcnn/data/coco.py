@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import ImageDataset, check_on_error
+from .base import ImageDataset, channel_stats, check_on_error
 from .images import ImageReader
 from .masks import segmentation_mask
 
@@ -47,7 +47,8 @@ class CocoDetection(ImageDataset):
         if not self.root.is_dir():
             raise FileNotFoundError(f"CocoDetection: expected a folder of images, got {self.root}")
         self.masks, self.keypoints = bool(masks), bool(keypoints)
-        self.mean, self.std, self.label_start = mean, std, int(label_start)
+        self.mean, self.std = channel_stats("CocoDetection", mean, std, self.in_channels)
+        self.label_start = int(label_start)
         self.on_error = check_on_error("CocoDetection", on_error)
         self.reader = ImageReader("CocoDetection", "RGB", None, cache, cache_bytes)
         self.name = f"coco:{self.annotations}"
@@ -181,6 +182,9 @@ class CocoDetection(ImageDataset):
 
     def __len__(self):
         return len(self._images)
+
+    def _path(self, index):
+        return self.root / self._images[index]["file_name"]
 
     def raw(self, index):
         image, known = self._images[index], self._targets[index]

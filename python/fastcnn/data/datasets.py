@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..safetensors import load_file
-from .base import ImageDataset, _label_array
+from .base import ImageDataset, _label_array, channel_stats
 from .download import Resource, cache_dir, fetch
 from .folder import ImageFolder, folder_for_split
 from .idx import read_idx, write_idx
@@ -76,7 +76,7 @@ class ArrayDataset(ImageDataset):
         self.classes = None if classes is None else [str(c) for c in classes]
         self.num_classes = _num_classes(self.labels, self.classes, num_classes)
         self.image_size, self.in_channels = self.images.shape[1:3], self.images.shape[3]
-        self.mean, self.std = _channel_stats(mean, std, self.in_channels)
+        self.mean, self.std = channel_stats("ArrayDataset", mean, std, self.in_channels)
         self.name, self.ignore_index = name, ignore_index
         if self.labels.ndim in (3, 4) and self.labels.shape[-2:] == self.image_size:
             self.target_type = "mask"
@@ -86,8 +86,8 @@ class ArrayDataset(ImageDataset):
         """Images and labels of a .npz (without pickled objects) or .safetensors file.
 
         Args:
-            images, labels: names of the two arrays; default: the first pair found of <split>_images and
-                <split>_labels (MedMNIST), x_<split> and y_<split> (Keras), images and labels, x and y.
+            images, labels: names of the two arrays; default: the first pair found of `<split>_images`
+                and `<split>_labels` (MedMNIST), `x_<split>` and `y_<split>` (Keras), images and labels, x and y.
             kwargs: of ArrayDataset.
         Labels (N, 1) of ints are taken as (N,). Raises: ValueError for another or damaged file, or one without such
         arrays, naming those there.
@@ -179,22 +179,6 @@ def _num_classes(labels, classes, num_classes):
         limit = "..." if num_classes is None else num_classes - 1
         raise ValueError(f"ArrayDataset: expected class ids 0 to {limit}, got {low} to {high}")
     return high + 1 if num_classes is None else num_classes
-
-
-def _channel_stats(mean, std, channels):
-    result = []
-    for what, value in (("mean", mean), ("std", std)):
-        if value is not None:
-            array = np.atleast_1d(np.asarray(value, np.float64))
-            if array.shape not in ((1,), (channels,)) or not np.isfinite(array).all():
-                raise ValueError(
-                    f"ArrayDataset: expected {what} of 1 or {channels} finite numbers, got {value}"
-                )
-            if what == "std" and (array <= 0).any():
-                raise ValueError(f"ArrayDataset: expected std > 0, got {value}")
-            value = tuple(float(x) for x in np.broadcast_to(array, (channels,)))
-        result.append(value)
-    return result
 
 
 # ---------------------------------------------------------------- IDX: fashion_mini, fashion_mnist, mnist
@@ -446,7 +430,7 @@ def load(name, split="train", root=None, download=True, **kwargs):
 
     Args:
         name: "fashion_mini" (6,000 + 1,000 images, in the package), "fashion_mnist", "mnist", "cifar10",
-            "cifar100", "imagefolder:PATH" (PATH/<split>/<class>/*.png; or PATH/<class>/*.png: all "train"),
+            "cifar100", "imagefolder:PATH" (`PATH/<split>/<class>/*.png`; or `PATH/<class>/*.png`: all "train"),
             "arrays:PATH" (a .npz or .safetensors file, see ArrayDataset.from_file).
         split: "train" or "test"; an image folder may have others, e.g. "val".
         root: folder to look in, and to download to. Default: the system's dataset folder, then the cache

@@ -1,7 +1,7 @@
 """Downloading dataset files: checksum, resume, one writer at a time, a rename only when all is verified.
 
 urllib only, so http_proxy / https_proxy / no_proxy are honoured. FASTCNN_DATA_MIRROR replaces every address
-by MIRROR/<dataset>/<file> (http, https or file). It neither unpacks nor knows a file format: see datasets.py.
+by `MIRROR/<dataset>/<file>` (http, https or file). It neither unpacks nor knows a file format: see datasets.py.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def fetch(resource, folder, dataset, *, timeout=30.0, attempts=3, progress=None)
         ) from error
     part = folder / (resource.name + ".part")
     failures = []
-    with _lock(folder / (resource.name + ".lock")):
+    with _lock(folder / (resource.name + ".lock"), resource):
         if target.exists():  # another process was faster
             return target
         for url in urls:
@@ -223,14 +223,18 @@ def _bar(name, total, start, progress):
 
 
 @contextlib.contextmanager
-def _lock(path):
+def _lock(path, resource):
     """One process at a time per file (several ranks start together); without fcntl (Windows) no lock."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with open(path, "ab") as file:
+    try:
+        file = open(path, "ab")  # noqa: SIM115
+    except OSError as error:
+        raise DownloadError(_advice(resource, path.parent, [f"cannot write into the folder: {error}"])) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     # Left in place: removing it would let a third process lock another inode of the same name.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import ImageDataset, check_on_error
+from .base import ImageDataset, channel_stats, check_on_error
 from .images import EXTENSIONS, IMAGENET_MEAN, IMAGENET_STD, ImageReader, check_size
 
 _SPLIT_FOLDERS = {
@@ -20,7 +20,7 @@ _SPLIT_FOLDERS = {
 
 
 def folder_for_split(path, split):
-    """PATH/<split> if there (val, valid, validation: the same); PATH for "train" without such folders."""
+    """`PATH/<split>` if there (val, valid, validation: the same); PATH for "train" without such folders."""
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"imagefolder: expected a folder, got {path}")
@@ -38,7 +38,7 @@ def folder_for_split(path, split):
 
 
 class ImageFolder(ImageDataset):
-    """root/<class>/**/<image>: classes and files in sorted order.
+    """`root/<class>/**/<image>`: classes and files in sorted order.
 
     Args:
         root: folder with one folder per class.
@@ -46,18 +46,18 @@ class ImageFolder(ImageDataset):
             keeps each image's size; then a DataLoader applies its transform image by image, and they have to be of
             one size afterwards (RandomResizedCrop, Resize).
         mode: "RGB" or "L". What becomes of other modes, of 16 bits and of EXIF orientation: see images.py.
-        mean, std: default ImageNet's; for mode "L" their average.
+        mean, std: per channel, or one number, of pixels in [0, 1]; default ImageNet's, for mode "L" their average.
         on_error: "raise", or "skip": a DataLoader leaves damaged images out of its batches, which are then smaller,
-            and logs a warning with the path. ds[i] raises.
+            and logs a warning with the path; a batch of damaged images alone does not come. ds[i] raises.
         cache: None, "decoded" (pixels, after resizing) or "bytes" (files as they are), up to cache_bytes (default
             1 GiB) of memory; the rest is read again every time.
         classes: names in the order of their ids, such as train.classes for the other splits, where a class may be
             missing; default: all folders, by name.
-        is_valid_file: f(path) -> bool, instead of the usual extensions. allow_empty: classes may have no images.
+        is_valid_file: f(path) -> bool, instead of the usual extensions without hidden files.
+        allow_empty: classes may have no images.
     Attributes: classes, class_to_idx, samples [(path, class id)], and those of ImageDataset.
     Raises: FileNotFoundError without classes, images, or with an empty class; ValueError for folders that are none of
-    `classes`; DamagedImage (a ValueError), naming the
-    path, when a damaged image is read.
+    `classes`; DamagedImage (a ValueError), naming the path, when a damaged image is read.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ImageFolder(ImageDataset):
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
         self.num_classes = len(self.classes)
         self.samples = []
-        valid = is_valid_file or (lambda path: path.suffix.lower() in EXTENSIONS)
+        valid = is_valid_file or (lambda path: path.suffix.lower() in EXTENSIONS and path.name[0] != ".")
         wanted = "valid files" if is_valid_file else f"images ({' '.join(sorted(EXTENSIONS))})"
         for folder in folders:
             files = sorted(p for p in folder.rglob("*") if p.is_file() and valid(p))
@@ -94,7 +94,8 @@ class ImageFolder(ImageDataset):
         self.labels = np.asarray([y for _, y in self.samples], np.int64)
         default_mean = IMAGENET_MEAN if mode == "RGB" else (float(np.mean(IMAGENET_MEAN)),)
         default_std = IMAGENET_STD if mode == "RGB" else (float(np.mean(IMAGENET_STD)),)
-        self.mean, self.std = mean or default_mean, std or default_std
+        mean, std = default_mean if mean is None else mean, default_std if std is None else std
+        self.mean, self.std = channel_stats("ImageFolder", mean, std, self.in_channels)
         self.name = f"imagefolder:{self.root}"
 
     def _known(self, folders, classes):

@@ -4,7 +4,8 @@ Pillow decodes, and is imported when the first image is needed. Datasets of file
 voc.py); it knows no labels.
 
 Rules: grayscale, palette, CMYK and other modes become RGB or L; transparency is dropped, as torchvision does; of 16
-bits the upper 8 count; float pixels are refused, for nobody knows their range; pictures are turned as their EXIF says.
+bits the upper 8 count (32-bit TIFFs hold 16, or 8 where no value is above 255); float pixels are refused, for nobody
+knows their range; pictures are turned as their EXIF says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".bmp",
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's Transpose
+_SIDEWAYS = (2, 4, 5, 6)  # those that change height and width
 
 
 class DamagedImage(ValueError):
@@ -82,6 +84,18 @@ class ImageReader:
             return self._pixels(io.BytesIO(content), path, upright)
         return self._pixels(path, path, upright)
 
+    def file_size(self, path):
+        """(H, W) of the picture in a file before any resizing; its header alone is read."""
+        Image = _pillow()
+        try:
+            with Image.open(path) as image:
+                turned = self.mode != "ids" and _turn(image) in _SIDEWAYS
+                return image.size if turned else image.size[::-1]
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise DamagedImage(f"{path}: damaged or unreadable image: {error}") from error
+
     def first_size(self, paths, on_error):
         """(H, W) of the first of paths that can be read; with on_error "raise" the first has to be."""
         for path in paths:
@@ -110,7 +124,7 @@ class ImageReader:
                 _limit(Image, image)
                 turn = _turn(image) if upright and self.mode != "ids" else None
                 if self.image_size is not None and image.format == "JPEG":
-                    _shrink_on_load(image, self.image_size if turn not in (2, 4, 5, 6) else self.image_size[::-1])
+                    _shrink_on_load(image, self.image_size if turn not in _SIDEWAYS else self.image_size[::-1])
                 image = self._in_mode(Image, image)
         except FileNotFoundError:
             raise
@@ -140,7 +154,8 @@ class ImageReader:
             low, high = int(values.min()), int(values.max())
             if low < 0 or high > 0xFFFF:
                 raise ValueError(f"expected pixels of 8 or 16 bits, got {low} to {high}")
-            image = Image.fromarray((values >> 8).astype(np.uint8))
+            eight = image.mode == "I" and image.format == "TIFF" and high < 256
+            image = Image.fromarray((values if eight else values >> 8).astype(np.uint8))
         elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         if image.mode == self.mode:  # convert() would copy

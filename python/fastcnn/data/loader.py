@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import operator
 import threading
+import time
 import weakref
 
 import numpy as np
 
 from .. import _core
 from .._philox import SampleRng, _check_seed, permutation
-from .base import SampleError
+from .base import SampleError, path_of
 from .collate import (
     collate_detection,
     stack,
@@ -25,6 +26,8 @@ from .collate import (
     transform_masks,
 )
 from .samplers import as_sampler, occurrences
+
+_JOIN_S = 2.0  # how long leaving a loop waits for threads in the middle of a sample
 
 
 class DataLoader:
@@ -40,7 +43,8 @@ class DataLoader:
         prefetch: with threads, batches kept ready besides those being made.
         transform: f(images (N, C, H, W), rng: SampleRng) -> images, on the raw pixels of the batch, before
             they are normalised; see fastcnn.augment, whose transforms move masks, boxes and keypoints of
-            segmentation and detection datasets too. For a plain dataset it gets the stacked images.
+            segmentation and detection datasets too. For a plain dataset it gets the stacked images. One that holds
+            augment.Normalize normalises instead of the dataset's mean and std.
         collate_fn: f(list of samples) -> batch, instead of stacking; for datasets that give other things. Of an
             ImageDataset the samples are (image (C, H, W), label), transformed and normalised.
         sampler: a sampler (WeightedRandomSampler, BalancedSampler, ...) or a list of ints instead of every sample
@@ -49,8 +53,9 @@ class DataLoader:
 
     Batches of a detection dataset are (images, list of target dicts), see collate_detection. Where images differ in
     size (see ImageFolder) the transform runs image by image. Each iter() is one epoch: the first is epoch 0, or what
-    set_epoch or load_state_dict said. Leaving a loop early stops the threads. An error in a sample is raised as
-    SampleError with its index.
+    set_epoch or load_state_dict said. Leaving a loop early stops the threads; one that is stuck in a sample ends after
+    it, or with the process. An error in a sample or its transform is raised as SampleError with its index and file.
+    Of a dataset with on_error="skip" batches without any sample are left out; SampleError where an epoch has none.
     """
 
     def __init__(
@@ -77,7 +82,10 @@ class DataLoader:
         self._raw = getattr(dataset, "has_raw", False)
         self._target = getattr(dataset, "target_type", "label")
         self._by_sample = self._raw and (
-            collate_fn is not None or getattr(dataset, "per_sample", False) or self._target == "detection"
+            collate_fn is not None
+            or getattr(dataset, "per_sample", False)
+            or getattr(dataset, "on_error", "raise") == "skip"
+            or self._target == "detection"
         )
         if transform is not None and collate_fn is not None and not self._raw:
             raise TypeError(
@@ -89,7 +97,7 @@ class DataLoader:
         self._run = 0  # tells a running iterator from those left behind
 
     def __len__(self):
-        """Batches of a whole epoch."""
+        """Batches of a whole epoch; with on_error="skip" at most so many."""
         n = self._epoch_length()
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
@@ -185,19 +193,24 @@ class DataLoader:
     def _batch(self, numbers, epoch):
         """numbers: of the random streams; a sample that comes again in an epoch has len(dataset) more each time."""
         indices = numbers % max(len(self.dataset), 1)
+        try:
+            return self._made(indices, numbers, epoch)
+        except SampleError as error:
+            path = None if isinstance(error.index, list) else path_of(self.dataset, error.index)
+            if path is None:
+                raise
+            cause = error.__cause__ or error
+            raise SampleError(error.index, cause, path) from cause
+
+    def _made(self, indices, numbers, epoch):
         if self._by_sample:
             return self._batch_by_sample(indices, numbers, epoch)
-        rng = SampleRng(self.seed, epoch, numbers)
         if self._raw:
             pixels, labels = self.dataset.raw_batch(indices)
             if self.transform is not None:
-                images = pixels.transpose(0, 3, 1, 2)
-                if self._target == "mask":
-                    images, labels = transform_masks(self.transform, images, labels, rng, self.dataset.ignore_index)
-                else:
-                    images = transform_images(self.transform, images, rng)
+                images, labels = self._transformed(pixels.transpose(0, 3, 1, 2), labels, indices, numbers, epoch)
                 pixels = images.transpose(0, 2, 3, 1)
-            return self.dataset.normalize(pixels).transpose(0, 3, 1, 2), labels
+            return self._normalize(pixels).transpose(0, 3, 1, 2), labels
         samples = []
         for i in indices:
             try:
@@ -208,17 +221,30 @@ class DataLoader:
             return self.collate_fn(samples)
         fields = stack(samples, indices)
         if self.transform is not None:
-            if isinstance(fields, tuple):
-                fields = (transform_images(self.transform, fields[0], rng), *fields[1:])
-            else:
-                fields = transform_images(self.transform, fields, rng)
+            images, *others = fields if isinstance(fields, tuple) else (fields,)
+            images, _ = self._transformed(images, indices, indices, numbers, epoch)
+            fields = (images, *others) if isinstance(fields, tuple) else images
         return fields
+
+    def _transformed(self, images, labels, indices, numbers, epoch):
+        """(images (N, C, H, W), labels) of a batch, transformed; the SampleError is of the first that fails alone."""
+        rng = SampleRng(self.seed, epoch, numbers)
+        try:
+            if self._raw and self._target == "mask":
+                return transform_masks(self.transform, images, labels, rng, self.dataset.ignore_index)
+            return transform_images(self.transform, images, rng), labels
+        except Exception as error:
+            if len(indices) == 1:
+                raise SampleError(int(indices[0]), error) from error
+            for k in range(len(indices)):
+                one = slice(k, k + 1)
+                self._transformed(images[one], labels[one], indices[one], numbers[one], epoch)
+            raise SampleError(indices.tolist(), error) from error
 
     def _batch_by_sample(self, indices, numbers, epoch):
         read = self.dataset.read(indices)
         if not read:
-            error = ValueError("none of the batch's samples can be read, see the log")
-            raise SampleError(int(indices[0]), error) from error
+            raise _NothingRead
         samples = []
         for place, pixels, label in read:
             try:
@@ -233,7 +259,7 @@ class DataLoader:
     def _stacked(self, samples, kept):
         """(images, labels) of samples of one size; kept: their numbers."""
         if len({(pixels.shape, pixels.dtype) for pixels, _ in samples}) == 1:  # normalised whole, into memory made once
-            images = self.dataset.normalize(np.stack([pixels for pixels, _ in samples])).transpose(0, 3, 1, 2)
+            images = self._normalize(np.stack([pixels for pixels, _ in samples])).transpose(0, 3, 1, 2)
             return images, stack_labels([label for _, label in samples], kept)
         samples = [(self._normalized(pixels), label) for pixels, label in samples]
         hint = "; pass image_size= to resize, or a transform that gives one size"
@@ -258,7 +284,17 @@ class DataLoader:
 
     def _normalized(self, pixels):
         """The image (C, H, W) of raw pixels (H, W, C)."""
-        return self.dataset.normalize(pixels[None])[0].transpose(2, 0, 1)
+        return self._normalize(pixels[None])[0].transpose(2, 0, 1)
+
+    def _normalize(self, pixels):
+        """float32 of pixels (N, H, W, C): by the dataset, unless the transform has done it."""
+        if getattr(self.transform, "normalizes", False):
+            return np.ascontiguousarray(pixels, np.float32)
+        return self.dataset.normalize(pixels)
+
+
+class _NothingRead(Exception):
+    """None of a batch's samples can be read, and on_error="skip"."""
 
 
 def _count(what, value, low):
@@ -288,6 +324,7 @@ class _Iterator:
         if loader.drop_last and self._batches and len(self._batches[-1]) < size:
             self._batches.pop()
         self._next, self._position, self._done = 0, start, False
+        self._given = start > 0  # whether a batch of the epoch has come
         self._queue = None
         if loader.num_workers and self._batches:
             self._queue = _Queue(loader._batch, self._batches, epoch, loader.num_workers, loader.prefetch)
@@ -301,23 +338,32 @@ class _Iterator:
         return len(self._batches) - self._next
 
     def __next__(self):
-        if self._done or self._next == len(self._batches):
-            self.close()
-            raise StopIteration
-        number = self._next
-        try:
-            if self._queue is None:
-                batch = self._loader._batch(self._batches[number], self._epoch)
-            else:
-                batch = self._queue.get(number)
-        except BaseException:  # KeyboardInterrupt too: no thread may outlive the loop
-            self.close()
-            raise
-        self._next += 1
-        self._position += len(self._batches[number])
-        if self._loader._run == self._run:  # only the newest iterator speaks for the loader's state
-            self._loader._position = self._position
-        return batch
+        empty = False
+        while not self._done and self._next < len(self._batches):
+            number, empty = self._next, False
+            try:
+                if self._queue is None:
+                    batch = self._loader._batch(self._batches[number], self._epoch)
+                else:
+                    batch = self._queue.get(number)
+            except _NothingRead:
+                empty = True
+            except BaseException:  # KeyboardInterrupt too: the threads stop with the loop
+                self.close()
+                raise
+            self._next += 1
+            self._position += len(self._batches[number])
+            if self._loader._run == self._run:  # only the newest iterator speaks for the loader's state
+                self._loader._position = self._position
+            if not empty:
+                self._given = True
+                return batch
+        self.close()
+        if empty and not self._given:
+            numbers = np.concatenate(self._batches) % len(self._loader.dataset)
+            error = ValueError("none of the epoch's samples can be read, see the log")
+            raise SampleError(numbers.tolist(), error) from error
+        raise StopIteration
 
     def close(self):
         """Stops the threads; called at the end, on an error, and when the iterator is dropped."""
@@ -390,6 +436,8 @@ class _Queue:
             self._cond.notify_all()
 
     def join(self):
+        """Waits for the threads, but not for one that is stuck: Ctrl-C has to end the loop."""
+        deadline = time.monotonic() + _JOIN_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))

@@ -27,7 +27,7 @@ class Metric:
         raise NotImplementedError
 
     def scalars(self):
-        """{name: float} of what compute() gives, for logs: <name>_0, <name>_1 ... of an array; {} of a table."""
+        """{name: float} of what compute() gives, for logs: `<name>_0`, `<name>_1` ... of an array; {} of a table."""
         value = self.compute()
         if np.ndim(value) == 1:
             return {f"{self.name}_{k}": float(v) for k, v in enumerate(value)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from .base import Metric, class_ids, is_scores, split_scores
 
-_AVERAGES = ("macro", "micro", "weighted", None)
+_AVERAGES = ("macro", "micro", "weighted", "binary", None)
 
 
 class Accuracy(Metric):
@@ -82,7 +82,8 @@ class ConfusionMatrix(Metric):
     """Counts (C, C), int64: row = target, column = prediction.
 
     Args: num_classes: default that of the scores; for class ids alone the matrix grows with the largest.
-    normalize: None for counts, "true" for shares of each row (nan for classes without samples).
+    normalize: None for counts, "true" for shares of each row (nan for classes without samples), "pred" of each column,
+    "all" of the whole.
     ignore_index: target id that does not count.
     """
 
@@ -92,8 +93,8 @@ class ConfusionMatrix(Metric):
     def __init__(self, num_classes=None, normalize=None, ignore_index=None):
         if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
             raise ValueError(f"{self.name}: expected an int num_classes >= 1, got {num_classes}")
-        if normalize not in (None, "true"):
-            raise ValueError(f"{self.name}: expected normalize None or 'true', got {normalize!r}")
+        if normalize not in (None, "true", "pred", "all"):
+            raise ValueError(f"{self.name}: expected normalize None, 'true', 'pred' or 'all', got {normalize!r}")
         self.num_classes, self.normalize, self.ignore_index = num_classes, normalize, ignore_index
         self.reset()
 
@@ -124,7 +125,8 @@ class ConfusionMatrix(Metric):
     def compute(self):
         if self.normalize is None:
             return self.counts.copy()
-        return _ratio(self.counts, self.counts.sum(1, keepdims=True), np.nan)
+        axis = {"true": 1, "pred": 0, "all": None}[self.normalize]
+        return _ratio(self.counts, self.counts.sum(axis, keepdims=True), np.nan)
 
     def _options(self):
         options = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
@@ -144,7 +146,7 @@ class _FromConfusion(ConfusionMatrix):
     def __init__(self, num_classes=None, average="macro", ignore_index=None):
         if average not in _AVERAGES:
             raise ValueError(
-                f"{self.name}: expected average 'macro', 'micro', 'weighted' or None, got {average!r}"
+                f"{self.name}: expected average 'macro', 'micro', 'weighted', 'binary' or None, got {average!r}"
             )
         self.average = average
         self.is_scalar = average is not None
@@ -161,6 +163,10 @@ class _FromConfusion(ConfusionMatrix):
             return float(self._per_class(hit.sum(), total, total)) if total else float("nan")
         values = self._per_class(hit, predicted, actual)
         seen = (predicted + actual) > 0
+        if self.average == "binary":
+            if len(values) > 2:
+                raise ValueError(f"{self.name}: expected 2 classes for average='binary', got {len(values)}")
+            return float(values[1]) if len(values) == 2 and seen[1] else float("nan")
         if self.average is None:
             return np.where(seen, values, np.nan)
         if not seen.any():
@@ -177,7 +183,7 @@ class Precision(_FromConfusion):
     """Of what was predicted as a class, the share that is it (0 if nothing was).
 
     Args: average: "macro" (mean over classes that occur in target or prediction), "weighted" (by target
-    count), "micro", or None for an array (C,). Others as ConfusionMatrix.
+    count), "micro", "binary" (of class 1 of two), or None for an array (C,). Others as ConfusionMatrix.
     """
 
     name = "precision"

@@ -15,11 +15,20 @@ _TITLE_IN = 0.24  # inches above an image that carries a title
 
 
 def to_nhwc(op, batch):
-    batch = np.asarray(batch)
+    """Images (N, H, W, 1 or 3) of a batch or one image, channels first or last. ValueError."""
+    try:
+        batch = np.asarray(batch)
+    except ValueError:  # arrays of several shapes
+        raise ValueError(
+            f"{op}: expected one array of images, got a {type(batch).__name__} of several shapes; of a loader's batch "
+            "(images, labels) pass batch[0]"
+        ) from None
     if batch.dtype.kind not in "fiub":
         raise ValueError(f"{op}: expected numbers, got {batch.dtype}")
     if batch.ndim == 2 or (batch.ndim == 3 and batch.shape[0] in (1, 3)):
         batch = batch[None]  # one image (H, W) or (C, H, W)
+    elif batch.ndim == 3 and batch.shape[2] in (1, 3):
+        batch = batch[None]  # one image (H, W, C)
     if batch.ndim == 3:
         batch = batch[:, None]
     if batch.ndim == 4 and batch.shape[1] in (1, 3):
@@ -82,9 +91,9 @@ def columns_for(n, columns):
 def image_grid(batch, titles=None, columns=None, mean=None, std=None, limit=64, title=None, path=None):
     """The images of a batch in a grid.
 
-    Args: batch: (N, C, H, W), C = 1 or 3, or (N, H, W, C), (N, H, W), one image; uint8, or float in [0, 1];
-    other ranges are scaled, which is written below. titles: one text (or label) per image. mean, std: undo a
-    normalisation. limit: draw at most so many. title: above all.
+    Args: batch: (N, C, H, W), C = 1 or 3, (N, H, W, C), (N, H, W), or one image (C, H, W), (H, W, C), (H, W); uint8, or
+    float in [0, 1]; other ranges are scaled, which is written below. titles: one text (or label) per image. mean, std:
+    undo a normalisation. limit: draw at most so many. title: above all.
     Returns the Figure, saved to `path` if given.
     """
     images = to_nhwc("image_grid", batch)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .._modes import enable_grad
+from ..nn import Module
 from ._figure import finish, new_figure
 from .images import columns_for, mosaic, to_nhwc, to_unit
 
@@ -20,6 +21,8 @@ from .images import columns_for, mosaic, to_nhwc, to_unit
 def _watched(model, layer=None):
     """Scope in evaluation mode; gives the growing list of (name, output) of modules, of `layer` alone if given."""
     modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(layer, Module):
+        layer = next((name for name, m in modules.items() if m is layer), type(layer).__name__)
     if layer is not None and layer not in modules:
         near = difflib.get_close_matches(str(layer), modules, n=4, cutoff=0.5) or list(modules)[1:5]
         raise ValueError(f"viz: {type(model).__name__} has no layer {layer!r}; did you mean {', '.join(near)}?")
@@ -67,8 +70,9 @@ def _maps_of(op, seen, layer):
 def feature_maps(model, image, layer, limit=64, columns=None, mean=None, std=None, path=None):
     """The input and the maps that a layer makes of it, those of the largest mean magnitude first.
 
-    Args: image: (C, H, W) or (1, C, H, W), normalised as the model takes it. layer: dotted name of a module whose
-    output is (N, C, H, W). limit: draw at most so many maps. mean, std: undo a normalisation for the picture.
+    Args: image: (C, H, W) or (1, C, H, W), normalised as the model takes it. layer: a module of the model, or its
+    dotted name, whose output is (N, C, H, W). limit: draw at most so many maps. mean, std: undo a normalisation for the
+    picture.
     One scale for all maps: white is zero, red positive, blue negative. Returns the Figure, saved to `path` if given.
     """
     x = _as_input("feature_maps", model, image)
@@ -136,8 +140,8 @@ def cam(model, images, target=None, layer=None):
     cut off. Of several images at once, each on its own.
 
     Args: images: (N, C, H, W) or (C, H, W), normalised as the model takes them. target: class id, or one per image;
-    default the class of the highest score. layer: dotted name of a module that gives (N, C, H, W); default the last one
-    with maps larger than 1x1, which in nets with a pooled head is what goes into the pooling.
+    default the class of the highest score. layer: a module that gives (N, C, H, W), or its dotted name; default
+    the last one with maps larger than 1x1, which in nets with a pooled head is what goes into the pooling.
     Returns (heat (N, H, W) float32 in [0, 1], bilinear at the size of the images, each image scaled to its own maximum;
     target ids (N,) ; name of the layer). An image without evidence is all zeros.
     """
@@ -170,6 +174,8 @@ def grad_cam(model, image, target=None, layer=None, classes=None, mean=None, std
     """
     x = _as_input("grad_cam", model, image)
     heat, target, name = cam(model, x, target, layer)
+    if classes is not None and len(classes) <= max(target):
+        raise ValueError(f"grad_cam: expected names of at least {max(target) + 1} classes, got {len(classes)}")
     shown, _ = to_unit("grad_cam", to_nhwc("grad_cam", _drawable(x)), mean, std)
     n = len(shown)
     columns = min(n, 4)
