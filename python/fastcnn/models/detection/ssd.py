@@ -7,7 +7,7 @@ import numpy as np
 from ... import nn
 from ..._core import float32, ops, tensor
 from ...nn import init
-from .base import Detector, per_anchor
+from .base import Detector, as_tensors, per_anchor
 from .boxes import BoxCoder, SSDMatcher
 
 
@@ -94,6 +94,7 @@ class SSD(Detector):
 
     def loss(self, outputs, targets, image_size):
         """Multibox loss over the number of matched anchors: cross entropy with hard negatives, smooth L1 of offsets."""
+        targets = as_tensors(targets)
         logits, labels = outputs["cls_logits"].to(float32), targets["labels"]
         n, anchors, classes = logits.shape
         there = labels >= 0
