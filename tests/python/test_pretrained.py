@@ -1,5 +1,6 @@
 """Weights of files in models: PyTorch's files, reports, heads, input channels, real weights; features, freezing."""
 
+import copy
 import warnings
 
 import fastcnn as fc
@@ -360,8 +361,10 @@ def test_feature_extractor_gives_what_layers_give(small):
     got = extractor(x)
     fc.ops.mean(got["layer1"]).backward()
     assert small.conv1.weight.grad is not None and small.fc.weight.grad is None
-    extractor.remove()
-    assert not small.layer1._forward_hooks or len(small.layer1._forward_hooks) == 1  # the second extractor's
+    assert list(models.feature_extractor(small, "layer1")(x)) == ["layer1"]
+    assert not any(m._forward_hooks for m in small.modules())  # nothing is kept between calls
+    copied = copy.deepcopy(extractor)
+    assert copied.model is not small and list(copied(x)) == ["layer1", "layer2.0", "fc"]
     with pytest.raises(ValueError, match="no layer 'layer9'; did you mean layer"):
         models.feature_extractor(small, ["layer9"])
     with pytest.raises(ValueError, match="at least one"):

@@ -126,6 +126,11 @@ def test_param_groups_by_kind_pattern_and_depth():
     blocks = fc.models.create_model("resnet8", num_classes=3, in_channels=1)
     rates = {g["lr"] for g in fc.optim.param_groups(blocks, 1.0, layer_decay=0.5)}
     assert rates == {0.5**i for i in range(len(rates))} and len(rates) > 4
+    counts = {"densenet121": 11, "retinanet_small": 12, "fcn_resnet50": 21, "efficientnet_lite0": 12}
+    for name, parts in counts.items():
+        with fc.nn.init.skip_random():
+            groups = fc.optim.param_groups(fc.models.create_model(name), 1.0, layer_decay=0.5)
+        assert sorted(g["lr"] for g in groups) == [0.5**i for i in reversed(range(parts))], name
     with pytest.raises(ValueError, match="no parameter of Sequential is named 'x'"):
         fc.optim.param_groups(model, 0.1, rules={"x": {}})
     with pytest.raises(ValueError, match="layer_decay"):

@@ -22,6 +22,7 @@ class SSDExtractorVGG(nn.Module):
     """Six feature maps: conv4_3 with its channels scaled to one length, fc7 as dilated convolutions, four extras."""
 
     channels = (512, 1024, 512, 256, 256, 256)
+    holds_stages = True  # for optim.param_groups
 
     def __init__(self, in_channels=3):
         super().__init__()
@@ -87,6 +88,7 @@ class SSDLiteExtractor(nn.Module):
     the net have half the channels ("reduced tail")."""
 
     channels = (672, 480, 512, 256, 256, 128)
+    holds_stages = True
 
     def __init__(self, in_channels=3):
         super().__init__()
