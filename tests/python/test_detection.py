@@ -221,7 +221,7 @@ def test_predict_names_images_that_are_none():
 
 def test_the_loss_takes_what_encode_gave():
     for name, side in (("retinanet_small", 64), ("ssdlite320_mobilenet_v3", 320)):
-        net = models.create_model(name, 4)
+        net = models.create_model(name, 4, box_loss="giou")
         wanted = net.encode(targets_for(side), (side, side))
         with fc.no_grad():
             outputs = net(fc.zeros((2, 3, side, side)))
@@ -229,6 +229,11 @@ def test_the_loss_takes_what_encode_gave():
                 net.loss(outputs, t, (side, side)) for t in (wanted, {k: fc.tensor(v) for k, v in wanted.items()})
             )
         assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in tensors.items()}
+        codes = net.box_coder.encode(fc.tensor(wanted["boxes"]), net.anchors((side, side)))
+        exact = {**outputs, "bbox_regression": codes}
+        assert net.loss(exact, wanted, (side, side))["bbox_regression"].item() == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="SSD: expected box_loss 'smooth_l1' or 'giou', got 'l1'"):
+        build("ssd300_vgg16", 4, box_loss="l1")
 
 
 def test_grey_images_and_statistics_that_do_not_fit():

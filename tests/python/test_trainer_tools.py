@@ -99,6 +99,17 @@ def test_backbone_unfreezes_part_by_part():
         trainer(single, callbacks=[cb.FreezeBackbone()]).fit(dataset(32), max_epochs=1)
 
 
+def test_a_model_that_is_frozen_whole_is_named():
+    with pytest.raises(ValueError, match="nothing in Sequential trains: all its parameters are frozen; see unfreeze"):
+        trainer(net().freeze()).fit(dataset(32), max_epochs=1)
+    with pytest.raises(ValueError, match="the loss depends on no parameter that trains"):
+        trainer(training_step=lambda model, batch: batch[0].mean()).fit(dataset(32), max_epochs=1)
+    with pytest.raises(TypeError, match="unfreeze_at as an epoch, .* got 'layer3'; names of layers go with head="):
+        cb.FreezeBackbone("layer3")
+    with pytest.raises(TypeError, match="Trainer: expected callbacks with hooks such as on_epoch_end, got int 3"):
+        trainer(callbacks=[3])
+
+
 def test_resumed_run_is_frozen_as_the_whole_one(tmp_path):
     def run(folder, epochs, resume=None):
         t = trainer(log_dir=tmp_path / folder, callbacks=[cb.FreezeBackbone(unfreeze_at=1)])

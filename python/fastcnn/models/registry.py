@@ -22,12 +22,16 @@ class Entry(NamedTuple):
     sized: bool
     convert: object
     backbone: object
+    task: str
 
 
 _BUILDERS = {}
 
 
-def register(builder=None, *, name=None, head="fc", image_size=224, sized=False, convert=None, backbone=None):
+def register(
+    builder=None, *, name=None, head="fc", image_size=224, sized=False, convert=None, backbone=None,
+    task="classification",
+):  # fmt: skip
     """Adds a builder f(num_classes, in_channels, **options) -> Module under its name.
 
     head: dotted name of the last layer, which is drawn anew when weights of another num_classes are loaded; a tuple of
@@ -36,15 +40,17 @@ def register(builder=None, *, name=None, head="fc", image_size=224, sized=False,
     convert: convert(state) -> (state with this model's keys, options that the weights call for, note for the report or
     None), for files with the keys of another library.
     backbone: a pretrained.Backbone, for models that are built on a classifier.
+    task: classification, segmentation, detection or gan.
     """
     if builder is None:
         return functools.partial(
-            register, name=name, head=head, image_size=image_size, sized=sized, convert=convert, backbone=backbone
-        )
+            register, name=name, head=head, image_size=image_size, sized=sized, convert=convert, backbone=backbone,
+            task=task,
+        )  # fmt: skip
     name = name or builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"register: a model named {name!r} exists already")
-    _BUILDERS[name] = Entry(builder, head, image_size, sized, convert, backbone)
+    _BUILDERS[name] = Entry(builder, head, image_size, sized, convert, backbone, task)
     return builder
 
 
@@ -93,6 +99,11 @@ def usual_input(name):
         default = params[what].default if what in params else None
         usual.append(default if isinstance(default, int) else other)
     return usual[0], (usual[1], entry.image_size, entry.image_size)
+
+
+def task_of(name):
+    """What a model is for; see register."""
+    return _entry(name).task
 
 
 def size_options(name, image_size):

@@ -99,13 +99,13 @@ def resnet50_backbone(prefix):
 BACKBONE = resnet50_backbone("backbone.")
 
 
-@register(head=HEADS, image_size=520, backbone=BACKBONE)
+@register(head=HEADS, image_size=520, backbone=BACKBONE, task="segmentation")
 def fcn_resnet50(num_classes=21, in_channels=3, **options):
     """FCN on ResNet-50; options: see SegmentationModel."""
     return SegmentationModel(fcn_head, num_classes, in_channels, **options)
 
 
-@register(head=HEADS, image_size=520, backbone=BACKBONE)
+@register(head=HEADS, image_size=520, backbone=BACKBONE, task="segmentation")
 def deeplabv3_resnet50(num_classes=21, in_channels=3, **options):
     """DeepLabV3 on ResNet-50; options: see SegmentationModel."""
     return SegmentationModel(deeplab_head, num_classes, in_channels, **options)

@@ -144,7 +144,7 @@ def from_old_torchvision(state):
 
 @register(
     head="head.classification_head.cls_logits", image_size=800, convert=from_old_torchvision,
-    backbone=resnet50_backbone("backbone.body."),
+    backbone=resnet50_backbone("backbone.body."), task="detection",
 )  # fmt: skip
 def retinanet_resnet50_fpn(num_classes=91, in_channels=3, norm_eps=1e-5, **options):
     """RetinaNet on ResNet-50 with a pyramid; num_classes with the background. Options: see RetinaNet.
@@ -167,7 +167,7 @@ def retinanet_resnet50_fpn(num_classes=91, in_channels=3, norm_eps=1e-5, **optio
     return RetinaNet(backbone, head, anchors, num_classes, **options)
 
 
-@register(head="head.classification_head.cls_logits", image_size=128)
+@register(head="head.classification_head.cls_logits", image_size=128, task="detection")
 def retinanet_small(num_classes=11, in_channels=3, channels=64, sizes=((20,), (36,), (64,)), **options):
     """RetinaNet for images of about 128 pixels and training on a few CPU cores; num_classes with the background.
 

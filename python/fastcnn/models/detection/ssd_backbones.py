@@ -154,7 +154,7 @@ VGG, MOBILENET = (
 HEADS = tuple(f"head.classification_head.module_list.{i}" for i in range(6))
 
 
-@register(head=HEADS, image_size=300, backbone=VGG)
+@register(head=HEADS, image_size=300, backbone=VGG, task="detection")
 def ssd300_vgg16(num_classes=91, in_channels=3, **options):
     """SSD on VGG-16 for images of 300 pixels; num_classes with the background. Options: see SSD."""
     boxes = DefaultBoxGenerator(
@@ -171,7 +171,7 @@ def ssd300_vgg16(num_classes=91, in_channels=3, **options):
     return SSD(backbone, head, boxes, num_classes, **options)
 
 
-@register(head=tuple(f"{part}.1" for part in HEADS), image_size=320, backbone=MOBILENET)
+@register(head=tuple(f"{part}.1" for part in HEADS), image_size=320, backbone=MOBILENET, task="detection")
 def ssdlite320_mobilenet_v3(num_classes=91, in_channels=3, **options):
     """SSDLite on MobileNetV3-large for images of 320 pixels; num_classes with the background. Options: see SSD."""
     boxes = DefaultBoxGenerator([(2, 3)] * 6, min_ratio=0.2, max_ratio=0.95)
