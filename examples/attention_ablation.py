@@ -1,9 +1,10 @@
-"""Attention in a small ResNet: none, SE, ECA and CBAM on fashion_mini, the same seeds for all, reported as they are.
+"""Attention in a small ResNet: none, SE, ECA, CBAM and non-local on fashion_mini, the same seeds for all.
 
-Hu et al. 2018, Wang et al. 2020, Woo et al. 2018. Writes ablation.png and ablation.txt. With 6,000 training images and
-nets of this size differences of some tenths of a per cent are noise: look at the spread over seeds before the means.
+Hu et al. 2018, Wang et al. 2020, Woo et al. 2018, Wang et al. 2018. Writes ablation.png and ablation.txt, reported as
+they are. With 6,000 training images and nets of this size differences of some tenths of a per cent are noise: look at
+the spread over seeds before the means.
 
-    python examples/attention_ablation.py           about ten minutes on 2 cores
+    python examples/attention_ablation.py           about a quarter of an hour on 2 cores
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fastcnn as fc
 import numpy as np
 from _common import Clock, fashion, figure, options
 
-KINDS = (None, "se", "eca", "cbam")
+KINDS = (None, "se", "eca", "cbam", "nonlocal")
 
 
 def main():
@@ -32,7 +33,7 @@ def main():
             )  # fmt: skip
             history = trainer.fit(train, test, max_epochs=args.epochs)
             found.setdefault(name, []).append(100 * history["val_accuracy"][-1])
-            clock.say(f"{name:5} seed {seed}: test accuracy {found[name][-1]:.2f} %")
+            clock.say(f"{name:8} seed {seed}: test accuracy {found[name][-1]:.2f} %")
     lines = [f"{'attention':10}{'parameters':>12}{'mean':>8}{'least':>8}{'most':>8}"]
     for name, values in found.items():
         lines.append(f"{name:10}{sizes[name]:12,}{np.mean(values):8.2f}{min(values):8.2f}{max(values):8.2f}")

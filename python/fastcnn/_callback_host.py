@@ -5,15 +5,28 @@ What it is not: a training loop; see trainer.py, gan/trainer.py and _loop.py.
 
 from __future__ import annotations
 
-from .callbacks import CSVLogger
+from .callbacks import Callback, CSVLogger
 from .progress import ProgressBar
+
+_HOOKS = {name for name in dir(Callback) if name.startswith("on_")} | {"change_batch"}
 
 
 class CallbackHost:
-    """Needs callbacks, epoch_metrics and _run, the RunState of a fit (None before the first)."""
+    """Needs callbacks, epoch_metrics and _run, the RunState of a fit (None before the first).
+
+    adversarial: whether there are two nets, for which callbacks of one_model are not.
+    """
+
+    adversarial = False
 
     def _take_callbacks(self, callbacks, progress):
         """The user's callbacks, a progress bar and metrics.csv; in a fast_dev_run none that writes files."""
+        for c in callbacks:
+            if isinstance(c, type) or not any(name in _HOOKS for name in dir(c)):
+                got = f"the class {c.__name__}" if isinstance(c, type) else f"{type(c).__name__} {c!r:.40}"
+                raise TypeError(f"{type(self).__name__}: expected callbacks with hooks such as on_epoch_end, got {got}")
+            if self.adversarial and getattr(c, "one_model", False):
+                raise ValueError(f"{type(self).__name__}: {type(c).__name__} goes with Trainer, which has one model")
         self.callbacks = [c for c in callbacks if not (self.fast_dev_run and getattr(c, "writes_files", False))]
         if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
             self.callbacks.append(ProgressBar())

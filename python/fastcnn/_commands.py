@@ -290,13 +290,19 @@ def summary(args):
     """fastcnn summary: the table of a model."""
     from ._summary import summary as summarize
     from .models import create_model
-    from .models.registry import size_options, usual_input
+    from .models.registry import size_options, task_of, usual_input
 
     num_classes, shape = _usage(usual_input, args.model)
     shape = tuple(args.input or shape)
     model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[1:]))
-    found = summarize(model, (1, *shape))
-    print(json.dumps(found.as_dict()) if args.json else found)
+    if task_of(args.model) != "gan":
+        found = summarize(model, (1, *shape))
+        print(json.dumps(found.as_dict()) if args.json else found)
+        return 0
+    labels = (_core.tensor([0]),) if getattr(model.generator, "num_classes", 0) else ()
+    inputs = {"generator": (1, model.generator.latent_dim), "discriminator": (1, *shape)}
+    both = {part: summarize(getattr(model, part), size, labels) for part, size in inputs.items()}
+    print(json.dumps({p: s.as_dict() for p, s in both.items()}) if args.json else "\n\n".join(map(str, both.values())))
     return 0
 
 

@@ -17,10 +17,12 @@ _RECIPES = {
     "resnet_gan": {"loss": "hinge", "n_critic": 5},
 }
 _KEPT = (
-    "model", "data", "root", "no_download", "image_size", "limit", "epochs", "batch_size", "lr", "loss", "n_critic",
-    "width", "latent_dim", "size", "label_smoothing", "instance_noise", "r1", "ema_decay", "seed", "workers",
-    "precision", "judge",
+    "model", "data", "root", "no_download", "image_size", "limit", "epochs", "batch_size", "lr", "d_lr", "loss",
+    "n_critic", "width", "latent_dim", "size", "label_smoothing", "instance_noise", "noise_steps", "r1", "r1_every",
+    "gp_weight", "ema_decay", "seed", "workers", "precision", "judge",
 )  # fmt: skip
+
+_NEWER = ("d_lr", "noise_steps", "r1_every", "gp_weight")  # runs of before lack them
 
 
 def add_gan_parser(commands, data_options, machine_options, count, nonnegative):
@@ -37,6 +39,7 @@ def add_gan_parser(commands, data_options, machine_options, count, nonnegative):
     group.add_argument("--epochs", type=count, default=20, metavar="N", help="default: 20")
     group.add_argument("--batch-size", type=count, default=64, metavar="N", help="default: 64")
     group.add_argument("--lr", type=nonnegative, metavar="RATE", help="of both nets' Adam")
+    group.add_argument("--d-lr", type=nonnegative, metavar="RATE", help="of the discriminator's (default: --lr)")
     group.add_argument("--loss", choices=("bce", "lsgan", "hinge", "wgan-gp"))
     group.add_argument("--n-critic", type=count, metavar="N", help="discriminator steps per generator step")
     group.add_argument("--width", type=count, default=32, metavar="N", help="channels of the widest maps (default: 32)")
@@ -44,7 +47,10 @@ def add_gan_parser(commands, data_options, machine_options, count, nonnegative):
     group.add_argument("--size", type=count, metavar="N", help="side of generated images (default: that of the data)")
     group.add_argument("--label-smoothing", type=nonnegative, default=0.0, metavar="E")
     group.add_argument("--instance-noise", type=nonnegative, default=0.0, metavar="STD")
+    group.add_argument("--noise-steps", type=count, default=10_000, metavar="N", help="steps until it is 0 (10000)")
+    group.add_argument("--gp-weight", type=nonnegative, metavar="W", help="of the gradient penalty (wgan-gp: 10)")
     group.add_argument("--r1", type=nonnegative, default=0.0, metavar="GAMMA", help="weight of the R1 penalty")
+    group.add_argument("--r1-every", type=count, default=1, metavar="N", help="steps between R1 penalties (default: 1)")
     group.add_argument("--ema-decay", type=nonnegative, default=0.999, metavar="D", help="0: no average")
     group.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     group.add_argument("--judge", metavar="FILE", help="checkpoint of a classifier of this data: FID, mode coverage")
@@ -62,7 +68,7 @@ def add_gan_parser(commands, data_options, machine_options, count, nonnegative):
     sample.add_argument("--count", type=count, default=64, metavar="N", help="images (default: 64)")
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--labels", type=int, nargs="+", metavar="ID", help="classes, repeated as needed (cgan)")
-    sample.add_argument("--interpolate", action="store_true", help="rows of ten that walk between two points each")
+    sample.add_argument("--interpolate", action="store_true", help="rows of ten, or --count, between two points each")
     sample.add_argument(
         "--out", default="samples.png", metavar="FILE", help=".png: one picture; .npy: float32 (N, C, H, W) in [0, 1]"
     )
@@ -98,7 +104,7 @@ def _resumed(args):
     try:
         saved = json.loads(config.read_text(encoding="utf-8"))
         for name in _KEPT:
-            if name not in args.given:
+            if name not in args.given and (name in saved or name not in _NEWER):
                 setattr(args, name, saved[name])
     except (ValueError, KeyError) as error:
         raise ValueError(f"{config}: damaged: {error!r}") from error
@@ -168,8 +174,9 @@ def _train(args):
     pair = _usage(_model, about)
     resuming, run = run is not None, run or _run_folder(args)
     trainer = _usage(
-        GANTrainer, *pair, args.loss, args.n_critic, lr=args.lr, r1_gamma=args.r1, batch_size=args.batch_size,
-        label_smoothing=args.label_smoothing, instance_noise=args.instance_noise, ema_decay=args.ema_decay or None,
+        GANTrainer, *pair, args.loss, args.n_critic, lr=args.lr, d_lr=args.d_lr, gp_weight=args.gp_weight,
+        r1_gamma=args.r1, r1_every=args.r1_every, batch_size=args.batch_size, label_smoothing=args.label_smoothing,
+        instance_noise=args.instance_noise, noise_steps=args.noise_steps, ema_decay=args.ema_decay or None,
         fid=features, classifier=logits, precision=args.precision, device=args.device, compile=not args.no_compile,
         seed=args.seed, log_dir=run, num_workers=args.workers, progress=not args.quiet, metadata=about,
     )  # fmt: skip
@@ -184,7 +191,8 @@ def _train(args):
     if history.interrupted:
         print(f"go on with: fastcnn gan train --resume {run}", file=sys.stderr)
         return 130
-    shown = [f"{k} {history[k][-1]:.4g}" for k in ("d_loss", "g_loss", "fid", "confidence", "modes") if k in history]
+    last = {k: history[k][-1] for k in ("d_loss", "g_loss", "fid", "confidence", "modes") if k in history}
+    shown = [f"{k} {v:.4g}" for k, v in last.items() if v is not None]  # an epoch below n_critic steps has no g_loss
     print(f"{', '.join(shown)}; {time.perf_counter() - began:.1f} s; {run}")
     return 0
 
@@ -209,18 +217,20 @@ def _sample(args):
         *_model(about), ema_decay=None, device=args.device, compile=not args.no_compile, progress=False
     )
     trainer.load(path)
-    rows = max(1, args.count // 10)
+    if args.interpolate and args.count < 2:
+        raise UsageError("--interpolate walks between two points: --count of at least 2")
+    rows, columns = max(1, args.count // 10), min(10, args.count)
     labels = args.labels
     if labels is not None:
         labels = np.resize(labels, rows if args.interpolate else args.count)
     if args.interpolate:
-        images = trainer.interpolate(rows, 10, args.seed, labels)
+        images = trainer.interpolate(rows, columns, args.seed, labels)
     else:
         images = trainer.sample(args.count, args.seed, labels)
     if out.suffix == ".npy":
         with atomic_write(out) as file:
             np.save(file, images)
     else:
-        image_grid(images, columns=10 if args.interpolate else None, limit=len(images), path=out)
+        image_grid(images, columns=columns if args.interpolate else None, limit=len(images), path=out)
     print(f"{len(images)} images of {images.shape[1]} x {images.shape[2]}x{images.shape[3]}: {out}")
     return 0

@@ -231,6 +231,10 @@ class TrainStep:
 
     def _backward(self, batch):
         loss, correct, logs = self._forward(batch)
+        if not loss.requires_grad:
+            frozen = not any(p.requires_grad for p in self.model.parameters())
+            why = "all its parameters are frozen" if frozen else "the loss depends on no parameter that trains"
+            raise ValueError(f"Trainer: nothing in {type(self.model).__name__} trains: {why}; see unfreeze()")
         part = loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)
         (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach(), correct, logs

@@ -103,12 +103,13 @@ class Summary:
     __repr__ = __str__
 
 
-def summary(model, input_size):
+def summary(model, input_size, extra=()):
     """Table of the layers of a model in the order they run.
 
-    Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs. FLOPs
-    are two per multiply-add of convolutions and Linear layers for that input; what pooling, norms and activations do is
-    not counted. output: bytes that a layer gives. Modes, statistics and gradients of the model stay untouched.
+    Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs. extra:
+    further arguments of the call, such as class ids. FLOPs are two per multiply-add of convolutions and Linear layers
+    for that input; what pooling, norms and activations do is not counted. output: bytes that a layer gives. Modes,
+    statistics and gradients of the model stay untouched.
     """
     if not isinstance(input_size, (tuple, list)):
         raise TypeError(f"summary: expected input_size as (N, C, H, W) or (C, H, W), got {input_size!r}")
@@ -138,7 +139,7 @@ def summary(model, input_size):
             inputs = [_core.ops.zeros(s) for s in sizes]
             if first is not None:
                 inputs = [x.to(first.dtype).to(first.device) for x in inputs]
-            model(*inputs)
+            model(*inputs, *extra)
     finally:
         for handle in handles:
             handle.remove()

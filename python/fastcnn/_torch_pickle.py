@@ -328,7 +328,7 @@ def _opcodes(file):
             _need(count <= MAX_OPCODES, f"the pickle has more than {MAX_OPCODES} opcodes")
             yield opcode.name, arg
     except (ValueError, OverflowError, EOFError, IndexError, DeprecationWarning) as e:
-        raise ValueError(f"the pickle is damaged: {e}") from None
+        raise ValueError(f"the pickle is damaged or cut short: {e}") from None
 
 
 def read(file, make_tensor):

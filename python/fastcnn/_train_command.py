@@ -172,6 +172,22 @@ def model_options(model):
     return dict(getattr(model, "pretrained_options", {}))
 
 
+_ELSEWHERE = {
+    "segmentation": "gives a class for each pixel: fc.Trainer takes it, see examples/segmentation_garments.py",
+    "detection": "gives boxes: fc.Trainer takes it with training_step=, see examples/detection_garments.py",
+    "gan": "is a pair of nets: fastcnn gan train takes it",
+}
+
+
+def _check_task(name):
+    """Raises UsageError for models that do not classify images."""
+    from .models.registry import task_of
+
+    task = _usage(task_of, name)
+    if task in _ELSEWHERE:
+        raise UsageError(f"--model: expected a classifier, got {name}, which {_ELSEWHERE[task]}")
+
+
 def _callbacks(args, model, run):
     from .callbacks import CutMix, EarlyStopping, FreezeBackbone, Mixup, TensorBoard
 
@@ -268,6 +284,7 @@ def train(args):
     run = _resumed(args) if args.resume else None
     weights, options = _weights(args)
     _fill_recipe(args)
+    _check_task(args.model)
     _usage(get_optimizer, args.optimizer)
     if args.warmup_steps and args.scheduler in ("onecycle", "plateau"):
         raise UsageError(f"--warmup-steps goes with --scheduler cosine, step or none, got {args.scheduler}")

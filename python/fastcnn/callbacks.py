@@ -23,10 +23,11 @@ from ._files import atomic_write
 class Callback:
     """Base class; every hook does nothing. Hooks run at the borders of optimizer steps, in the order given.
 
-    Attribute writes_files: whether a fast_dev_run leaves it out.
+    Attributes: writes_files: whether a fast_dev_run leaves it out. one_model: whether it needs one model and targets,
+    which a GANTrainer does not have.
     """
 
-    writes_files = False
+    writes_files = one_model = False
 
     def on_fit_start(self, trainer):
         """Before the first epoch, after a checkpoint was restored."""
@@ -353,6 +354,8 @@ class Mixup(Callback):
     seed, the epoch and the batch alone. Needs a loss that takes probabilities, such as cross_entropy.
     """
 
+    one_model = True
+
     def __init__(self, alpha=0.2, num_classes=None, p=1.0):
         if not 0 <= p <= 1:
             raise ValueError(f"{type(self).__name__}: expected p in [0, 1], got {p}")
@@ -401,7 +404,14 @@ class FreezeBackbone(Callback):
     Raises: ValueError for a pattern that no submodule has.
     """
 
+    one_model = True
+
     def __init__(self, unfreeze_at=1, head=None, train_bn=False, freeze_until=None):
+        if unfreeze_at is not None and not isinstance(unfreeze_at, (int, np.integer, dict)):
+            raise TypeError(
+                f"FreezeBackbone: expected unfreeze_at as an epoch, {{epoch: pattern}} or None, got {unfreeze_at!r}; "
+                "names of layers go with head= and freeze_until="
+            )
         stages = unfreeze_at if isinstance(unfreeze_at, dict) else {} if unfreeze_at is None else {unfreeze_at: "*"}
         self.stages = {int(e): [p] if isinstance(p, str) else list(p) for e, p in stages.items()}
         if min(self.stages, default=0) < 0 or (not self.stages and unfreeze_at is not None):

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from . import _core, _torch_pickle
-from .safetensors import from_bits
+from .safetensors import MAX_HEADER, from_bits
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the old format
 _SLACK = 1 << 24  # bytes
@@ -69,8 +69,6 @@ def _read_zip(file, size):
         for info in archive.infolist():
             if info.filename in names:
                 raise ValueError(f"{info.filename!r} stands in the zip file twice")
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
-                raise ValueError(f"{info.filename!r} is compressed, which PyTorch's files are not")
             names[info.filename] = info
         pickles = [n for n in names if n.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
@@ -78,6 +76,9 @@ def _read_zip(file, size):
         root = pickles[0].split("/")[0]
         if f"{root}/constants.pkl" in names:
             raise ValueError("a TorchScript archive, which holds code; torch.save(model.state_dict(), path) instead")
+        for info in names.values():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+                raise ValueError(f"{info.filename!r} is compressed, which PyTorch's files are not")
         order = archive.read(f"{root}/byteorder") if f"{root}/byteorder" in names else b"little"
         if order != b"little":
             raise ValueError(f"written with byte order {order[:10]!r}, expected little")
@@ -143,6 +144,25 @@ def _read_old(file, size):
     return value
 
 
+def kind_of_file(path):
+    """"torch" or "safetensors" by what a file begins with, whatever its name; None where that tells nothing.
+
+    Raises: ValueError for what stands in the place of weights when a download went wrong.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER:  # first: its length is any bytes
+        return "safetensors"
+    again = "download the file again"
+    if not start:
+        raise ValueError(f"an empty file; {again}")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError("a Git LFS pointer, not the file that it stands for; get that with git lfs pull")
+    if start.lstrip().startswith(b"<"):
+        raise ValueError(f"a web page (it begins with {start.lstrip()[:15]!r}), not weights; {again}")
+    return "torch" if start[:2] == b"PK" or start[:1] == b"\x80" else None  # a zip file, a pickle
+
+
 def load_torch(path):
     """What torch.save wrote to a .pt or .pth file: tensors on the CPU in the dicts, lists and numbers around them.
 
@@ -157,8 +177,14 @@ def load_torch(path):
         size = os.fstat(file.fileno()).st_size
         start = file.read(4)
         file.seek(0)
+        is_zip = start[:2] == b"PK"
         try:
-            return _read_zip(file, size) if start[:2] == b"PK" else _read_old(file, size)
+            if kind_of_file(path) == "safetensors":
+                raise ValueError("a safetensors file; fc.load_state reads it")
+            if is_zip and not zipfile.is_zipfile(file):  # its directory is at the end
+                raise ValueError("a zip file without its end: cut short, download it again")
+            file.seek(0)
+            return _read_zip(file, size) if is_zip else _read_old(file, size)
         except (
             ValueError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError,
             struct.error, OverflowError, MemoryError,

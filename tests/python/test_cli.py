@@ -108,6 +108,13 @@ def test_summary_info_version(capsys):
     for name, count in {"lenet5": 61_706, "lenet": 1_663_370, "resnet20": 269_722, "resnet18": 11_689_512}.items():
         assert run("summary", "--model", name) == 0
         assert f"parameters {count:,} " in capsys.readouterr().out
+    for name in ("dcgan", "cgan"):  # a pair: both nets
+        assert run("summary", "--model", name, "--input", 1, 28, 28, "--json") == 0
+        both = json.loads(capsys.readouterr().out)
+        assert both["generator"]["input_size"] == [1, 100] and both["discriminator"]["input_size"] == [1, 1, 28, 28]
+    assert run("summary", "--model", "dcgan") == 0
+    out = capsys.readouterr().out
+    assert "DCGANGenerator, input (1, 100)" in out and "DCGANDiscriminator, input (1, 3, 64, 64)" in out
     assert run("summary", "--model", "lenet5", "--input", 1, 28, 30) == 1
     assert "square images" in capsys.readouterr().err
     assert run("info") == 0
@@ -125,6 +132,9 @@ def test_summary_info_version(capsys):
     ("argv", "message"),
     [
         (["train", "--model", "resnet21"], "unknown model 'resnet21'; did you mean"),
+        (["train", "--model", "unet"], "expected a classifier, got unet, which gives a class for each pixel"),
+        (["train", "--model", "retinanet_small"], "examples/detection_garments.py"),
+        (["train", "--model", "dcgan"], "which is a pair of nets: fastcnn gan train takes it"),
         (["train", "--data", "fashion_mnist2"], "unknown dataset 'fashion_mnist2'; did you mean"),
         (["train", "--optimizer", "sdg"], "did you mean 'sgd'"),
         (["train", "--name", "a/b"], "expected a plain name"),

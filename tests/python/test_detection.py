@@ -3,6 +3,8 @@ with the same weights; targets, messages, and that a compiled step learns."""
 
 from __future__ import annotations
 
+import re
+
 import fastcnn as fc
 import numpy as np
 import pytest
@@ -185,10 +187,96 @@ def test_encoded_targets_have_one_shape_and_name_bad_objects():
         net.encode([{"boxes": [[5, 0, 0, 5]], "labels": [1]}], (64, 64))
     with pytest.raises(ValueError, match=r"expected integer labels of shape \(1,\) for 1 boxes, got int64 of shape"):
         net.encode([{"boxes": [[0, 0, 5, 5]], "labels": [1, 2]}], (64, 64))
-    with pytest.raises(ValueError, match=r"RetinaNet.predict: expected images \(C, H, W\), got \(8, 8\)"):
-        net.predict(np.zeros((3, 8, 8), np.uint8))
+    for targets, match in (
+        ([{"boxes": [[0, 0], [9, 9]], "labels": [1]}], r"expected boxes of shape \(M, 4\), got \(2, 2\)"),
+        ([{"boxes": [0, 0, 5, 5, 1, 1, 9, 9], "labels": [1, 2]}], r"expected boxes of shape \(M, 4\), got \(8,\)"),
+        ([{"boxes": [[0, 0, 5, 5]], "category": [1]}], r"image 0: .* got no 'labels' among \['boxes', 'category'\]"),
+        ([{"boxes": [[64, 0, 70, 5]], "labels": [1]}], r"boxes that touch the image of 64x64 pixels, got \[64.0, 0.0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            net.encode(targets, (64, 64))
+    with pytest.raises(TypeError, match="image 0: .* got a list; fc.data.CocoDetection makes those"):
+        net.encode([[{"bbox": [0, 0, 5, 5], "category_id": 1}]], (64, 64))
+    with pytest.raises(TypeError, match="expected a list with a dict for each image, got one dict"):
+        net.encode({"boxes": [[0, 0, 5, 5]], "labels": [1]}, (64, 64))
+    assert (net.encode([{"boxes": [], "labels": []}], (64, 64))["labels"] == -1).all()
     with pytest.raises(ValueError, match="RetinaNet: expected box_loss 'l1' or 'giou', got 'iou'"):
         models.create_model("retinanet_small", box_loss="iou")
+
+
+def test_predict_names_images_that_are_none():
+    net = build("retinanet_small", 4)
+    for images, match in (
+        (np.zeros((3, 8, 8), np.uint8), r"predict: expected a batch .* got one array of \(3, 8, 8\); one"),
+        ([np.zeros((8, 8), np.uint8)], r"predict: expected images \(3, H, W\), got \(8, 8\)$"),
+        ([np.zeros((8, 8, 3), np.uint8)], r"got \(8, 8, 3\); transpose\(2, 0, 1\) makes it one"),
+        ([np.zeros((1, 8, 8), np.uint8)], r"predict: expected images \(3, H, W\), got \(1, 8, 8\)"),
+        ([np.zeros((3, 0, 8), np.uint8)], r"got \(3, 0, 8\)"),
+        ([np.full((3, 8, 8), 200.0)], "expected uint8 images, or values of 0 to 1, got 200; divide by 255"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            net.predict(images)
+    assert net.predict([]) == []
+
+
+def test_the_loss_takes_what_encode_gave():
+    for name, side in (("retinanet_small", 64), ("ssdlite320_mobilenet_v3", 320)):
+        net = models.create_model(name, 4, box_loss="giou")
+        wanted = net.encode(targets_for(side), (side, side))
+        with fc.no_grad():
+            outputs = net(fc.zeros((2, 3, side, side)))
+            given, tensors = (
+                net.loss(outputs, t, (side, side)) for t in (wanted, {k: fc.tensor(v) for k, v in wanted.items()})
+            )
+        assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in tensors.items()}
+        codes = net.box_coder.encode(fc.tensor(wanted["boxes"]), net.anchors((side, side)))
+        exact = {**outputs, "bbox_regression": codes}
+        assert net.loss(exact, wanted, (side, side))["bbox_regression"].item() == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="SSD: expected box_loss 'smooth_l1' or 'giou', got 'l1'"):
+        build("ssd300_vgg16", 4, box_loss="l1")
+
+
+def test_grey_images_and_statistics_that_do_not_fit():
+    net = build("retinanet_resnet50_fpn", 4, 1, **SMALL)
+    assert net.image_mean == pytest.approx((0.449,)) and net.image_std == pytest.approx((0.226,))
+    with fc.no_grad():
+        assert net(fc.zeros((1, 1, 64, 64)))["cls_logits"].shape[2] == 4
+    with pytest.raises(ValueError, match="expected image_mean and image_std of one number, .* got 3 and 2"):
+        build("retinanet_small", 4, image_mean=(0.1, 0.2, 0.3), image_std=(0.1, 0.2))
+    with pytest.raises(ValueError, match="RetinaNet: expected image_std of 3 channels, got 2"):
+        build("retinanet_small", 4, image_std=(0.1, 0.2))(fc.zeros((1, 3, 32, 32)))
+
+
+def test_published_files_of_torchvision_with_old_keys_load(tmp_path):
+    torch = pytest.importorskip("torch")
+    tv = pytest.importorskip("torch_boxes").torchvision()
+    torch.manual_seed(0)
+    make = tv.models.detection.retinanet_resnet50_fpn
+    theirs = make(weights=None, weights_backbone=None, num_classes=4).eval()
+    moderate_outputs_(torch, theirs, 96)
+    old = {}
+    for key, value in theirs.state_dict().items():
+        if "num_batches" not in key:  # frozen norms have none
+            key = re.sub(r"(blocks\.\d)\.0\.", r"\1.", key) if ".fpn." in key else key
+            key = re.sub(r"(_head\.conv\.)(\d)\.0\.", lambda m: f"{m[1]}{2 * int(m[2])}.", key)
+            old[key] = value
+    torch.save(old, tmp_path / "coco.pth")
+    other = make(weights=None, weights_backbone=None, num_classes=4).eval()
+    assert not other.load_state_dict(old, strict=False).unexpected_keys  # torchvision renames them
+    for m in other.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.eps = 0.0  # as torchvision's overwrite_eps for these weights
+    net = models.create_model("retinanet_resnet50_fpn", pretrained=tmp_path / "coco.pth").eval()
+    assert net.num_classes == 4 and net.pretrained_options == {"norm_eps": 0.0}
+    assert "norm_eps=0" in net.pretrained_report.notes[0] and not net.pretrained_report.skipped
+    images = np.random.default_rng(0).uniform(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        x = other.transform.normalize(torch.tensor(images))
+        want = other.head(list(other.backbone(x).values()))
+    with fc.no_grad():
+        got = net(fc.tensor(images))
+    for key in got:
+        np.testing.assert_allclose(got[key].numpy(), want[key].numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("box_loss", ["giou", "l1"])

@@ -278,7 +278,7 @@ def test_conditional_samples_are_of_their_class():
     images = t.sample(6, labels=np.array([0, 0, 1, 1, 0, 1]))
     z = t.latents(6)
     assert np.array_equal(images, t.generate(z, [0, 0, 1, 1, 0, 1]))
-    with pytest.raises(ValueError, match=r"class ids \(2,\) below 2"):
+    with pytest.raises(ValueError, match=r"class ids \(2,\) of 0 to 1, got 0 to 2"):
         t.sample(2, labels=[0, 2])
     with pytest.raises(ValueError, match="this one takes none"):
         trainer().sample(2, labels=[0, 1])
@@ -323,6 +323,10 @@ def test_bad_data_and_checkpoints(tmp_path):
         trainer().fit(raw, max_epochs=1)
     with pytest.raises(TypeError, match="expected an ImageDataset or a loader, got int"):
         trainer().fit(3)
+    with pytest.raises(TypeError, match=r"got 'fashion_mini'; fc.data.load\('fashion_mini'\) gives one"):
+        trainer().fit("fashion_mini")
+    with pytest.warns(UserWarning, match="first images are of 0 to 0.5, the generator's of -1 to 1.* 2 \\* x - 1"):
+        trainer(fast_dev_run=1).fit([np.linspace(0, 0.5, 4 * SIZE**2, dtype=np.float32).reshape(4, 1, SIZE, SIZE)])
     with pytest.raises(ValueError, match="expected an? .*class ids|batches \\(images, class ids\\)"):
         made("conditional").fit([np.zeros((4, 1, SIZE, SIZE), np.float32)], max_epochs=1)
     with pytest.raises(ValueError, match="fid needs the dataset"):
@@ -340,6 +344,29 @@ def test_bad_data_and_checkpoints(tmp_path):
         trainer(ema_decay=None).fit(dataset(), max_epochs=2, resume=tmp_path)
     with pytest.raises(ValueError, match="cannot resume from it"):
         trainer(pair(width=8)).fit(dataset(), max_epochs=2, resume=tmp_path)
+
+
+def test_a_pair_is_one_argument_too_and_labels_are_named():
+    nets = pair("cgan")
+    both = GANTrainer(nets, progress=False, ema_decay=None)
+    assert (both.generator, both.discriminator) == tuple(nets)
+    with pytest.raises(TypeError, match="expected a discriminator as a Module, got NoneType; GANTrainer.gen"):
+        GANTrainer(nets.generator)
+    with pytest.raises(ValueError, match=r"generate: expected class ids \(2,\) of 0 to 1, got -1 to 0"):
+        both.sample(2, labels=[-1, 0])
+    with pytest.raises(ValueError, match=r"interpolate: expected class ids \(2,\) of 0 to 1, got shape \(1,\)"):
+        both.interpolate(2, 3, labels=[0])
+    assert both.interpolate(2, 3, labels=[0, 1]).shape == (6, 1, SIZE, SIZE)
+
+
+def test_callbacks_that_cannot_work_are_refused():
+    for made in (callbacks.Mixup(), callbacks.CutMix(), callbacks.FreezeBackbone()):
+        with pytest.raises(ValueError, match=f"GANTrainer: {type(made).__name__} goes with Trainer"):
+            trainer(callbacks=[made])
+    with pytest.raises(TypeError, match="GANTrainer: expected callbacks with hooks such as on_epoch_end, got int 3"):
+        trainer(callbacks=[3])
+    with pytest.raises(TypeError, match="got the class Timer"):
+        trainer(callbacks=[callbacks.Timer])
 
 
 def test_nan_stops_and_is_named():

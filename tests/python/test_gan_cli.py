@@ -57,6 +57,18 @@ def test_samples(trained, tmp_path, capsys):
     assert walk.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_an_epoch_without_a_step_of_the_generator_is_told_too(tmp_path, capsys):
+    options = ("--n-critic", 5, "--gp-weight", 5, "--d-lr", 1e-4, "--noise-steps", 9, "--r1", 1, "--r1-every", 2)
+    argv = ("--model", "wgan_gp", *SMALL, "--epochs", 3, "--no-compile", *options, "--name", "w", "--out", tmp_path)
+    assert run("gan", "train", *argv) == 0
+    told = capsys.readouterr().out
+    assert "d_loss" in told and "g_loss" not in told
+    kept = json.loads((tmp_path / "w/gan.json").read_text())
+    assert [kept[k] for k in ("gp_weight", "d_lr", "noise_steps", "r1_every")] == [5, 1e-4, 9, 2]
+    draw = ("gan", "sample", "--checkpoint", tmp_path / "w", "--interpolate", "--out", tmp_path / "w.npy")
+    assert run(*draw, "--count", 3) == 0 and len(np.load(tmp_path / "w.npy")) == 3
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -65,6 +77,7 @@ def test_samples(trained, tmp_path, capsys):
         (("train", "--resume", "{tmp}"), "expected the folder of a run of fastcnn gan train"),
         (("train", "--loss", "hinge", "--label-smoothing", "0.1", *SMALL, "--out", "{tmp}"), "label_smoothing"),
         (("sample", "--checkpoint", "{run}", "--out", "a.gif"), "ends in .png or .npy"),
+        (("sample", "--checkpoint", "{run}", "--interpolate", "--count", "1"), "--count of at least 2"),
         (("sample", "--checkpoint", "{judge}"), "not of a run of fastcnn gan train"),
     ],
 )

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from fastcnn import _core, nn
+from fastcnn import _core, models, nn
 from fastcnn._core import ops
 from fastcnn.nn import init, utils
 from fastcnn.nn.module import set_call_observer
@@ -254,6 +254,18 @@ def test_freeze():
     assert not net.body[0].training
     net.freeze().train().eval().unfreeze()
     assert not net.body[0].training
+
+
+def test_unfreeze_leaves_what_never_trained_as_it_was():
+    net = models.airbench94(10)
+    fixed = {k for k, p in net.named_parameters() if not p.requires_grad}
+    assert len(fixed) == 7
+    for _ in range(2):
+        net.freeze().freeze().unfreeze()
+        net.groups.unfreeze()  # twice is once
+        assert {k for k, p in net.named_parameters() if not p.requires_grad} == fixed
+    plain = Net().requires_grad_(False).unfreeze()
+    assert all(p.requires_grad for p in plain.parameters())
 
 
 def test_freeze_leaves_batch_norm_on_wish():

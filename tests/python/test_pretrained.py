@@ -1,9 +1,13 @@
 """Weights of files in models: PyTorch's files, reports, heads, input channels, real weights; features, freezing."""
 
+import copy
+import warnings
+
 import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn import models
+from fastcnn.nn import init
 from plan_check import train
 
 CATS, ESPRESSO, MISSILE = {281, 282, 285}, {967}, {657, 744}  # ImageNet's ids; two of its classes are called missile
@@ -115,6 +119,185 @@ def test_old_torchvision_keys_of_densenet_load(small, tmp_path):
     assert again.pretrained_report.notes == ("keys of torchvision's old files renamed",)
 
 
+def test_omitted_sizes_are_those_of_the_file(tmp_path):
+    cases = {
+        "resnet8": (dict(num_classes=7, in_channels=2), {}, "fc.weight"),
+        "unet": (dict(num_classes=3, in_channels=1), dict(width=4), "outc.conv.weight"),
+        "retinanet_small": (
+            dict(num_classes=5, in_channels=1), dict(channels=8), "head.classification_head.cls_logits.weight"
+        ),
+        "capsnet": (dict(num_classes=4, in_channels=2), CAPS, "routing.weight"),
+        "squeezenet1_1": (dict(num_classes=6), {}, "classifier.1.weight"),
+    }  # fmt: skip
+    for name, (sizes, options, head) in cases.items():
+        with init.skip_random():
+            trained = models.create_model(name, **sizes, **options)
+            init.constant_(trained.state_dict()[head], 0.25)
+        trained.save(tmp_path / name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            net = models.create_model(name, pretrained=tmp_path / name, **options)
+        assert shapes(net) == shapes(trained) and (net.state_dict()[head].numpy() == 0.25).all()
+        assert net.pretrained_report.skipped == net.pretrained_report.adapted == ()
+    for name in ("resnet8", "unet", "cgan"):  # without a file the model's own
+        with init.skip_random():
+            options = dict(image_size=28) if name == "cgan" else {}
+            assert shapes(models.create_model(name, **options)) == shapes(getattr(models, name)(**options))
+
+
+def test_a_last_layer_drawn_anew_unasked_is_a_warning(tmp_path, monkeypatch):
+    def one_more(num_classes=10, in_channels=3):  # the file does not tell num_classes by its outputs
+        return fc.nn.Sequential({"fc": fc.nn.Linear(2, num_classes + 1)})
+
+    monkeypatch.setattr(models.registry, "_BUILDERS", dict(models.registry._BUILDERS))
+    models.register(one_more)
+    one_more(6).save(tmp_path / "w.safetensors")
+    with pytest.warns(UserWarning, match="one_more: fc.weight of .* does not fit and was drawn anew; give num_classes"):
+        models.create_model("one_more", pretrained=tmp_path / "w.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        models.create_model("one_more", 3, pretrained=tmp_path / "w.safetensors")
+        assert not models.create_model("one_more", 6, pretrained=tmp_path / "w.safetensors").pretrained_report.skipped
+
+
+CAPS = dict(channels=8, primary=2, decoder=(6,))
+
+
+def shapes(model):
+    return {k: tuple(v.shape) for k, v in model.state_dict().items()}
+
+
+def test_capsules_and_their_decoder_take_other_classes(tmp_path):
+    path = tmp_path / "caps.safetensors"
+    models.capsnet(10, 1, **CAPS).save(path)
+    net = models.create_model("capsnet", 4, 1, pretrained=path, **CAPS)
+    assert dict(net.pretrained_report.skipped) == {
+        "routing.weight": "trained for 10 classes, drawn anew for 4",
+        "decoder.0.weight": "trained for 160 inputs, drawn anew for 64",
+        "decoder.0.bias": "drawn anew with the rest of decoder.0",
+    }
+    assert 0 < np.abs(net.routing.weight.numpy()).max() < 1 and np.abs(net.decoder[0].weight.numpy()).max() < 0.2
+    bare = models.create_model("capsnet", 10, 1, pretrained=path, **{**CAPS, "decoder": ()})
+    assert {key.split(".")[0] for key, _ in bare.pretrained_report.skipped} == {"decoder"}
+
+
+def test_wrappers_prefixes_and_extras_of_others_load(torch, small, tmp_path):
+    state = torch_state(torch, small)
+    extra = torch.ones(2)
+    files = {
+        "unet": ({**state, "mask_values": [0, 1]}, {"mask_values": "no tensor but a list"}),
+        "lightning": (
+            {"state_dict": {**{f"net.{k}": v for k, v in state.items()}, "criterion.weight": extra}},
+            {"criterion.weight": "outside of 'net.'"},
+        ),
+        "average": ({"ema": {**{f"module.{k}": v for k, v in state.items()}, "n_averaged": extra}},
+                    {"n_averaged": "outside of 'module.'"}),
+        "timm": ({"epoch": 1, "state_dict_ema": state}, {}),
+    }  # fmt: skip
+    for name, (value, skipped) in files.items():
+        torch.save(value, tmp_path / name)
+        net = models.create_model("resnet8", pretrained=tmp_path / name)
+        assert dict(net.pretrained_report.skipped) == skipped, name
+        np.testing.assert_array_equal(net.fc.weight.numpy(), small.fc.weight.numpy())
+    pair = models.dcgan(0, 1, 28, 8, 4)
+    both = {part: torch_state(torch, getattr(pair, part)) for part in ("generator", "discriminator")}
+    torch.save({"epoch": 1, **both}, tmp_path / "pair")
+    again = models.create_model("dcgan", pretrained=tmp_path / "pair", image_size=28, latent_dim=8, width=4)
+    for key, value in pair.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[key].numpy(), value.numpy())
+    torch.save({"weights_of_mine": state, "epoch": 1}, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"got a dict with 'weights_of_mine' \(dict\), 'epoch' \(int\)"):
+        models.create_model("resnet8", pretrained=tmp_path / "other")
+
+
+def test_what_is_no_file_of_weights_is_called_by_its_name(torch, small, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(torch_state(torch, small), path)
+    whole, old = path.read_bytes(), tmp_path / "old.pth"
+    torch.save(torch_state(torch, small), old, _use_new_zipfile_serialization=False)
+    for content, match in (
+        (whole[: len(whole) // 2], "cut short, download it again"),
+        (old.read_bytes()[:2000], "cut short"),
+        (b"", "an empty file; download"),
+        (b"\n<!DOCTYPE html><html>", "a web page .*, not weights; download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
+    ):
+        for name in ("bad.pth", "bad.safetensors", "bad"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name}: .*{match}"):
+                models.create_model("resnet8", pretrained=tmp_path / name)
+        with pytest.raises(ValueError, match=match):
+            fc.load_torch(tmp_path / "bad")
+    script = torch.jit.script(torch.nn.Linear(2, 2))
+    torch.jit.save(script, path)
+    with pytest.raises(ValueError, match="a TorchScript archive, which holds code"):
+        models.create_model("resnet8", pretrained=path)
+    with pytest.raises(ValueError, match="expected the path of a file, got the address https://"):
+        models.create_model("resnet8", pretrained="https://example.org/resnet8.pth")
+    small.save(tmp_path / "swapped.pth")  # the content counts, not the name
+    assert models.create_model("resnet8", pretrained=tmp_path / "swapped.pth").pretrained_report.loaded
+    with pytest.raises(ValueError, match="a safetensors file; fc.load_state reads it"):
+        fc.load_torch(tmp_path / "swapped.pth")
+    (tmp_path / "swapped.safetensors").write_bytes(whole)
+    assert models.create_model("resnet8", pretrained=tmp_path / "swapped.safetensors").pretrained_report.loaded
+
+
+BACKBONES = {
+    "fcn_resnet50": ("resnet50", "layer4.2.conv3.weight", "backbone.layer4.2.conv3.weight"),
+    "retinanet_resnet50_fpn": ("resnet50", "layer1.0.bn1.running_var", "backbone.body.layer1.0.bn1.running_var"),
+    "ssd300_vgg16": ("vgg16", "features.28.weight", "backbone.extra.0.5.weight"),
+    "ssdlite320_mobilenet_v3": (
+        "mobilenet_v3_large", "features.13.block.0.0.weight", "backbone.features.0.13.0.weight"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_model_starts_from_the_weights_of_its_backbone(name, tmp_path):
+    classifier, theirs, ours = BACKBONES[name]
+    path = tmp_path / "w.safetensors"
+    with init.skip_random():
+        source = models.create_model(classifier, 5)
+        value = np.random.default_rng(0).uniform(1, 2, source.state_dict()[theirs].shape).astype(np.float32)
+        source.state_dict()[theirs].copy_(fc.tensor(value))
+        source.save(path)
+        net = models.create_model(name, 3, 1, pretrained_backbone=path)
+        np.testing.assert_array_equal(net.state_dict()[ours].numpy(), value)
+        report, own = net.pretrained_report, net.state_dict()
+        assert [how for _, how in report.adapted] == ["3 input channels summed to 1"]
+        assert f"weights of {classifier} in the backbone" in str(report)
+        loaded = {*report.loaded, *(key for key, _ in report.adapted)}
+        assert loaded >= {k for k in own if k.startswith("backbone.") and "fpn" not in k and "extra" not in k
+                          and not k.startswith(("backbone.scale", "backbone.features.1."))}  # fmt: skip
+        drawn = [why for _, why in report.skipped if "drawn anew" in why]
+        assert bool(drawn) == (name == "ssdlite320_mobilenet_v3")
+        models.create_model("resnet18", 5).save(path)
+        with pytest.raises(ValueError, match=f"does not fit the backbone of {name}: .* give a file of {classifier} as"):
+            models.create_model(name, 3, pretrained_backbone=path)
+        with pytest.raises(ValueError, match="resnet18 has no backbone of its own.* goes with deeplabv3_resnet50, fcn"):
+            models.create_model("resnet18", pretrained_backbone=path)
+
+
+def test_options_that_a_model_lacks_are_named():
+    with pytest.raises(TypeError, match="create_model: resnet8 has no option 'in_chans'; did you mean in_channels"):
+        models.create_model("resnet8", in_chans=1)
+    with pytest.raises(TypeError, match="resnet8 has no option 'q'; its options are attention, block, checkpoint"):
+        models.create_model("resnet8", q=1)
+    with pytest.raises(TypeError, match="capsnet has no option 'primry'; did you mean primary"):
+        models.create_model("capsnet", primry=1)
+    with pytest.raises(TypeError, match="retinanet_small has no option 'nms_tresh'; did you mean nms_thresh"):
+        models.create_model("retinanet_small", nms_tresh=1)
+    with pytest.raises(TypeError, match="expected num_classes as an int of at least 0, got '10'"):
+        models.create_model("resnet8", "10")
+    with pytest.raises(ValueError, match="expected in_channels of at least 1, got 0"):
+        models.create_model("resnet8", 10, 0)
+    with pytest.raises(TypeError, match="list_models: expected a pattern as text, got list"):
+        models.list_models(["resnet*"])
+    assert models.create_model("capsnet", image_size=(28, 28), **CAPS).image_size == 28
+    with pytest.raises(TypeError, match=r"dcgan: expected image_size as an int or \(S, S\), got '28'"):
+        models.create_model("dcgan", image_size="28")
+
+
 # ---------------------------------------------------------------- real weights
 
 
@@ -178,8 +361,10 @@ def test_feature_extractor_gives_what_layers_give(small):
     got = extractor(x)
     fc.ops.mean(got["layer1"]).backward()
     assert small.conv1.weight.grad is not None and small.fc.weight.grad is None
-    extractor.remove()
-    assert not small.layer1._forward_hooks or len(small.layer1._forward_hooks) == 1  # the second extractor's
+    assert list(models.feature_extractor(small, "layer1")(x)) == ["layer1"]
+    assert not any(m._forward_hooks for m in small.modules())  # nothing is kept between calls
+    copied = copy.deepcopy(extractor)
+    assert copied.model is not small and list(copied(x)) == ["layer1", "layer2.0", "fc"]
     with pytest.raises(ValueError, match="no layer 'layer9'; did you mean layer"):
         models.feature_extractor(small, ["layer9"])
     with pytest.raises(ValueError, match="at least one"):

@@ -49,6 +49,8 @@ def test_gradients_reach_all_of_a_dilated_net_and_weights_with_a_second_head_loa
     assert skipped["classifier.4.weight"] == "trained for 3 classes, drawn anew for 7"
     assert skipped["aux_classifier.0.weight"] == "the model was built without aux_classifier"
     assert np.abs(plain.classifier[4].weight.numpy()).max() > 0
+    same = models.create_model("fcn_resnet50", pretrained=tmp_path / "fcn.safetensors")  # as many as the file has
+    np.testing.assert_array_equal(same.classifier[4].weight.numpy(), net.classifier[4].weight.numpy())
     with fc.no_grad():
         assert plain.eval()(x).shape == (2, 7, 32, 40)
 

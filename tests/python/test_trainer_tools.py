@@ -99,6 +99,17 @@ def test_backbone_unfreezes_part_by_part():
         trainer(single, callbacks=[cb.FreezeBackbone()]).fit(dataset(32), max_epochs=1)
 
 
+def test_a_model_that_is_frozen_whole_is_named():
+    with pytest.raises(ValueError, match="nothing in Sequential trains: all its parameters are frozen; see unfreeze"):
+        trainer(net().freeze()).fit(dataset(32), max_epochs=1)
+    with pytest.raises(ValueError, match="the loss depends on no parameter that trains"):
+        trainer(training_step=lambda model, batch: batch[0].mean()).fit(dataset(32), max_epochs=1)
+    with pytest.raises(TypeError, match="unfreeze_at as an epoch, .* got 'layer3'; names of layers go with head="):
+        cb.FreezeBackbone("layer3")
+    with pytest.raises(TypeError, match="Trainer: expected callbacks with hooks such as on_epoch_end, got int 3"):
+        trainer(callbacks=[3])
+
+
 def test_resumed_run_is_frozen_as_the_whole_one(tmp_path):
     def run(folder, epochs, resume=None):
         t = trainer(log_dir=tmp_path / folder, callbacks=[cb.FreezeBackbone(unfreeze_at=1)])
@@ -126,6 +137,11 @@ def test_param_groups_by_kind_pattern_and_depth():
     blocks = fc.models.create_model("resnet8", num_classes=3, in_channels=1)
     rates = {g["lr"] for g in fc.optim.param_groups(blocks, 1.0, layer_decay=0.5)}
     assert rates == {0.5**i for i in range(len(rates))} and len(rates) > 4
+    counts = {"densenet121": 11, "retinanet_small": 12, "fcn_resnet50": 21, "efficientnet_lite0": 12}
+    for name, parts in counts.items():
+        with fc.nn.init.skip_random():
+            groups = fc.optim.param_groups(fc.models.create_model(name), 1.0, layer_decay=0.5)
+        assert sorted(g["lr"] for g in groups) == [0.5**i for i in reversed(range(parts))], name
     with pytest.raises(ValueError, match="no parameter of Sequential is named 'x'"):
         fc.optim.param_groups(model, 0.1, rules={"x": {}})
     with pytest.raises(ValueError, match="layer_decay"):

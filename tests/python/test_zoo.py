@@ -235,6 +235,7 @@ def test_options_of_the_new_nets():
     for name in ("resnet18", "resnet20"):
         with pytest.raises(ValueError, match="attention: expected one of"):
             build(name, attention="sx")
+        assert isinstance(build(name, attention="nonlocal").layer1[0].se, fc.nn.SelfAttention2d)
 
 
 SMALLEST = {
@@ -260,6 +261,13 @@ def test_wrong_images_are_refused_with_advice():
             build(name)(fc.ops.ones((2, 1, 64, 64)))
         with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got \(3, 64, 64\)"):
             build(name)(fc.ops.ones((3, 64, 64)))
+    net = build("resnet20", 10)
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got \(2, 32, 32, 3\), .* give x.permute\(0, 3, 1, 2\)"):
+        net(fc.ops.ones((2, 32, 32, 3)))
+    with pytest.raises(TypeError, match=r"expected images as a Tensor, got an array of shape \(2, 3, 8, 8\); fc"):
+        net(np.ones((2, 3, 8, 8), np.float32))
+    with pytest.raises(TypeError, match="expected images as a Tensor, got a list"):
+        net([1.0])
     with pytest.raises(ValueError, match="LeNet5: expected images of 28x28, got 32x32"):
         build("lenet5", 10, 1)(fc.ops.ones((2, 1, 32, 32)))
 

@@ -6,6 +6,7 @@ loss see Trainer.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from .._loop import Interrupted, SignalGuard, describe_resume
 from .._run_files import find_resume, restore_callbacks
 from .._steps import to_tensor
 from ..callbacks import picture_of
+from ..models.gan import GANPair
+from ..nn import Module
 from ..trainer import History
 from .images import CentredImages, to_unit
 from .losses import get_gan_loss
@@ -35,9 +38,10 @@ class GANTrainer(CallbackHost):
     """Trains a generator and a discriminator against each other.
 
     Args:
-        generator, discriminator: a pair of fastcnn.models (create_model("dcgan")), or Modules: generator with the
-            attributes latent_dim, image_size and num_classes (0: no labels), z (N, latent_dim) -> images in [-1, 1];
-            discriminator images -> scores. With num_classes both take class ids (N,) as second argument.
+        generator, discriminator: a pair of fastcnn.models (create_model("dcgan"), also as one argument), or Modules:
+            generator with the attributes latent_dim, image_size and num_classes (0: no labels), z (N, latent_dim) ->
+            images in [-1, 1]; discriminator images -> scores. With num_classes both take class ids (N,) as second
+            argument.
         loss: "bce" (Goodfellow et al. 2014), "lsgan" (Mao et al. 2017), "hinge" (Miyato et al. 2018), "wgan-gp"
             (Gulrajani et al. 2017), or a GANLoss.
         n_critic: steps of the discriminator per step of the generator; the last of them trains both.
@@ -59,14 +63,17 @@ class GANTrainer(CallbackHost):
     log_dir gets metrics.csv, curves.png, samples/epoch-001.png ... and last.safetensors.
     """
 
+    adversarial = True
+
     def __init__(
-        self, generator, discriminator, loss="bce", n_critic=1, *, lr=None, betas=None, d_lr=None, optimizers=None,
+        self, generator, discriminator=None, loss="bce", n_critic=1, *, lr=None, betas=None, d_lr=None, optimizers=None,
         gp_weight=None, r1_gamma=0.0, r1_every=1, label_smoothing=0.0, instance_noise=0.0, noise_steps=10_000,
         ema_decay=0.999, fid=None, fid_samples=2048, classifier=None, report_samples=1024, grid=64,
         precision="32-true", device="auto", compile=True, seed=0, log_dir=None, callbacks=(), batch_size=64,
         transform=None, num_workers=0, detect_nan=True, progress=True, metadata=None, checkpoint_every_seconds=60.0,
         fast_dev_run=False,
     ):  # fmt: skip
+        generator, discriminator = _two_nets(generator, discriminator)
         found = get_gan_loss(loss)
         gp_weight = (10.0 if loss == "wgan-gp" else 0.0) if gp_weight is None else gp_weight
         _check(
@@ -206,8 +213,9 @@ class GANTrainer(CallbackHost):
                 data, self.batch_size, shuffle=True, drop_last=True, seed=self.seed, transform=self.transform,
                 num_workers=self.num_workers,
             )  # fmt: skip
-        if not hasattr(data, "__iter__"):
-            raise TypeError(f"GANTrainer.fit: expected an ImageDataset or a loader, got {type(data).__name__}")
+        if isinstance(data, str) or not hasattr(data, "__iter__"):
+            got = f"{data!r}; fc.data.load({data!r}) gives one" if isinstance(data, str) else type(data).__name__
+            raise TypeError(f"GANTrainer.fit: expected an ImageDataset or a loader, got {got}")
         return data
 
     def _fields(self, batch):
@@ -222,6 +230,12 @@ class GANTrainer(CallbackHost):
                 raise ValueError(
                     f"GANTrainer.fit: expected images in [-1, 1], as the generator's, got {low:.3g} to {high:.3g}; "
                     "pass the dataset itself, or a loader of fc.gan.CentredImages(dataset)"
+                )
+            if low >= 0 and high > 0:
+                warnings.warn(
+                    f"GANTrainer.fit: the first images are of {low:.3g} to {high:.3g}, the generator's of -1 to 1; if "
+                    "they are of 0 to 1, scale them: 2 * x - 1",
+                    stacklevel=2,
                 )
         if not self.num_classes:
             return x, ()
@@ -292,11 +306,7 @@ class GANTrainer(CallbackHost):
             raise ValueError(f"GANTrainer.generate: expected z (N, {self.latent_dim}), N >= 1, got {z.shape}")
         if self.num_classes:
             labels = np.arange(len(z)) % self.num_classes if labels is None else np.asarray(labels, np.int64)
-            if labels.shape != (len(z),) or labels.min() < 0 or labels.max() >= self.num_classes:
-                raise ValueError(
-                    f"GANTrainer.generate: expected class ids ({len(z)},) below {self.num_classes}, got shape "
-                    f"{labels.shape}"
-                )
+            self._check_labels(labels, len(z), "generate")
         elif labels is not None:
             raise ValueError("GANTrainer.generate: labels go with a conditional generator, this one takes none")
         net, size = self.sampled_generator, self.batch_size
@@ -314,6 +324,13 @@ class GANTrainer(CallbackHost):
             if was:
                 net.train()
         return to_unit(np.concatenate(images)[: len(z)])
+
+    def _check_labels(self, labels, n, what):
+        where = f"GANTrainer.{what}: expected class ids ({n},) of 0 to {self.num_classes - 1}"
+        if labels.shape != (n,):
+            raise ValueError(f"{where}, got shape {labels.shape}")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(f"{where}, got {labels.min()} to {labels.max()}")
 
     def latents(self, n, seed=0):
         """z (n, latent_dim) of a seed, float32; does not touch the random state of training."""
@@ -333,6 +350,7 @@ class GANTrainer(CallbackHost):
         z = interpolation(self.latent_dim, rows, columns, seed)
         if self.num_classes:
             labels = np.arange(rows) % self.num_classes if labels is None else np.asarray(labels)
+            self._check_labels(labels, rows, "interpolate")
             labels = np.repeat(labels, columns)
         return self.generate(z, labels)
 
@@ -449,6 +467,19 @@ class GANTrainer(CallbackHost):
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot resume from it: {error}") from error
         self.message(f"resumed from {path}: epoch {self._run.epoch + 1}, step {self._run.global_step}")
+
+
+def _two_nets(generator, discriminator):
+    """Both, of two arguments or of a pair as one."""
+    if discriminator is None and isinstance(generator, (GANPair, tuple, list)):
+        generator, discriminator = generator
+    for what, net in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(net, Module):
+            raise TypeError(
+                f"GANTrainer: expected a {what} as a Module, got {type(net).__name__}; GANTrainer(generator, "
+                "discriminator) takes both, or a pair of fc.models.create_model"
+            )
+    return generator, discriminator
 
 
 def _check(**values):

@@ -5,7 +5,10 @@ Not layers for users; those are in fc.nn.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import nn
+from .._core import Tensor
 from ..nn import init
 
 
@@ -22,19 +25,29 @@ class ImageModel(nn.Module):
     optional_parts = ()
 
     def __call__(self, x):
+        if not isinstance(x, Tensor):
+            what = f"an array of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+            raise TypeError(f"{type(self).__name__}: expected images as a Tensor, got {what}; fc.tensor(x) makes one")
         self._check_images(x)
         return super().__call__(x)
 
+    def _channels(self):
+        """Channels of the images: what the first convolution takes, or None."""
+        return next((m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d)), None)
+
     def _check_images(self, x):
-        name, shape = type(self).__name__, tuple(x.shape)
-        first = next((m for m in self.modules() if isinstance(m, nn.Conv2d)), None)
-        channels = None if first is None else first.in_channels
+        name, shape, channels = type(self).__name__, tuple(x.shape), self._channels()
         if len(shape) != 4:
             raise ValueError(
                 f"{name}: expected images (N, {channels}, H, W), got {shape}; one image needs x.unsqueeze(0), "
                 "and H, W, C images x.permute(2, 0, 1)"
             )
         n, c, h, w = shape
+        if channels is not None and c != channels and w == channels:
+            raise ValueError(
+                f"{name}: expected images (N, {channels}, H, W), got {shape}, which look like N, H, W, C; give "
+                "x.permute(0, 3, 1, 2)"
+            )
         if channels is not None and c != channels:
             raise ValueError(
                 f"{name}: expected images of {channels} channels, got {c} in {shape}; build it with in_channels={c} "
@@ -67,11 +80,11 @@ class ConvNormAct(nn.Sequential):
         super().__init__(*layers, *([] if act is None else [act()]))
 
 
-ATTENTION = {"se": nn.SqueezeExcite, "eca": nn.ECA, "cbam": nn.CBAM}
+ATTENTION = {"se": nn.SqueezeExcite, "eca": nn.ECA, "cbam": nn.CBAM, "nonlocal": nn.SelfAttention2d}
 
 
 def attention_layer(kind, channels):
-    """The attention that a residual branch of so many channels ends with: "se", "eca", "cbam", or None for none."""
+    """The attention that a residual branch of so many channels ends with: a name in ATTENTION, or None for none."""
     if kind is None:
         return None
     if kind not in ATTENTION:

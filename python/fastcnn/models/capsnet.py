@@ -17,6 +17,9 @@ class CapsNet(ImageModel):
     their size and that of the class capsules. iterations: of routing. decoder: its hidden sizes, () for none.
     """
 
+    optional_parts = ("decoder",)
+    head_dim = 1  # the classes are the second dimension of both heads' weights
+
     def __init__(
         self, num_classes=10, in_channels=1, image_size=28, channels=256, kernel_size=9, primary=32, primary_dim=8,
         dim=16, iterations=3, decoder=(512, 1024),
@@ -72,7 +75,7 @@ class CapsNet(ImageModel):
         return loss, lengths
 
 
-@register(head="routing", image_size=28, sized=True)
+@register(head=("routing", "decoder.0"), image_size=28, sized=True)
 def capsnet(num_classes=10, in_channels=1, **options):
     """CapsNet; options: see CapsNet."""
     return CapsNet(num_classes, in_channels, **options)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 
 from .. import nn
-
-
-class _Keep:
-    """Forward hook that remembers the output under a name."""
-
-    def __init__(self, found, name):
-        self.found, self.name = found, name
-
-    def __call__(self, module, args, output):
-        self.found[self.name] = output
 
 
 class FeatureExtractor(nn.Module):
@@ -22,6 +13,7 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, model, names):
         super().__init__()
+        names = [names] if isinstance(names, str) else names
         names = dict(names) if isinstance(names, dict) else {name: name for name in names}
         if not names:
             raise ValueError("feature_extractor: expected at least one name of a layer, got none")
@@ -33,37 +25,35 @@ class FeatureExtractor(nn.Module):
                 raise ValueError(
                     f"feature_extractor: {type(model).__name__} has no layer {name!r}; did you mean {', '.join(near)}?"
                 )
-        self.model = model
-        self._outputs = tuple(names.values())
-        self._found = {}
-        self._handles = [
-            modules[name].register_forward_hook(_Keep(self._found, out)) for name, out in names.items()
-        ]
+        self.model, self._names = model, names
 
     def forward(self, *args, **kwargs):
         """{name: Tensor} for the arguments of the model."""
-        self._found.clear()
-        try:
-            self.model(*args, **kwargs)
-            absent = [name for name in self._outputs if name not in self._found]
-            if absent:
-                raise ValueError(f"feature_extractor: layer {absent[0]!r} was not used in this forward")
-            return {name: self._found[name] for name in self._outputs}
-        finally:
-            self._found.clear()
+        found = {}
 
-    def remove(self):
-        """Takes the hooks off the model, which it shares; the extractor is of no use afterwards."""
-        for handle in self._handles:
-            handle.remove()
+        def keeper(name):
+            def keep(module, args, output):
+                found[name] = output
+
+            return keep
+
+        with contextlib.ExitStack() as hooks:  # for this call alone: the model's own calls keep nothing
+            for layer, name in self._names.items():
+                hooks.enter_context(self.model.get_submodule(layer).register_forward_hook(keeper(name)))
+            self.model(*args, **kwargs)
+        absent = [layer for layer, name in self._names.items() if name not in found]
+        if absent:
+            raise ValueError(f"feature_extractor: layer {absent[0]!r} was not used in this forward")
+        return {name: found[name] for name in self._names.values()}
 
 
 def feature_extractor(model, names):
     """A module that gives {name: output} of the layers `names` of model, in their order.
 
-    Args: names: dotted names as in model.named_modules(), or a dict of them to the names that the result shall have. A
-    layer that runs several times in a forward gives its last output. The model itself is used, not a copy: parameters,
-    mode and gradients are shared. What no named layer needs is computed too in eager mode; compile leaves it out.
+    Args: names: dotted names as in model.named_modules(), one or several, or a dict of them to the names that the
+    result shall have. A layer that runs several times in a forward gives its last output. The model itself is used, not
+    a copy: parameters, mode and gradients are shared. What no named layer needs is computed too in eager mode; compile
+    leaves it out.
     Raises: ValueError for names that the model does not have.
     """
     return FeatureExtractor(model, names)

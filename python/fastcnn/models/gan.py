@@ -348,7 +348,7 @@ def _pair(generator, discriminator):
     return GANPair(generator, discriminator)
 
 
-@register(head=(), image_size=64, sized=True)
+@register(head=(), image_size=64, sized=True, task="gan")
 def dcgan(num_classes=0, in_channels=3, image_size=64, latent_dim=100, width=64):
     """Radford, Metz and Chintala 2016. num_classes is not used."""
     return _pair(
@@ -356,7 +356,7 @@ def dcgan(num_classes=0, in_channels=3, image_size=64, latent_dim=100, width=64)
     )
 
 
-@register(head=(), image_size=64, sized=True)
+@register(head=(), image_size=64, sized=True, task="gan")
 def lsgan(num_classes=0, in_channels=3, image_size=64, latent_dim=1024, width=64):
     """Mao et al. 2017, for least squares: GANTrainer(loss="lsgan"). num_classes is not used."""
     return _pair(
@@ -365,7 +365,7 @@ def lsgan(num_classes=0, in_channels=3, image_size=64, latent_dim=1024, width=64
     )
 
 
-@register(head=(), image_size=64, sized=True)
+@register(head=(), image_size=64, sized=True, task="gan")
 def wgan_gp(num_classes=0, in_channels=3, image_size=64, latent_dim=128, width=64):
     """Gulrajani et al. 2017: a critic with layer norm, for GANTrainer(loss="wgan-gp", n_critic=5).
 
@@ -377,7 +377,7 @@ def wgan_gp(num_classes=0, in_channels=3, image_size=64, latent_dim=128, width=6
     )
 
 
-@register(head=(), image_size=32, sized=True)
+@register(head=(), image_size=32, sized=True, task="gan")
 def sngan(num_classes=0, in_channels=3, image_size=32, latent_dim=128, width=64):
     """Miyato et al. 2018: spectral norm in the discriminator, for GANTrainer(loss="hinge"). num_classes is not used."""
     generator = SNGANGenerator(in_channels, image_size, latent_dim, width)
@@ -385,7 +385,7 @@ def sngan(num_classes=0, in_channels=3, image_size=32, latent_dim=128, width=64)
     return GANPair(generator, SNGANDiscriminator(in_channels, image_size, width))
 
 
-@register(head=(), image_size=32, sized=True)
+@register(head=(), image_size=32, sized=True, task="gan")
 def resnet_gan(num_classes=0, in_channels=3, image_size=32, latent_dim=128, width=128):
     """Residual nets with spectral norm (Gulrajani et al. 2017; Miyato et al. 2018), the generator twice as wide."""
     return GANPair(
@@ -394,7 +394,7 @@ def resnet_gan(num_classes=0, in_channels=3, image_size=32, latent_dim=128, widt
     )
 
 
-@register(head=(), image_size=64, sized=True)
+@register(head=(), image_size=64, sized=True, task="gan")
 def cgan(num_classes=10, in_channels=3, image_size=64, latent_dim=100, width=64):
     """DCGAN with labels on both sides (Mirza and Osindero 2014): generator(z, labels), discriminator(x, labels)."""
     return _pair(

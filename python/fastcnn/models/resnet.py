@@ -97,8 +97,9 @@ class ResNet(ImageModel):
     """Stem 7x7/2 and pool, four stages of blocks, mean over the image, one Linear. x: (N, in_channels, H, W).
 
     Args: block: BasicBlock or Bottleneck. layers: blocks per stage. groups, base_width: of the 3x3
-    convolutions. zero_init_last: start each branch at zero (Goyal et al. 2017). attention: "se", "eca" or "cbam" at the
-    end of each branch, or None. dilated: for layer2, layer3 and layer4, dilation in place of the stride.
+    convolutions. zero_init_last: start each branch at zero (Goyal et al. 2017). attention: "se", "eca", "cbam" or
+    "nonlocal" at the end of each branch, or None. dilated: for layer2, layer3 and layer4, dilation in place of the
+    stride.
     """
 
     def __init__(

@@ -93,10 +93,10 @@ class ResNetCifar(ImageModel):
 
     Args: depths: blocks per stage. widths: channels per stage. shortcut: "A", "B" or "none" (CifarBlock
     only). zero_init_last: start the branches of CifarBlocks at zero (Goyal et al. 2017). stem: channels of the first
-    convolution, widths[0] by default. dropout: between the convolutions of a block. attention: "se", "eca" or "cbam"
-    at the end of each branch, or None. checkpoint: 0, or while training only the results of every so many blocks are
-    kept for backward, which computes what lies between again (fc.checkpoint): about the root of the depth of a stage
-    needs the least memory (14 of the 200 blocks of resnet1202).
+    convolution, widths[0] by default. dropout: between the convolutions of a block. attention: "se", "eca", "cbam" or
+    "nonlocal" at the end of each branch, or None. checkpoint: 0, or while training only the results of every so many
+    blocks are kept for backward, which computes what lies between again (fc.checkpoint): about the root of the depth of
+    a stage needs the least memory (14 of the 200 blocks of resnet1202).
     """
 
     def __init__(

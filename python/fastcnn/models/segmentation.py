@@ -8,6 +8,7 @@ from __future__ import annotations
 from .. import nn
 from .._core import ops
 from .blocks import ImageModel
+from .pretrained import Backbone
 from .registry import register
 from .resnet import Bottleneck, ResNet
 
@@ -90,13 +91,21 @@ class SegmentationModel(ImageModel):
 HEADS = ("classifier.4", "aux_classifier.4")
 
 
-@register(head=HEADS, image_size=520)
+def resnet50_backbone(prefix):
+    """The Backbone of a model that has a ResNet-50 without its last layers under that name."""
+    return Backbone("resnet50", lambda key: None if key.startswith(DROPPED) else prefix + key, prefix)
+
+
+BACKBONE = resnet50_backbone("backbone.")
+
+
+@register(head=HEADS, image_size=520, backbone=BACKBONE, task="segmentation")
 def fcn_resnet50(num_classes=21, in_channels=3, **options):
     """FCN on ResNet-50; options: see SegmentationModel."""
     return SegmentationModel(fcn_head, num_classes, in_channels, **options)
 
 
-@register(head=HEADS, image_size=520)
+@register(head=HEADS, image_size=520, backbone=BACKBONE, task="segmentation")
 def deeplabv3_resnet50(num_classes=21, in_channels=3, **options):
     """DeepLabV3 on ResNet-50; options: see SegmentationModel."""
     return SegmentationModel(deeplab_head, num_classes, in_channels, **options)

@@ -87,7 +87,7 @@ class UNet(ImageModel):
         return self.outc(y)
 
 
-@register(head="outc.conv", image_size=256)
+@register(head="outc.conv", image_size=256, task="segmentation")
 def unet(num_classes=2, in_channels=3, **options):
     """U-Net; options: see UNet."""
     return UNet(num_classes, in_channels, **options)

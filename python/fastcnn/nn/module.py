@@ -90,6 +90,8 @@ class Module:
     _forward_hooks = None
     _forward_pre_hooks = None
     _optional_state = frozenset()  # names that load_state_dict may miss without a word
+    _frozen = False
+    _fixed = frozenset()  # names of parameters that did not train when freeze() came
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
@@ -357,18 +359,23 @@ class Module:
         return self
 
     def unfreeze(self):
-        """Undoes freeze: all parameters train, batch norms follow train() and eval() again."""
+        """Undoes freeze: all parameters train, but those that did not before it; batch norms follow train() and eval()
+        again."""
         for m in self.modules():
             m._unfreeze_self()
         return self
 
     def _freeze_self(self, train_bn):
+        if not self._frozen:
+            self._frozen = True
+            self._fixed = frozenset(name for name, p in self._members(PARAMETER) if not p.requires_grad)
         for _, p in self._members(PARAMETER):
             p.requires_grad = False
 
     def _unfreeze_self(self):
-        for _, p in self._members(PARAMETER):
-            p.requires_grad = True
+        self._frozen = False
+        for name, p in self._members(PARAMETER):
+            p.requires_grad = name not in self._fixed
 
     def zero_grad(self, set_to_none=True):
         """Forgets the gradients, or with set_to_none=False fills them with zeros."""

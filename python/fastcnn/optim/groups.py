@@ -20,7 +20,7 @@ def param_groups(model, lr, weight_decay=0.0, *, rules=None, decay_norms=False, 
             parameter takes all rules that fit it, later ones win.
         decay_norms: False: biases and parameters of norms have no weight decay.
         layer_decay: factor of the rate from the last top-level child to the one before it (Clark et al. 2020), 0 to 1;
-            a child of blocks (Sequential, ModuleList) counts each block.
+            a child of blocks (Sequential, ModuleList) counts each block, a backbone each of its own children so.
     Raises: ValueError for a rule that no parameter fits and for options out of range.
     """
     if layer_decay is not None and not 0 < layer_decay <= 1:
@@ -52,14 +52,29 @@ def param_groups(model, lr, weight_decay=0.0, *, rules=None, decay_norms=False, 
     return [{"params": params, **dict(options)} for options, params in groups.items()]
 
 
+def _holds_stages(module):
+    """Whether a child is no part of its own but a backbone: a Sequential of named children that have children."""
+    if getattr(module, "holds_stages", False):
+        return True
+    named = [(n, m) for n, m in module.named_children() if not n.isdigit()]
+    return any(c.__name__ == "Sequential" for c in type(module).__mro__) and any(
+        True for _, m in named for _ in m.children()
+    )
+
+
+def _part(module, name):
+    """The beginning of a parameter's name that tells its part: a child, or a block of a child."""
+    head, _, rest = name.partition(".")
+    child = dict(module.named_children()).get(head)
+    if child is None or not rest:
+        return head
+    if _holds_stages(child):
+        return f"{head}.{_part(child, rest)}"
+    blocks = [n for n, _ in child.named_children()]
+    return f"{head}.{rest.partition('.')[0]}" if blocks and all(n.isdigit() for n in blocks) else head
+
+
 def _depths(model, names):
-    """{parameter name: number of its part, from the input on}: parts are children, or blocks of children."""
-    children = dict(model.named_children())
-    parts, depth = {}, {}
-    for name in names:
-        head, _, rest = name.partition(".")
-        blocks = [n for n, _ in children[head].named_children()] if head in children else []
-        if blocks and all(n.isdigit() for n in blocks):
-            head = f"{head}.{rest.partition('.')[0]}"
-        depth[name] = parts.setdefault(head, len(parts))
-    return depth
+    """{parameter name: number of its part, from the input on}."""
+    parts = {}
+    return {name: parts.setdefault(_part(model, name), len(parts)) for name in names}

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import _modes, nn
-from ..._core import float32, from_numpy, ops, tensor, uint8
+from ... import _modes
+from ..._core import Tensor, float32, from_numpy, ops, tensor, uint8
 from ..blocks import ImageModel
 
 
-def checked_objects(boxes, labels, num_classes, where):
-    """boxes and labels of an image as float32 (M, 4) and int64 (M,); ValueError where they are none."""
-    boxes, labels = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(labels)
+def checked_objects(target, num_classes, image_size, where):
+    """boxes and labels of an image (H, W) as float32 (M, 4) and int64 (M,). Raises: ValueError, TypeError."""
+    if not isinstance(target, dict):
+        raise TypeError(
+            f'{where}: expected {{"boxes": (M, 4), "labels": (M,)}}, got a {type(target).__name__}; '
+            "fc.data.CocoDetection makes those of COCO's annotations"
+        )
+    absent = [key for key in ("boxes", "labels") if key not in target]
+    if absent:
+        raise ValueError(f"{where}: expected boxes and labels, got no {absent[0]!r} among {list(map(str, target))}")
+    boxes, labels = np.asarray(target["boxes"], np.float32), np.asarray(target["labels"])
+    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{where}: expected boxes of shape (M, 4), got {boxes.shape}")
     if labels.shape != (len(boxes),) or (len(boxes) and labels.dtype.kind not in "iu"):
         raise ValueError(
             f"{where}: expected integer labels of shape ({len(boxes)},) for {len(boxes)} boxes, got {labels.dtype} of "
@@ -25,12 +36,27 @@ def checked_objects(boxes, labels, num_classes, where):
     if bad.any():
         worst = boxes[bad.argmax()].tolist()
         raise ValueError(f"{where}: expected boxes x1 y1 x2 y2 with x1 < x2, y1 < y2, got {worst}")
+    h, w = image_size
+    outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= np.array([w, h]))).any(1)
+    if outside.any():
+        worst = boxes[outside.argmax()].tolist()
+        raise ValueError(f"{where}: expected boxes that touch the image of {h}x{w} pixels, got {worst}")
     if len(labels) and not (0 < labels.min() and labels.max() < num_classes):
         raise ValueError(
             f"{where}: expected labels 1 to {num_classes - 1} (0 is the background), got {labels.min()} to "
             f"{labels.max()}"
         )
     return boxes, labels.astype(np.int64)
+
+
+def as_tensors(targets):
+    """What Detector.encode gave, or tensors of it, as tensors."""
+    return {key: v if isinstance(v, Tensor) else tensor(np.asarray(v)) for key, v in targets.items()}
+
+
+def per_channel(values, in_channels):
+    """Statistics of RGB images for in_channels: their mean where the channels are others."""
+    return values if in_channels == len(values) else (sum(values) / len(values),)
 
 
 class Detector(ImageModel):
@@ -59,6 +85,12 @@ class Detector(ImageModel):
         self.num_classes, self.anchor_generator = num_classes, anchor_generator
         self.box_coder, self.matcher = box_coder, matcher
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        counts = {len(self.image_mean), len(self.image_std)}
+        if 0 in counts or len(counts - {1}) > 1:
+            raise ValueError(
+                f"{type(self).__name__}: expected image_mean and image_std of one number, or one for each channel, "
+                f"got {len(self.image_mean)} and {len(self.image_std)}"
+            )
         self.size, self.shorter, self.longer, self.size_divisible = size, min_size, max_size, size_divisible
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.topk_candidates, self.detections_per_img = topk_candidates, detections_per_img
@@ -82,14 +114,15 @@ class Detector(ImageModel):
         """(x - image_mean) / image_std; uint8 is divided by 255 first."""
         if x.dtype == uint8:
             x = x.to(float32) / 255
+        for what in ("image_mean", "image_std"):
+            if len(getattr(self, what)) not in (1, x.shape[1]):
+                raise ValueError(
+                    f"{type(self).__name__}: expected {what} of {x.shape[1]} channels, got {len(getattr(self, what))}"
+                )
         mean, std = (
             tensor(np.array(v, np.float32).reshape(1, -1, 1, 1)).to(x.device).to(x.dtype)
             for v in (self.image_mean, self.image_std)
         )
-        if mean.shape[1] not in (1, x.shape[1]):
-            raise ValueError(
-                f"{type(self).__name__}: expected image_mean of {x.shape[1]} channels, got {mean.shape[1]}"
-            )
         return (x - mean) / std
 
     # ---- anchors and targets ----
@@ -98,11 +131,10 @@ class Detector(ImageModel):
         """[(h, w)] of the feature maps of images (H, W); the first time by running the net on one of zeros."""
         size = tuple(int(v) for v in image_size)
         if size not in self._grids:
-            channels = next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
             training = self.training
             try:
                 with _modes.no_grad():
-                    self.eval()(ops.zeros((1, channels, *size), device=next(self.parameters()).device))
+                    self.eval()(ops.zeros((1, self._channels(), *size), device=next(self.parameters()).device))
             finally:
                 self.train(training)
         return self._grids[size]
@@ -119,15 +151,19 @@ class Detector(ImageModel):
 
         targets: for each image {"boxes": (M, 4), "labels": (M,)}, arrays; M may be 0. Returns NumPy {"labels": int64
         (N, anchors), -1 background and -2 no matter, "boxes": float32 (N, anchors, 4), the anchor itself where there is
-        no object}. ValueError: boxes without area, labels out of range.
+        no object}. ValueError: boxes without area or outside of the image, labels out of range.
         """
+        if isinstance(targets, dict):
+            raise TypeError(
+                f"{type(self).__name__}.encode: expected a list with a dict for each image, got one dict"
+            )
         anchors = self.anchors(image_size)
         base = anchors.numpy()
         labels = np.full((len(targets), len(base)), -1, np.int64)
         boxes = np.repeat(base[None], len(targets), 0)
         for i, target in enumerate(targets):
             where = f"{type(self).__name__}.encode: image {i}"
-            objects, classes = checked_objects(target["boxes"], target["labels"], self.num_classes, where)
+            objects, classes = checked_objects(target, self.num_classes, tuple(image_size), where)
             if not len(objects):
                 continue
             matched = self.matcher(ops.box_iou(from_numpy(objects), anchors).numpy())
@@ -137,7 +173,7 @@ class Detector(ImageModel):
         return {"labels": labels, "boxes": boxes}
 
     def loss(self, outputs, targets, image_size):
-        """{"classification", "bbox_regression"}: scalars to add. outputs: the call's; targets: encode's, as tensors."""
+        """{"classification", "bbox_regression"}: scalars to add. outputs: the call's; targets: encode's."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     # ---- predictions ----
@@ -147,8 +183,16 @@ class Detector(ImageModel):
 
         images: a batch (N, C, H, W), or a list of (C, H, W) of any sizes, arrays or tensors, uint8 or 0 to 1. They are
         resized as the class says; boxes are in pixels of the images given, best scores first.
+        Raises: ValueError for images of other shapes and for values that are not of 0 to 1.
         """
-        images = [i if hasattr(i, "requires_grad") else tensor(np.asarray(i)) for i in images]
+        if len(getattr(images, "shape", ())) == 3:
+            raise ValueError(
+                f"{type(self).__name__}.predict: expected a batch (N, C, H, W), or a list of images (C, H, W), got one "
+                f"array of {tuple(images.shape)}; one image belongs in a list"
+            )
+        images = [i if isinstance(i, Tensor) else tensor(np.asarray(i)) for i in images]
+        if not images:
+            return []
         training = self.training
         try:
             self.eval()
@@ -164,10 +208,15 @@ class Detector(ImageModel):
         return found
 
     def _resized(self, image):
-        if image.ndim != 3:
-            raise ValueError(f"{type(self).__name__}.predict: expected images (C, H, W), got {tuple(image.shape)}")
+        where, channels, shape = f"{type(self).__name__}.predict", self._channels(), tuple(image.shape)
+        if image.ndim != 3 or shape[0] != channels or 0 in shape:
+            hint = "; transpose(2, 0, 1) makes it one" if image.ndim == 3 and shape[2] == channels else ""
+            raise ValueError(f"{where}: expected images ({channels}, H, W), got {shape}{hint}")
         image = image.to(next(self.parameters()).device)
         image = image.to(float32) / 255 if image.dtype == uint8 else image.to(float32)
+        high = float(image.max().item())
+        if not high <= 1.5:  # a resized image may be a little above 1
+            raise ValueError(f"{where}: expected uint8 images, or values of 0 to 1, got {high:.4g}; divide by 255")
         h, w = image.shape[1:]
         scale = min(self.shorter / min(h, w), self.longer / max(h, w))
         size = self.size or (int(h * scale), int(w * scale))

@@ -65,6 +65,8 @@ class FeaturePyramidNetwork(nn.Module):
 class BackboneWithFPN(nn.Module):
     """A body whose children run in order, a pyramid on the outputs of some. Args: taken: names of those children."""
 
+    holds_stages = True  # for optim.param_groups
+
     def __init__(self, body, taken, channels, out=256, extra_blocks=None):
         super().__init__()
         self.body, self.taken, self.out_channels = body, tuple(taken), out

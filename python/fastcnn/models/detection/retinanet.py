@@ -6,6 +6,7 @@ Keys of retinanet_resnet50_fpn are torchvision's.
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from ...nn import init
 from ..blocks import ConvNormAct
 from ..registry import register
 from ..resnet import Bottleneck, ResNet
-from ..segmentation import DROPPED
+from ..segmentation import DROPPED, resnet50_backbone
 from .anchors import AnchorGenerator
-from .base import Detector, per_anchor
+from .base import Detector, as_tensors, per_anchor, per_channel
 from .boxes import BoxCoder, Matcher
 from .pyramid import BackboneWithFPN, LastLevelP6P7, SmallBody
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Tower(nn.Module):
@@ -71,7 +74,7 @@ class RetinaNet(Detector):
 
     def __init__(
         self, backbone, head, anchor_generator, num_classes, fg_iou_thresh=0.5, bg_iou_thresh=0.4, box_loss="l1",
-        alpha=0.25, gamma=2.0, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225), **options,
+        alpha=0.25, gamma=2.0, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD, **options,
     ):  # fmt: skip
         if box_loss not in ("l1", "giou"):
             raise ValueError(f"RetinaNet: expected box_loss 'l1' or 'giou', got {box_loss!r}")
@@ -89,6 +92,7 @@ class RetinaNet(Detector):
     def loss(self, outputs, targets, image_size):
         """Focal loss and loss of boxes, each over the matched anchors of an image, mean over images."""
         logits, codes = outputs["cls_logits"].to(float32), outputs["bbox_regression"].to(float32)
+        targets = as_tensors(targets)
         labels, anchors = targets["labels"], self.anchors(image_size).to(logits.device)
         positive, counted = (labels >= 0).to(float32), (labels >= -1).to(float32)
         classes = ops.arange(self.num_classes, device=logits.device)
@@ -118,19 +122,52 @@ class RetinaNet(Detector):
         return places // self.num_classes, places % self.num_classes
 
 
-@register(head="head.classification_head.cls_logits", image_size=800)
-def retinanet_resnet50_fpn(num_classes=91, in_channels=3, **options):
-    """RetinaNet on ResNet-50 with a pyramid; num_classes with the background. Options: see RetinaNet."""
+_OLD_PYRAMID = re.compile(r"((?:inner|layer)_blocks\.\d)\.(weight|bias)$")
+_OLD_TOWER = re.compile(r"(_head\.conv)\.(\d)\.(weight|bias)$")
+
+
+def from_old_torchvision(state):
+    """See registry.register: for files from before torchvision 0.13, its published COCO weights among them.
+
+    Single convolutions of the pyramid and the towers have a name more now; those weights are of norms with eps 0.
+    """
+
+    def renamed(key):
+        key = _OLD_PYRAMID.sub(r"\1.0.\2", key)
+        return _OLD_TOWER.sub(lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}", key)
+
+    new = {renamed(key): value for key, value in state.items()}
+    if new.keys() == state.keys():
+        return state, {}, None
+    return new, {"norm_eps": 0.0}, "keys of torchvision's old files renamed; built with norm_eps=0"
+
+
+@register(
+    head="head.classification_head.cls_logits", image_size=800, convert=from_old_torchvision,
+    backbone=resnet50_backbone("backbone.body."), task="detection",
+)  # fmt: skip
+def retinanet_resnet50_fpn(num_classes=91, in_channels=3, norm_eps=1e-5, **options):
+    """RetinaNet on ResNet-50 with a pyramid; num_classes with the background. Options: see RetinaNet.
+
+    norm_eps: of the backbone's batch norms.
+    """
     net = ResNet(Bottleneck, (3, 4, 6, 3), 0, in_channels)
     body = nn.Sequential({name: m for name, m in net.named_children() if name not in DROPPED})
+    for m in body.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.eps = norm_eps
     backbone = BackboneWithFPN(body, ("layer2", "layer3", "layer4"), (512, 1024, 2048), 256, LastLevelP6P7(256))
     sizes = [(s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64, 128, 256, 512)]
     anchors = AnchorGenerator(sizes)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], num_classes)
+    options = {
+        "image_mean": per_channel(IMAGENET_MEAN, in_channels), "image_std": per_channel(IMAGENET_STD, in_channels),
+        **options,
+    }  # fmt: skip
     return RetinaNet(backbone, head, anchors, num_classes, **options)
 
 
-@register(head="head.classification_head.cls_logits", image_size=128)
+@register(head="head.classification_head.cls_logits", image_size=128, task="detection")
 def retinanet_small(num_classes=11, in_channels=3, channels=64, sizes=((20,), (36,), (64,)), **options):
     """RetinaNet for images of about 128 pixels and training on a few CPU cores; num_classes with the background.
 

@@ -7,7 +7,7 @@ import numpy as np
 from ... import nn
 from ..._core import float32, ops, tensor
 from ...nn import init
-from .base import Detector, per_anchor
+from .base import Detector, as_tensors, per_anchor
 from .boxes import BoxCoder, SSDMatcher
 
 
@@ -75,40 +75,48 @@ class SSD(Detector):
 
     Args: backbone: gives [feature maps]. head: see SSDHead. iou_thresh: of anchors that stand for an object.
     negatives: background anchors in the loss for each that stands for an object, those with the highest loss.
+    box_loss: "smooth_l1" of offsets, or "giou" of boxes.
     """
 
     def __init__(
-        self, backbone, head, anchor_generator, num_classes, iou_thresh=0.5, negatives=3.0, score_thresh=0.01,
-        nms_thresh=0.45, detections_per_img=200, topk_candidates=400, **options,
+        self, backbone, head, anchor_generator, num_classes, iou_thresh=0.5, negatives=3.0, box_loss="smooth_l1",
+        score_thresh=0.01, nms_thresh=0.45, detections_per_img=200, topk_candidates=400, **options,
     ):  # fmt: skip
+        if box_loss not in ("smooth_l1", "giou"):
+            raise ValueError(f"SSD: expected box_loss 'smooth_l1' or 'giou', got {box_loss!r}")
         super().__init__(
             num_classes, anchor_generator, BoxCoder((10.0, 10.0, 5.0, 5.0)), SSDMatcher(iou_thresh),
             score_thresh=score_thresh, nms_thresh=nms_thresh, detections_per_img=detections_per_img,
             topk_candidates=topk_candidates, **options,
         )  # fmt: skip
-        self.backbone, self.head, self.negatives = backbone, head, negatives
+        self.backbone, self.head, self.negatives, self.box_loss = backbone, head, negatives, box_loss
 
     def features(self, x):
         """[feature maps] of normalised images."""
         return self.backbone(x)
 
     def loss(self, outputs, targets, image_size):
-        """Multibox loss over the number of matched anchors: cross entropy with hard negatives, smooth L1 of offsets."""
+        """Multibox loss over the number of matched anchors: cross entropy with hard negatives, and box_loss."""
+        targets = as_tensors(targets)
         logits, labels = outputs["cls_logits"].to(float32), targets["labels"]
-        n, anchors, classes = logits.shape
+        n, places, classes = logits.shape
         there = labels >= 0
         positive = there.to(float32)
         ids = ops.where(there, labels, ops.zeros_like(labels))
-        each = ops.cross_entropy(logits.reshape(n * anchors, classes), ids.reshape(n * anchors), reduction="none")
-        each = each.reshape(n, anchors)
+        each = ops.cross_entropy(logits.reshape(n * places, classes), ids.reshape(n * places), reduction="none")
+        each = each.reshape(n, places)
         counts = ops.sum(positive, 1, keepdim=True) * self.negatives
         negative = hardest(each.detach() * (1 - positive), counts)
-        codes = self.box_coder.encode(targets["boxes"], self.anchors(image_size).to(logits.device))
-        distance = ops.smooth_l1_loss(outputs["bbox_regression"].to(float32), codes, reduction="none")
+        anchors, codes = self.anchors(image_size).to(logits.device), outputs["bbox_regression"].to(float32)
+        if self.box_loss == "giou":
+            distance = ops.giou_loss(self.box_coder.decode(codes, anchors), targets["boxes"], reduction="none")
+        else:
+            wanted = self.box_coder.encode(targets["boxes"], anchors)
+            distance = ops.sum(ops.smooth_l1_loss(codes, wanted, reduction="none"), 2)
         total = ops.clamp(ops.sum(positive), min=1)
         return {
             "classification": ops.sum(each * (positive + negative)) / total,
-            "bbox_regression": ops.sum(distance * positive.unsqueeze(2)) / total,
+            "bbox_regression": ops.sum(distance * positive) / total,
         }
 
     def _scores(self, logits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from ... import nn
@@ -9,9 +10,11 @@ from ..._core import ops
 from ...nn import init
 from ..blocks import ConvNormAct, conv_bn_weights_
 from ..mobilenet_v3 import LARGE, MobileNetV3
+from ..pretrained import Backbone
 from ..registry import register
 from ..vgg import DEPTHS, vgg_features
 from .anchors import DefaultBoxGenerator
+from .base import per_channel
 from .ssd import SSD, SSDHead, xavier_
 
 
@@ -19,6 +22,7 @@ class SSDExtractorVGG(nn.Module):
     """Six feature maps: conv4_3 with its channels scaled to one length, fc7 as dilated convolutions, four extras."""
 
     channels = (512, 1024, 512, 256, 256, 256)
+    holds_stages = True  # for optim.param_groups
 
     def __init__(self, in_channels=3):
         super().__init__()
@@ -84,6 +88,7 @@ class SSDLiteExtractor(nn.Module):
     the net have half the channels ("reduced tail")."""
 
     channels = (672, 480, 512, 256, 256, 128)
+    holds_stages = True
 
     def __init__(self, in_channels=3):
         super().__init__()
@@ -116,12 +121,40 @@ class SSDLiteExtractor(nn.Module):
         return maps
 
 
-def _per_channel(values, in_channels):
-    """Statistics of RGB images for in_channels: their mean where the channels are others."""
-    return values if in_channels == len(values) else (sum(values) / len(values),)
+def _from_vgg(key):
+    """pretrained.Backbone.rename for SSDExtractorVGG, whose last convolutions stand among the extras."""
+    part, _, rest = key.partition(".")
+    number, _, tensor = rest.partition(".")
+    if part != "features" or not number.isdigit():
+        return None if part == "classifier" else key
+    number, split = int(number), 23  # the fourth pool
+    at = f"features.{number}" if number < split else f"extra.0.{number - split}"
+    return f"backbone.{at}.{tensor}"
 
 
-@register(head=tuple(f"head.classification_head.module_list.{i}" for i in range(6)), image_size=300)
+def _from_mobilenet(key):
+    """pretrained.Backbone.rename for SSDLiteExtractor, which is split in the last strided block, the 14th entry."""
+    found = re.fullmatch(r"features\.(\d+)\.(?:block\.(\d+)\.)?(.+)", key)
+    if found is None:
+        return None if key.startswith("classifier.") else key
+    number, split = int(found[1]), 13
+    if number < split:
+        return f"backbone.features.0.{number}.{key.split('.', 2)[2]}"
+    if number > split:
+        return f"backbone.features.1.{number - split}.{key.split('.', 2)[2]}"
+    at = f"features.0.{split}" if found[2] == "0" else f"features.1.0.{found[2]}"
+    return f"backbone.{at}.{found[3]}"
+
+
+VGG, MOBILENET = (
+    Backbone("vgg16", _from_vgg, "backbone.features."),
+    # Its last rows are half as wide here.
+    Backbone("mobilenet_v3_large", _from_mobilenet, "backbone.features.0."),
+)
+HEADS = tuple(f"head.classification_head.module_list.{i}" for i in range(6))
+
+
+@register(head=HEADS, image_size=300, backbone=VGG, task="detection")
 def ssd300_vgg16(num_classes=91, in_channels=3, **options):
     """SSD on VGG-16 for images of 300 pixels; num_classes with the background. Options: see SSD."""
     boxes = DefaultBoxGenerator(
@@ -131,14 +164,14 @@ def ssd300_vgg16(num_classes=91, in_channels=3, **options):
     )
     backbone = SSDExtractorVGG(in_channels)
     options = {
-        "size": (300, 300), "image_mean": _per_channel((0.48235, 0.45882, 0.40784), in_channels),
+        "size": (300, 300), "image_mean": per_channel((0.48235, 0.45882, 0.40784), in_channels),
         "image_std": (1 / 255,), **options,
     }  # fmt: skip
     head = SSDHead(backbone.channels, boxes.num_anchors_per_location(), num_classes)
     return SSD(backbone, head, boxes, num_classes, **options)
 
 
-@register(head=tuple(f"head.classification_head.module_list.{i}.1" for i in range(6)), image_size=320)
+@register(head=tuple(f"{part}.1" for part in HEADS), image_size=320, backbone=MOBILENET, task="detection")
 def ssdlite320_mobilenet_v3(num_classes=91, in_channels=3, **options):
     """SSDLite on MobileNetV3-large for images of 320 pixels; num_classes with the background. Options: see SSD."""
     boxes = DefaultBoxGenerator([(2, 3)] * 6, min_ratio=0.2, max_ratio=0.95)
