@@ -11,6 +11,7 @@ import numpy as np
 from .. import _core
 from ._graph import VIEWS, GraphIndex, Layer
 from ._ranges import scale_and_zero
+from ._rounding import round_weights
 
 _LEVELS = 127  # of int8 weights, symmetric
 _MOST_DEPTH = (1 << 31) // (255 * 128)  # as kMostQuantizedDepth in params.h
@@ -86,39 +87,93 @@ class Converter:
                 names += [*node["in"], node["out"][0]["name"]]
         return list(dict.fromkeys(n for n in names if self.index.dtypes.get(n) == "float32"))
 
+    def between(self):
+        """Names of the values that layers read or make."""
+        names = [n for layer in self.layers for n in (layer.x, layer.out, layer.residual) if n]
+        return [n for n in dict.fromkeys(names) if len(self.index.shapes[n]) >= 2]
+
     # ---- writing ----
 
-    def _factors(self, name, channels):
-        """By which each channel of a value is finer than the value's scale.
+    def _streams(self):
+        """Lists of values that share the factors of their channels: what is summed with what; the others alone."""
+        parent = {}
 
-        A depthwise convolution that reads it takes any factor for nothing; weights of a dense one spread by them, so
-        there the factors are square roots (Nagel et al. 2019, Xiao et al. 2022).
+        def root(name):
+            while name in parent:
+                name = parent[name]
+            return name
+
+        for layer in self.layers:
+            if layer.residual and root(layer.out) != root(layer.residual):
+                parent[root(layer.out)] = root(layer.residual)
+        streams = {}
+        for name in {n for layer in self.layers for n in (layer.out, layer.residual) if n}:
+            streams.setdefault(root(name), []).append(name)
+        return list(streams.values())
+
+    def _find_factors(self):
+        """{name: (C,)}: by which each channel of a value is finer than the value's scale.
+
+        Where a layer makes a value and layers alone read it, its channels may have scales of their own: the layer's
+        multipliers and the readers' weights take them in (Nagel et al. 2019, Xiao et al. 2022). Weights of dense
+        readers spread by that, so the factors get the power that is best for both.
         """
-        readers = [layer for layer in self.layers if layer.x == name]
-        made = next((layer for layer in self.layers if layer.out == name), None)
-        users = len(self.index.users.get(name, ()))
-        alone = name not in self._parent and name not in self._parent.values() and name not in self.index.outputs
-        if made is None or not made.act or made.residual or made.flat or not alone or len(readers) != users:
-            return None
-        scale, zero = self._scales[name]
-        if zero:
-            return None
-        depthwise = all(r.weights.shape[1] == 1 and len(r.weights) == r.params.get("groups", 1) for r in readers)
-        return np.clip(channels[1] / (255 * scale), 1 / 256, 1) ** (1 if depthwise else 0.5)
+        found = {}
+        for names in self._streams():
+            if not all(self._scales_apart(name) for name in names):
+                continue
+            need = np.max([self._share(name) for name in names], axis=0)
+            readers = [layer for layer in self.layers if layer.x in names]
+            powers = np.linspace(0, 1, 5)
+            noise = [sum(self._noise(layer, need**power) for layer in readers) for power in powers]
+            factors = need ** powers[int(np.argmin(noise))]
+            found |= dict.fromkeys(names, factors)
+        return found
 
-    def convert(self, ranges, channels):
+    def _scales_apart(self, name):
+        """Does a layer make the value, and do none but layers read it?"""
+        made = next((layer for layer in self.layers if layer.out == name), None)
+        reads = sum((layer.x == name) + (layer.residual == name) for layer in self.layers)
+        alone = name not in self._parent and name not in self._parent.values() and name not in self.index.outputs
+        return made is not None and not made.flat and alone and reads == len(self.index.users.get(name, ()))
+
+    def _share(self, name):
+        """(C,) part of the bytes on either side of zero that each channel of a value uses."""
+        scale, zero = self._scales[name]
+        of = self._channels[name]
+        share = of.high / ((255 - zero) * scale) if zero < 255 else np.zeros_like(of.high)
+        if zero:
+            share = np.maximum(share, -of.low / (zero * scale))
+        return np.clip(share, 1 / 256, 1)
+
+    def _meets(self, layer, factors):
+        """(O, I/groups, 1, 1): the factors of the inputs that each weight of a layer meets."""
+        groups = layer.params.get("groups", 1)
+        o, i = layer.weights.shape[:2]
+        return np.broadcast_to(factors.reshape(groups, 1, i), (groups, o // groups, i)).reshape(o, i, 1, 1)
+
+    def _noise(self, layer, factors):
+        """What rounding adds to the square of a layer's result, with these factors of its input's channels."""
+        meets = self._meets(layer, factors)
+        squares = self._meets(layer, self._channels[layer.x].square)
+        of_x = np.square(layer.weights * meets * self._scales[layer.x][0]).sum()
+        steps = np.abs(layer.weights * meets).max(axis=(1, 2, 3), keepdims=True) / _LEVELS / meets
+        of_weights = (np.square(steps) * squares).sum() * layer.weights[0, 0].size
+        return of_x + of_weights
+
+    def convert(self, ranges, channels, moments):
         """(graph, {name: tensor}, [(layer, name of the result, scale, zero, factors)]).
 
-        ranges, channels: of find_ranges and find_channels; the bias of a layer takes back by how much its rounded
-        weights move the mean of its result (Nagel et al. 2019).
+        ranges, channels, moments: of find_ranges, find_channels and find_moments ({}: all to the nearest); the bias of
+        a layer takes back by how much its rounded weights move the mean of its result (Nagel et al. 2019).
         """
         groups = {}
         for name, (low, high) in ranges.items():
             old = groups.get(self.root(name), (0.0, 0.0))
             groups[self.root(name)] = min(old[0], low), max(old[1], high)
         self._scales = {name: scale_and_zero(*groups[self.root(name)]) for name in ranges}
-        self._channels = channels
-        self._finer = {name: f for name in channels if (f := self._factors(name, channels[name])) is not None}
+        self._channels, self._moments = channels, moments
+        self._finer = self._find_factors()
         index = self.index
         self.nodes, self.new_tensors, self.results = [], {}, []
         self.floats = {i["name"] for i in index.graph["inputs"]} | set(index.tensors)
@@ -190,14 +245,9 @@ class Converter:
         scale, zero = self._scales[layer.out] if as_bytes else (1.0, 0)
         finer = self._finer.get(layer.out, np.ones(len(layer.bias)))
         real = layer.weights
-        groups = layer.params.get("groups", 1)
-        # (O, I/groups, 1, 1): the factors of the inputs that each weight meets.
-        meets = self._finer.get(layer.x, np.ones(real.shape[1] * groups)).reshape(groups, 1, -1)
-        meets = np.broadcast_to(meets, (groups, len(real) // groups, real.shape[1])).reshape(*real.shape[:2], 1, 1)
-        peak = np.abs(real * meets).max(axis=(1, 2, 3))
-        w_scale = np.where(peak > 0, peak, 1.0) / _LEVELS
+        meets = self._meets(layer, self._finer.get(layer.x, np.ones(real.shape[1] * layer.params.get("groups", 1))))
+        weights, w_scale = round_weights(real, meets, self._moments.get(layer.name), _LEVELS)
         steps = w_scale[:, None, None, None] / meets
-        weights = np.rint(real / steps)
         multiplier = x_scale * w_scale / (scale * finer)
         bias = layer.bias - self._mean_error(layer, weights * steps - real)
         offset = bias / (scale * finer) + zero
@@ -208,7 +258,7 @@ class Converter:
             r_scale, r_zero = self._scales[layer.residual]
             inputs.append(self._byte(layer.residual))
             params |= {"has_residual": 1, "residual_multiplier": r_scale / scale}
-            offset = offset - r_zero * r_scale / scale
+            offset = offset - r_zero * r_scale / scale  # both have the same factors
         for key, value in (("weight_int8", weights), ("multiplier", multiplier), ("offset", offset)):
             value = value if key == "weight_int8" else value.astype(np.float32)
             self.new_tensors[f"{layer.name}.{key}"] = _core.tensor(np.ascontiguousarray(value))
@@ -240,7 +290,7 @@ class Converter:
     def _mean_error(self, layer, error):
         """(O,) mean of what an error of the weights adds to the result, borders aside."""
         groups = layer.params.get("groups", 1)
-        x = self._channels[layer.x][0].reshape(groups, -1)
+        x = self._channels[layer.x].mean.reshape(groups, -1)
         return np.einsum("goi,gi->go", error.sum(axis=(2, 3)).reshape(groups, -1, x.shape[1]), x).ravel()
 
     def _other(self, node):

@@ -13,11 +13,12 @@ from ._convert import Converter, too_deep
 from ._graph import GraphIndex, find_layers
 from ._model import QuantizedModel
 from ._ranges import find_channels, find_ranges, run_graph
+from ._rounding import find_moments
 
 _SLICE = 8  # samples whose inner values are held at a time
 
 
-def quantize(model, calibration_data, *, method="percentile", percentile=99.99, skip=()):
+def quantize(model, calibration_data, *, method="percentile", percentile=99.99, rounding="calibrated", skip=()):
     """An int8 model for inference on the CPU out of a trained float32 one, which stays as it is.
 
     Weights: int8, symmetric, one scale for each output channel; batch norms are folded in first. Activations: uint8,
@@ -27,7 +28,9 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.99, 
     Args: model: a Module in float32, as it is in eval mode. calibration_data: batches (N, C, H, W) float32 as the model
     takes them, or (images, labels) pairs, of which the first is taken; a list, a DataLoader or one array; 100 images
     are often enough. method: "percentile" leaves out 100 - percentile per cent of the values at each end, "minmax"
-    nothing. skip: names of layers that stay float32, with * and ?, as in the report.
+    nothing. rounding: "calibrated" chooses between the two neighbours of a weight by what that does to the layer's
+    results on the data (GPTQ, Frantar et al. 2022) in depthwise and first layers; "nearest" looks at the weight alone.
+    skip: names of layers that stay float32, with * and ?, as in the report.
     Returns: a QuantizedModel. Its report has for each layer {"name", "op", "scale", "zero", "sqnr_db"} of its result:
     the signal-to-noise ratio against the float model on the first batch, with all layers before it quantised too.
     Raises: TypeError for what is no Module or no array; ValueError for no data, for batch norms that never saw data,
@@ -37,6 +40,8 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.99, 
         raise TypeError(f"quantize: expected a Module, got {type(model).__name__}")
     if method not in ("percentile", "minmax"):
         raise ValueError(f"quantize: expected method 'percentile' or 'minmax', got {method!r}")
+    if rounding not in ("calibrated", "nearest"):
+        raise ValueError(f"quantize: expected rounding 'calibrated' or 'nearest', got {rounding!r}")
     if not 50 < percentile <= 100:
         raise ValueError(f"quantize: expected percentile in (50, 100], got {percentile}")
     batches = _batches(calibration_data)
@@ -53,8 +58,9 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.99, 
     converter = Converter(index, layers)
     form = {**graph, "shapes": index.shapes, "dtypes": index.dtypes}
     ranges = find_ranges(form, index.tensors, converter.ranged(), batches, method, percentile)
-    channels = find_channels(form, index.tensors, list(dict.fromkeys(layer.x for layer in layers)), batches)
-    quantized, tensors, results = converter.convert(ranges, channels)
+    channels = find_channels(form, index.tensors, converter.between(), batches)
+    moments = find_moments(form, index.tensors, layers, batches) if rounding == "calibrated" else {}
+    quantized, tensors, results = converter.convert(ranges, channels, moments)
     report = _report(form, index.tensors, quantized, tensors, results, batches[0])
     return QuantizedModel(quantized, tensors, report, floats)
 

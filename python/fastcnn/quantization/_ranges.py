@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,17 +26,34 @@ def run_graph(graph, tensors, names, inputs):
     return {n: t.numpy() for n, t in zip(names, results, strict=True)}
 
 
+@dataclass
+class Channels:
+    """What the channels of a value (N, C, ...) are like on the calibration data; each (C,) float64."""
+
+    mean: np.ndarray
+    square: np.ndarray  # mean of squares
+    low: np.ndarray
+    high: np.ndarray
+
+
 def find_channels(graph, tensors, names, batches):
-    """{name: (mean (C,), largest (C,))} of values (N, C, ...) over all batches, by channel."""
+    """{name: Channels} of values over all batches."""
     found, samples = {}, 0
     for batch in batches:
-        samples += len(batch[0])
+        samples += (count := len(batch[0]))
         for name, a in run_graph(graph, tensors, names, batch).items():
             others = (0, *range(2, a.ndim))
-            total, most = len(batch[0]) * a.mean(axis=others, dtype=np.float64), a.max(axis=others)
+            mean, square = a.mean(axis=others, dtype=np.float64), np.square(a).mean(axis=others, dtype=np.float64)
+            new = Channels(count * mean, count * square, a.min(axis=others), a.max(axis=others))
             old = found.get(name)
-            found[name] = (total, most) if old is None else (old[0] + total, np.maximum(old[1], most))
-    return {name: (total / samples, most.astype(np.float64)) for name, (total, most) in found.items()}
+            if old is not None:
+                new.mean, new.square = old.mean + new.mean, old.square + new.square
+                new.low, new.high = np.minimum(old.low, new.low), np.maximum(old.high, new.high)
+            found[name] = new
+    for c in found.values():
+        c.mean, c.square = c.mean / samples, c.square / samples
+        c.low, c.high = c.low.astype(np.float64), c.high.astype(np.float64)
+    return found
 
 
 def find_ranges(graph, tensors, names, batches, method, percentile):

@@ -1,0 +1,81 @@
+"""Rounds weights to int8 so that what rounding adds to the results of a layer on calibration data is small.
+
+Rounding to nearest is right for inputs without structure. Neighbouring pixels are alike, so that the errors of a
+filter's weights add up, most of all where the weights themselves cancel out; here the error of each weight is made up
+for by the ones after it (GPTQ, Frantar et al. 2022). Which ranges and scales there are is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._ranges import run_graph
+
+_MOST_INPUTS = 160  # of one output: depthwise and first layers, where it counts; others are rounded to nearest
+_POSITIONS = 64  # of each image, drawn at random
+_DAMPING = 1e-3
+
+
+def find_moments(graph, tensors, layers, batches):
+    """{name of a layer: (G, K, K)}: mean over places of the products of the K inputs that an output of a group sees."""
+    layers = [layer for layer in layers if 1 < layer.weights[0].size <= _MOST_INPUTS]
+    sums, rows, rng = {}, {}, np.random.default_rng(0)
+    for batch in batches:
+        values = run_graph(graph, tensors, list(dict.fromkeys(layer.x for layer in layers)), batch)
+        for layer in layers:
+            x = _inputs_seen(layer, values[layer.x], rng).transpose(1, 0, 2)
+            found = np.matmul(x.transpose(0, 2, 1), x)
+            sums[layer.name] = sums[layer.name] + found if layer.name in sums else found
+            rows[layer.name] = rows.get(layer.name, 0) + x.shape[1]
+    return {name: total / rows[name] for name, total in sums.items()}
+
+
+def _inputs_seen(layer, x, rng):
+    """(R, G, K): what R outputs of each of the G groups see of x, in the order of weights (K = I/groups * kH * kW)."""
+    if layer.flat:
+        return x[:, None, :]
+    p = {"sH": 1, "sW": 1, "dH": 1, "dW": 1, "pT": 0, "pB": 0, "pL": 0, "pR": 0, "groups": 1, **layer.params}
+    n, channels = x.shape[:2]
+    places = n * p["oH"] * p["oW"]
+    some = np.arange(places) if p["oH"] * p["oW"] <= _POSITIONS else rng.choice(places, n * _POSITIONS, replace=False)
+    image, row, column = np.unravel_index(some, (n, p["oH"], p["oW"]))
+    x = np.pad(x, ((0, 0), (0, 0), (p["pT"], p["pB"]), (p["pL"], p["pR"])))
+    rows = row[:, None] * p["sH"] + np.arange(p["kH"]) * p["dH"]
+    columns = column[:, None] * p["sW"] + np.arange(p["kW"]) * p["dW"]
+    seen = x[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (R, kH, kW, C)
+    seen = seen.reshape(len(some), p["kH"], p["kW"], p["groups"], channels // p["groups"])
+    return seen.transpose(0, 3, 4, 1, 2).reshape(len(some), p["groups"], -1)
+
+
+def round_weights(weights, meets, moments, levels):
+    """(q, scale): integers of at most `levels` in magnitude, (O, I, kH, kW), and (O,), with which q * scale / meets is
+    near weights in the sense above.
+
+    meets: (O, I, 1, 1) factors of inputs. moments: (G, K, K) of find_moments, or None: each to the nearest.
+    """
+    peak = np.abs(weights * meets).max(axis=(1, 2, 3))
+    scale = np.where(peak > 0, peak, 1.0) / levels
+    if moments is None:
+        return np.rint(weights * meets / scale[:, None, None, None]), scale
+    groups, k = moments.shape[:2]
+    form = (groups, len(weights) // groups, k)
+    steps = scale.reshape(form[:2])[:, :, None] * np.broadcast_to(1 / meets, weights.shape).reshape(form)
+    return _compensated(weights.reshape(form), steps, moments.astype(np.float64), levels).reshape(weights.shape), scale
+
+
+def _compensated(w, s, moments, levels):
+    """Integers for weights w (G, O/G, K) of steps s, one input after the other."""
+    k = w.shape[2]
+    diagonal = np.einsum("gkk->gk", moments)
+    order = np.argsort(-diagonal, axis=1, kind="stable")  # what matters most first: the others make up for it
+    rows, columns = order[:, :, None], order[:, None, :]
+    h = np.take_along_axis(np.take_along_axis(moments, rows, 1), columns, 2)
+    h[:, np.arange(k), np.arange(k)] += _DAMPING * diagonal.mean(1, keepdims=True) + 1e-12
+    upper = np.linalg.cholesky(np.linalg.inv(h)).transpose(0, 2, 1)
+    w, s = (np.take_along_axis(a, columns, 2) for a in (w, s))
+    q = np.empty_like(w)
+    for j in range(k):
+        q[:, :, j] = np.clip(np.rint(w[:, :, j] / s[:, :, j]), -levels, levels)
+        error = (w[:, :, j] - q[:, :, j] * s[:, :, j]) / upper[:, None, j, j]
+        w[:, :, j + 1 :] -= error[:, :, None] * upper[:, None, j, j + 1 :]
+    return np.take_along_axis(q, np.argsort(order, axis=1)[:, None, :], 2)
