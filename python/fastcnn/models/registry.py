@@ -188,8 +188,8 @@ def _load(name, path, num_classes, in_channels, options):
 def create_model(name, num_classes=None, in_channels=None, pretrained=False, pretrained_backbone=None, **kwargs):
     """Builds a registered model.
 
-    num_classes, in_channels: default what the pretrained file is for; without one the classes that the model is
-    usually built for (1000 of ImageNet, 10, 21 ..., as fc.models.NAME()), and 3 channels.
+    num_classes, in_channels: default what the pretrained file is for; without one 1000 for classification, what the
+    model is usually built for elsewhere (as fc.models.NAME()), and 3 channels.
     pretrained: path of a .safetensors file or of a PyTorch file (.pt, .pth: a state_dict, or a checkpoint that holds
     one) with the keys of torchvision, or timm where torchvision has no such net. Where the file was trained on another
     number of classes the last layer is drawn anew; the first convolution is adapted to in_channels (summed to one
@@ -219,7 +219,8 @@ def create_model(name, num_classes=None, in_channels=None, pretrained=False, pre
             f"create_model: {name} has no backbone of its own, pretrained= takes its weights; pretrained_backbone= "
             f"goes with {', '.join(having)}"
         )
-    classes, channels = usual_input(name)[0] if num_classes is None else num_classes, in_channels or 3
+    usual = 1000 if entry.task == "classification" else usual_input(name)[0]
+    classes, channels = usual if num_classes is None else num_classes, in_channels or 3
     model = _build(name, classes, channels, kwargs)
     if pretrained_backbone is not None:
         weights = read_weights(pretrained_backbone, model.state_dict())
