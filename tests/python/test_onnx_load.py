@@ -280,7 +280,9 @@ def test_all_unsupported_nodes_are_listed_at_once(tmp_path):
 
 
 OPTIONS = {
-    "1-D convolution": (helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3)}, r"shape \[2, 3, 3\]"),
+    "3-D convolution": (
+        helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3, 1, 1)}, r"shape \[2, 3, 3, 1, 1\]",
+    ),
     "3-D pool": (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2]), {}, "3-D windows"),
     "padding mode": (helper.make_node("Pad", ["x", "p"], ["y"], mode="mirror"), {"p": np.int64([1] * 8)}, "'mirror'"),
     "resize rule": (

@@ -36,16 +36,18 @@ def _integer(v):
 @op("Div", params=(0, 1))
 def div(call):
     a, b = call.pair()
-    if not (_integer(a) and _integer(b)):
-        return ops.div(a, b)
-    # Integers are divided towards zero; floor_divide goes down.
+    return _truncated(a, b) if _integer(a) and _integer(b) else ops.div(a, b)
+
+
+def _truncated(a, b):
+    """a / b of integers, towards zero; floor_divide goes down."""
     down, rest = ops.floor_divide(a, b), ops.remainder(a, b)
     return down + ops.cast(ops.logical_and(ops.ne(rest, 0), ops.lt(down, 0)), down.dtype)
 
 
 @op("Mod")
 def mod(call):
-    a, b = call.pair()
+    a, b = call.tensor(0), call.operand(1)
     rest = ops.remainder(a, b)
     if not call.attr("fmod", 0):
         return rest
@@ -174,20 +176,21 @@ def shrink(call):
 @op("PRelu", params=(1,))
 def prelu(call):
     x, slope = call.tensor(0), call.tensor(1)
-    # One slope per channel, as (C, 1, 1) or (1, C, 1, 1).
-    per_channel = x.ndim > 2 and slope.numel() == x.shape[1] and slope.shape[-x.ndim + 1 :][:1] == x.shape[1:2]
+    # One slope per channel is (C, 1, 1) or (1, C, 1, 1); (C,) goes along the last axis, as everywhere in ONNX.
+    per_channel = (1,) * (x.ndim - slope.ndim) + tuple(slope.shape) == (1, *x.shape[1:2], *(1,) * (x.ndim - 2))
     if slope.numel() == 1 or per_channel:
         return ops.prelu(x, slope.reshape(-1))
     return ops.where(ops.lt(x, 0), x * slope, x)
 
 
-@op("Clip", host=(1, 2))
+@op("Clip")
 def clip(call):
-    low, high = call.scalar(1, call.attr("min")), call.scalar(2, call.attr("max"))
-    x = call.tensor(0)
+    x, bounds = call.tensor(0), (call.attr("min"), call.attr("max"))
+    low, high = (call.operand(i) if call.has(i) else bound for i, bound in enumerate(bounds, 1))
     if low is None and high is None:
         return x
-    if low == 0 and high == 6:
+    numbers = not isinstance(low, _core.Tensor) and not isinstance(high, _core.Tensor)
+    if numbers and low == 0 and high == 6 and is_float(x):
         return ops.relu6(x)
     return ops.clamp(x, low, high)
 
@@ -226,12 +229,12 @@ def _reduce(name, function, first_opset_with_operand):
     def run(call):
         x = call.tensor(0)
         axes = call.ints(1) if call.opset >= first_opset_with_operand else call.attr("axes")
-        if not axes:
-            if call.attr("noop_with_empty_axes", 0):
-                return x
-            axes = range(x.ndim)
-        axes = tuple(sorted({axis_of(a, x.ndim) for a in axes}))
-        return function(x, axes, bool(call.attr("keepdims", 1))) if axes else x
+        if not axes and (x.ndim == 0 or call.attr("noop_with_empty_axes", 0)):
+            y = function(ops.unsqueeze(x, -1), (x.ndim,), False)  # each element by itself: a square stays a square
+        else:
+            axes = tuple(sorted({axis_of(a, x.ndim) for a in axes or range(x.ndim)}))
+            y = function(x, axes, bool(call.attr("keepdims", 1)))
+        return y if y.dtype == x.dtype else ops.cast(y, x.dtype)
 
 
 def _sum_exp(x, axes, keepdim):
@@ -243,7 +246,7 @@ def _sum_exp(x, axes, keepdim):
 def _mean(x, axes, keepdim):
     if is_float(x):
         return ops.mean(x, axes, keepdim)
-    return ops.floor_divide(ops.sum(x, axes, keepdim), math.prod(x.shape[a] for a in axes))
+    return _truncated(ops.sum(x, axes, keepdim), math.prod(x.shape[a] for a in axes))
 
 
 _REDUCTIONS = {
@@ -277,8 +280,8 @@ def matmul(call):
 
 @op("Gemm", params=(0, 1, 2))
 def gemm(call):
-    a, b, c = (call.tensor(i) for i in range(3))
     alpha, beta = call.attr("alpha", 1.0), call.attr("beta", 1.0)
+    a, b, c = call.tensor(0), call.tensor(1), call.tensor(2) if beta else None
     a = ops.transpose(a, 0, 1) if call.attr("transA", 0) else a
     weights = b if call.attr("transB", 0) else ops.transpose(b, 0, 1)
     if alpha == 1 and (c is None or (beta == 1 and c.ndim == 1 and c.shape[0] == weights.shape[0])):
