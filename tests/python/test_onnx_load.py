@@ -279,6 +279,64 @@ def test_all_unsupported_nodes_are_listed_at_once(tmp_path):
     assert all(t in text for t in ("LSTM 'rnn'", "NonMaxSuppression 'nms'", "com.microsoft.FusedMatMul 'fused'"))
 
 
+def of_constants():
+    """Operators that have no kernel of fastcnn, each with constants: {name: (node, {name: array})}."""
+    grid, rows = numbers(3, 4), np.int64([[0], [2]])
+    at = np.int64([[0, 1, 0, 2]])
+    return {
+        "NonZero": (["c"], {"c": np.float32([[1, 0], [2, 3]])}),
+        "CumSum": (["c", "a"], {"c": grid, "a": np.int64(1)}),
+        "GatherND": (["c", "i"], {"c": grid, "i": rows}),
+        "ScatterND": (["c", "i", "u"], {"c": grid, "i": rows, "u": numbers(2, 4)}),
+        "ScatterElements": (["c", "i", "u"], {"c": grid, "i": at, "u": numbers(1, 4)}),
+        "ConstantOfShape": (["c"], {"c": np.int64([2, 3])}),
+        "Range": (["c", "e", "d"], {"c": np.float32(0), "e": np.float32(3), "d": np.float32(0.5)}),
+    }
+
+
+@pytest.mark.parametrize("op", of_constants())
+def test_operators_of_constants_are_computed_of_constants_alone(tmp_path, op):
+    names, constants = of_constants()[op]
+    node = helper.make_node(op, names, ["k"], name="p")
+    last = [helper.make_node("Cast", ["k"], ["f"], to=1), helper.make_node("Add", ["x", "f"], ["y"])]
+    path = saved(model_of([node, *last], constants), tmp_path / "m.onnx")
+    np.testing.assert_allclose(fc.onnx.load(path)(fc.zeros(1)).numpy(), run_runtime(path, np.zeros(1, np.float32)))
+    changed = [helper.make_node("Add", ["x", "c"], ["s"]), helper.make_node(op, ["s", *names[1:]], ["y"], name="p")]
+    with pytest.raises(ValueError, match=f"1 nodes .*supported:\n.*{op} 'p': operand 0, 's', depends on the data"):
+        fc.onnx.load(saved(model_of(changed, constants), tmp_path / "n.onnx"))
+
+
+def test_positions_counted_on_a_mask_of_the_inputs_shape(tmp_path):
+    """As timm's edgenext does: ones of the shape of x, counted along an axis, divided by a table, beside a weight."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["ones"], value=helper.make_tensor("v", 1, [1], [1])),
+        helper.make_node("CumSum", ["ones", "axis"], ["at"]),
+        helper.make_node("CumSum", ["table", "first"], ["steps"]),
+        helper.make_node("Mul", ["x", "table"], ["t"]),
+        helper.make_node("Div", ["at", "steps"], ["d"]),
+        helper.make_node("Sin", ["d"], ["p"]),
+        helper.make_node("Add", ["t", "p"], ["y"]),
+    ]
+    constants = {"axis": np.int64(3), "first": np.int64(0), "table": np.abs(numbers(5)) + 1}
+    path = saved(model_of(nodes, constants), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    for n in (1, 3):
+        x = numbers(n, 2, 4, 5)
+        close(net(fc.tensor(x)).numpy(), run_runtime(path, x))
+
+
+def test_constants_of_the_inputs_shape_may_be_as_large_as_activations(tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "nine"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["y"], value=helper.make_tensor("v", 9, [1], [0])),
+    ]
+    types = {"x": (onnx.TensorProto.FLOAT, ["n"]), "y": (onnx.TensorProto.BOOL, None)}
+    net = fc.onnx.load(saved(model_of(nodes, {"nine": np.int64([9])}, types=types), tmp_path / "m.onnx"))
+    assert net(fc.zeros(1 << 21)).shape == (9 << 21,)
+
+
 OPTIONS = {
     "3-D convolution": (
         helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3, 1, 1)}, r"shape \[2, 3, 3, 1, 1\]",
@@ -289,6 +347,8 @@ OPTIONS = {
         helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="tf_crop_and_resize"),
         {"s": np.float32([1, 1, 2, 2])}, "tf_crop_and_resize",
     ),
+    "shape from data": (helper.make_node("Reshape", ["x", "x"], ["y"]), {}, "operand 1, 'x', depends on the data"),
+    "many of TopK": (helper.make_node("TopK", ["x", "k"], ["y", "i"]), {"k": np.int64([99])}, "k of 99, more than 64"),
     "indices": (helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2, 2]), {}, "the indices"),
     "auto_pad": (helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="X"), {"w": numbers(2, 3, 1, 1)}, "auto_pad 'X'"),
 }  # fmt: skip

@@ -214,7 +214,7 @@ def _positions(x, axis):
     return to_tensor(np.arange(x.shape[axis]).reshape(shape), x.device)
 
 
-@op("Dropout", host=(1, 2), check=lambda c: "its second output, the mask" if any(c.node.outputs[1:]) else None)
+@op("Dropout", host=(1,), check=lambda c: "its second output, the mask" if any(c.node.outputs[1:]) else None)
 def dropout(call):
     """Drops while the module trains, even where the file says that it is for inference."""
     x, p = call.tensor(0), call.scalar(1, call.attr("ratio", 0.5))

@@ -14,8 +14,8 @@ from .. import _core
 from ..nn import Module, Parameter
 from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
 from ._file import read_graph
-from ._host import FOLDABLE, fold
-from ._registry import HANDLERS, Call, to_tensor
+from ._host import FOLDABLE, MOST_ELEMENTS, fold
+from ._registry import HANDLERS, Call, host_slots, to_tensor
 from ._rewrite import rewrite
 
 
@@ -57,6 +57,7 @@ class OnnxModule(Module):
         self._input_shapes, self._output_types = dict(graph.inputs), dict(graph.outputs)
         plan = _Plan(graph)
         self._nodes, self._host, self._places = plan.nodes, plan.host, {}
+        self._on_host = [plan.host_slots(node) for node in plan.nodes]
         names = _unused_names(self)
         for name, (key, array, trains) in plan.weights.items():
             tensor = to_tensor(array)
@@ -85,8 +86,10 @@ class OnnxModule(Module):
             values[name] = getattr(scope, attribute)
         for name, array in self._host.items():
             values.setdefault(name, array)
-        for node, dead in zip(self._nodes, self._last_use, strict=True):
-            self._run(node, values)
+        # As many as activations may have: zeros of the shape of a feature map are common.
+        most = max(MOST_ELEMENTS, 16 * sum(values[name].numel() for name in self.input_names))
+        for node, on_host, dead in zip(self._nodes, self._on_host, self._last_use, strict=True):
+            self._run(node, on_host, values, most)
             for name in dead:
                 del values[name]
         outputs = tuple(self._output(name, values[name]) for name in self.output_names)
@@ -110,19 +113,18 @@ class OnnxModule(Module):
                 raise ValueError(f"OnnxModule: expected input {name!r} of shape ({wanted}), got {x.shape}")
         return values
 
-    def _run(self, node, values):
+    def _run(self, node, on_host, values, most):
         operands = [values[n] if n else None for n in node.inputs]
-        handler = HANDLERS.get(node.op)
+        for slot in on_host:  # a weight whose values decide shapes as well
+            if slot < len(operands) and node.inputs[slot] in self._host:
+                operands[slot] = self._host[node.inputs[slot]]
         try:
             if node.op in ("Shape", "Size"):
                 results = [_shape_of(node, operands[0])]
             elif all(v is None or isinstance(v, np.ndarray) for v in operands):
-                results = fold(node, operands, self.opset)
+                results = fold(node, operands, self.opset, most)
             else:
-                for slot in handler.host:  # a weight whose values decide shapes as well
-                    if slot < len(operands) and node.inputs[slot] in self._host:
-                        operands[slot] = self._host[node.inputs[slot]]
-                results = handler.run(Call(self, node, operands, self.opset))
+                results = HANDLERS[node.op].run(Call(self, node, operands, self.opset))
         except (ValueError, TypeError, LookupError, MemoryError, ArithmeticError, AttributeError) as e:
             text = str(e) if str(node) in str(e) else f"{node}: {e}"
             kind = type(e) if isinstance(e, (TypeError, MemoryError, IndexError)) else ValueError
@@ -220,7 +222,7 @@ class _Plan:
         for name, array in graph.constants.items():
             self._sort(name, array, name)
         for node in graph.nodes:
-            if node.op in FOLDABLE and all(n == "" or (n in self.host and n not in self.weights) for n in node.inputs):
+            if node.op in FOLDABLE and self._known(node):
                 self._fold(node)
             else:
                 self.nodes.append(node)
@@ -236,10 +238,21 @@ class _Plan:
 
     def _check(self):
         """Everything that can be told of the nodes before data comes."""
-        wrong = []
+        wrong, later = [], set()
         for node in self.nodes:
+            if node.op in ("Shape", "Size") or self._known(node, later):
+                later.update(node.outputs)
+                continue
             handler = HANDLERS.get(node.op)
-            if handler is None or handler.check is None:
+            of_data = [
+                f"operand {slot}, {name!r}" for slot, name in enumerate(node.inputs)
+                if name and slot in host_slots(node) and name not in later and name not in self.host
+            ]  # fmt: skip
+            if of_data:
+                alone = "" if handler else "; it is computed of constants and shapes alone"
+                wrong.append(f"{node}: {of_data[0]}, depends on the data{alone}")
+                continue
+            if handler.check is None:
                 continue
             arrays = [self.host.get(n, self.weights.get(n, (None, None))[1]) for n in node.inputs]
             try:
@@ -257,13 +270,26 @@ class _Plan:
             more = f"\n  and {len(wrong) - 100} more" if len(wrong) > 100 else ""
             raise ValueError(f"{len(wrong)} nodes are not supported:\n  {listed}{more}")
 
+    def host_slots(self, node):
+        """Operands of a node that are read as arrays: for results that are wanted as arrays all of them."""
+        if node.op not in ("Shape", "Size") and self._wanted_on_host.issuperset(filter(None, node.outputs)):
+            return range(len(node.inputs))
+        return host_slots(node)
+
+    def _known(self, node, later=()):
+        """Are all operands arrays, among them those of these names, which are computed later?"""
+        slots = self.host_slots(node)
+        return all(
+            not n or n in later or (n in self.host and (slot in slots or n not in self.weights))
+            for slot, n in enumerate(node.inputs)
+        )
+
     def _host_demand(self):
         """Names whose values decide shapes, limits or positions."""
         makers = {name: node for node in self._graph.nodes for name in node.outputs}
         todo = []
         for node in self._graph.nodes:
-            host = HANDLERS[node.op].host if node.op in HANDLERS else ()
-            todo += [node.inputs[s] for s in host if s < len(node.inputs) and node.inputs[s]]
+            todo += [node.inputs[s] for s in host_slots(node) if s < len(node.inputs) and node.inputs[s]]
         wanted = set()
         while todo:
             name = todo.pop()
@@ -279,9 +305,7 @@ class _Plan:
         """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both."""
         uses = self._users.get(name, ())
         floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-        as_tensor = [(n, s) for n, s in uses if not (n.op in HANDLERS and s in HANDLERS[n.op].host)]
-        as_tensor = [(n, s) for n, s in as_tensor if not self._wanted_on_host.issuperset(filter(None, n.outputs))]
-        if floats and array.size > 1 and as_tensor:
+        if floats and array.size > 1 and any(slot not in self.host_slots(node) for node, slot in uses):
             self.weights[name] = key, array, self._trains(name)
         if name not in self.weights or name in self._wanted_on_host:
             self.host[name] = array
