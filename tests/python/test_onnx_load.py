@@ -121,6 +121,13 @@ def test_a_network_trains_as_in_torch(zoo, tmp_path):
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Tests have their own numbers, whichever ran before."""
+    global RNG
+    RNG = np.random.default_rng(0)
+
+
 def numbers(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -258,6 +265,85 @@ def test_inputs_and_outputs_by_name(tmp_path):
             net(*args, **named)
     with pytest.raises(TypeError, match="input 'b' as a Tensor, got list"):
         net(a, [1])
+
+
+def test_values_inside_the_graph_can_be_outputs(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    x = numbers(2, 2, 8, 8)
+    maps, features = fc.onnx.load(path, outputs=["r", "f"])(fc.tensor(x))
+    close(features.numpy(), maps.numpy().mean((2, 3)))
+    body = fc.onnx.load(path, outputs="f")
+    np.testing.assert_array_equal(body(fc.tensor(x)).numpy(), features.numpy())
+    assert not any(name.startswith("fc.") for name in body.state_dict()), "what the outputs do not need is left out"
+    for outputs in (["f", "f"], [], ["pool"]):
+        with pytest.raises(ValueError, match=r"m.onnx: expected outputs as .*the last ones of the graph are .*f, y"):
+            fc.onnx.load(path, outputs=outputs)
+
+
+def test_models_are_read_from_bytes(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    x = fc.tensor(numbers(2, 2, 8, 8))
+    np.testing.assert_array_equal(fc.onnx.load(path.read_bytes())(x).numpy(), fc.onnx.load(path)(x).numpy())
+    with pytest.raises(ValueError, match="bytes: not an ONNX file"):
+        fc.onnx.load(b"hello")
+    with pytest.raises(ValueError, match="bytes have no folder"):
+        fc.onnx.load(external(tmp_path, location="w.bin").read_bytes())
+
+
+# ---------------------------------------------------------------- layers put in the place of others
+
+
+def test_a_new_head_takes_the_place_of_the_old_one_and_trains(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    net = fc.onnx.load(path).freeze()
+    x, y = fc.tensor(numbers(8, 2, 8, 8)), fc.tensor(np.arange(8) % 5)
+    features = fc.onnx.load(path, outputs="f")(x)
+    step = fc.compile(lambda x: net(x))
+    assert step(x).shape == (8, 3)
+    net.fc = fc.nn.Linear(6, 5)
+    assert step(x).shape == (8, 5), "plans follow"
+    np.testing.assert_allclose(net(x).numpy(), net.fc(features).numpy(), rtol=1e-5, atol=1e-6)
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    optimizer, losses = fc.optim.Adam(net.train().parameters(), lr=0.1), []
+    for _ in range(20):
+        loss = fc.ops.cross_entropy(net(x), y)
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    twin = copy.deepcopy(net)
+    twin.fc = fc.nn.Identity()
+    np.testing.assert_allclose(twin(x).numpy(), features.numpy(), rtol=1e-5, atol=1e-6)
+    net.conv = fc.nn.Conv2d(2, 6, 3, stride=2)  # with options of its own
+    assert fc.onnx.load(path, outputs="c")(x).shape == (8, 6, 8, 8) and net(x).shape == (8, 5)
+
+
+def test_modules_that_cannot_stand_for_a_scope_are_refused(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "body.conv.weight", "body.conv.bias"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "head.weight"], ["m"]),
+        helper.make_node("Add", ["m", "head.bias"], ["y"]),
+    ]
+    names = {"body.conv.weight": (4, 2, 1, 1), "body.conv.bias": (4,), "head.weight": (4, 4), "head.bias": (4,)}
+    path = saved(model_of(nodes, {k: numbers(*s) for k, s in names.items()}), tmp_path / "m.onnx")
+    x = fc.tensor(numbers(2, 2, 3, 3))
+    for name, value, match in (
+        ("head", fc.nn.Linear(4, 4), "'head' is now of type Linear, but the graph reads head.weight, head.bias"),
+        ("body", fc.nn.Conv2d(2, 4, 1), "'body' is now of type Conv2d, but the graph reads body.conv.weight"),
+        ("head", None, "'head' is now of type NoneType"),
+    ):
+        net = fc.onnx.load(path)
+        setattr(net, name, value)
+        with pytest.raises(ValueError, match=match):
+            net(x)
+    net = fc.onnx.load(path)
+    net.head.weight = fc.nn.Parameter(fc.tensor(numbers(4, 7)))  # weights by themselves can be any that fit
+    net.head.bias = fc.nn.Parameter(fc.zeros(7))
+    assert net(x).shape == (2, 7)
+    net.head.bias = None
+    with pytest.raises(ValueError, match="expected 'head.bias', which the graph reads, as a Tensor, got NoneType"):
+        net(x)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -13,32 +13,40 @@ import numpy as np
 from .. import _core
 from ..nn import Module, Parameter
 from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
-from ._file import read_graph
+from ._file import read_graph, source_name
 from ._host import FOLDABLE, MOST_ELEMENTS, fold
 from ._registry import HANDLERS, Call, host_slots, to_tensor
 from ._rewrite import rewrite
 
 
-def load(path):
+def load(path, outputs=None):
     """Reads an ONNX file into an OnnxModule, in evaluation mode.
 
-    path: a .onnx file; data outside of it must lie in its folder. Opsets 7 to 25; convolutional networks, with
-    quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
+    path: a .onnx file; data outside of it must lie in its folder. Or the bytes of one. outputs: names of values inside
+    the graph to give in place of its outputs, such as features; nodes that they do not need are left out. Opsets 7 to
+    25; convolutional networks, with quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
     Call it with the graph's inputs in order, or by name: net(x), net(image=x). It gives one Tensor, or a tuple where
     the graph has several outputs. Weights train after net.train(), in which batch norms and dropout act as in training;
-    they keep the file's names in state_dict.
+    they keep the file's names in state_dict. net.fc = nn.Linear(512, 7) puts a layer in the place of the node that
+    reads fc.weight (Conv, Gemm and norms; other modules raise a ValueError in the next call).
     Raises: FileNotFoundError; ValueError for damaged files, and one that lists every node that is not supported.
     """
-    graph = read_graph(path)
+    graph = read_graph(path, outputs)
     try:
         return OnnxModule(graph).eval()
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{source_name(path)}: {e}") from None
 
 
 class _Scope(Module):
     """Holds what stands before a dot in the names of weights."""
 
+
+# Nodes that are one layer, which another module can stand for.
+_LAYERS = (
+    "Conv", "ConvTranspose", "Gemm", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
+    "GroupNormalization", "PRelu",
+)  # fmt: skip
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sum")
 
@@ -63,6 +71,7 @@ class OnnxModule(Module):
             tensor = to_tensor(array)
             self._places[name] = _place(self, key, Parameter(tensor) if trains else tensor, names)
         self._last_use = _last_uses(self._nodes, self.output_names)
+        self._layers = _layers(self._nodes, self._places)
 
     def trains_batch_norms(self):
         """Do batch norms take the statistics of the batch?"""
@@ -82,18 +91,48 @@ class OnnxModule(Module):
     def forward(self, *inputs, **named):
         """Runs the graph; see fastcnn.onnx.load for what goes in and comes out."""
         values = self._bind(inputs, named)
-        for name, (scope, attribute) in self._places.items():
-            values[name] = getattr(scope, attribute)
+        replaced = self._weights(values)
         for name, array in self._host.items():
             values.setdefault(name, array)
         # As many as activations may have: zeros of the shape of a feature map are common.
         most = max(MOST_ELEMENTS, 16 * sum(values[name].numel() for name in self.input_names))
-        for node, on_host, dead in zip(self._nodes, self._on_host, self._last_use, strict=True):
-            self._run(node, on_host, values, most)
-            for name in dead:
-                del values[name]
+        for i, node in enumerate(self._nodes):
+            if i in replaced:
+                values[node.outputs[0]] = replaced[i](values[node.inputs[0]])
+            else:
+                self._run(node, self._on_host[i], values, most)
+            for name in self._last_use[i]:
+                values.pop(name, None)
         outputs = tuple(self._output(name, values[name]) for name in self.output_names)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _weights(self, values):
+        """Adds the weights to values; returns {index of a node: the module that was put in its place}."""
+        replaced = {}
+        for name, (path, attribute) in self._places.items():
+            scope, depth = self, 0
+            while depth < len(path) and (depth == 0 or type(scope) is _Scope):
+                scope = getattr(scope, path[depth], None)
+                depth += 1
+            if path and type(scope) is not _Scope:
+                index = self._layers.get(path) if depth == len(path) else None
+                if index is None or not isinstance(scope, Module):
+                    raise ValueError(self._no_layer(path[:depth], scope))
+                replaced[index] = scope
+                continue
+            values[name] = getattr(scope, attribute, None)
+            if not isinstance(values[name], _core.Tensor):
+                key, kind = ".".join((*path, attribute)), type(values[name]).__name__
+                raise ValueError(f"OnnxModule: expected {key!r}, which the graph reads, as a Tensor, got {kind}")
+        return replaced
+
+    def _no_layer(self, path, scope):
+        keys = [".".join((*p, a)) for p, a in self._places.values() if p[: len(path)] == path]
+        return (
+            f"OnnxModule: {'.'.join(path)!r} is now of type {type(scope).__name__}, but the graph reads "
+            f"{', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''} from it; expected a module only in the place of "
+            f"a scope that one node of {', '.join(_LAYERS)} reads"
+        )
 
     def _bind(self, inputs, named):
         names = self.input_names
@@ -161,8 +200,24 @@ def _last_uses(nodes, outputs):
     return dead
 
 
+def _layers(nodes, places):
+    """{path of a scope: index of the node} where one node is a layer of that scope's weights alone."""
+    readers = {}
+    for i, node in enumerate(nodes):
+        for name in node.inputs:
+            if name in places:
+                readers.setdefault(places[name][0], set()).add(i)
+    layers = {}
+    for path, indices in readers.items():
+        node = nodes[min(indices)]
+        nested = any(other != path and other[: len(path)] == path for other in readers)
+        if path and len(indices) == 1 and not nested and node.op in _LAYERS and node.inputs[0] not in places:
+            layers[path] = min(indices)
+    return layers
+
+
 def _place(root, key, value, taken):
-    """Registers a tensor under a dotted key, changed a little where it cannot be one; returns (module, attribute)."""
+    """Registers a tensor under a dotted key, changed a little where it cannot be one; returns (path, attribute)."""
     parts = key.split(".")
     scope = root
     if all(parts) and not any(p.startswith("_") and hasattr(Module, p) for p in parts):
@@ -177,19 +232,19 @@ def _place(root, key, value, taken):
                 scope = None
                 break
         if scope is not None and parts[-1] not in scope._kinds and parts[-1] not in taken(scope):
-            return _register(scope, parts[-1], value)
+            return _register(scope, parts[-1], value, tuple(parts[:-1]))
     name = "_".join(p for p in parts if p) or "weight"
     while name in root._kinds or name in taken(root):
         name += "_"
     return _register(root, name, value)
 
 
-def _register(scope, name, value):
+def _register(scope, name, value, path=()):
     if isinstance(value, Parameter):
         scope.register_parameter(name, value)
     else:
         scope.register_buffer(name, value)
-    return scope, name
+    return path, name
 
 
 def _unused_names(root):
