@@ -15,9 +15,9 @@ from onnx_check import array_of, helper, model_of, run_runtime, saved  # noqa: E
 # ---------------------------------------------------------------- the standard's own cases
 
 MODULES = """abs add and_ argmax argmin averagepool ceil celu clip concat constant conv convtranspose cos
-dequantizelinear depthtospace div dropout elu equal erf exp expand flatten floor gather gatherelements gelu gemm
-globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity isinf isnan
-layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
+dequantizelinear depthtospace div dropout einsum elu equal erf exp expand flatten floor gather gatherelements gelu
+gemm gridsample globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity
+isinf isnan layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
 meanvariancenormalization min mish mod mul neg not_ onehot pad pow prelu quantizelinear reciprocal reducel1 reducel2
 reduce_log_sum reduce_log_sum_exp reducemax reducemean reducemin reduceprod reducesum reducesumsquare relu reshape
 resize selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh
@@ -29,6 +29,7 @@ OUTSIDE = {
     "_mask": "the mask of dropout", "with_argmax": "indices of a pool", "dilations": "a dilated mean",
     "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
     "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27", "string": "text",
+    "volumetric": "three spatial axes", "einsum_batch_diagonal": "a letter twice", "einsum_scalar": "no letters",
     # Sizes that are no whole multiple: as ONNX Runtime does, by the size that comes out.
     "downsample_scales_linear_align_corners": "", "downsample_scales_cubic_align_corners": "",
 }  # fmt: skip
@@ -237,9 +238,27 @@ def group_norm(rng):
     return nodes, {"w": numbers(rng, 6), "b": numbers(rng, 6)}, numbers(rng, 2, 6, 4, 5)
 
 
+def grid_sample(rng):
+    options = {
+        "mode": str(rng.choice(["linear", "nearest", "cubic"])), "align_corners": int(rng.integers(2)),
+        "padding_mode": str(rng.choice(["zeros", "border", "reflection"])),
+    }  # fmt: skip
+    grid = rng.uniform(-1.3, 1.3, (2, 4, 5, 2)).astype(np.float32)
+    return helper.make_node("GridSample", ["x", "g"], ["y"], **options), {"g": grid}, numbers(rng, 2, 3, 7, 9)
+
+
+def einsum(rng):
+    equations = ["abcd,abed->abce", "abcd,ce->abed", "abcd,ed", "abcd,bd->ac", "abcd->db", "abcd,c,af->fcb", "abcd->"]
+    equation, sizes = equations[rng.integers(len(equations))], {c: i + 2 for i, c in enumerate("abcdef")}
+    others = equation.split("->")[0].split(",")[1:]
+    constants = {f"c{i}": numbers(rng, *(sizes[c] for c in t)) for i, t in enumerate(others)}
+    return helper.make_node("Einsum", ["x", *constants], ["y"], equation=equation), constants, numbers(rng, 2, 3, 4, 5)
+
+
 RANDOM = {
     conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, lrn: 13, slice_: 13,
     pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
+    grid_sample: 20, einsum: 12,
 }  # fmt: skip
 
 
@@ -290,6 +309,8 @@ CORNERS = {
        for t, p in (("uint8", [1] * 4), ("int8", [0, 0, 1, 1]))},
     **{f"{r} of integers": (f"Reduce{r}", INTS, {}, 13, {"axes": [1]})
        for r in ("Prod", "Mean", "Max", "L1", "L2", "SumSquare", "LogSumExp")},
+    "resize of bytes": ("Resize", BYTES.astype("u1"), {"r": np.float32([]), "s": np.float32([1, 1, 2, 1.5])}, 13,
+                        {"mode": "linear"}),
     "Sum of integers": ("ReduceSum", INTS, {"a": np.int64([1])}, 13, {}),
     **{f"{r} of no axes": (f"Reduce{r}", abs(X), {}, 18, {"noop_with_empty_axes": 1})
        for r in ("Sum", "Mean", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")},
