@@ -15,13 +15,13 @@ from onnx_check import array_of, helper, model_of, run_runtime, saved  # noqa: E
 # ---------------------------------------------------------------- the standard's own cases
 
 MODULES = """abs add and_ argmax argmin averagepool ceil celu clip concat constant conv convtranspose cos
-dequantizelinear depthtospace div dropout einsum elu equal erf exp expand flatten floor gather gatherelements gelu
-gemm gridsample globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity
+dequantizelinear depthtospace div dropout einsum elu equal erf exp expand flatten floor gather gatherelements gathernd
+gelu gemm gridsample globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity
 isinf isnan layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
 meanvariancenormalization min mish mod mul neg not_ onehot pad pow prelu quantizelinear reciprocal reducel1 reducel2
 reduce_log_sum reduce_log_sum_exp reducemax reducemean reducemin reduceprod reducesum reducesumsquare relu reshape
-resize selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh
-thresholdedrelu tile topk transpose trilu unsqueeze upsample where xor""".split()
+resize scatternd selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum
+tanh thresholdedrelu tile topk transpose trilu unsqueeze upsample where xor""".split()
 
 # Names that contain these are outside of what is read, each for one reason that the error or the docstring tells.
 OUTSIDE = {
@@ -29,6 +29,7 @@ OUTSIDE = {
     "_mask": "the mask of dropout", "with_argmax": "indices of a pool", "dilations": "a dilated mean",
     "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
     "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27", "string": "text",
+    "batch_dim": "axes of batches", "scatternd_add": "reductions", "scatternd_m": "reductions",
     "volumetric": "three spatial axes", "einsum_batch_diagonal": "a letter twice", "einsum_scalar": "no letters",
     # Sizes that are no whole multiple: as ONNX Runtime does, by the size that comes out.
     "downsample_scales_linear_align_corners": "", "downsample_scales_cubic_align_corners": "",
@@ -255,10 +256,20 @@ def einsum(rng):
     return helper.make_node("Einsum", ["x", *constants], ["y"], equation=equation), constants, numbers(rng, 2, 3, 4, 5)
 
 
+def picked(rng):
+    """GatherND and ScatterND at constant places."""
+    axes = int(rng.integers(1, 4))
+    places = np.stack([rng.permutation(n)[:2] for n in (2, 3, 4)[:axes]], -1) - rng.choice([0, 2])
+    if rng.integers(2):
+        return helper.make_node("GatherND", ["x", "i"], ["y"]), {"i": places}, numbers(rng, 2, 3, 4)
+    constants = {"i": places, "u": numbers(rng, 2, *(2, 3, 4)[axes:])}
+    return helper.make_node("ScatterND", ["x", *constants], ["y"]), constants, numbers(rng, 2, 3, 4)
+
+
 RANDOM = {
     conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, lrn: 13, slice_: 13,
     pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
-    grid_sample: 20, einsum: 12,
+    grid_sample: 20, einsum: 12, picked: 13,
 }  # fmt: skip
 
 
@@ -329,21 +340,6 @@ def test_corners_give_what_onnx_runtime_gives(tmp_path, name):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("last", ["product", "quotient"])
-def test_integers_are_made_no_hardswish(tmp_path, last):
-    """x * clip(x + 3, 0, 6) / 6 of integers cuts fractions off, where the division stands."""
-    ends = [("Mul", "x", "c", "m"), ("Div", "m", "six", "y")]
-    if last == "product":
-        ends = [("Div", "c", "six", "m"), ("Mul", "x", "m", "y")]
-    steps = [("Add", "x", "three", "a"), ("Clip", "a", "zero", "six", "c"), *ends]
-    nodes = [helper.make_node(op, list(names[:-1]), [names[-1]]) for op, *names in steps]
-    kind = onnx.TensorProto.INT32, None
-    constants = {"three": np.int32(3), "zero": np.int32(0), "six": np.int32(6)}
-    path = saved(model_of(nodes, constants, types={"x": kind, "y": kind}), tmp_path / "m.onnx")
-    x = np.arange(-5, 9, dtype=np.int32)
-    np.testing.assert_array_equal(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x))
-
-
 @pytest.mark.parametrize("largest", [0, 1])
 def test_topk_picks_no_element_twice(tmp_path, largest):
     """Infinities are elements like others, also where only they are left."""
@@ -374,3 +370,12 @@ def test_batch_norm_in_training_mode_takes_the_statistics_of_the_batch(tmp_path)
     np.testing.assert_array_equal(net.m.numpy(), m)
     np.testing.assert_allclose(net.train()(fc.tensor(x)).numpy(), want, rtol=1e-4, atol=1e-4)
     assert np.abs(net.m.numpy() - m).max() > 0.01
+
+
+def test_places_outside_of_the_data_are_errors(tmp_path):
+    for op, constants in (("GatherND", {}), ("ScatterND", {"u": np.zeros(1, np.float32)})):
+        for places, match in (([[2, 0, 0]], "indices 0 to 2 of 3 axes"), ([[0] * 4], "expected indices of 1 to 3")):
+            given = {"i": np.int64(places), **constants}
+            net = load(saved(model_of([helper.make_node(op, ["x", *given], ["y"])], given), tmp_path / "m.onnx"))
+            with pytest.raises(ValueError, match=f"{op} 'y': {match}"):
+                net(fc.tensor(X))

@@ -142,6 +142,38 @@ def gather_elements(call):
     return ops.gather(x, axis, ops.where(ops.lt(index, 0), index + x.shape[axis], index))
 
 
+def _rows(x, index):
+    """x as rows, one for each place that its first axes have; the rows that the last axis of index names; the rest of
+    x's shape."""
+    axes = index.shape[-1] if index.ndim else 0
+    sizes, rest = x.shape[:axes], x.shape[axes:]
+    if not 0 < axes <= x.ndim:
+        raise ValueError(f"expected indices of 1 to {x.ndim} axes of x, got an array of shape {index.shape}")
+    places = np.where(index < 0, index + np.asarray(sizes), index)
+    if ((places < 0) | (places >= np.asarray(sizes))).any():
+        raise ValueError(f"indices {index.min()} to {index.max()} of {axes} axes in x of shape {x.shape}")
+    rows = np.ravel_multi_index(tuple(places.reshape(-1, axes).T), sizes)
+    return x.reshape(math.prod(sizes), *rest), rows, rest
+
+
+@op("GatherND", host=(1,), check=lambda c: "batch_dims" if c.attr("batch_dims", 0) else None)
+def gather_nd(call):
+    index = call.host(1)
+    x, rows, rest = _rows(call.tensor(0), index)
+    return ops.index_select(x, 0, to_tensor(rows, x.device)).reshape(*index.shape[:-1], *rest)
+
+
+@op("ScatterND", host=(1,), check=lambda c: "reduction" if c.attr("reduction", "none") != "none" else None)
+def scatter_nd(call):
+    """Each row is picked from x or from the updates behind it."""
+    shape = call.tensor(0).shape
+    x, rows, rest = _rows(call.tensor(0), call.host(1))
+    source = np.arange(x.shape[0])
+    source[rows] = x.shape[0] + np.arange(len(rows))
+    both = ops.cat([x, call.tensor(2).reshape(len(rows), *rest)], 0)
+    return ops.index_select(both, 0, to_tensor(source, x.device)).reshape(shape)
+
+
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
