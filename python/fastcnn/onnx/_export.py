@@ -18,9 +18,7 @@ OPSETS = range(13, 22)
 _LARGEST = (1 << 31) - (1 << 20)  # of a protocol buffer, in bytes
 
 
-def export(
-    model, path, example, opset=17, dynamic_batch=True, metadata=None, input_names=None, output_names=None
-):
+def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, input_names=None, output_names=None):
     """Writes a model, as it predicts, to an ONNX file.
 
     Args: model: a Module, in evaluation mode here whatever its mode, or a function of tensors. path: the file; the old
