@@ -315,6 +315,7 @@ CORNERS = {
     "clip of integers": ("Clip", INTS, {"l": np.int32(0), "h": np.int32(6)}, 17, {}),
     "mod of a constant": ("Mod", X, {"c": np.float32(5)}, 17, {"fmod": 1}),
     "one pixel": ("InstanceNormalization", X[:, :, :1, None], {"w": X[0, :, 0], "b": X[0, :, 1]}, 17, {}),
+    "sums of infinities": ("ReduceLogSumExp", np.float32([[0, np.inf], [-np.inf, -np.inf]]), {}, 13, {"axes": [1]}),
     "no beta": ("Gemm", X[0], {"b": X[0].T, "c": np.float32([np.nan])}, 17, {"beta": 0.0}),
     **{f"pool of {t}": ("MaxPool", BYTES.astype(t), {}, 17, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": p})
        for t, p in (("uint8", [1] * 4), ("int8", [0, 0, 1, 1]))},

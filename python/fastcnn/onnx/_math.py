@@ -239,6 +239,7 @@ def _reduce(name, function, first_opset_with_operand):
 
 def _sum_exp(x, axes, keepdim):
     top = ops.amax(x, axes, True)
+    top = ops.where(ops.isfinite(top), top, 0) if is_float(x) else top  # infinities less themselves are no numbers
     total = ops.log(ops.sum(ops.exp(x - top), axes, True)) + top
     return total if keepdim else ops.squeeze(total, axes)
 
