@@ -317,6 +317,20 @@ def test_a_new_head_takes_the_place_of_the_old_one_and_trains(tmp_path):
     assert fc.onnx.load(path, outputs="c")(x).shape == (8, 6, 8, 8) and net(x).shape == (8, 5)
 
 
+def test_layers_are_seen_by_hooks(tmp_path):
+    """So that summaries, feature extractors and pictures know them."""
+    path = saved(small_net(), tmp_path / "m.onnx")
+    net, x = fc.onnx.load(path), fc.tensor(numbers(2, 2, 8, 8))
+    want = net(x).numpy()
+    found = fc.models.feature_extractor(net, {"conv": "maps", "fc": "scores"})(x)
+    np.testing.assert_array_equal(found["maps"].numpy(), fc.onnx.load(path, outputs="c")(x).numpy())
+    np.testing.assert_array_equal(found["scores"].numpy(), want)
+    rows = fc.summary(net, (2, 8, 8)).rows
+    assert [(r.name, r.output_shape) for r in rows] == [("conv", (1, 6, 8, 8)), ("bn", (1, 6, 8, 8)), ("fc", (1, 3))]
+    with net.fc.register_forward_pre_hook(lambda module, args: (0 * args[0],)):
+        np.testing.assert_allclose(net(x).numpy(), np.stack([net.fc.bias.numpy()] * 2), rtol=1e-6)
+
+
 def test_modules_that_cannot_stand_for_a_scope_are_refused(tmp_path):
     nodes = [
         helper.make_node("Conv", ["x", "body.conv.weight", "body.conv.bias"], ["c"]),

@@ -38,8 +38,13 @@ def load(path, outputs=None):
         raise ValueError(f"{source_name(path)}: {e}") from None
 
 
-class _Scope(Module):
-    """Holds what stands before a dot in the names of weights."""
+class Scope(Module):
+    """Holds what stands before a dot in the names of weights. It is called where one node alone reads them and hooks
+    want to know."""
+
+    def forward(self, x, run):
+        """Runs that node."""
+        return run(x)
 
 
 # Nodes that are one layer, which another module can stand for.
@@ -91,14 +96,14 @@ class OnnxModule(Module):
     def forward(self, *inputs, **named):
         """Runs the graph; see fastcnn.onnx.load for what goes in and comes out."""
         values = self._bind(inputs, named)
-        replaced = self._weights(values)
+        layers = self._weights(values)
         for name, array in self._host.items():
             values.setdefault(name, array)
         # As many as activations may have: zeros of the shape of a feature map are common.
         most = max(MOST_ELEMENTS, 16 * sum(values[name].numel() for name in self.input_names))
         for i, node in enumerate(self._nodes):
-            if i in replaced:
-                values[node.outputs[0]] = replaced[i](values[node.inputs[0]])
+            if i in layers:
+                values[node.outputs[0]] = self._call_layer(layers[i], i, values, most)
             else:
                 self._run(node, self._on_host[i], values, most)
             for name in self._last_use[i]:
@@ -107,24 +112,38 @@ class OnnxModule(Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _weights(self, values):
-        """Adds the weights to values; returns {index of a node: the module that was put in its place}."""
-        replaced = {}
+        """Adds the weights to values; returns {index of a node: its scope with hooks, or the module in its place}."""
+        layers = {}
         for name, (path, attribute) in self._places.items():
             scope, depth = self, 0
-            while depth < len(path) and (depth == 0 or type(scope) is _Scope):
+            while depth < len(path) and (depth == 0 or type(scope) is Scope):
                 scope = getattr(scope, path[depth], None)
                 depth += 1
-            if path and type(scope) is not _Scope:
+            if path and type(scope) is not Scope:
                 index = self._layers.get(path) if depth == len(path) else None
                 if index is None or not isinstance(scope, Module):
                     raise ValueError(self._no_layer(path[:depth], scope))
-                replaced[index] = scope
+                layers[index] = scope
                 continue
+            if path in self._layers and (scope._forward_hooks or scope._forward_pre_hooks):
+                layers[self._layers[path]] = scope
             values[name] = getattr(scope, attribute, None)
             if not isinstance(values[name], _core.Tensor):
                 key, kind = ".".join((*path, attribute)), type(values[name]).__name__
                 raise ValueError(f"OnnxModule: expected {key!r}, which the graph reads, as a Tensor, got {kind}")
-        return replaced
+        return layers
+
+    def _call_layer(self, layer, i, values, most):
+        node = self._nodes[i]
+        if type(layer) is not Scope:
+            return layer(values[node.inputs[0]])
+
+        def run(x):
+            own = {**values, node.inputs[0]: x}  # hooks may have changed it for this node
+            self._run(node, self._on_host[i], own, most)
+            return own[node.outputs[0]]
+
+        return layer(values[node.inputs[0]], run=run)
 
     def _no_layer(self, path, scope):
         keys = [".".join((*p, a)) for p, a in self._places.values() if p[: len(path)] == path]
@@ -211,7 +230,8 @@ def _layers(nodes, places):
     for path, indices in readers.items():
         node = nodes[min(indices)]
         nested = any(other != path and other[: len(path)] == path for other in readers)
-        if path and len(indices) == 1 and not nested and node.op in _LAYERS and node.inputs[0] not in places:
+        alone = path and len(indices) == 1 and not nested and node.inputs[0] not in places
+        if alone and node.op in _LAYERS and not any(node.outputs[1:]):
             layers[path] = min(indices)
     return layers
 
@@ -226,7 +246,7 @@ def _place(root, key, value, taken):
                 scope = None
                 break
             if part not in scope._kinds:
-                scope.add_module(part, _Scope())
+                scope.add_module(part, Scope())
             scope = getattr(scope, part)
             if not isinstance(scope, Module):
                 scope = None
@@ -253,7 +273,7 @@ def _unused_names(root):
     return lambda scope: own if scope is root else _SCOPE_NAMES
 
 
-_SCOPE_NAMES = frozenset(dir(_Scope))
+_SCOPE_NAMES = frozenset(dir(Scope))
 
 
 # ---- what each constant becomes ---------------------------------------------------------------------------
