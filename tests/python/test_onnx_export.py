@@ -288,3 +288,20 @@ def test_the_command_writes_a_checkpoint_with_what_its_pictures_need(tmp_path, c
     found = {k: json.loads(v) for k, v in fc.onnx.load(tmp_path / "best.onnx").metadata.items()}
     wanted = {"resize": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3}
     assert found == {"preprocess": wanted, "class_names": ["a", "b", "c"]}
+
+
+def test_inputs_and_outputs_get_the_names_asked_for(tmp_path):
+    net = Net(lambda x: {"a": x + 1, "same": x})
+    fc.onnx.export(net, tmp_path / "net.onnx", numbers(2, 3), input_names=["image"], output_names=["sum", "copy"])
+    session = runtime(tmp_path / "net.onnx")
+    assert [i.name for i in session.get_inputs()] == ["image"]
+    assert [o.name for o in session.get_outputs()] == ["sum", "copy"]
+    compare(net, tmp_path / "net.onnx", numbers(4, 3))
+    with pytest.raises(ValueError, match=r"expected 1 names of inputs that no weight has, got \['a', 'b'\]"):
+        fc.onnx.export(net, tmp_path / "n.onnx", numbers(2, 3), input_names=["a", "b"])
+    with pytest.raises(ValueError, match="each name of inputs and outputs once"):
+        fc.onnx.export(net, tmp_path / "n.onnx", numbers(2, 3), input_names="a")
+    with pytest.raises(ValueError, match=r"that no weight has, got \['layers.0.weight'\]"):
+        head = Net(lambda x, m: m(x), nn.Linear(3, 2))
+        fc.onnx.export(head, tmp_path / "n.onnx", numbers(2, 3), output_names="layers.0.weight")
+    assert not (tmp_path / "n.onnx").exists()

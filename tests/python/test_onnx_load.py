@@ -121,6 +121,13 @@ def test_a_network_trains_as_in_torch(zoo, tmp_path):
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Tests have their own numbers, whichever ran before."""
+    global RNG
+    RNG = np.random.default_rng(0)
+
+
 def numbers(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -260,6 +267,99 @@ def test_inputs_and_outputs_by_name(tmp_path):
         net(a, [1])
 
 
+def test_values_inside_the_graph_can_be_outputs(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    x = numbers(2, 2, 8, 8)
+    maps, features = fc.onnx.load(path, outputs=["r", "f"])(fc.tensor(x))
+    close(features.numpy(), maps.numpy().mean((2, 3)))
+    body = fc.onnx.load(path, outputs="f")
+    np.testing.assert_array_equal(body(fc.tensor(x)).numpy(), features.numpy())
+    assert not any(name.startswith("fc.") for name in body.state_dict()), "what the outputs do not need is left out"
+    for outputs in (["f", "f"], [], ["pool"]):
+        with pytest.raises(ValueError, match=r"m.onnx: expected outputs as .*the last ones of the graph are .*f, y"):
+            fc.onnx.load(path, outputs=outputs)
+
+
+def test_models_are_read_from_bytes(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    x = fc.tensor(numbers(2, 2, 8, 8))
+    np.testing.assert_array_equal(fc.onnx.load(path.read_bytes())(x).numpy(), fc.onnx.load(path)(x).numpy())
+    with pytest.raises(ValueError, match="bytes: not an ONNX file"):
+        fc.onnx.load(b"hello")
+    with pytest.raises(ValueError, match="bytes have no folder"):
+        fc.onnx.load(external(tmp_path, location="w.bin").read_bytes())
+
+
+# ---------------------------------------------------------------- layers put in the place of others
+
+
+def test_a_new_head_takes_the_place_of_the_old_one_and_trains(tmp_path):
+    path = saved(small_net(), tmp_path / "m.onnx")
+    net = fc.onnx.load(path).freeze()
+    x, y = fc.tensor(numbers(8, 2, 8, 8)), fc.tensor(np.arange(8) % 5)
+    features = fc.onnx.load(path, outputs="f")(x)
+    step = fc.compile(lambda x: net(x))
+    assert step(x).shape == (8, 3)
+    net.fc = fc.nn.Linear(6, 5)
+    assert step(x).shape == (8, 5), "plans follow"
+    np.testing.assert_allclose(net(x).numpy(), net.fc(features).numpy(), rtol=1e-5, atol=1e-6)
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    optimizer, losses = fc.optim.Adam(net.train().parameters(), lr=0.1), []
+    for _ in range(20):
+        loss = fc.ops.cross_entropy(net(x), y)
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    twin = copy.deepcopy(net)
+    twin.fc = fc.nn.Identity()
+    np.testing.assert_allclose(twin(x).numpy(), features.numpy(), rtol=1e-5, atol=1e-6)
+    net.conv = fc.nn.Conv2d(2, 6, 3, stride=2)  # with options of its own
+    assert fc.onnx.load(path, outputs="c")(x).shape == (8, 6, 8, 8) and net(x).shape == (8, 5)
+
+
+def test_layers_are_seen_by_hooks(tmp_path):
+    """So that summaries, feature extractors and pictures know them."""
+    path = saved(small_net(), tmp_path / "m.onnx")
+    net, x = fc.onnx.load(path), fc.tensor(numbers(2, 2, 8, 8))
+    want = net(x).numpy()
+    found = fc.models.feature_extractor(net, {"conv": "maps", "fc": "scores"})(x)
+    np.testing.assert_array_equal(found["maps"].numpy(), fc.onnx.load(path, outputs="c")(x).numpy())
+    np.testing.assert_array_equal(found["scores"].numpy(), want)
+    rows = fc.summary(net, (2, 8, 8)).rows
+    assert [(r.name, r.output_shape) for r in rows] == [("conv", (1, 6, 8, 8)), ("bn", (1, 6, 8, 8)), ("fc", (1, 3))]
+    with net.fc.register_forward_pre_hook(lambda module, args: (0 * args[0],)):
+        np.testing.assert_allclose(net(x).numpy(), np.stack([net.fc.bias.numpy()] * 2), rtol=1e-6)
+
+
+def test_modules_that_cannot_stand_for_a_scope_are_refused(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "body.conv.weight", "body.conv.bias"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "head.weight"], ["m"]),
+        helper.make_node("Add", ["m", "head.bias"], ["y"]),
+    ]
+    names = {"body.conv.weight": (4, 2, 1, 1), "body.conv.bias": (4,), "head.weight": (4, 4), "head.bias": (4,)}
+    path = saved(model_of(nodes, {k: numbers(*s) for k, s in names.items()}), tmp_path / "m.onnx")
+    x = fc.tensor(numbers(2, 2, 3, 3))
+    for name, value, match in (
+        ("head", fc.nn.Linear(4, 4), "'head' is now of type Linear, but the graph reads head.weight, head.bias"),
+        ("body", fc.nn.Conv2d(2, 4, 1), "'body' is now of type Conv2d, but the graph reads body.conv.weight"),
+        ("head", None, "'head' is now of type NoneType"),
+    ):
+        net = fc.onnx.load(path)
+        setattr(net, name, value)
+        with pytest.raises(ValueError, match=match):
+            net(x)
+    net = fc.onnx.load(path)
+    net.head.weight = fc.nn.Parameter(fc.tensor(numbers(4, 7)))  # weights by themselves can be any that fit
+    net.head.bias = fc.nn.Parameter(fc.zeros(7))
+    assert net(x).shape == (2, 7)
+    net.head.bias = None
+    with pytest.raises(ValueError, match="expected 'head.bias', which the graph reads, as a Tensor, got NoneType"):
+        net(x)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -279,14 +379,73 @@ def test_all_unsupported_nodes_are_listed_at_once(tmp_path):
     assert all(t in text for t in ("LSTM 'rnn'", "NonMaxSuppression 'nms'", "com.microsoft.FusedMatMul 'fused'"))
 
 
+def of_constants():
+    """Operators that have no kernel of fastcnn, each with constants: {name: (node, {name: array})}."""
+    grid, at = numbers(3, 4), np.int64([[0, 1, 0, 2]])
+    return {
+        "NonZero": (["c"], {"c": np.float32([[1, 0], [2, 3]])}),
+        "CumSum": (["c", "a"], {"c": grid, "a": np.int64(1)}),
+        "ScatterElements": (["c", "i", "u"], {"c": grid, "i": at, "u": numbers(1, 4)}),
+        "ConstantOfShape": (["c"], {"c": np.int64([2, 3])}),
+        "Range": (["c", "e", "d"], {"c": np.float32(0), "e": np.float32(3), "d": np.float32(0.5)}),
+    }
+
+
+@pytest.mark.parametrize("op", of_constants())
+def test_operators_of_constants_are_computed_of_constants_alone(tmp_path, op):
+    names, constants = of_constants()[op]
+    node = helper.make_node(op, names, ["k"], name="p")
+    last = [helper.make_node("Cast", ["k"], ["f"], to=1), helper.make_node("Add", ["x", "f"], ["y"])]
+    path = saved(model_of([node, *last], constants), tmp_path / "m.onnx")
+    np.testing.assert_allclose(fc.onnx.load(path)(fc.zeros(1)).numpy(), run_runtime(path, np.zeros(1, np.float32)))
+    changed = [helper.make_node("Add", ["x", "c"], ["s"]), helper.make_node(op, ["s", *names[1:]], ["y"], name="p")]
+    with pytest.raises(ValueError, match=f"1 nodes .*supported:\n.*{op} 'p': operand 0, 's', depends on the data"):
+        fc.onnx.load(saved(model_of(changed, constants), tmp_path / "n.onnx"))
+
+
+def test_positions_counted_on_a_mask_of_the_inputs_shape(tmp_path):
+    """As timm's edgenext does: ones of the shape of x, counted along an axis, divided by a table, beside a weight."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["ones"], value=helper.make_tensor("v", 1, [1], [1])),
+        helper.make_node("CumSum", ["ones", "axis"], ["at"]),
+        helper.make_node("CumSum", ["table", "first"], ["steps"]),
+        helper.make_node("Mul", ["x", "table"], ["t"]),
+        helper.make_node("Div", ["at", "steps"], ["d"]),
+        helper.make_node("Sin", ["d"], ["p"]),
+        helper.make_node("Add", ["t", "p"], ["y"]),
+    ]
+    constants = {"axis": np.int64(3), "first": np.int64(0), "table": np.abs(numbers(5)) + 1}
+    path = saved(model_of(nodes, constants), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    for n in (1, 3):
+        x = numbers(n, 2, 4, 5)
+        close(net(fc.tensor(x)).numpy(), run_runtime(path, x))
+
+
+def test_constants_of_the_inputs_shape_may_be_as_large_as_activations(tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "nine"], ["n"]),
+        helper.make_node("ConstantOfShape", ["n"], ["y"], value=helper.make_tensor("v", 9, [1], [0])),
+    ]
+    types = {"x": (onnx.TensorProto.FLOAT, ["n"]), "y": (onnx.TensorProto.BOOL, None)}
+    net = fc.onnx.load(saved(model_of(nodes, {"nine": np.int64([9])}, types=types), tmp_path / "m.onnx"))
+    assert net(fc.zeros(1 << 21)).shape == (9 << 21,)
+
+
 OPTIONS = {
-    "1-D convolution": (helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3)}, r"shape \[2, 3, 3\]"),
+    "3-D convolution": (
+        helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3, 1, 1)}, r"shape \[2, 3, 3, 1, 1\]",
+    ),
     "3-D pool": (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2]), {}, "3-D windows"),
     "padding mode": (helper.make_node("Pad", ["x", "p"], ["y"], mode="mirror"), {"p": np.int64([1] * 8)}, "'mirror'"),
     "resize rule": (
         helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="tf_crop_and_resize"),
         {"s": np.float32([1, 1, 2, 2])}, "tf_crop_and_resize",
     ),
+    "shape from data": (helper.make_node("Reshape", ["x", "x"], ["y"]), {}, "operand 1, 'x', depends on the data"),
+    "many of TopK": (helper.make_node("TopK", ["x", "k"], ["y", "i"]), {"k": np.int64([99])}, "k of 99, more than 64"),
     "indices": (helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2, 2]), {}, "the indices"),
     "auto_pad": (helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="X"), {"w": numbers(2, 3, 1, 1)}, "auto_pad 'X'"),
 }  # fmt: skip
@@ -437,48 +596,3 @@ def test_import_stays_quick_and_says_what_is_missing():
     code += "except ImportError as e: print(e)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 'pip install "fastcnn[onnx]"' in out
-
-
-X, BELL = "x", [("Div", "x", "root", "d"), ("Erf", "d", "e")]
-NUMBERS = {"half": 0.5, "one": 1, "three": 3, "zero": 0, "six": 6, "root": 2**0.5}
-CONSTANTS = {name: np.float32(v) for name, v in NUMBERS.items()}
-SPELLINGS = {
-    "silu": ("(silu)", [("Sigmoid", X, "s"), ("Mul", "s", X, "y")]),
-    "hardswish by a gate": ("(hardswish)", [("HardSigmoid", X, "s"), ("Mul", X, "s", "y")]),
-    "hardswish, product first": (
-        "(hardswish)",
-        [("Add", "three", X, "a"), ("Clip", "a", "zero", "six", "c"), ("Mul", X, "c", "m"), ("Div", "m", "six", "y")],
-    ),
-    "hardswish, quotient first": (
-        "(hardswish)",
-        [("Add", X, "three", "a"), ("Clip", "a", "zero", "six", "c"), ("Div", "c", "six", "d"), ("Mul", "d", X, "y")],
-    ),
-    "mish": ("(mish)", [("Softplus", X, "p"), ("Tanh", "p", "t"), ("Mul", X, "t", "y")]),
-    "gelu, half last": (
-        "(gelu)",
-        [*BELL, ("Add", "e", "one", "a"), ("Mul", X, "a", "m"), ("Mul", "m", "half", "y")],
-    ),
-    "gelu, half first": (
-        "(gelu)",
-        [*BELL, ("Add", "one", "e", "a"), ("Mul", "half", X, "m"), ("Mul", "m", "a", "y")],
-    ),
-    # What is near an activation but is none stays as it is.
-    "other operand": (None, [("Sigmoid", X, "s"), ("Add", X, "one", "b"), ("Mul", "s", "b", "y")]),
-    "read twice": (None, [("Sigmoid", X, "s"), ("Mul", "s", X, "m"), ("Add", "m", "s", "y")]),
-    "limits of three": (
-        None,
-        [("Add", X, "three", "a"), ("Clip", "a", "zero", "three", "c"), ("Mul", X, "c", "m"), ("Div", "m", "six", "y")],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_activations_of_several_nodes_become_one_op(tmp_path, name):
-    op, steps = SPELLINGS[name]
-    options = {"HardSigmoid": {"alpha": 1 / 6, "beta": 0.5}}
-    nodes = [helper.make_node(k, [*names[:-1]], [names[-1]], **options.get(k, {})) for k, *names in steps]
-    path = saved(model_of(nodes, CONSTANTS), tmp_path / "m.onnx")
-    net = fc.onnx.load(path)
-    assert [n.op for n in net._nodes] == ([op] if op else [k for k, *_ in steps])
-    x = 4 * numbers(3, 50)
-    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-5, atol=1e-5)

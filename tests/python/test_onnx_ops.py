@@ -15,21 +15,22 @@ from onnx_check import array_of, helper, model_of, run_runtime, saved  # noqa: E
 # ---------------------------------------------------------------- the standard's own cases
 
 MODULES = """abs add and_ argmax argmin averagepool ceil celu clip concat constant conv convtranspose cos
-dequantizelinear depthtospace div dropout elu equal erf exp expand flatten floor gather gatherelements gelu gemm
-globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity isinf isnan
-layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
+dequantizelinear depthtospace div dropout einsum elu equal erf exp expand flatten floor gather gatherelements gathernd
+gelu gemm gridsample globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity
+isinf isnan layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean
 meanvariancenormalization min mish mod mul neg not_ onehot pad pow prelu quantizelinear reciprocal reducel1 reducel2
 reduce_log_sum reduce_log_sum_exp reducemax reducemean reducemin reduceprod reducesum reducesumsquare relu reshape
-resize selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum tanh
-thresholdedrelu tile topk transpose unsqueeze upsample where xor""".split()
+resize scatternd selu shrink sigmoid sign sin slice softmax softplus softsign spacetodepth split sqrt squeeze sub sum
+tanh thresholdedrelu tile topk transpose trilu unsqueeze upsample where xor""".split()
 
 # Names that contain these are outside of what is read, each for one reason that the error or the docstring tells.
 OUTSIDE = {
-    "_1d_": "one spatial axis", "_3d_": "three spatial axes", "convtranspose_1d": "", "convtranspose_3d": "",
-    "training": "outputs of training", "_mask": "the mask of dropout", "with_argmax": "indices of a pool",
-    "dilations": "a dilated mean", "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
-    "smallest": "the smallest", "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27",
-    "uint8": "pools of integers", "string": "text",
+    "_3d_": "three spatial axes", "convtranspose_3d": "", "training": "outputs of training",
+    "_mask": "the mask of dropout", "with_argmax": "indices of a pool", "dilations": "a dilated mean",
+    "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
+    "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27", "string": "text",
+    "batch_dim": "axes of batches", "scatternd_add": "reductions", "scatternd_m": "reductions",
+    "volumetric": "three spatial axes", "einsum_batch_diagonal": "a letter twice", "einsum_scalar": "no letters",
     # Sizes that are no whole multiple: as ONNX Runtime does, by the size that comes out.
     "downsample_scales_linear_align_corners": "", "downsample_scales_cubic_align_corners": "",
 }  # fmt: skip
@@ -64,11 +65,11 @@ def test_operators_give_what_the_standard_says(tmp_path):
         path = saved(case.model, tmp_path / "m.onnx")
         for given, expected in case.data_sets or []:
             graph = read_graph(path)
-            values = {i.name: v for i, v in zip(case.model.graph.input, given, strict=True)}
+            values = {i.name: np.asarray(v) for i, v in zip(case.model.graph.input, given, strict=True)}
             for slot in HANDLERS[graph.nodes[0].op].host:  # shapes and limits are constants in real files
                 if slot < len(graph.nodes[0].inputs) and graph.nodes[0].inputs[slot] in graph.inputs:
                     name = graph.nodes[0].inputs[slot]
-                    graph.constants[name] = np.asarray(values.pop(name))
+                    graph.constants[name] = values.pop(name)
                     del graph.inputs[name]
             try:
                 with fc.no_grad():
@@ -137,8 +138,28 @@ def average_pool(rng):
 
 
 def lp_pool(rng):
-    node = helper.make_node("LpPool", ["x"], ["y"], p=int(rng.integers(1, 4)), **window(rng))
+    options = window(rng)
+    if "auto_pad" not in options:
+        options["ceil_mode"] = int(rng.integers(2))
+    node = helper.make_node("LpPool", ["x"], ["y"], p=int(rng.integers(1, 4)), **options)
     return node, {}, numbers(rng, 2, 4, 9, 11)
+
+
+def along_one_axis(rng):
+    """Every window over sequences (N, C, L)."""
+    kernel, stride, groups = int(rng.integers(1, 5)), int(rng.integers(1, 4)), int(rng.choice([1, 2]))
+    pads = [min(int(p), kernel - 1) for p in rng.integers(0, 3, 2)]
+    options, constants = {"kernel_shape": [kernel], "strides": [stride], "pads": pads}, {}
+    op = str(rng.choice(["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"]))
+    if op.startswith("Conv"):
+        options.update(group=groups, dilations=[int(rng.integers(1, 3))])
+        shape = (4, 4 // groups) if op == "Conv" else (4, 2)
+        constants = {"w": numbers(rng, *shape, kernel), "b": numbers(rng, 4 if op == "Conv" else 2 * groups)}
+    else:
+        options["ceil_mode"] = int(rng.integers(2))
+    if op == "ConvTranspose":
+        options["output_padding"] = [int(rng.integers(0, stride))]
+    return helper.make_node(op, ["x", *constants], ["y"], **options), constants, numbers(rng, 2, 4, 13)
 
 
 def lrn(rng):
@@ -168,9 +189,9 @@ def gemm(rng):
 
 
 def prelu(rng):
-    shapes = [(1,), (5, 1, 1), (1, 5, 1, 1), (7,), (5, 6, 7), (1, 1, 7)]
+    shapes = [(1,), (5, 1, 1), (1, 5, 1, 1), (5,), (5, 6, 5), (1, 1, 5)]
     constants = {"s": numbers(rng, *shapes[rng.integers(6)])}
-    return helper.make_node("PRelu", ["x", "s"], ["y"]), constants, numbers(rng, 2, 5, 6, 7)
+    return helper.make_node("PRelu", ["x", "s"], ["y"]), constants, numbers(rng, 2, 5, 6, 5)
 
 
 def softmax(rng):
@@ -218,9 +239,37 @@ def group_norm(rng):
     return nodes, {"w": numbers(rng, 6), "b": numbers(rng, 6)}, numbers(rng, 2, 6, 4, 5)
 
 
+def grid_sample(rng):
+    options = {
+        "mode": str(rng.choice(["linear", "nearest", "cubic"])), "align_corners": int(rng.integers(2)),
+        "padding_mode": str(rng.choice(["zeros", "border", "reflection"])),
+    }  # fmt: skip
+    grid = rng.uniform(-1.3, 1.3, (2, 4, 5, 2)).astype(np.float32)
+    return helper.make_node("GridSample", ["x", "g"], ["y"], **options), {"g": grid}, numbers(rng, 2, 3, 7, 9)
+
+
+def einsum(rng):
+    equations = ["abcd,abed->abce", "abcd,ce->abed", "abcd,ed", "abcd,bd->ac", "abcd->db", "abcd,c,af->fcb", "abcd->"]
+    equation, sizes = equations[rng.integers(len(equations))], {c: i + 2 for i, c in enumerate("abcdef")}
+    others = equation.split("->")[0].split(",")[1:]
+    constants = {f"c{i}": numbers(rng, *(sizes[c] for c in t)) for i, t in enumerate(others)}
+    return helper.make_node("Einsum", ["x", *constants], ["y"], equation=equation), constants, numbers(rng, 2, 3, 4, 5)
+
+
+def picked(rng):
+    """GatherND and ScatterND at constant places."""
+    axes = int(rng.integers(1, 4))
+    places = np.stack([rng.permutation(n)[:2] for n in (2, 3, 4)[:axes]], -1) - rng.choice([0, 2])
+    if rng.integers(2):
+        return helper.make_node("GatherND", ["x", "i"], ["y"]), {"i": places}, numbers(rng, 2, 3, 4)
+    constants = {"i": places, "u": numbers(rng, 2, *(2, 3, 4)[axes:])}
+    return helper.make_node("ScatterND", ["x", *constants], ["y"]), constants, numbers(rng, 2, 3, 4)
+
+
 RANDOM = {
-    conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 11, lrn: 13, slice_: 13, pad: 13, gemm: 13,
-    prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
+    conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, lrn: 13, slice_: 13,
+    pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
+    grid_sample: 20, einsum: 12, picked: 13,
 }  # fmt: skip
 
 
@@ -255,3 +304,79 @@ def test_old_operators_keep_their_old_meaning(tmp_path):
     ]
     path = saved(model_of(nodes, {"k": np.float32([1, 1, 2, 1.5])}, 9, ir_version=4), tmp_path / "m.onnx")
     np.testing.assert_allclose(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- corners, against ONNX Runtime
+
+X = np.random.default_rng(3).standard_normal((2, 3, 4)).astype(np.float32)
+INTS = np.int32([[-3, -2, 0], [5, 2, 1]])
+BYTES = np.arange(98).reshape(1, 2, 7, 7) * 37 % 251
+CORNERS = {
+    "clip of integers": ("Clip", INTS, {"l": np.int32(0), "h": np.int32(6)}, 17, {}),
+    "mod of a constant": ("Mod", X, {"c": np.float32(5)}, 17, {"fmod": 1}),
+    "one pixel": ("InstanceNormalization", X[:, :, :1, None], {"w": X[0, :, 0], "b": X[0, :, 1]}, 17, {}),
+    "sums of infinities": ("ReduceLogSumExp", np.float32([[0, np.inf], [-np.inf, -np.inf]]), {}, 13, {"axes": [1]}),
+    "no beta": ("Gemm", X[0], {"b": X[0].T, "c": np.float32([np.nan])}, 17, {"beta": 0.0}),
+    **{f"pool of {t}": ("MaxPool", BYTES.astype(t), {}, 17, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": p})
+       for t, p in (("uint8", [1] * 4), ("int8", [0, 0, 1, 1]))},
+    **{f"{r} of integers": (f"Reduce{r}", INTS, {}, 13, {"axes": [1]})
+       for r in ("Prod", "Mean", "Max", "L1", "L2", "SumSquare", "LogSumExp")},
+    "resize of bytes": ("Resize", BYTES.astype("u1"), {"r": np.float32([]), "s": np.float32([1, 1, 2, 1.5])}, 13,
+                        {"mode": "linear"}),
+    "Sum of integers": ("ReduceSum", INTS, {"a": np.int64([1])}, 13, {}),
+    **{f"{r} of no axes": (f"Reduce{r}", abs(X), {}, 18, {"noop_with_empty_axes": 1})
+       for r in ("Sum", "Mean", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners_give_what_onnx_runtime_gives(tmp_path, name):
+    op, x, constants, opset, options = CORNERS[name]
+    operands = [*constants, "x"] if op == "Mod" else ["x", *constants]
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype), None
+    model = model_of([helper.make_node(op, operands, ["y"], **options)], constants, opset, types={"x": kind, "y": kind})
+    path = saved(model, tmp_path / "m.onnx")
+    want, got = run_runtime(path, x), load(path)(fc.tensor(x)).numpy()
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_topk_picks_no_element_twice(tmp_path, largest):
+    """Infinities are elements like others, also where only they are left."""
+    x = np.float32([[1, -np.inf, 3, -np.inf, np.inf, 0, np.inf]])
+    nodes = [helper.make_node("TopK", ["x", "k"], ["v", "y"], largest=largest)]
+    types = {"x": (onnx.TensorProto.FLOAT, None), "y": (onnx.TensorProto.INT64, None)}
+    path = saved(model_of(nodes, {"k": np.int64([7])}, types=types), tmp_path / "m.onnx")
+    np.testing.assert_array_equal(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x))
+
+
+def test_clip_takes_bounds_from_the_data(tmp_path):
+    nodes = [helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0), helper.make_node("Clip", ["x", "m"], ["y"])]
+    path = saved(model_of(nodes), tmp_path / "m.onnx")
+    np.testing.assert_allclose(load(path)(fc.tensor(X)).numpy(), run_runtime(path, X), rtol=1e-6)
+
+
+def test_batch_norm_in_training_mode_takes_the_statistics_of_the_batch(tmp_path):
+    """As the file says, in evaluation too; running statistics move in training alone."""
+    rng = np.random.default_rng(0)
+    w, b, m = (numbers(rng, 3) for _ in range(3))
+    node = helper.make_node("BatchNormalization", ["x", "w", "b", "m", "v"], ["y", "m2", "v2"], training_mode=1)
+    net = load(saved(model_of([node], {"w": w, "b": b, "m": m, "v": m**2 + 1}), tmp_path / "m.onnx"))
+    x = 2 * numbers(rng, 4, 3, 5, 5) + 1
+    centred = x - x.mean((0, 2, 3), keepdims=True)
+    shape = (1, 3, 1, 1)
+    want = centred / np.sqrt((centred**2).mean((0, 2, 3), keepdims=True) + 1e-5) * w.reshape(shape) + b.reshape(shape)
+    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(net.m.numpy(), m)
+    np.testing.assert_allclose(net.train()(fc.tensor(x)).numpy(), want, rtol=1e-4, atol=1e-4)
+    assert np.abs(net.m.numpy() - m).max() > 0.01
+
+
+def test_places_outside_of_the_data_are_errors(tmp_path):
+    for op, constants in (("GatherND", {}), ("ScatterND", {"u": np.zeros(1, np.float32)})):
+        for places, match in (([[2, 0, 0]], "indices 0 to 2 of 3 axes"), ([[0] * 4], "expected indices of 1 to 3")):
+            given = {"i": np.int64(places), **constants}
+            net = load(saved(model_of([helper.make_node(op, ["x", *given], ["y"])], given), tmp_path / "m.onnx"))
+            with pytest.raises(ValueError, match=f"{op} 'y': {match}"):
+                net(fc.tensor(X))

@@ -1,4 +1,7 @@
-"""Operators with windows over two spatial axes, and norms: Conv, ConvTranspose, pools, BatchNormalization, ..."""
+"""Operators with windows over two spatial axes, and norms: Conv, ConvTranspose, pools, BatchNormalization, ...
+
+Windows over one axis, of sequences (N, C, L), are those of images of one row.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import math
 
 import numpy as np
 
-from ._registry import op, ops, rank_error, to_tensor
+from ._file import Node
+from ._registry import Call, is_float, op, ops, rank_error, to_tensor
 
 
 def _spatial(call, name, default):
     """A pair from an attribute with one number per spatial axis."""
     value = call.attr(name)
-    if value is None:
-        return default
-    if len(value) != len(default):
-        raise ValueError(f"expected {len(default)} numbers of {name}, got {value}")
+    return default if value is None else _numbers(value, len(default), name)
+
+
+def _numbers(value, count, name):
+    if len(value) != count:
+        raise ValueError(f"expected {count} numbers of {name}, got {value}")
     return tuple(value)
 
 
@@ -33,27 +39,49 @@ def _padding(call, size, kernel, stride, dilation):
     return (top, bottom), (left, right)
 
 
-def _image(call, i=0):
-    x = call.tensor(i)
+def _image(call):
+    x = call.tensor(0)
     if x.ndim != 4:
-        raise ValueError(f"expected an operand (N, C, H, W), got one of shape {x.shape}; other ranks are not supported")
+        raise ValueError(f"expected x (N, C, H, W) or (N, C, L), got one of shape {x.shape}")
     return x
+
+
+_OF_ONE_ROW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_padding": 0}
+
+
+def _also_1d(run):
+    """run of images, and of sequences (N, C, L) as images (N, C, 1, L)."""
+
+    def either(call):
+        x, w = call.tensor(0), call.tensor(1)
+        if x.ndim != 3:
+            return run(call)
+        attrs = {name: [_OF_ONE_ROW[name], *v] if name in _OF_ONE_ROW else v for name, v in call.node.attrs.items()}
+        if "pads" in attrs:
+            attrs["pads"] = [n for end in _numbers(attrs["pads"], 2, "pads") for n in (0, end)]
+        if "output_shape" in attrs:
+            attrs["output_shape"] = [1, attrs["output_shape"][-1]]
+        values = [ops.unsqueeze(x, 2), None if w is None else ops.unsqueeze(w, 2), *call.values[2:]]
+        return ops.squeeze(run(Call(call.module, Node(call.node.proto, attrs), values, call.opset)), 2)
+
+    return either
 
 
 def _check_windows(call):
     size = call.attr("kernel_shape") or call.attr("strides") or call.attr("dilations")
-    if size is not None and len(size) != 2:
+    if size is not None and len(size) not in (1, 2):
         return f"{len(size)}-D windows"
     auto = call.attr("auto_pad", "NOTSET")
     return None if auto in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER") else f"auto_pad {auto!r}"
 
 
 def _check_conv(call):
-    refused = rank_error(call, 1, (4,), "a convolution")
+    refused = rank_error(call, 1, (3, 4), "a convolution")
     return refused or _check_windows(call)
 
 
 @op("Conv", params=(1, 2), check=_check_conv)
+@_also_1d
 def conv(call):
     x, w = _image(call), call.tensor(1)
     stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
@@ -62,6 +90,7 @@ def conv(call):
 
 
 @op("ConvTranspose", params=(1, 2), check=_check_conv)
+@_also_1d
 def conv_transpose(call):
     x, w, b = _image(call), call.tensor(1), call.tensor(2)
     stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
@@ -114,8 +143,15 @@ def _check_max_pool(call):
 
 
 @op("MaxPool", check=_check_max_pool)
+@_also_1d
 def max_pool(call):
     x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
+    if not is_float(x):  # of 8 bits, which float32 holds exactly
+        return ops.cast(_max_pool(ops.cast(x, "float32"), kernel, stride, dilation, pads, ceil_mode), x.dtype)
+    return _max_pool(x, kernel, stride, dilation, pads, ceil_mode)
+
+
+def _max_pool(x, kernel, stride, dilation, pads, ceil_mode):
     if _fits(pads, kernel):
         return ops.max_pool2d(x, kernel, stride, tuple(p[0] for p in pads), dilation, ceil_mode)
     # A window that would begin in the padding behind the image is none, so the last windows may be dropped again.
@@ -132,6 +168,7 @@ def _without_late_windows(y, x, stride, pads):
 
 
 @op("AveragePool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+@_also_1d
 def average_pool(call):
     x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
     count_pads = bool(call.attr("count_include_pad", 0))
@@ -145,9 +182,13 @@ def average_pool(call):
 
 
 @op("LpPool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+@_also_1d
 def lp_pool(call):
     x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
-    return ops.lp_pool2d(_pad(abs(x), pads), call.attr("p", 2), kernel, stride, ceil_mode)
+    if ceil_mode:  # what the last windows lack is zeros; ops.lp_pool2d would weigh them by what they have
+        pads = [(a, b + -(n + a + b - k) % s) for n, k, s, (a, b) in zip(x.shape[2:], kernel, stride, pads)]
+    y = ops.lp_pool2d(_pad(abs(x), pads), call.attr("p", 2), kernel, stride, False)
+    return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
 @op("GlobalAveragePool")
@@ -179,19 +220,23 @@ def _check_batch_norm(call):
 
 @op("BatchNormalization", params=(1, 2), check=_check_batch_norm)
 def batch_norm(call):
-    """Running statistics in evaluation; in training those of the batch, and the running ones move."""
+    """Running statistics in evaluation; in training those of the batch, and the running ones move. A file that says
+    training_mode means the batch's in evaluation as well."""
     x, gamma, beta, mean, var = (call.tensor(i) for i in range(5))
-    return ops.batch_norm(
-        x, mean, var, gamma, beta, call.module.trains_batch_norms(), 1 - call.attr("momentum", 0.9),
-        call.attr("epsilon", 1e-5),
-    )  # fmt: skip
+    training = call.module.trains_batch_norms()
+    if call.attr("training_mode", 0) and not training:
+        training, mean, var = True, None, None
+    momentum, epsilon = 1 - call.attr("momentum", 0.9), call.attr("epsilon", 1e-5)
+    return ops.batch_norm(x, mean, var, gamma, beta, training, momentum, epsilon)
 
 
 @op("InstanceNormalization", params=(1, 2))
 def instance_norm(call):
     x, gamma, beta = (call.tensor(i) for i in range(3))
-    image = x if x.ndim == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1)
-    return ops.instance_norm(image, gamma, beta, call.attr("epsilon", 1e-5)).reshape(x.shape)
+    image, epsilon = x if x.ndim == 4 else x.reshape(x.shape[0], x.shape[1], -1, 1), call.attr("epsilon", 1e-5)
+    if math.prod(image.shape[2:]) == 1:  # refused by instance_norm, as a mistake in training
+        return ops.group_norm(image, x.shape[1], gamma, beta, epsilon).reshape(x.shape)
+    return ops.instance_norm(image, gamma, beta, epsilon).reshape(x.shape)
 
 
 @op("LayerNormalization", params=(1, 2))

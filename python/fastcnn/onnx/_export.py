@@ -18,21 +18,24 @@ OPSETS = range(13, 22)
 _LARGEST = (1 << 31) - (1 << 20)  # of a protocol buffer, in bytes
 
 
-def export(model, path, example, opset=17, dynamic_batch=True, metadata=None):
+def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, input_names=None, output_names=None):
     """Writes a model, as it predicts, to an ONNX file.
 
     Args: model: a Module, in evaluation mode here whatever its mode, or a function of tensors. path: the file; the old
     one stays whole until the new one is on disk. example: an array or tensor, or a tuple of them, one for each
     argument; shapes and dtypes matter. opset: 13 to 21. dynamic_batch: dim 0 of the inputs is free in the file; False:
-    that of the example. metadata: {str: str} for readers, such as class names.
-    Weights keep their names of state_dict; inputs have the names of forward's arguments, a result is "output" (several:
-    "output_0", ..., or the keys of a dict). The file has passed onnx.checker.
-    Raises: ValueError that lists all ops that ONNX has no form for, and for models of 2 GB and more.
+    that of the example. metadata: {str: str} for readers, such as class names. input_names, output_names: of the graph,
+    one for each; None: inputs have the names of forward's arguments, a result is "output" (several: "output_0", ..., or
+    the keys of a dict).
+    Weights keep their names of state_dict. The file has passed onnx.checker.
+    Raises: ValueError that lists all ops that ONNX has no form for, for names that do not fit, and for models of 2 GB
+    and more.
     """
     metadata = dict(metadata or {})
     if not all(isinstance(t, str) for pair in metadata.items() for t in pair):
         raise TypeError(f"onnx.export: expected metadata of str to str, got {metadata!r}")
     graph = trace_graph(model, example, dynamic_batch=dynamic_batch)
+    graph = _renamed(graph, input_names, output_names)
     proto = to_model(graph, graph["tensors"], opset, type(model).__name__)
     helper.set_model_props(proto, metadata)
     size = proto.ByteSize()
@@ -44,6 +47,25 @@ def export(model, path, example, opset=17, dynamic_batch=True, metadata=None):
         raise ValueError(f"onnx.export: {os.fspath(path)}: the checker refuses the graph: {e}") from None
     with atomic_write(path) as file:
         file.write(proto.SerializeToString())
+
+
+def _renamed(graph, input_names, output_names):
+    """A traced graph with other names of its inputs and outputs, where they are given."""
+    taken = {*graph["tensors"], *(o["name"] for node in graph["nodes"] for o in node["out"])}
+    changed, names = {}, []
+    for what, given in (("inputs", input_names), ("outputs", output_names)):
+        own = [entry["name"] for entry in graph[what]]
+        given = own if given is None else [given] if isinstance(given, str) else list(given)
+        if len(given) != len(own) or not all(isinstance(n, str) and n and n not in taken for n in given):
+            raise ValueError(f"onnx.export: expected {len(own)} names of {what} that no weight has, got {given}")
+        changed[what] = [{**entry, "name": name} for entry, name in zip(graph[what], given, strict=True)]
+        names += given
+    if len({*names}) != len(names):
+        raise ValueError(f"onnx.export: expected each name of inputs and outputs once, got {names}")
+    new = {old["name"]: entry["name"] for old, entry in zip(graph["inputs"], changed["inputs"], strict=True)}
+    nodes = [{**node, "in": [new.get(n, n) for n in node["in"]]} for node in graph["nodes"]]
+    outputs = [{**entry, "tensor": new.get(entry["tensor"], entry["tensor"])} for entry in changed["outputs"]]
+    return {**graph, "inputs": changed["inputs"], "outputs": outputs, "nodes": nodes}
 
 
 def to_model(graph, tensors, opset, name="fastcnn"):

@@ -49,22 +49,28 @@ class Graph:
         self.opset, self.size, self.metadata = opset, size, metadata
 
 
-def read_graph(path):
-    """The Graph in an ONNX file, nodes that no output depends on left out.
+def source_name(source):
+    """How errors call a file or the bytes of one."""
+    return "onnx.load: bytes" if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
 
+
+def read_graph(source, outputs=None):
+    """The Graph in an ONNX file or in the bytes of one, nodes that no output depends on left out.
+
+    outputs: names of values to give in place of the graph's outputs.
     Raises: FileNotFoundError; ValueError for damaged files and opsets outside OPSETS.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    in_memory = isinstance(source, (bytes, bytearray, memoryview))
+    data, where = bytes(source) if in_memory else Path(source).read_bytes(), source_name(source)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except (DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise ValueError(f"{path}: not an ONNX file, or a damaged one: {e}") from None
+        raise ValueError(f"{where}: not an ONNX file, or a damaged one: {e}") from None
     try:
-        return _graph_of(model, path.parent, len(data))
+        return _graph_of(model, None if in_memory else Path(source).parent, len(data), outputs)
     except _Damaged as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{where}: {e}") from None
 
 
 class _Damaged(Exception):
@@ -94,7 +100,7 @@ def _names(model):
         yield from (p.key, p.value)
 
 
-def _graph_of(model, folder, size):
+def _graph_of(model, folder, size, chosen):
     # Text that is no UTF-8 comes out of protocol buffers as bytes.
     _need(all(isinstance(name, str) for name in _names(model)), "a name is not UTF-8")
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
@@ -126,6 +132,8 @@ def _graph_of(model, folder, size):
     outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
     _need(outputs, "the graph has no outputs")
     _need(len(outputs) == len(proto.output), "two outputs have one name")
+    if chosen is not None:
+        outputs = _chosen_outputs([chosen] if isinstance(chosen, str) else list(chosen), nodes, outputs)
     nodes = _ordered(nodes, {*constants, *inputs}, outputs)
     for node in nodes:
         _check_schema(node.proto, opset)
@@ -167,6 +175,18 @@ def _ordered(nodes, known, outputs):
         while n.outputs and not n.outputs[-1] and n.op != "Split":  # the number of its outputs tells their sizes
             n.outputs.pop()
     return nodes
+
+
+def _chosen_outputs(chosen, nodes, outputs):
+    """{name: element type} of the values that a caller wants."""
+    made = [name for n in nodes for name in n.outputs if name]
+    wrong = [name for name in chosen if name not in {*made, *outputs}]
+    _need(
+        chosen and not wrong and len({*chosen}) == len(chosen),
+        f"expected outputs as different names of values that nodes make, got {chosen}; the last ones of the graph are "
+        f"{', '.join(made[-8:])}",
+    )
+    return {name: outputs.get(name, 0) for name in chosen}
 
 
 def _shape(value):
@@ -264,6 +284,7 @@ def _with_external_data(t, folder, nbytes, what):
     info = {e.key: e.value for e in t.external_data}
     location = info.get("location", "")
     _need(location and "\0" not in location, f"{what}: external data at {location!r}, which is no name of a file")
+    _need(folder is not None, f"{what}: external data at {location!r}; bytes have no folder, give the path of the file")
     folder = os.path.realpath(folder)
     file = os.path.realpath(os.path.join(folder, location))  # links are followed before the comparison
     _need(

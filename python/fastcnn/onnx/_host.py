@@ -12,7 +12,7 @@ import numpy as np
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-MOST_ELEMENTS = 1 << 24  # of one result
+MOST_ELEMENTS = 1 << 24  # of one result, when a file is read
 
 FOLDABLE = frozenset(
     """Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat ConstantOfShape CumSum DequantizeLinear Div Equal Erf
@@ -24,11 +24,12 @@ FOLDABLE = frozenset(
 )
 
 
-def fold(node, values, opset):
-    """The outputs of a node, one array each. values: its operands as arrays, None where one is left out."""
+def fold(node, values, opset, most=MOST_ELEMENTS):
+    """The outputs of a node, one array each. values: its operands as arrays, None where one is left out; most: of how
+    many elements."""
     elements = _size_of_result(node, values)
-    if elements > MOST_ELEMENTS:
-        raise ValueError(f"{node}: a constant of {elements} elements; at most {MOST_ELEMENTS} are computed")
+    if elements > most:
+        raise ValueError(f"{node}: a constant of {elements} elements; at most {most} are computed")
     given = [(name, v) for name, v in zip(node.inputs, values, strict=True) if v is not None]
     try:
         if node.op == "GatherElements":

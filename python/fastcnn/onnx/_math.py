@@ -36,16 +36,18 @@ def _integer(v):
 @op("Div", params=(0, 1))
 def div(call):
     a, b = call.pair()
-    if not (_integer(a) and _integer(b)):
-        return ops.div(a, b)
-    # Integers are divided towards zero; floor_divide goes down.
+    return _truncated(a, b) if _integer(a) and _integer(b) else ops.div(a, b)
+
+
+def _truncated(a, b):
+    """a / b of integers, towards zero; floor_divide goes down."""
     down, rest = ops.floor_divide(a, b), ops.remainder(a, b)
     return down + ops.cast(ops.logical_and(ops.ne(rest, 0), ops.lt(down, 0)), down.dtype)
 
 
 @op("Mod")
 def mod(call):
-    a, b = call.pair()
+    a, b = call.tensor(0), call.operand(1)
     rest = ops.remainder(a, b)
     if not call.attr("fmod", 0):
         return rest
@@ -174,20 +176,21 @@ def shrink(call):
 @op("PRelu", params=(1,))
 def prelu(call):
     x, slope = call.tensor(0), call.tensor(1)
-    # One slope per channel, as (C, 1, 1) or (1, C, 1, 1).
-    per_channel = x.ndim > 2 and slope.numel() == x.shape[1] and slope.shape[-x.ndim + 1 :][:1] == x.shape[1:2]
+    # One slope per channel is (C, 1, 1) or (1, C, 1, 1); (C,) goes along the last axis, as everywhere in ONNX.
+    per_channel = (1,) * (x.ndim - slope.ndim) + tuple(slope.shape) == (1, *x.shape[1:2], *(1,) * (x.ndim - 2))
     if slope.numel() == 1 or per_channel:
         return ops.prelu(x, slope.reshape(-1))
     return ops.where(ops.lt(x, 0), x * slope, x)
 
 
-@op("Clip", host=(1, 2))
+@op("Clip")
 def clip(call):
-    low, high = call.scalar(1, call.attr("min")), call.scalar(2, call.attr("max"))
-    x = call.tensor(0)
+    x, bounds = call.tensor(0), (call.attr("min"), call.attr("max"))
+    low, high = (call.operand(i) if call.has(i) else bound for i, bound in enumerate(bounds, 1))
     if low is None and high is None:
         return x
-    if low == 0 and high == 6:
+    numbers = not isinstance(low, _core.Tensor) and not isinstance(high, _core.Tensor)
+    if numbers and low == 0 and high == 6 and is_float(x):
         return ops.relu6(x)
     return ops.clamp(x, low, high)
 
@@ -211,7 +214,7 @@ def _positions(x, axis):
     return to_tensor(np.arange(x.shape[axis]).reshape(shape), x.device)
 
 
-@op("Dropout", host=(1, 2), check=lambda c: "its second output, the mask" if any(c.node.outputs[1:]) else None)
+@op("Dropout", host=(1,), check=lambda c: "its second output, the mask" if any(c.node.outputs[1:]) else None)
 def dropout(call):
     """Drops while the module trains, even where the file says that it is for inference."""
     x, p = call.tensor(0), call.scalar(1, call.attr("ratio", 0.5))
@@ -226,16 +229,17 @@ def _reduce(name, function, first_opset_with_operand):
     def run(call):
         x = call.tensor(0)
         axes = call.ints(1) if call.opset >= first_opset_with_operand else call.attr("axes")
-        if not axes:
-            if call.attr("noop_with_empty_axes", 0):
-                return x
-            axes = range(x.ndim)
-        axes = tuple(sorted({axis_of(a, x.ndim) for a in axes}))
-        return function(x, axes, bool(call.attr("keepdims", 1))) if axes else x
+        if not axes and (x.ndim == 0 or call.attr("noop_with_empty_axes", 0)):
+            y = function(ops.unsqueeze(x, -1), (x.ndim,), False)  # each element by itself: a square stays a square
+        else:
+            axes = tuple(sorted({axis_of(a, x.ndim) for a in axes or range(x.ndim)}))
+            y = function(x, axes, bool(call.attr("keepdims", 1)))
+        return y if y.dtype == x.dtype else ops.cast(y, x.dtype)
 
 
 def _sum_exp(x, axes, keepdim):
     top = ops.amax(x, axes, True)
+    top = ops.where(ops.isfinite(top), top, 0) if is_float(x) else top  # infinities less themselves are no numbers
     total = ops.log(ops.sum(ops.exp(x - top), axes, True)) + top
     return total if keepdim else ops.squeeze(total, axes)
 
@@ -243,7 +247,7 @@ def _sum_exp(x, axes, keepdim):
 def _mean(x, axes, keepdim):
     if is_float(x):
         return ops.mean(x, axes, keepdim)
-    return ops.floor_divide(ops.sum(x, axes, keepdim), math.prod(x.shape[a] for a in axes))
+    return _truncated(ops.sum(x, axes, keepdim), math.prod(x.shape[a] for a in axes))
 
 
 _REDUCTIONS = {
@@ -277,8 +281,8 @@ def matmul(call):
 
 @op("Gemm", params=(0, 1, 2))
 def gemm(call):
-    a, b, c = (call.tensor(i) for i in range(3))
     alpha, beta = call.attr("alpha", 1.0), call.attr("beta", 1.0)
+    a, b, c = call.tensor(0), call.tensor(1), call.tensor(2) if beta else None
     a = ops.transpose(a, 0, 1) if call.attr("transA", 0) else a
     weights = b if call.attr("transB", 0) else ops.transpose(b, 0, 1)
     if alpha == 1 and (c is None or (beta == 1 and c.ndim == 1 and c.shape[0] == weights.shape[0])):
@@ -286,6 +290,62 @@ def gemm(call):
     y = ops.linear(a, weights)
     y = y if alpha == 1 else y * alpha
     return y if c is None else y + (c if beta == 1 else c * beta)
+
+
+def _einsum_terms(call):
+    """([letters of each operand], letters of the result)."""
+    left, arrow, out = call.attr("equation").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow:
+        out = "".join(sorted(c for c in {*left} - {","} if left.count(c) == 1))
+    return terms, out
+
+
+def _check_einsum(call):
+    terms, out = _einsum_terms(call)
+    plain = all(t.isalpha() and len({*t}) == len(t) for t in terms) and len({*out}) == len(out)
+    if not plain or not {*out} <= {*"".join(terms)} or len(terms) != len(call.node.inputs):
+        return f"the equation {call.attr('equation')!r}"
+    return None
+
+
+@op("Einsum", params=(0, 1), check=_check_einsum)
+def einsum(call):
+    """Operands from left to right, each pair as one product of matrices."""
+    terms, out = _einsum_terms(call)
+    operands = [call.tensor(i) for i in range(len(terms))]
+    sizes = {}
+    for x, letters in zip(operands, terms, strict=True):
+        if x.ndim != len(letters) or any(sizes.setdefault(c, n) != n for c, n in zip(letters, x.shape, strict=True)):
+            shapes = ", ".join(str(tuple(t.shape)) for t in operands)
+            raise ValueError(f"expected shapes that fit {call.attr('equation')!r}, got {shapes}")
+    y, have = operands[0], terms[0]
+    for i in range(1, len(terms)):
+        y, have = _contract(y, have, operands[i], terms[i], {*out}.union(*terms[i + 1 :]), sizes)
+    y, have = _summed(y, have, {*out})
+    return ops.permute(y, [have.index(c) for c in out]) if have != out else y
+
+
+def _summed(x, letters, kept):
+    """x without the axes of letters that nobody reads."""
+    gone = tuple(i for i, c in enumerate(letters) if c not in kept)
+    return (ops.sum(x, gone), "".join(c for c in letters if c in kept)) if gone else (x, letters)
+
+
+def _contract(a, of_a, b, of_b, later, sizes):
+    """The product of two operands, summed over letters that both have and nobody reads later."""
+    (a, of_a), (b, of_b) = _summed(a, of_a, {*of_b} | later), _summed(b, of_b, {*of_a} | later)
+    batch = [c for c in of_a if c in of_b and c in later]
+    inner = [c for c in of_a if c in of_b and c not in later]
+    left, right = [c for c in of_a if c not in of_b], [c for c in of_b if c not in of_a]
+
+    def matrices(x, letters, *groups):
+        x = ops.permute(x, [letters.index(c) for group in groups for c in group])
+        return x.reshape(*(math.prod(sizes[c] for c in group) for group in groups))
+
+    y = ops.matmul(matrices(a, of_a, batch, left, inner), matrices(b, of_b, batch, inner, right))
+    have = "".join([*batch, *left, *right])
+    return y.reshape(*(sizes[c] for c in have)), have
 
 
 # ---- quantisation: integers are held as floats, exactly ----------------------------------------------------

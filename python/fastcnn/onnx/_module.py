@@ -13,32 +13,45 @@ import numpy as np
 from .. import _core
 from ..nn import Module, Parameter
 from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
-from ._file import read_graph
-from ._host import FOLDABLE, fold
-from ._registry import HANDLERS, Call, to_tensor
+from ._file import read_graph, source_name
+from ._host import FOLDABLE, MOST_ELEMENTS, fold
+from ._registry import HANDLERS, Call, host_slots, to_tensor
 from ._rewrite import rewrite
 
 
-def load(path):
+def load(path, outputs=None):
     """Reads an ONNX file into an OnnxModule, in evaluation mode.
 
-    path: a .onnx file; data outside of it must lie in its folder. Opsets 7 to 25; convolutional networks, with
-    quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
+    path: a .onnx file; data outside of it must lie in its folder. Or the bytes of one. outputs: names of values inside
+    the graph to give in place of its outputs, such as features; nodes that they do not need are left out. Opsets 7 to
+    25; convolutional networks, with quantisation (QuantizeLinear and DequantizeLinear) evaluated in floats.
     Call it with the graph's inputs in order, or by name: net(x), net(image=x). It gives one Tensor, or a tuple where
     the graph has several outputs. Weights train after net.train(), in which batch norms and dropout act as in training;
-    they keep the file's names in state_dict.
+    they keep the file's names in state_dict. net.fc = nn.Linear(512, 7) puts a layer in the place of the node that
+    reads fc.weight (Conv, Gemm and norms; other modules raise a ValueError in the next call).
     Raises: FileNotFoundError; ValueError for damaged files, and one that lists every node that is not supported.
     """
-    graph = read_graph(path)
+    graph = read_graph(path, outputs)
     try:
         return OnnxModule(graph).eval()
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{source_name(path)}: {e}") from None
 
 
-class _Scope(Module):
-    """Holds what stands before a dot in the names of weights."""
+class Scope(Module):
+    """Holds what stands before a dot in the names of weights. It is called where one node alone reads them and hooks
+    want to know."""
 
+    def forward(self, x, run):
+        """Runs that node."""
+        return run(x)
+
+
+# Nodes that are one layer, which another module can stand for.
+_LAYERS = (
+    "Conv", "ConvTranspose", "Gemm", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
+    "GroupNormalization", "PRelu",
+)  # fmt: skip
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sum")
 
@@ -57,11 +70,13 @@ class OnnxModule(Module):
         self._input_shapes, self._output_types = dict(graph.inputs), dict(graph.outputs)
         plan = _Plan(graph)
         self._nodes, self._host, self._places = plan.nodes, plan.host, {}
+        self._on_host = [plan.host_slots(node) for node in plan.nodes]
         names = _unused_names(self)
         for name, (key, array, trains) in plan.weights.items():
             tensor = to_tensor(array)
             self._places[name] = _place(self, key, Parameter(tensor) if trains else tensor, names)
         self._last_use = _last_uses(self._nodes, self.output_names)
+        self._layers = _layers(self._nodes, self._places)
 
     def trains_batch_norms(self):
         """Do batch norms take the statistics of the batch?"""
@@ -81,16 +96,62 @@ class OnnxModule(Module):
     def forward(self, *inputs, **named):
         """Runs the graph; see fastcnn.onnx.load for what goes in and comes out."""
         values = self._bind(inputs, named)
-        for name, (scope, attribute) in self._places.items():
-            values[name] = getattr(scope, attribute)
+        layers = self._weights(values)
         for name, array in self._host.items():
             values.setdefault(name, array)
-        for node, dead in zip(self._nodes, self._last_use, strict=True):
-            self._run(node, values)
-            for name in dead:
-                del values[name]
+        # As many as activations may have: zeros of the shape of a feature map are common.
+        most = max(MOST_ELEMENTS, 16 * sum(values[name].numel() for name in self.input_names))
+        for i, node in enumerate(self._nodes):
+            if i in layers:
+                values[node.outputs[0]] = self._call_layer(layers[i], i, values, most)
+            else:
+                self._run(node, self._on_host[i], values, most)
+            for name in self._last_use[i]:
+                values.pop(name, None)
         outputs = tuple(self._output(name, values[name]) for name in self.output_names)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _weights(self, values):
+        """Adds the weights to values; returns {index of a node: its scope with hooks, or the module in its place}."""
+        layers = {}
+        for name, (path, attribute) in self._places.items():
+            scope, depth = self, 0
+            while depth < len(path) and (depth == 0 or type(scope) is Scope):
+                scope = getattr(scope, path[depth], None)
+                depth += 1
+            if path and type(scope) is not Scope:
+                index = self._layers.get(path) if depth == len(path) else None
+                if index is None or not isinstance(scope, Module):
+                    raise ValueError(self._no_layer(path[:depth], scope))
+                layers[index] = scope
+                continue
+            if path in self._layers and (scope._forward_hooks or scope._forward_pre_hooks):
+                layers[self._layers[path]] = scope
+            values[name] = getattr(scope, attribute, None)
+            if not isinstance(values[name], _core.Tensor):
+                key, kind = ".".join((*path, attribute)), type(values[name]).__name__
+                raise ValueError(f"OnnxModule: expected {key!r}, which the graph reads, as a Tensor, got {kind}")
+        return layers
+
+    def _call_layer(self, layer, i, values, most):
+        node = self._nodes[i]
+        if type(layer) is not Scope:
+            return layer(values[node.inputs[0]])
+
+        def run(x):
+            own = {**values, node.inputs[0]: x}  # hooks may have changed it for this node
+            self._run(node, self._on_host[i], own, most)
+            return own[node.outputs[0]]
+
+        return layer(values[node.inputs[0]], run=run)
+
+    def _no_layer(self, path, scope):
+        keys = [".".join((*p, a)) for p, a in self._places.values() if p[: len(path)] == path]
+        return (
+            f"OnnxModule: {'.'.join(path)!r} is now of type {type(scope).__name__}, but the graph reads "
+            f"{', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''} from it; expected a module only in the place of "
+            f"a scope that one node of {', '.join(_LAYERS)} reads"
+        )
 
     def _bind(self, inputs, named):
         names = self.input_names
@@ -110,19 +171,18 @@ class OnnxModule(Module):
                 raise ValueError(f"OnnxModule: expected input {name!r} of shape ({wanted}), got {x.shape}")
         return values
 
-    def _run(self, node, values):
+    def _run(self, node, on_host, values, most):
         operands = [values[n] if n else None for n in node.inputs]
-        handler = HANDLERS.get(node.op)
+        for slot in on_host:  # a weight whose values decide shapes as well
+            if slot < len(operands) and node.inputs[slot] in self._host:
+                operands[slot] = self._host[node.inputs[slot]]
         try:
             if node.op in ("Shape", "Size"):
                 results = [_shape_of(node, operands[0])]
             elif all(v is None or isinstance(v, np.ndarray) for v in operands):
-                results = fold(node, operands, self.opset)
+                results = fold(node, operands, self.opset, most)
             else:
-                for slot in handler.host:  # a weight whose values decide shapes as well
-                    if slot < len(operands) and node.inputs[slot] in self._host:
-                        operands[slot] = self._host[node.inputs[slot]]
-                results = handler.run(Call(self, node, operands, self.opset))
+                results = HANDLERS[node.op].run(Call(self, node, operands, self.opset))
         except (ValueError, TypeError, LookupError, MemoryError, ArithmeticError, AttributeError) as e:
             text = str(e) if str(node) in str(e) else f"{node}: {e}"
             kind = type(e) if isinstance(e, (TypeError, MemoryError, IndexError)) else ValueError
@@ -159,8 +219,25 @@ def _last_uses(nodes, outputs):
     return dead
 
 
+def _layers(nodes, places):
+    """{path of a scope: index of the node} where one node is a layer of that scope's weights alone."""
+    readers = {}
+    for i, node in enumerate(nodes):
+        for name in node.inputs:
+            if name in places:
+                readers.setdefault(places[name][0], set()).add(i)
+    layers = {}
+    for path, indices in readers.items():
+        node = nodes[min(indices)]
+        nested = any(other != path and other[: len(path)] == path for other in readers)
+        alone = path and len(indices) == 1 and not nested and node.inputs[0] not in places
+        if alone and node.op in _LAYERS and not any(node.outputs[1:]):
+            layers[path] = min(indices)
+    return layers
+
+
 def _place(root, key, value, taken):
-    """Registers a tensor under a dotted key, changed a little where it cannot be one; returns (module, attribute)."""
+    """Registers a tensor under a dotted key, changed a little where it cannot be one; returns (path, attribute)."""
     parts = key.split(".")
     scope = root
     if all(parts) and not any(p.startswith("_") and hasattr(Module, p) for p in parts):
@@ -169,25 +246,25 @@ def _place(root, key, value, taken):
                 scope = None
                 break
             if part not in scope._kinds:
-                scope.add_module(part, _Scope())
+                scope.add_module(part, Scope())
             scope = getattr(scope, part)
             if not isinstance(scope, Module):
                 scope = None
                 break
         if scope is not None and parts[-1] not in scope._kinds and parts[-1] not in taken(scope):
-            return _register(scope, parts[-1], value)
+            return _register(scope, parts[-1], value, tuple(parts[:-1]))
     name = "_".join(p for p in parts if p) or "weight"
     while name in root._kinds or name in taken(root):
         name += "_"
     return _register(root, name, value)
 
 
-def _register(scope, name, value):
+def _register(scope, name, value, path=()):
     if isinstance(value, Parameter):
         scope.register_parameter(name, value)
     else:
         scope.register_buffer(name, value)
-    return scope, name
+    return path, name
 
 
 def _unused_names(root):
@@ -196,7 +273,7 @@ def _unused_names(root):
     return lambda scope: own if scope is root else _SCOPE_NAMES
 
 
-_SCOPE_NAMES = frozenset(dir(_Scope))
+_SCOPE_NAMES = frozenset(dir(Scope))
 
 
 # ---- what each constant becomes ---------------------------------------------------------------------------
@@ -220,7 +297,7 @@ class _Plan:
         for name, array in graph.constants.items():
             self._sort(name, array, name)
         for node in graph.nodes:
-            if node.op in FOLDABLE and all(n == "" or (n in self.host and n not in self.weights) for n in node.inputs):
+            if node.op in FOLDABLE and self._known(node):
                 self._fold(node)
             else:
                 self.nodes.append(node)
@@ -236,10 +313,21 @@ class _Plan:
 
     def _check(self):
         """Everything that can be told of the nodes before data comes."""
-        wrong = []
+        wrong, later = [], set()
         for node in self.nodes:
+            if node.op in ("Shape", "Size") or self._known(node, later):
+                later.update(node.outputs)
+                continue
             handler = HANDLERS.get(node.op)
-            if handler is None or handler.check is None:
+            of_data = [
+                f"operand {slot}, {name!r}" for slot, name in enumerate(node.inputs)
+                if name and slot in host_slots(node) and name not in later and name not in self.host
+            ]  # fmt: skip
+            if of_data:
+                alone = "" if handler else "; it is computed of constants and shapes alone"
+                wrong.append(f"{node}: {of_data[0]}, depends on the data{alone}")
+                continue
+            if handler.check is None:
                 continue
             arrays = [self.host.get(n, self.weights.get(n, (None, None))[1]) for n in node.inputs]
             try:
@@ -257,13 +345,26 @@ class _Plan:
             more = f"\n  and {len(wrong) - 100} more" if len(wrong) > 100 else ""
             raise ValueError(f"{len(wrong)} nodes are not supported:\n  {listed}{more}")
 
+    def host_slots(self, node):
+        """Operands of a node that are read as arrays: for results that are wanted as arrays all of them."""
+        if node.op not in ("Shape", "Size") and self._wanted_on_host.issuperset(filter(None, node.outputs)):
+            return range(len(node.inputs))
+        return host_slots(node)
+
+    def _known(self, node, later=()):
+        """Are all operands arrays, among them those of these names, which are computed later?"""
+        slots = self.host_slots(node)
+        return all(
+            not n or n in later or (n in self.host and (slot in slots or n not in self.weights))
+            for slot, n in enumerate(node.inputs)
+        )
+
     def _host_demand(self):
         """Names whose values decide shapes, limits or positions."""
         makers = {name: node for node in self._graph.nodes for name in node.outputs}
         todo = []
         for node in self._graph.nodes:
-            host = HANDLERS[node.op].host if node.op in HANDLERS else ()
-            todo += [node.inputs[s] for s in host if s < len(node.inputs) and node.inputs[s]]
+            todo += [node.inputs[s] for s in host_slots(node) if s < len(node.inputs) and node.inputs[s]]
         wanted = set()
         while todo:
             name = todo.pop()
@@ -279,9 +380,7 @@ class _Plan:
         """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both."""
         uses = self._users.get(name, ())
         floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-        as_tensor = [(n, s) for n, s in uses if not (n.op in HANDLERS and s in HANDLERS[n.op].host)]
-        as_tensor = [(n, s) for n, s in as_tensor if not self._wanted_on_host.issuperset(filter(None, n.outputs))]
-        if floats and array.size > 1 and as_tensor:
+        if floats and array.size > 1 and any(slot not in self.host_slots(node) for node, slot in uses):
             self.weights[name] = key, array, self._trains(name)
         if name not in self.weights or name in self._wanted_on_host:
             self.host[name] = array

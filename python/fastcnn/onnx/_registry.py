@@ -39,6 +39,13 @@ def op(*names, host=(), params=(), check=None):
     return add
 
 
+def host_slots(node):
+    """Operands of a node whose values must be known: all of an operator that only shapes and constants run through."""
+    if node.op in ("Shape", "Size"):
+        return ()
+    return HANDLERS[node.op].host if node.op in HANDLERS else range(len(node.inputs))
+
+
 def to_tensor(array, device=None):
     """The Tensor of a NumPy array; integers that fastcnn has no dtype for become int64, checked."""
     name = array.dtype.name
@@ -142,4 +149,6 @@ def same(value, other):
     return np.float32(value) == np.float32(other)
 
 
-__all__ = ["HANDLERS", "Call", "Handler", "axis_of", "is_float", "op", "ops", "rank_error", "same", "to_tensor"]
+__all__ = [
+    "HANDLERS", "Call", "Handler", "axis_of", "host_slots", "is_float", "op", "ops", "rank_error", "same", "to_tensor",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Resize and Upsample: every coordinate rule of ONNX for images, by fastcnn's interpolate where it has the same rule.
+"""Resize, Upsample, GridSample: every coordinate rule for images, by fastcnn's interpolate where it has the same rule.
 
 Other rules become a few taps per axis, picked with index_select and weighted, or with antialias one matrix per axis:
 positions and weights depend on sizes alone and are made on the host. They follow ONNX Runtime, in float32 as there, so
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from ._registry import op, ops, same, to_tensor
+from ._registry import Call, is_float, op, ops, same, to_tensor
 
 _RULES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 _MODES = ("nearest", "linear", "cubic")
@@ -31,6 +31,9 @@ def _check(call):
 @op("Upsample", "Resize", host=(1, 2, 3), check=_check)
 def resize(call):
     x, old = call.tensor(0), call.node.op == "Upsample" or call.opset < 11
+    if call.attr("mode", "nearest") == "linear" and not is_float(x):  # of integers the fraction is cut off
+        exact = Call(call.module, call.node, [ops.cast(x, "float32"), *call.values[1:]], call.opset)
+        return ops.cast(resize(exact), x.dtype)
     axes = call.attr("axes") or list(range(x.ndim))
     given = call.host(1 if old else 2, call.attr("scales"))
     scales = None if given is None or np.size(given) == 0 else [float(s) for s in np.reshape(given, -1)]
@@ -168,6 +171,23 @@ def _by_matrix(x, axis, size, taps):
     matrix = ops.cast(to_tensor(matrix.astype(np.float32), x.device), x.dtype)
     y = ops.matmul(ops.transpose(x, axis, x.ndim - 1), matrix)
     return ops.transpose(y, axis, x.ndim - 1)
+
+
+_SAMPLING = {"linear": "bilinear", "cubic": "bicubic"}  # names of opset 20 on
+
+
+def _check_grid(call):
+    mode, outside = call.attr("mode", "linear"), call.attr("padding_mode", "zeros")
+    if _SAMPLING.get(mode, mode) not in ("bilinear", "nearest", "bicubic"):
+        return f"mode {mode!r}"
+    return None if outside in ("zeros", "border", "reflection") else f"padding_mode {outside!r}"
+
+
+@op("GridSample", check=_check_grid)
+def grid_sample(call):
+    mode, outside = call.attr("mode", "linear"), call.attr("padding_mode", "zeros")
+    corners = bool(call.attr("align_corners", 0))
+    return ops.grid_sample(call.tensor(0), call.tensor(1), _SAMPLING.get(mode, mode), outside, corners)
 
 
 def _cubic(d, a):

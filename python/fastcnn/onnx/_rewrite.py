@@ -39,9 +39,10 @@ class _Matcher:
         return node if node is not None and node.op in kinds and self.uses.get(name) == 1 else None
 
     def is_number(self, name, value):
-        """Is a name a constant of one element, of this value?"""
+        """Is a name a floating constant of one element, of this value? Of integers no activation is made."""
         array = self.constants.get(name)
-        return array is not None and array.size == 1 and same(array.reshape(-1)[0], value)
+        fits = array is not None and array.size == 1 and array.dtype.kind not in "iub"
+        return fits and same(array.reshape(-1)[0], value)
 
     def other(self, node, value):
         """The operand of a node of two whose other operand is that constant, else None."""

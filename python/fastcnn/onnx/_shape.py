@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._registry import axis_of, op, ops, to_tensor
+from ._registry import axis_of, is_float, op, ops, to_tensor
 
 
 @op("Reshape", host=(1,), params="through")
@@ -142,6 +142,38 @@ def gather_elements(call):
     return ops.gather(x, axis, ops.where(ops.lt(index, 0), index + x.shape[axis], index))
 
 
+def _rows(x, index):
+    """x as rows, one for each place that its first axes have; the rows that the last axis of index names; the rest of
+    x's shape."""
+    axes = index.shape[-1] if index.ndim else 0
+    sizes, rest = x.shape[:axes], x.shape[axes:]
+    if not 0 < axes <= x.ndim:
+        raise ValueError(f"expected indices of 1 to {x.ndim} axes of x, got an array of shape {index.shape}")
+    places = np.where(index < 0, index + np.asarray(sizes), index)
+    if ((places < 0) | (places >= np.asarray(sizes))).any():
+        raise ValueError(f"indices {index.min()} to {index.max()} of {axes} axes in x of shape {x.shape}")
+    rows = np.ravel_multi_index(tuple(places.reshape(-1, axes).T), sizes)
+    return x.reshape(math.prod(sizes), *rest), rows, rest
+
+
+@op("GatherND", host=(1,), check=lambda c: "batch_dims" if c.attr("batch_dims", 0) else None)
+def gather_nd(call):
+    index = call.host(1)
+    x, rows, rest = _rows(call.tensor(0), index)
+    return ops.index_select(x, 0, to_tensor(rows, x.device)).reshape(*index.shape[:-1], *rest)
+
+
+@op("ScatterND", host=(1,), check=lambda c: "reduction" if c.attr("reduction", "none") != "none" else None)
+def scatter_nd(call):
+    """Each row is picked from x or from the updates behind it."""
+    shape = call.tensor(0).shape
+    x, rows, rest = _rows(call.tensor(0), call.host(1))
+    source = np.arange(x.shape[0])
+    source[rows] = x.shape[0] + np.arange(len(rows))
+    both = ops.cat([x, call.tensor(2).reshape(len(rows), *rest)], 0)
+    return ops.index_select(both, 0, to_tensor(source, x.device)).reshape(shape)
+
+
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
@@ -207,20 +239,45 @@ def one_hot(call):
     return ops.where(hit, to_tensor(np.asarray(on), ids.device), to_tensor(np.asarray(off), ids.device))
 
 
-@op("TopK", host=(1,), check=lambda c: "the smallest elements" if not c.attr("largest", 1) else None)
+def _check_top_k(call):
+    k = call.value(1)
+    most = k.max(initial=0) if isinstance(k, np.ndarray) else call.attr("k", 0)
+    return f"k of {most}, more than {_MOST_K}" if most > _MOST_K else None
+
+
+_MOST_K = 64
+
+
+@op("TopK", host=(1,), check=_check_top_k)
 def top_k(call):
-    """The largest elements of an axis, one after the other: for small k."""
-    x, k = call.tensor(0), call.scalar(1)
+    """The largest or smallest elements of an axis, one after the other: for small k."""
+    x, k = call.tensor(0), call.scalar(1, call.attr("k"))
     axis = axis_of(call.attr("axis", -1), x.ndim)
-    if not 0 < k <= min(x.shape[axis], 64):
-        raise ValueError(f"k of 1 to {min(x.shape[axis], 64)} is supported, got {k}")
+    if not 0 < k <= min(x.shape[axis], _MOST_K):
+        raise ValueError(f"k of 1 to {min(x.shape[axis], _MOST_K)} is supported, got {k}")
+    extreme, worst = (ops.amax, -math.inf) if call.attr("largest", 1) else (ops.amin, math.inf)
+    if not is_float(x):
+        limits = np.iinfo(str(x.dtype))
+        worst = limits.min if worst < 0 else limits.max
     shape = [1] * x.ndim
     shape[axis] = x.shape[axis]
     places = to_tensor(np.arange(x.shape[axis]).reshape(shape), x.device)
-    values, indices, rest = [], [], x
+    values, indices, rest, free = [], [], x, None
     for _ in range(k):
-        at = ops.argmax(rest, axis, True)
+        # Elements as bad as what stands for the picked ones must not be picked twice: positions are marked as well.
+        best = ops.logical_or(ops.eq(rest, extreme(rest, axis, True)), ops.ne(rest, rest))
+        at = ops.argmax(best if free is None else ops.logical_and(best, free), axis, True)
         values.append(ops.gather(x, axis, at))
         indices.append(at)
-        rest = ops.where(ops.eq(places, at), -math.inf, rest)
+        other = ops.ne(places, at)
+        free = other if free is None else ops.logical_and(free, other)
+        rest = ops.where(free, x, worst)
     return ops.cat(values, axis), ops.cat(indices, axis)
+
+
+@op("Trilu", host=(1,))
+def trilu(call):
+    x, k = call.tensor(0), call.scalar(1, 0)
+    rows, columns = np.arange(x.shape[-2])[:, None], np.arange(x.shape[-1])
+    kept = columns - rows >= k if call.attr("upper", 1) else columns - rows <= k
+    return ops.where(to_tensor(kept, x.device), x, 0)
