@@ -139,7 +139,8 @@ def test_omitted_sizes_are_those_of_the_file(tmp_path):
             net = models.create_model(name, pretrained=tmp_path / name, **options)
         assert shapes(net) == shapes(trained) and (net.state_dict()[head].numpy() == 0.25).all()
         assert net.pretrained_report.skipped == net.pretrained_report.adapted == ()
-    for name in ("resnet8", "unet", "cgan"):  # without a file the model's own
+    assert models.create_model("resnet20").fc.weight.shape == (1000, 64)
+    for name in ("unet", "cgan"):  # without a file, besides classification, the model's own
         with init.skip_random():
             options = dict(image_size=28) if name == "cgan" else {}
             assert shapes(models.create_model(name, **options)) == shapes(getattr(models, name)(**options))
