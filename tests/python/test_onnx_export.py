@@ -13,6 +13,14 @@ from onnx_check import runtime  # noqa: E402
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Tests have their own numbers, whichever ran before."""
+    global RNG
+    RNG = np.random.default_rng(0)
+    fc.manual_seed(0)
+
+
 def numbers(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 

@@ -126,6 +126,7 @@ def same_numbers():
     """Tests have their own numbers, whichever ran before."""
     global RNG
     RNG = np.random.default_rng(0)
+    fc.manual_seed(0)
 
 
 def numbers(*shape):
