@@ -218,7 +218,7 @@ def _files_of(paths, failed):
         if not path.is_dir():
             yield path
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+        found = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in EXTENSIONS and p.is_file())
         if not found:
             failed.append(FileNotFoundError(f"{path}: no pictures ({' '.join(sorted(EXTENSIONS))}) in this folder"))
         yield from found

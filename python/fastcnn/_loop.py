@@ -276,6 +276,9 @@ def run_epoch(trainer, run, step, loader, signals):
         if run.batch == 0:
             raise ValueError("Trainer.fit: the training data gave no batch")
         run.read(trainer)  # a loader that leaves out what it cannot read may end before its len()
+        if run.in_step:  # and in the middle of what accumulates: gradients of a part are not a step
+            step.prepare()
+            run.in_step = False
         run.trained = True
     finally:
         _clock(run, began)

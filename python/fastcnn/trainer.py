@@ -87,7 +87,7 @@ class Trainer(CallbackHost):
             val_mean_iou_3; see Metric.scalars). Detectors (models with predict()) are measured on their predictions, in
             validation data of (images, list of target dicts), by metrics such as MeanAveragePrecision.
             Default: accuracy with cross_entropy, else none.
-        training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalar tensors to report as train_<name>;
+        training_step: f(model, batch) -> scalar loss, or dict with "loss" and scalars to report as `train_<name>`;
             instead of loss and accuracy in training. batch is the loader's, with arrays as tensors on the device. It is
             traced and compiled as any step, so it must not look at values. validation_step: the same for validation and
             evaluate(); without it validation uses loss and metrics.

@@ -75,6 +75,7 @@ def test_predict_pictures(trained, tmp_path, capsys):
     for name in ("more/2.jpg", "more/1.png", "more/deep/0.png"):
         image.fromarray(pixels).save(tmp_path / name)
     (tmp_path / "more" / "notes.txt").write_text("no picture")
+    (tmp_path / "more" / "._1.png").write_bytes(b"what macOS keeps beside a file")
     np.save(tmp_path / "a.npy", pixels)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     argv = ["predict", "--checkpoint", trained, "--json", tmp_path / "a.png", tmp_path / "a.npy"]

@@ -4,7 +4,7 @@ import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn import callbacks as cb
-from fastcnn.data import ArrayDataset
+from fastcnn.data import ArrayDataset, DataLoader
 from fastcnn.optim import lr_scheduler as S
 from test_trainer import dataset, net, trainer, weights
 
@@ -118,6 +118,29 @@ def test_two_accuracies_are_not_one():
 
 
 # ---------------------------------------------------------------- callbacks and options
+
+
+def test_a_loader_that_ends_early_leaves_no_half_step():
+    class Short:
+        """Five batches where six were promised, as where damaged files are left out."""
+
+        def __init__(self):
+            self.batches = list(DataLoader(dataset(80), 16))
+
+        def __len__(self):
+            return 6
+
+        def __iter__(self):
+            return iter(self.batches)
+
+    seen = []
+
+    class Watch(cb.Callback):
+        def on_epoch_end(self, t):
+            seen.append(([p.grad is None or not np.any(p.grad.numpy()) for p in t.model.parameters()], t.global_step))
+
+    trainer(accumulate_grad_batches=2, callbacks=[Watch()]).fit(Short(), max_epochs=2)
+    assert [step for _, step in seen] == [2, 4] and all(all(clean) for clean, _ in seen)
 
 
 def test_states_of_callbacks_find_their_own_kind(tmp_path, capsys):
