@@ -254,15 +254,52 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(whole, tmp_path):
     session = fc.load(tmp_path / "t.fcnn")
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
-        with pytest.raises(RuntimeError, match="cannot open"):
+        with pytest.raises(PermissionError, match="t.fcnn: cannot write"):
             session.save(tmp_path / "t.fcnn")
         tmp_path.chmod(0o700)
-    with pytest.raises(RuntimeError, match="cannot"):
+    with pytest.raises(FileNotFoundError, match="nowhere/t.fcnn: cannot write"):
         session.save(tmp_path / "nowhere" / "t.fcnn")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RuntimeError, match="cannot write"):
+    with pytest.raises(IsADirectoryError, match="folder: cannot write"):
         session.save(tmp_path / "folder")
     assert {p.name for p in tmp_path.iterdir()} == {"t.fcnn", "folder"} and (tmp_path / "t.fcnn").read_bytes() == whole
+
+
+def writers(whole, folder):
+    """Of each kind of file one function that writes it to a path."""
+    (folder / "whole.fcnn").write_bytes(whole)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3))
+    return {
+        "session.save": fc.load(folder / "whole.fcnn").save,
+        "export": lambda path: fc.export(net, path, X),
+        "save_state": lambda path: fc.save_state(net.state_dict(), path),
+        "onnx": lambda path: fc.onnx.export(net, path, X),
+        "checkpoint": lambda path: fc.checkpoints.save_checkpoint(path, net.state_dict(), keep_previous=True),
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_writers_leave_pipes_and_devices_alone(whole, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, write in writers(whole, tmp_path).items():
+        for path in ("pipe", "link"):
+            with pytest.raises(OSError, match="expected the path of a file"):
+                write(tmp_path / path)
+            assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink(), name
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe", "link", "whole.fcnn"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="needs POSIX")
+def test_writers_follow_links_and_keep_the_mode_of_a_file(whole, tmp_path):
+    (tmp_path / "far").mkdir()
+    for name, write in writers(whole, tmp_path).items():
+        file, link = tmp_path / "far" / name, tmp_path / name
+        link.symlink_to(f"far/{name}")
+        write(link)  # to a file that is not there yet
+        file.chmod(0o600)
+        write(link)
+        assert link.is_symlink() and file.stat().st_size > 0 and file.stat().st_mode & 0o777 == 0o600, name
 
 
 def library():

@@ -47,7 +47,7 @@ struct SessionGraph {
   std::string updates = "[]";  // JSON: what rewrites hyper tensors before each run, see docs/embed.md
 };
 // extra: JSON object with preprocess, class_names; see docs/embed.md. The old file stays whole until the new one
-// is on the disk.
+// is on the disk. std::system_error where the system refuses, or path is a folder, device or pipe.
 FASTCNN_API void write_session(const std::string& path, const std::vector<SessionGraph>& graphs,
                                const std::string& extra = "{}");
 
@@ -86,7 +86,7 @@ struct Guess {
 // on the session's threads; sessions are independent.
 class FASTCNN_API Session {
  public:
-  // ValueError for a file that is damaged or no such file, std::runtime_error where the system refuses.
+  // ValueError for a file that is damaged or no such file, std::system_error where the system refuses.
   static Session load(const std::string& path, const SessionOptions& options = {});
   static Session load_memory(const void* data, size_t bytes, const SessionOptions& options = {});
   ~Session();
