@@ -135,6 +135,24 @@ def test_a_file_goes_on_with_a_training_bit_for_bit(name, tmp_path):
         assert same(fc.compile(net.eval())(x), session.predict(x))
 
 
+@pytest.mark.parametrize("how", ["session", "compiled"])
+def test_a_step_that_raises_does_not_count(how, tmp_path):
+    def losses(wrong):
+        fc.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        step = fc.compile(training(net, fc.optim.AdamW(net.parameters(), lr=0.1)))
+        if how == "session":
+            fc.export(step, tmp_path / "t.fcnn", (batch(4), labels(4)))
+            step = fc.load(tmp_path / "t.fcnn").step
+        got = [step(batch(4), labels(4)).item()]
+        for _ in range(wrong):
+            with pytest.raises(IndexError):
+                step(batch(4), np.full(4, 9))
+        return got + [step(batch(4), labels(4)).item() for _ in range(3)]
+
+    assert losses(0) == losses(2)
+
+
 @pytest.mark.parametrize("loss", ["mse_loss", "kl_div"])
 def test_means_over_the_batch_are_functions_of_the_batch(loss, tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))

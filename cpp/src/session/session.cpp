@@ -61,11 +61,16 @@ struct Runner {
     std::vector<Tensor> inputs;
     for (const Tensor& t : given) inputs.push_back(contiguous(t.detach()));
     for (Update& u : updates) u.prepare();
-    return compiled.call({}, inputs, [this](const std::vector<Tensor>& symbols) {
-      if (is_tracing())
-        for (const Tensor& s : symbols) s.impl()->storage->readonly = true;  // a run must not change its inputs
-      return replay->run(symbols);
-    });
+    try {
+      return compiled.call({}, inputs, [this](const std::vector<Tensor>& symbols) {
+        if (is_tracing())
+          for (const Tensor& s : symbols) s.impl()->storage->readonly = true;  // a run must not change its inputs
+        return replay->run(symbols);
+      });
+    } catch (...) {  // a step that failed has not updated
+      for (Update& u : updates) u.undo();
+      throw;
+    }
   }
 
   Json form() const {
