@@ -207,6 +207,20 @@ def test_what_no_file_can_hold_is_refused_with_its_reason(tmp_path):
         fc.export(lambda x: x.reshape((-1,)).expand((x.shape[0] ** 2, x.numel())), path, batch(2, 1, 1))
     with pytest.raises(ValueError, match="host work"):
         fc.export(lambda x: (fc._core.on_each_run(lambda: None), x + 1)[1], path, batch(2))
+    scheduler = fc.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+    def schedules(x, y):
+        training(net, optimizer)(x, y)
+        scheduler.step()
+
+    def changes(x, y):
+        training(net, optimizer)(x, y)
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    for fn, why in ((schedules, "steps StepLR, which no file holds"), (changes, "changes lr of SGD")):
+        with pytest.raises(ValueError, match=why):
+            fc.export(fn, path, (batch(2), labels(2)))
+        assert optimizer.param_groups[0]["lr"] == 0.1 and scheduler.last_epoch == 0
     with pytest.raises(ValueError, match="changes its input"):
         fc.export(lambda x: x.add_(fc.ones((1,))), path, batch(2))
     with pytest.raises(ValueError, match="preprocess"):
