@@ -135,7 +135,7 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     x = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)
     train = tmp_path / "train.fcnn"
     fastcnn.export(
-        step, train, (x, np.array([1])), predict=net, class_names="0123456789", preprocess={"resize": (28, 28)}
+        step, train, (x, np.array([1])), predict=net, class_names=list("0123456789"), preprocess={"resize": (28, 28)}
     )
     x.tofile(tmp_path / "x.f32")
     scores = [float.fromhex(v) for v in run(str(consumer / "predict"), str(train), str(tmp_path / "x.f32")).split()]
@@ -154,6 +154,15 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     tuned.write_bytes(tuned.read_bytes()[:-1])
     done = subprocess.run([str(consumer / "predict"), str(tuned)], capture_output=True, text=True)
     assert done.returncode == 1 and "not a whole safetensors file" in done.stderr
+
+
+def test_a_static_program_needs_no_library_and_gives_the_same_bits(consumer, tmp_path):
+    program = consumer / "predict_static"
+    if not program.exists():
+        pytest.skip("this installation was built without FASTCNN_STATIC")
+    assert "libfastcnn" not in run("ldd", str(program))
+    fastcnn.export(fastcnn.nn.Conv2d(1, 2, 3), tmp_path / "net.fcnn", np.zeros((1, 1, 5, 5), np.float32))
+    assert run(str(program), str(tmp_path / "net.fcnn")) == run(str(consumer / "predict"), str(tmp_path / "net.fcnn"))
 
 
 def test_the_cpp_example_is_short():
