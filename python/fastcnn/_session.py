@@ -108,7 +108,7 @@ def load(path, *, threads=0, plan_bytes=2 << 30, plans=16):
     each batch size, least recently used out first.
     Raises: FileNotFoundError; ValueError for a file that is damaged, not a .fcnn file, or of a newer version.
     """
-    with open(path, "rb"):  # the system's own exceptions
+    with open(os.fspath(path), "rb"):  # the system's own exceptions; not the number of an open file
         pass
     return Session(_core.Session.load(os.fspath(path), threads, plan_bytes, plans))
 
