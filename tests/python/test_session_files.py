@@ -249,6 +249,11 @@ def test_random_changes_of_the_graph_never_reach_a_kernel_unchecked(whole):
     assert loaded > 0  # some changes are harmless, and then the step runs
 
 
+def test_members_of_the_file_that_are_not_known_are_named(whole):
+    header, graph, body = parts(whole)
+    refused(build(header, {**graph, "postprocess": {"top": 5}}, body), "got 'postprocess'")
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(whole, tmp_path):
     (tmp_path / "t.fcnn").write_bytes(whole)
     session = fc.load(tmp_path / "t.fcnn")

@@ -109,7 +109,8 @@ class FASTCNN_API Session {
   // An image of (height, width, channels) bytes as the input of predict: resized, cropped and normalised as the
   // file says; (1, channels, H, W).
   Tensor preprocess(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels) const;
-  // predict() of that image, softmax of its first output, the most probable classes first.
+  // predict() of that image, softmax of its first output (unless the graph ends in softmax or sigmoid), the most
+  // probable classes first.
   std::vector<Guess> classify(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels,
                               int64_t most = 5);
   const std::vector<std::string>& class_names() const;
