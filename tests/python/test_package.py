@@ -146,6 +146,14 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     lines = run(str(consumer / "fine_tune"), str(train), *files, str(tuned), "2").splitlines()
     accuracy = [float(line.split("accuracy")[1].rstrip("%")) for line in lines]
     assert accuracy[-1] > max(60, accuracy[0]), lines
+    from fastcnn.data import write_idx
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for kind, data in (("images", np.zeros((5, 32, 32), np.uint8)), ("labels", np.arange(5, dtype=np.uint8))):
+        write_idx(few / kind, data)  # of another size: they are resized; fewer than a batch: one smaller step
+    lines = run(str(consumer / "fine_tune"), str(train), str(few / "images"), str(few / "labels"), str(tuned) + "2")
+    assert float(lines.split("loss")[1].split()[0]) > 0.1, lines
     session = fastcnn.load(tuned)
     images = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)
     (tmp_path / "p.pgm").write_bytes(b"P5\n# a comment\n28 28\n255\n" + images.tobytes())
