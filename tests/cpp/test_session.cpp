@@ -190,6 +190,8 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
   CHECK((info.ndim == 4 && info.shape[0] == -1 && info.shape[3] == 8));
   CHECK(fastcnn_input(s, FASTCNN_PREDICT, 1, &info) == FASTCNN_INVALID);
   CHECK(fastcnn_output(s, FASTCNN_STEP, 0, &info) == FASTCNN_INVALID);
+  CHECK(fastcnn_input(s, static_cast<fastcnn_graph>(3), 0, &info) == FASTCNN_INVALID);
+  CHECK(fastcnn_input_count(s, static_cast<fastcnn_graph>(3)) == 0);
 
   std::vector<float> pixels(3 * 8 * 8);  // row-major, as C has it
   for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<float>(i) / 100;
@@ -228,9 +230,17 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
   CHECK(fastcnn_predict(s, &good, 1, nullptr) == FASTCNN_INVALID);
   CHECK(fastcnn_step(s, &good, 1, &r) == FASTCNN_INVALID);
   CHECK(fastcnn_set_lr(s, 0.1) == FASTCNN_INVALID);
+  double lr = 0;
+  CHECK(fastcnn_lr(s, &lr) == FASTCNN_INVALID);
+  CHECK(fastcnn_lr(s, nullptr) == FASTCNN_INVALID);
   CHECK(fastcnn_save(s, "/nonexistent/x.fcnn") == FASTCNN_SYSTEM);
   CHECK(fastcnn_predict_image(s, nullptr, 8, 8, 3, &r) == FASTCNN_INVALID);
   CHECK(fastcnn_class_name(s, 0) == nullptr);
   fastcnn_free(s);
   fastcnn_free(nullptr);
+  CHECK(fastcnn_load_with(file.path.c_str(), nullptr, &s) == FASTCNN_INVALID);
+  for (const fastcnn_options bad : {fastcnn_options{0, -1, 0}, {0, 0, -1}, {-1, 0, 0}}) {
+    CHECK(fastcnn_load_with(file.path.c_str(), &bad, &s) == FASTCNN_INVALID);
+    CHECK(s == nullptr);
+  }
 }

@@ -1,5 +1,6 @@
 """Hostile .fcnn files: whatever the bytes are, a session is refused with an exception or works; nothing is trusted."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -327,6 +328,21 @@ def test_plain_python_predicts_through_the_c_api_without_the_package(whole, tmp_
     (tmp_path / "bad.fcnn").write_bytes(whole[:-1])
     done = subprocess.run([*command, str(tmp_path / "bad.fcnn")], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 1 and "not a whole safetensors file" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd")
+def test_the_c_api_tells_and_sets_the_rate_and_bounds_the_plans(whole, tmp_path):
+    class Options(ctypes.Structure):
+        _fields_ = [("threads", ctypes.c_int32), ("plans", ctypes.c_int32), ("plan_bytes", ctypes.c_int64)]
+
+    (tmp_path / "t.fcnn").write_bytes(whole)
+    lib, session, lr = ctypes.CDLL(library()), ctypes.c_void_p(), ctypes.c_double()
+    options = Options(1, 2, 1 << 20)
+    assert lib.fastcnn_load_with(os.fsencode(tmp_path / "t.fcnn"), ctypes.byref(options), ctypes.byref(session)) == 0
+    assert lib.fastcnn_lr(session, ctypes.byref(lr)) == 0 and lr.value == 0.01
+    assert lib.fastcnn_set_lr(session, ctypes.c_double(0.5)) == 0
+    assert lib.fastcnn_lr(session, ctypes.byref(lr)) == 0 and lr.value == 0.5
+    lib.fastcnn_free(session)
 
 
 @pytest.mark.skipif(not shutil.which("ldd") or not shutil.which("nm"), reason="needs ldd and nm")
