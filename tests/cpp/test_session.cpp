@@ -3,6 +3,7 @@
 // arguments.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include "fastcnn/autograd.h"
 #include "fastcnn/c_api.h"
 #include "fastcnn/ops.h"
+#include "fastcnn/optim.h"
 #include "fastcnn/session.h"
 #include "session/batch_form.h"
 #include "session/crc32.h"
@@ -141,6 +143,35 @@ TEST_CASE("a C++ function becomes a file and gives the same bits from it") {
   CHECK_THROWS_AS(session.predict(randn({2, 3, 8, 9})), std::invalid_argument);
   CHECK_THROWS_AS(session.step({x}), std::invalid_argument);
   CHECK_THROWS_AS(Session::load(file.path + "x"), std::runtime_error);
+}
+
+TEST_CASE("a compiled step that throws does not count for the optimizer") {
+  const Tensor x = randn({4, 3}), start = randn({3, 5});
+  auto losses = [&](int wrong) {
+    Tensor w = clone(start);
+    w.set_requires_grad(true);
+    optim::AdamW optimizer(std::vector<Tensor>{w});
+    optimizer.set_lr(0, 0.1);
+    Compiled step([&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+      const Tensor loss = cross_entropy(matmul(in[0], w), in[1]);
+      optimizer.zero_grad();
+      loss.backward();
+      optimizer.step();
+      return {loss.detach()};
+    });
+    auto label = [](int64_t v) {
+      const Tensor y = empty({4}, DType::int64);
+      std::fill_n(y.data<int64_t>(), 4, v);
+      return y;
+    };
+    std::vector<double> out;
+    for (int i = 0; i < 4; ++i) {
+      out.push_back(step({x, label(i)})[0].item());
+      for (int k = 0; k < wrong; ++k) CHECK_THROWS_AS(step({x, label(9)}), std::out_of_range);
+    }
+    return out;
+  };
+  CHECK(losses(0) == losses(2));
 }
 
 TEST_CASE("threads that predict at once get their own results") {
