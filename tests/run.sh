@@ -41,7 +41,7 @@ command -v ninja >/dev/null || python -m pip install -q ninja
 
 echo "== C++ tests"
 build=$work/build
-cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -DFASTCNN_CUDA=OFF \
+cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -DFASTCNN_STATIC=ON -DFASTCNN_CUDA=OFF \
   -DDOCTEST_INCLUDE_DIR="$doctest" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
 cmake --build "$build"
 "$build/tests/cpp/fastcnn_cpp_tests"

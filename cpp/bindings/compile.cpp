@@ -95,8 +95,12 @@ void bind_compile(py::module_& m) {
       .def("plan_ids", &Compiled::plan_ids)
       .def("reset", &Compiled::reset);
   m.def(
-      "on_each_run", [](const py::function& work) { on_each_run(held(work)); }, py::arg("work"),
-      "Does host work now; inside a traced function, before each replay instead.");
+      "on_each_run",
+      [](const py::function& work, const std::optional<py::function>& undo) {
+        on_each_run(held(work), undo ? held(*undo) : nullptr);
+      },
+      py::arg("work"), py::arg("undo") = py::none(),
+      "Does host work now; inside a traced function, before each replay instead; undo() after one that failed.");
   m.def("is_tracing", &is_tracing);
   m.def(
       "checkpoint", [](const py::function& run) { checkpoint(held(run)); }, py::arg("run"),

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <span>
+#include <system_error>
 
 #include "bindings.h"
 #include "fastcnn/autograd.h"
@@ -254,6 +255,8 @@ PYBIND11_MODULE(_core, m) {
       PyErr_SetString(PyExc_MemoryError, e.what());
     } catch (const py::cast_error&) {  // an argument of another type than the conversion asked for
       PyErr_SetString(PyExc_TypeError, "argument: expected another type of value; see the function's signature");
+    } catch (const std::system_error& e) {  // OSError chooses its subclass by the number
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.code().value(), e.what()).ptr());
     }
   });
 

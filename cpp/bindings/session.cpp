@@ -1,5 +1,5 @@
 // What it is: sessions and traced graphs for Python: conversion only. The wrappers are fastcnn/_graph.py,
-// export.py and session.py.
+// _export.py and _session.py.
 #include "fastcnn/session.h"
 
 #include <pybind11/functional.h>
@@ -113,8 +113,8 @@ void bind_session(py::module_& m) {
           "predict", [](Session& s, const std::vector<Tensor>& in) { return s.predict(in); }, NoGil(),
           py::arg("inputs"))
       .def("step", &Session::step, NoGil(), py::arg("inputs"))
-      .def("lr", &Session::lr)
-      .def("set_lr", &Session::set_lr, py::arg("lr"))
+      .def("lr", &Session::lr, NoGil())
+      .def("set_lr", &Session::set_lr, NoGil(), py::arg("lr"))
       .def(
           "preprocess",
           [](const Session& s, const py::object& image) {
@@ -145,7 +145,10 @@ void bind_session(py::module_& m) {
       .def(
           "cache_info",
           [](const Session& s, bool step) {
-            const CacheInfo i = s.cache_info(step);
+            const CacheInfo i = [&] {
+              py::gil_scoped_release nogil;  // it waits for a run under way
+              return s.cache_info(step);
+            }();
             py::dict d;
             d["hits"] = i.hits, d["misses"] = i.misses, d["evictions"] = i.evictions, d["plans"] = i.plans;
             d["bytes"] = i.bytes, d["budget"] = i.budget;

@@ -1,7 +1,8 @@
 // Fine-tunes a model on new data, without Python. Python wrote the model and its training step once:
 //   fc.export(step, "train.fcnn", (x, y), predict=net)
 //   fine_tune train.fcnn images.ubyte labels.ubyte tuned.fcnn [epochs]
-// Data are IDX files (as MNIST's): images (n, h, w) or (n, h, w, c) and labels (n) of bytes.
+// Data are IDX files (as MNIST's): images (n, h, w) or (n, h, w, c) and labels (n) of bytes. Images are resized
+// and normalised as the file says.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -57,26 +58,27 @@ int main(int argc, char** argv) try {
   const fastcnn::Dims want = session.inputs(true).at(0).shape;  // (-1, c, h, w)
   const int64_t n = images.shape.at(0), h = images.shape.at(1), w = images.shape.at(2),
                 c = images.shape.size() > 3 ? images.shape[3] : 1;
-  if (labels.shape.size() != 1 || labels.shape[0] != n || want.size() != 4 || want[1] != c || want[2] != h ||
-      want[3] != w)
+  if (labels.shape.size() != 1 || labels.shape[0] != n || want.size() != 4)
     throw std::runtime_error("the data do not fit the model");
+  const int64_t batch = want[0] > 0 ? want[0] : std::min<int64_t>(64, n), size = want[1] * want[2] * want[3];
+  if (batch < 1 || n < batch) throw std::runtime_error("there are fewer images than a batch needs");
 
   std::vector<int64_t> order(static_cast<size_t>(n));
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(0);
   for (int epoch = 1; epoch <= epochs; ++epoch) {
     std::shuffle(order.begin(), order.end(), random);
-    constexpr int64_t batch = 64;
     double loss = 0, right = 0;
     int64_t steps = 0, seen = 0;
     for (int64_t at = 0; at + batch <= n; at += batch, ++steps) {
-      fastcnn::Tensor x = fastcnn::empty({batch, c, h, w});  // channels-last: rows of pixels, as IDX has them
+      fastcnn::Tensor x = fastcnn::empty({batch, want[1], want[2], want[3]});
       fastcnn::Tensor y = fastcnn::empty({batch}, fastcnn::DType::int64);
       for (int64_t i = 0; i < batch; ++i) {
         const int64_t k = order[static_cast<size_t>(at + i)];
-        for (int64_t j = 0; j < h * w * c; ++j)
-          x.data<float>()[i * h * w * c + j] =
-              static_cast<float>(images.data[static_cast<size_t>(k * h * w * c + j)]) / 255;
+        const fastcnn::Tensor one = session.preprocess(&images.data[static_cast<size_t>(k * h * w * c)], h, w, c);
+        if (one.shape() != fastcnn::Dims{1, want[1], want[2], want[3]})
+          throw std::runtime_error("the images do not fit the model");
+        std::copy_n(one.data<float>(), size, x.data<float>() + i * size);  // both channels-last
         y.data<int64_t>()[i] = labels.data[static_cast<size_t>(k)];
       }
       if (session.can_predict() && steps % 8 == 0) {  // how good it is on images that it has not yet learned
@@ -89,8 +91,7 @@ int main(int argc, char** argv) try {
       }
       loss += session.step({x, y}).at(0).item();
     }
-    std::printf("epoch %d loss %.4f accuracy %.2f%%\n", epoch,
-                loss / static_cast<double>(std::max<int64_t>(steps, 1)),
+    std::printf("epoch %d loss %.4f accuracy %.2f%%\n", epoch, loss / static_cast<double>(steps),
                 100 * right / static_cast<double>(std::max<int64_t>(seen, 1)));
   }
   session.save(argv[4]);

@@ -7,8 +7,10 @@ last wins.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+?\.(\d+)(\.[0-9a-f]{8})?\.tmp")  # of any process: .NAME.PID.RANDOM.tmp
@@ -58,22 +60,39 @@ def prepare_folder(folder):
                 path.unlink()
 
 
+def _resolve_target(path):
+    """(where a link leads, mode of the file that is there or None).
+
+    Raises: OSError for what is no file: a rename would put a file in the place of a device or pipe.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target, None
+    if not stat.S_ISREG(mode):
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, "cannot write: expected the path of a file, which this is not", os.fspath(path))
+    return target, mode & 0o777
+
+
 @contextlib.contextmanager
 def atomic_write(path, mode="wb", **open_kwargs):
     """Opens a temporary file beside `path`; on success it is fsynced and renamed to `path`, on error removed.
 
-    Args: path: the final file; its folder is made if missing. mode: "wb" or "w". Other arguments go to
-    open().
+    Args: path: the final file, or a link to it, which stays; its folder is made if missing. mode: "wb" or "w". Other
+    arguments go to open(). A file that is there hands its mode on.
+    Raises: OSError where `path` is a folder, device or pipe, and what the system says.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"atomic_write: expected mode 'wb' or 'w', got {mode!r}")
-    path = Path(path)
+    path, permissions = _resolve_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.parent / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        if hasattr(os, "fchmod") and path.exists():
-            os.fchmod(fd, path.stat().st_mode & 0o777)
+        if hasattr(os, "fchmod") and permissions is not None:
+            os.fchmod(fd, permissions)
         with os.fdopen(fd, mode, **open_kwargs) as file:
             yield file
             file.flush()

@@ -71,7 +71,8 @@ def trace(model, example, *, dynamic_batch=True) -> Traced:
         return tensors
 
     is_module = isinstance(model, Module)
-    with _evaluating(model) if is_module else contextlib.nullcontext(), no_grad() if is_module else _as_it_is():
+    mode = no_grad() if is_module else _as_it_is()
+    with _schedules_stay(model), _evaluating(model) if is_module else contextlib.nullcontext(), mode:
         # Once to see what there is to name: optimizers make their state when they are first traced.
         _core.trace_graph(run, [(*i[:3], False) for i in inputs], [])
         known, updates = _names(model, seen["guards"])
@@ -97,6 +98,35 @@ def _as_it_is():
         yield
     finally:
         _core.set_grad_enabled(was)
+
+
+@contextlib.contextmanager
+def _schedules_stay(model):
+    """Puts back what the traced code changes in schedules and in options of optimizers, and refuses it."""
+    from .optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+    from .optim.optimizer import Optimizer
+
+    around = [value for value, _ in Guards(model)._seen.values()]
+    schedules = [s for s in around if isinstance(s, (LRScheduler, ReduceLROnPlateau))]
+    owners = [o for o in around if isinstance(o, Optimizer)] + [s.optimizer for s in schedules]
+    groups = [(type(o).__name__, g) for o in owners for g in o.param_groups]
+    states, options = [s.state_dict() for s in schedules], [dict(g) for _, g in groups]
+    changed = []
+    try:
+        yield
+    finally:
+        for schedule, before in zip(schedules, states, strict=True):
+            if schedule.state_dict() != before:
+                changed.append(f"steps {type(schedule).__name__}")
+                schedule.load_state_dict(before)
+        for (owner, group), before in zip(groups, options, strict=True):
+            now = [k for k, v in group.items() if k != "params" and v != before.get(k)]
+            changed += [f"changes {k} of {owner}" for k in now if not changed]
+            group.update(before)
+    if changed:
+        raise ValueError(
+            f"export: the function {changed[0]}, which no file holds: do that outside of it; sessions have session.lr"
+        )
 
 
 def _arguments(model, example):

@@ -77,7 +77,10 @@ class Session:
         return self._core.preprocess(np.ascontiguousarray(image))
 
     def classify(self, image, k=5):
-        """The k most probable classes of an image of bytes (H, W, C): a list of Guess."""
+        """The k most probable classes of an image of bytes (H, W, C): a list of Guess.
+
+        Scores are logits, of which the softmax is taken, unless the graph ends in a softmax or sigmoid.
+        """
         return [Guess(*g) for g in self._core.classify(np.ascontiguousarray(image), k)]
 
     @property
@@ -108,9 +111,15 @@ def load(path, *, threads=0, plan_bytes=2 << 30, plans=16):
     each batch size, least recently used out first.
     Raises: FileNotFoundError; ValueError for a file that is damaged, not a .fcnn file, or of a newer version.
     """
-    with open(path, "rb"):  # the system's own exceptions
+    with open(os.fspath(path), "rb"):  # the system's own exceptions; not the number of an open file
         pass
-    return Session(_core.Session.load(os.fspath(path), threads, plan_bytes, plans))
+    sizes = {"threads": (threads, 1 << 16), "plan_bytes": (plan_bytes, 1 << 62), "plans": (plans, 1 << 31)}
+    for name, (value, most) in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"load: expected {name} as an int, got {value!r:.80}")
+        if not (name == "plans") <= value < most:
+            raise ValueError(f"load: expected {name} in [{int(name == 'plans')}, {most}), got {value}")
+    return Session(_core.Session.load(os.fspath(path), int(threads), int(plan_bytes), int(plans)))
 
 
 def _tensors(inputs):

@@ -1,22 +1,22 @@
 """A machine for the pickles in PyTorch's files that can build tensors and plain containers, and nothing else.
 
 It reads opcodes with pickletools.genops and knows a short list of them and of names; whatever else stands in the file
-is refused by name. Nothing is imported, looked up or called because a file says so. Not a reader of whole files, see
-torch_files.py.
+is refused by name, or becomes a Skipped where the caller asks for that. Nothing is imported, looked up or called
+because a file says so. Not a reader of whole files, see torch_files.py.
 """
 
 from __future__ import annotations
 
 import math
 import pickletools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 MAX_OPCODES = 20_000_000
 
-# storage class of PyTorch -> (fastcnn's dtype, NumPy dtype of the bytes)
+# storage class of PyTorch, or dtype of an untyped one -> (fastcnn's dtype, NumPy dtype of the bytes)
 STORAGES = {
     "DoubleStorage": ("float64", "<f8"),
     "FloatStorage": ("float32", "<f4"),
@@ -24,21 +24,23 @@ STORAGES = {
     "BFloat16Storage": ("bfloat16", "<u2"),
     "LongStorage": ("int64", "<i8"),
     "IntStorage": ("int32", "<i4"),
+    "ShortStorage": ("int32", "<i2"),
     "CharStorage": ("int8", "i1"),
     "ByteStorage": ("uint8", "u1"),
     "BoolStorage": ("bool", "?"),
 }
+_UNTYPED = {"uint16": ("int32", "<u2"), "uint32": ("int64", "<u4")}
+_KINDS = {**STORAGES, **_UNTYPED, "UntypedStorage": ("uint8", "u1")}
 DTYPES = {
-    "float64": "DoubleStorage", "double": "DoubleStorage", "float32": "FloatStorage", "float": "FloatStorage",
-    "float16": "HalfStorage", "half": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage",
-    "long": "LongStorage", "int32": "IntStorage", "int": "IntStorage", "int8": "CharStorage", "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-}  # fmt: skip
+    name: name
+    for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool complex128 "
+    "complex64 float8_e4m3fn float8_e5m2".split()
+} | {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Memory that tensors of the file share: its key there, its kind (see STORAGES) and its number of elements."""
+    """Memory that tensors of the file share: its key there, its kind (see _KINDS) and its number of elements."""
 
     key: str
     kind: str
@@ -47,22 +49,30 @@ class Storage:
     @property
     def dtype(self):
         """Name of fastcnn's dtype."""
-        return STORAGES[self.kind][0]
+        return _KINDS[self.kind][0]
 
     @property
     def raw(self):
         """NumPy dtype of the bytes."""
-        return np.dtype(STORAGES[self.kind][1])
+        return np.dtype(_KINDS[self.kind][1])
 
 
 @dataclass(frozen=True, slots=True)
 class TensorView:
-    """A tensor of the file without its values: elements of a storage, all within it."""
+    """A tensor of the file without its values: elements of a storage, all within it; negative: they change sign."""
 
     storage: Storage
     offset: int
     shape: tuple
     strides: tuple
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Stands for an object of the file that was not made: the name of its class or function there, no content."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +140,40 @@ def _device(args):
     return ":".join(map(str, args))
 
 
+def _encode(args):
+    """How bytes stand in pickles of protocol 2."""
+    ok = len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1"
+    _need(ok, "_codecs.encode expects text and 'latin1'")
+    return args[0].encode("latin1")
+
+
+def _empty_bytes(args):
+    _need(not args, f"bytes takes no argument, got {len(args)}")
+    return b""
+
+
+def _counter(args):
+    _need(len(args) <= 1 and all(isinstance(a, dict) for a in args), "collections.Counter expects a dict")
+    return Counter(*args)
+
+
 def _rebuild_tensor(args):
     _need(len(args) >= 4, f"a tensor needs storage, offset, size and stride, got {len(args)} values")
+    _need(getattr(args[0], "kind", "") not in ("UntypedStorage", *_UNTYPED), "a tensor of untyped storage has no dtype")
+    return _view(args, args[6] if len(args) > 6 else None)
+
+
+def _rebuild_untyped(args):
+    """As torch writes the dtypes that have no storage class."""
+    _need(len(args) >= 7, f"a tensor needs storage, offset, size, stride and dtype, got {len(args)} values")
+    storage, dtype = args[0], args[6]
+    _need(isinstance(storage, Storage) and storage.kind == "UntypedStorage", "a tensor expects untyped storage")
+    _need(dtype in _UNTYPED, f"tensors of {_show(dtype)} are not supported")
+    storage = Storage(storage.key, dtype, storage.numel // np.dtype(_UNTYPED[dtype][1]).itemsize)
+    return _view((storage, *args[1:]), args[7] if len(args) > 7 else None)
+
+
+def _view(args, metadata):
     storage, offset, shape, strides = args[:4]
     _need(isinstance(storage, Storage), f"a tensor expects a storage, got {type(storage).__name__}")
     for what, value in (("size", shape), ("stride", strides)):
@@ -148,7 +190,13 @@ def _rebuild_tensor(args):
             f"a tensor of shape {shape} and strides {strides} ends at element {last} of storage {storage.key!r}, which "
             f"has {storage.numel}",
         )
-    return TensorView(storage, offset, shape, strides)
+    _need(metadata is None or isinstance(metadata, dict), f"a tensor has metadata {_show(metadata)}, expected a dict")
+    marks = {k for k, v in (metadata or {}).items() if v}
+    _need(
+        marks <= {"neg"} and (not marks or storage.raw.kind == "f"),
+        f"a tensor of {storage.dtype} is marked {_show(next(iter(marks), None))}, which is not supported",
+    )
+    return TensorView(storage, offset, shape, strides, bool(marks))
 
 
 def _rebuild_parameter(args):
@@ -159,34 +207,45 @@ def _rebuild_parameter(args):
 # What REDUCE may call: functions of this file that take the tuple of arguments. A TensorView becomes a tensor.
 _CALLS = {
     _Name("collections", "OrderedDict"): _ordered_dict,
+    _Name("collections", "Counter"): _counter,
     _Name("builtins", "set"): _set,
     _Name("__builtin__", "set"): _set,
+    _Name("builtins", "bytes"): _empty_bytes,
+    _Name("__builtin__", "bytes"): _empty_bytes,
+    _Name("_codecs", "encode"): _encode,
     _Name("torch", "Size"): _size,
     _Name("torch", "device"): _device,
     _Name("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     _Name("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    _Name("torch._utils", "_rebuild_tensor_v3"): _rebuild_untyped,
     _Name("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 }
 _STORAGE_NAMES = {_Name("torch", name): name for name in STORAGES}
+_STORAGE_NAMES[_Name("torch.storage", "UntypedStorage")] = "UntypedStorage"
 _DTYPE_NAMES = {_Name("torch", name): kind for name, kind in DTYPES.items()}
 _KNOWN = _CALLS.keys() | _STORAGE_NAMES.keys() | _DTYPE_NAMES.keys()
 
 
-def _find(module, name):
+def _find(module, name, skip_unknown):
     found = _Name(module, name)
     if found in _DTYPE_NAMES:
-        return STORAGES[_DTYPE_NAMES[found]][0]
+        return _DTYPE_NAMES[found]
     if found in _KNOWN:
         return found
     if module.startswith("torch") and name.endswith("Storage"):
         _fail(f"tensors of {found} are not supported; expected one of {', '.join(STORAGES)}")
+    if skip_unknown:
+        return Skipped(str(found))
     _fail(
-        f"refused {found}: the file asks for an object that is neither a tensor nor a plain container, and no code "
-        "of a file is run. Files of whole models need torch.save(model.state_dict(), path) in PyTorch first"
+        f"refused {found}: the file asks for an object that is neither a tensor nor a plain container, and no code of "
+        "a file is run. load_torch(path, skip_unknown=True) reads the rest; files of whole models need "
+        "torch.save(model.state_dict(), path) in PyTorch first"
     )
 
 
 def _set_item(target, key, value):
+    if isinstance(target, Skipped):
+        return
     _need(isinstance(target, dict), f"items are set on a {type(target).__name__}, expected a dict")
     _need(isinstance(key, _SCALARS), f"a key of a dict is a {type(key).__name__}, expected text or a number")
     target[key] = _member(value)
@@ -221,12 +280,13 @@ _LITERALS = frozenset(
 )
 _PUTS = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 _GETS = frozenset(("GET", "BINGET", "LONG_BINGET"))
+_MAKES = {"REDUCE": 2, "NEWOBJ": 2, "NEWOBJ_EX": 3}  # with their operands, the function or class first
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Machine:
-    def __init__(self, make_tensor):
-        self.stack, self.memo, self.make_tensor = [], {}, make_tensor
+    def __init__(self, make_tensor, skip_unknown):
+        self.stack, self.memo, self.make_tensor, self.skip_unknown = [], {}, make_tensor, skip_unknown
 
     def pop(self):
         _need(self.stack and self.stack[-1] is not _MARK, "the stack is empty where a value is needed")
@@ -282,8 +342,9 @@ class _Machine:
             _set_item(self.top(), key, value)
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.since_mark()
-            _need(isinstance(self.top(), list), f"items are appended to a {type(self.top()).__name__}")
-            self.top().extend(map(_member, items))
+            _need(isinstance(self.top(), (list, Skipped)), f"items are appended to a {type(self.top()).__name__}")
+            if isinstance(self.top(), list):
+                self.top().extend(map(_member, items))
         elif name == "ADDITEMS":
             items = self.since_mark()
             _need(
@@ -293,11 +354,14 @@ class _Machine:
             self.top().update(items)
         elif name == "GLOBAL":
             module, _, attribute = arg.partition(" ")
-            stack.append(_find(module, attribute))
+            stack.append(_find(module, attribute, self.skip_unknown))
         elif name == "STACK_GLOBAL":
             attribute, module = self.pop(), self.pop()
             _need(isinstance(module, str) and isinstance(attribute, str), "a name is not text")
-            stack.append(_find(module, attribute))
+            stack.append(_find(module, attribute, self.skip_unknown))
+        elif name in _MAKES and isinstance(next(iter(stack[-_MAKES[name] :]), None), Skipped):
+            for _ in range(_MAKES[name] - 1):
+                self.pop()
         elif name == "REDUCE":
             args, function = self.pop(), self.pop()
             _need(isinstance(function, _Name) and function in _CALLS, f"refused a call of {_show(function)}")
@@ -306,7 +370,8 @@ class _Machine:
             stack.append(self.make_tensor(made) if isinstance(made, TensorView) else made)
         elif name == "BUILD":  # state_dict() leaves its versions on the OrderedDict; they say nothing about tensors
             self.pop()
-            _need(isinstance(self.top(), OrderedDict), f"refused to set attributes of a {type(self.top()).__name__}")
+            owner = self.top()
+            _need(isinstance(owner, (OrderedDict, Skipped)), f"refused to set attributes of a {type(owner).__name__}")
         elif name == "BINPERSID":
             stack.append(_persistent(self.pop()))
         elif name == "POP":
@@ -331,12 +396,13 @@ def _opcodes(file):
         raise ValueError(f"the pickle is damaged or cut short: {e}") from None
 
 
-def read(file, make_tensor):
+def read(file, make_tensor, skip_unknown=False):
     """The value of the pickle that begins where a binary file stands; make_tensor(TensorView) gives its tensors.
 
+    skip_unknown: whether a Skipped stands for what is neither tensor nor plain container.
     Raises ValueError for a damaged pickle and, by name, for everything but tensors and plain containers.
     """
-    machine = _Machine(make_tensor)
+    machine = _Machine(make_tensor, skip_unknown)
     for name, arg in _opcodes(file):
         if not machine.step(name, arg):
             break

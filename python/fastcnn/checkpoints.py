@@ -65,7 +65,7 @@ def save_checkpoint(path, weights, tensors=None, state=None, metadata=None, keep
         "checksum": _digest(arrays, texts),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    if keep_previous and path.exists():
+    if keep_previous and path.is_file():
         _keep(path)
     # What was hashed is what is written, whatever happens to the tensors meanwhile.
     frozen = {name: safetensors.from_bits(bits, dtype) for name, (bits, dtype) in arrays.items()}
@@ -84,7 +84,7 @@ def _keep(path):
     with contextlib.suppress(FileNotFoundError):
         tmp.unlink()
     try:
-        os.link(path, tmp)
+        os.link(os.path.realpath(path), tmp)
     except OSError:  # no hard links here: the rename of the new file is atomic all the same
         return
     os.replace(tmp, previous_path(path))

@@ -167,7 +167,7 @@ def _read_header(file, path):
 def load_file(path):
     """{name: Tensor} of a safetensors file, on the CPU; ValueError says what is wrong with a damaged one."""
     tensors = {}
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:
         header, _, start = _read_header(file, path)
         for name, info in header.items():
             dtype, raw = _DTYPES[info["dtype"]]
@@ -184,7 +184,7 @@ def load_file(path):
 
 def load_metadata(path):
     """{str: str} from the header of a safetensors file; no tensor is read."""
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:
         return _read_header(file, path)[1]
 
 

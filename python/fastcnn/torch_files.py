@@ -17,10 +17,11 @@ import zlib
 import numpy as np
 
 from . import _core, _torch_pickle
+from ._torch_pickle import Skipped
 from .safetensors import MAX_HEADER, from_bits
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the old format
-_SLACK = 1 << 24  # bytes
+_SLACK = 1 << 26  # bytes
 
 
 class _Budget:
@@ -34,7 +35,7 @@ class _Budget:
         numel = 1
         for n in view.shape:
             numel *= n
-        self.left -= numel * view.storage.raw.itemsize
+        self.left -= numel * _core.dtype(view.storage.dtype).itemsize
         if self.left < 0:
             raise ValueError(
                 f"a tensor of shape {view.shape} makes the tensors more than 16 times as large as the file: refused"
@@ -60,10 +61,13 @@ class _Budget:
                     continue
                 strides = tuple(s * elements.itemsize for s in view.strides)
                 values = np.lib.stride_tricks.as_strided(elements[view.offset :], view.shape, strides, writeable=False)
-                tensor.copy_(from_bits(np.ascontiguousarray(values).reshape(view.shape), storage.dtype))
+                values = np.ascontiguousarray(values).reshape(view.shape)
+                if storage.dtype != "bfloat16":  # 16-bit integers come as int32
+                    values = values.astype(storage.dtype, copy=False)
+                tensor.copy_(from_bits(-values if view.negative else values, storage.dtype))
 
 
-def _read_zip(file, size):
+def _read_zip(file, size, skip_unknown):
     with zipfile.ZipFile(file) as archive:
         names = {}
         for info in archive.infolist():
@@ -83,7 +87,7 @@ def _read_zip(file, size):
         if order != b"little":
             raise ValueError(f"written with byte order {order[:10]!r}, expected little")
         budget = _Budget(size)
-        value = _torch_pickle.read(io.BytesIO(archive.read(pickles[0])), budget.make)
+        value = _torch_pickle.read(io.BytesIO(archive.read(pickles[0])), budget.make, skip_unknown)
 
         def storage_bytes(storage):
             name = f"{root}/data/{storage.key}"
@@ -102,7 +106,7 @@ def _no_tensor(view):
     raise ValueError("a tensor stands where the header of the file is expected")
 
 
-def _read_old(file, size):
+def _read_old(file, size, skip_unknown):
     if _torch_pickle.read(file, _no_tensor) != MAGIC:
         raise ValueError("the first pickle is not PyTorch's magic number: not written by torch.save")
     version = _torch_pickle.read(file, _no_tensor)
@@ -112,7 +116,7 @@ def _read_old(file, size):
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("not written on a little-endian machine")
     budget = _Budget(size)
-    value = _torch_pickle.read(file, budget.make)
+    value = _torch_pickle.read(file, budget.make, skip_unknown)
     keys = _torch_pickle.read(file, _no_tensor)
     if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys) or len(set(keys)) != len(keys):
         raise ValueError("the list of storages is damaged")
@@ -163,17 +167,19 @@ def kind_of_file(path):
     return "torch" if start[:2] == b"PK" or start[:1] == b"\x80" else None  # a zip file, a pickle
 
 
-def load_torch(path):
+def load_torch(path, *, skip_unknown=False):
     """What torch.save wrote to a .pt or .pth file: tensors on the CPU in the dicts, lists and numbers around them.
 
     A state_dict comes as {key: Tensor}, a checkpoint as the dict that was saved; keys are as they stand in the file.
     Nothing of the file is run: tensors, plain containers, torch.Size, dtypes (as names) and devices (as text) are read,
     every other object is refused by name. Tensors that shared memory do not here. Dtypes: float64, float32, float16,
-    bfloat16, int64, int32, int8, uint8, bool.
+    bfloat16, int64, int32, int8, uint8, bool; int16 and uint16 come as int32, uint32 as int64.
+    skip_unknown: an object that would be refused (an argparse.Namespace, a number of NumPy) becomes a ``Skipped`` with
+    the name of its class and nothing of its content, and the rest is read.
     Raises: ValueError for a damaged file, for objects that are refused and for tensors that exceed the file by far;
     FileNotFoundError and other OSErrors of the disk.
     """
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:  # not the number of an open file
         size = os.fstat(file.fileno()).st_size
         start = file.read(4)
         file.seek(0)
@@ -184,7 +190,10 @@ def load_torch(path):
             if is_zip and not zipfile.is_zipfile(file):  # its directory is at the end
                 raise ValueError("a zip file without its end: cut short, download it again")
             file.seek(0)
-            return _read_zip(file, size) if is_zip else _read_old(file, size)
+            value = (_read_zip if is_zip else _read_old)(file, size, skip_unknown)
+            if isinstance(value, Skipped):
+                raise ValueError(f"holds one object of {value.name} and no tensors beside it")
+            return value
         except (
             ValueError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError, EOFError,
             struct.error, OverflowError, MemoryError,

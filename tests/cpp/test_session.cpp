@@ -3,6 +3,7 @@
 // arguments.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include "fastcnn/autograd.h"
 #include "fastcnn/c_api.h"
 #include "fastcnn/ops.h"
+#include "fastcnn/optim.h"
 #include "fastcnn/session.h"
 #include "session/batch_form.h"
 #include "session/crc32.h"
@@ -143,6 +145,35 @@ TEST_CASE("a C++ function becomes a file and gives the same bits from it") {
   CHECK_THROWS_AS(Session::load(file.path + "x"), std::runtime_error);
 }
 
+TEST_CASE("a compiled step that throws does not count for the optimizer") {
+  const Tensor x = randn({4, 3}), start = randn({3, 5});
+  auto losses = [&](int wrong) {
+    Tensor w = clone(start);
+    w.set_requires_grad(true);
+    optim::AdamW optimizer(std::vector<Tensor>{w});
+    optimizer.set_lr(0, 0.1);
+    Compiled step([&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+      const Tensor loss = cross_entropy(matmul(in[0], w), in[1]);
+      optimizer.zero_grad();
+      loss.backward();
+      optimizer.step();
+      return {loss.detach()};
+    });
+    auto label = [](int64_t v) {
+      const Tensor y = empty({4}, DType::int64);
+      std::fill_n(y.data<int64_t>(), 4, v);
+      return y;
+    };
+    std::vector<double> out;
+    for (int i = 0; i < 4; ++i) {
+      out.push_back(step({x, label(i)})[0].item());
+      for (int k = 0; k < wrong; ++k) CHECK_THROWS_AS(step({x, label(9)}), std::out_of_range);
+    }
+    return out;
+  };
+  CHECK(losses(0) == losses(2));
+}
+
 TEST_CASE("threads that predict at once get their own results") {
   Net net;
   File file;
@@ -190,6 +221,8 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
   CHECK((info.ndim == 4 && info.shape[0] == -1 && info.shape[3] == 8));
   CHECK(fastcnn_input(s, FASTCNN_PREDICT, 1, &info) == FASTCNN_INVALID);
   CHECK(fastcnn_output(s, FASTCNN_STEP, 0, &info) == FASTCNN_INVALID);
+  CHECK(fastcnn_input(s, static_cast<fastcnn_graph>(3), 0, &info) == FASTCNN_INVALID);
+  CHECK(fastcnn_input_count(s, static_cast<fastcnn_graph>(3)) == 0);
 
   std::vector<float> pixels(3 * 8 * 8);  // row-major, as C has it
   for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<float>(i) / 100;
@@ -228,9 +261,17 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
   CHECK(fastcnn_predict(s, &good, 1, nullptr) == FASTCNN_INVALID);
   CHECK(fastcnn_step(s, &good, 1, &r) == FASTCNN_INVALID);
   CHECK(fastcnn_set_lr(s, 0.1) == FASTCNN_INVALID);
+  double lr = 0;
+  CHECK(fastcnn_lr(s, &lr) == FASTCNN_INVALID);
+  CHECK(fastcnn_lr(s, nullptr) == FASTCNN_INVALID);
   CHECK(fastcnn_save(s, "/nonexistent/x.fcnn") == FASTCNN_SYSTEM);
   CHECK(fastcnn_predict_image(s, nullptr, 8, 8, 3, &r) == FASTCNN_INVALID);
   CHECK(fastcnn_class_name(s, 0) == nullptr);
   fastcnn_free(s);
   fastcnn_free(nullptr);
+  CHECK(fastcnn_load_with(file.path.c_str(), nullptr, &s) == FASTCNN_INVALID);
+  for (const fastcnn_options bad : {fastcnn_options{0, -1, 0}, {0, 0, -1}, {-1, 0, 0}}) {
+    CHECK(fastcnn_load_with(file.path.c_str(), &bad, &s) == FASTCNN_INVALID);
+    CHECK(s == nullptr);
+  }
 }

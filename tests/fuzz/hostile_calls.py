@@ -371,7 +371,7 @@ def calls_of_files(rng):
         "data.read_idx": fc.data.read_idx,
     }
     names = sorted(targets)
-    paths = ["net.fcnn", ".", "", "missing", "/dev/null", "a/b/c", "\0", Path("net.fcnn"), 3.5, None, b"net.fcnn"]
+    paths = ["net.fcnn", ".", "", "missing", "a/b/c", "\0", Path("net.fcnn"), 3.5, None, b"net.fcnn"]
     while True:
         name = rng.choice(names)
         rows = signature_rows(targets[name])

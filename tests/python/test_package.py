@@ -135,7 +135,7 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     x = np.random.default_rng(0).random((1, 1, 28, 28), dtype=np.float32)
     train = tmp_path / "train.fcnn"
     fastcnn.export(
-        step, train, (x, np.array([1])), predict=net, class_names="0123456789", preprocess={"resize": (28, 28)}
+        step, train, (x, np.array([1])), predict=net, class_names=list("0123456789"), preprocess={"resize": (28, 28)}
     )
     x.tofile(tmp_path / "x.f32")
     scores = [float.fromhex(v) for v in run(str(consumer / "predict"), str(train), str(tmp_path / "x.f32")).split()]
@@ -146,6 +146,14 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     lines = run(str(consumer / "fine_tune"), str(train), *files, str(tuned), "2").splitlines()
     accuracy = [float(line.split("accuracy")[1].rstrip("%")) for line in lines]
     assert accuracy[-1] > max(60, accuracy[0]), lines
+    from fastcnn.data import write_idx
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for kind, data in (("images", np.zeros((5, 32, 32), np.uint8)), ("labels", np.arange(5, dtype=np.uint8))):
+        write_idx(few / kind, data)  # of another size: they are resized; fewer than a batch: one smaller step
+    lines = run(str(consumer / "fine_tune"), str(train), str(few / "images"), str(few / "labels"), str(tuned) + "2")
+    assert float(lines.split("loss")[1].split()[0]) > 0.1, lines
     session = fastcnn.load(tuned)
     images = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8)
     (tmp_path / "p.pgm").write_bytes(b"P5\n# a comment\n28 28\n255\n" + images.tobytes())
@@ -154,6 +162,15 @@ def test_cpp_and_c_programs_give_the_bits_of_python_and_go_on_with_its_training(
     tuned.write_bytes(tuned.read_bytes()[:-1])
     done = subprocess.run([str(consumer / "predict"), str(tuned)], capture_output=True, text=True)
     assert done.returncode == 1 and "not a whole safetensors file" in done.stderr
+
+
+def test_a_static_program_needs_no_library_and_gives_the_same_bits(consumer, tmp_path):
+    program = consumer / "predict_static"
+    if not program.exists():
+        pytest.skip("this installation was built without FASTCNN_STATIC")
+    assert "libfastcnn" not in run("ldd", str(program))
+    fastcnn.export(fastcnn.nn.Conv2d(1, 2, 3), tmp_path / "net.fcnn", np.zeros((1, 1, 5, 5), np.float32))
+    assert run(str(program), str(tmp_path / "net.fcnn")) == run(str(consumer / "predict"), str(tmp_path / "net.fcnn"))
 
 
 def test_the_cpp_example_is_short():

@@ -1,5 +1,8 @@
 """fc.quantize: accuracy, what stays in bytes, plans, files, and what it refuses."""
 
+import copy
+import pickle
+
 import fastcnn as fc
 import numpy as np
 import pytest
@@ -208,6 +211,14 @@ def test_plans_threads_and_files_give_eager_s_bits(tmp_path):
     other = fc.quantize(net, images(8, seed=5))
     other.load_state_dict(state)
     assert set(state) == set(other.state_dict())
+
+
+def test_a_quantised_model_is_copied_and_pickled():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    quantized = fc.quantize(net, [images(4, side=8)])
+    wanted = predict(quantized, images(2, side=8))
+    for other in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
+        assert np.array_equal(predict(other, images(2, side=8)), wanted) and other.summary() == quantized.summary()
 
 
 def test_other_isas_give_the_same_bits(kernel_isa):

@@ -135,6 +135,24 @@ def test_a_file_goes_on_with_a_training_bit_for_bit(name, tmp_path):
         assert same(fc.compile(net.eval())(x), session.predict(x))
 
 
+@pytest.mark.parametrize("how", ["session", "compiled"])
+def test_a_step_that_raises_does_not_count(how, tmp_path):
+    def losses(wrong):
+        fc.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        step = fc.compile(training(net, fc.optim.AdamW(net.parameters(), lr=0.1)))
+        if how == "session":
+            fc.export(step, tmp_path / "t.fcnn", (batch(4), labels(4)))
+            step = fc.load(tmp_path / "t.fcnn").step
+        got = [step(batch(4), labels(4)).item()]
+        for _ in range(wrong):
+            with pytest.raises(IndexError):
+                step(batch(4), np.full(4, 9))
+        return got + [step(batch(4), labels(4)).item() for _ in range(3)]
+
+    assert losses(0) == losses(2)
+
+
 @pytest.mark.parametrize("loss", ["mse_loss", "kl_div"])
 def test_means_over_the_batch_are_functions_of_the_batch(loss, tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
@@ -189,6 +207,20 @@ def test_what_no_file_can_hold_is_refused_with_its_reason(tmp_path):
         fc.export(lambda x: x.reshape((-1,)).expand((x.shape[0] ** 2, x.numel())), path, batch(2, 1, 1))
     with pytest.raises(ValueError, match="host work"):
         fc.export(lambda x: (fc._core.on_each_run(lambda: None), x + 1)[1], path, batch(2))
+    scheduler = fc.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+    def schedules(x, y):
+        training(net, optimizer)(x, y)
+        scheduler.step()
+
+    def changes(x, y):
+        training(net, optimizer)(x, y)
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    for fn, why in ((schedules, "steps StepLR, which no file holds"), (changes, "changes lr of SGD")):
+        with pytest.raises(ValueError, match=why):
+            fc.export(fn, path, (batch(2), labels(2)))
+        assert optimizer.param_groups[0]["lr"] == 0.1 and scheduler.last_epoch == 0
     with pytest.raises(ValueError, match="changes its input"):
         fc.export(lambda x: x.add_(fc.ones((1,))), path, batch(2))
     with pytest.raises(ValueError, match="preprocess"):
@@ -264,7 +296,7 @@ def test_images_are_prepared_and_named_as_the_file_says(tmp_path):
     net = small_net().eval()
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
     fc.export(net, tmp_path / "n.fcnn", batch(1), preprocess={"resize": 36, "crop": (32, 32), "mean": mean, "std": std},
-              class_names="abcde")  # fmt: skip
+              class_names=list("abcde"))  # fmt: skip
     session = fc.load(tmp_path / "n.fcnn")
     image = np.random.default_rng(0).integers(0, 256, (48, 72, 3), dtype=np.uint8)
     x = fc.tensor(image.transpose(2, 0, 1)[None].astype(np.float32)) / 255
@@ -279,6 +311,58 @@ def test_images_are_prepared_and_named_as_the_file_says(tmp_path):
     assert same(fc.load(tmp_path / "again.fcnn").preprocess(image), session.preprocess(image))
     with pytest.raises(ValueError, match="channels"):
         session.preprocess(image[:, :, :1])
+
+
+def test_bicubic_images_are_those_of_interpolate_without_its_overshoot(tmp_path):
+    fc.export(nn.Conv2d(3, 2, 3), tmp_path / "n.fcnn", batch(1, size=20),
+              preprocess={"resize": 20, "interpolation": "bicubic"})  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 2, (30, 30, 3), dtype=np.uint8) * 255
+    x = fc.tensor(image.transpose(2, 0, 1)[None].astype(np.float32)) / 255
+    x = fc.ops.interpolate(x, size=(20, 20), mode="bicubic", antialias=True)
+    got = np.asarray(fc.load(tmp_path / "n.fcnn").preprocess(image))
+    np.testing.assert_allclose(got, np.asarray(x).clip(0, 1), rtol=1e-5, atol=1e-5)
+    assert np.asarray(x).max() > 1 and got.max() <= 1
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid()], ids=["softmax", "sigmoid"])
+def test_classify_takes_probabilities_as_they_are(last, tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), last)
+    fc.export(net, tmp_path / "n.fcnn", batch(1, size=2), preprocess={"resize": (2, 2)}, class_names=("a", "b", "c"))
+    session = fc.load(tmp_path / "n.fcnn")
+    image = np.random.default_rng(0).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    wanted = sorted(session.predict(session.preprocess(image)).tolist()[0], reverse=True)
+    assert [g.probability for g in session.classify(image)] == wanted
+
+
+def test_preprocessing_and_names_must_fit_the_model(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    path = tmp_path / "n.fcnn"
+    for preprocess, why in (
+        ({"resize": [16, 16]}, "expected images of the input's size, 8 x 8, got 16 x 16"),
+        ({"resize": 16}, "shorter side of 8, that of the input, got 16 and no crop"),
+        ({"resize": 16, "crop": (8, 9)}, "8 x 8, got 8 x 9"),
+        ({"mean": [0.5, 0.5]}, "expected 3 numbers in mean"),
+        ({"std": 0.5}, "expected 3 numbers in std"),
+        ({"mean": ["a", "b", "c"]}, "mean of preprocess as numbers"),
+        ({"mean": [0, 0, float("nan")]}, "mean of preprocess as numbers"),
+        ({"crop": 8.0}, r"crop of preprocess as a size or \(height, width\), got 8.0"),
+        ({"interpolation": "nearest"}, "bilinear or bicubic, got 'nearest'"),
+        ({"scale": object()}, "got 'scale'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            fc.export(net, path, batch(1, size=8), preprocess=preprocess)
+    for names, error in ((["a"], ValueError), ("abc", TypeError), (3, TypeError)):
+        with pytest.raises(error, match="class_names"):
+            fc.export(net, path, batch(1, size=8), class_names=names)
+    with pytest.raises(TypeError, match="expected preprocess as a dict"):
+        fc.export(net, path, batch(1, size=8), preprocess="imagenet")
+    assert not path.exists()
+    mean = np.float32([0.5, 0.25, 0.125])
+    fc.export(net, path, batch(1, size=8), preprocess={"resize": np.int64(16), "crop": 8, "mean": mean, "std": mean})
+    assert fc.load(path).preprocess(np.zeros((20, 30, 3), np.uint8)).tolist()[0][2][0][0] == -1
+    for options, error in (({"threads": "2"}, TypeError), ({"plans": 0}, ValueError), ({"plan_bytes": 1e9}, TypeError)):
+        with pytest.raises(error, match=f"load: expected {next(iter(options))}"):
+            fc.load(path, **options)
 
 
 def test_the_command_line_exports_a_checkpoint(tmp_path, capsys):

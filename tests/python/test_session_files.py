@@ -1,5 +1,6 @@
 """Hostile .fcnn files: whatever the bytes are, a session is refused with an exception or works; nothing is trusted."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -249,20 +250,62 @@ def test_random_changes_of_the_graph_never_reach_a_kernel_unchecked(whole):
     assert loaded > 0  # some changes are harmless, and then the step runs
 
 
+def test_members_of_the_file_that_are_not_known_are_named(whole):
+    header, graph, body = parts(whole)
+    refused(build(header, {**graph, "postprocess": {"top": 5}}, body), "got 'postprocess'")
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(whole, tmp_path):
     (tmp_path / "t.fcnn").write_bytes(whole)
     session = fc.load(tmp_path / "t.fcnn")
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
-        with pytest.raises(RuntimeError, match="cannot open"):
+        with pytest.raises(PermissionError, match="t.fcnn: cannot write"):
             session.save(tmp_path / "t.fcnn")
         tmp_path.chmod(0o700)
-    with pytest.raises(RuntimeError, match="cannot"):
+    with pytest.raises(FileNotFoundError, match="nowhere/t.fcnn: cannot write"):
         session.save(tmp_path / "nowhere" / "t.fcnn")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(RuntimeError, match="cannot write"):
+    with pytest.raises(IsADirectoryError, match="folder: cannot write"):
         session.save(tmp_path / "folder")
     assert {p.name for p in tmp_path.iterdir()} == {"t.fcnn", "folder"} and (tmp_path / "t.fcnn").read_bytes() == whole
+
+
+def writers(whole, folder):
+    """Of each kind of file one function that writes it to a path."""
+    (folder / "whole.fcnn").write_bytes(whole)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3))
+    return {
+        "session.save": fc.load(folder / "whole.fcnn").save,
+        "export": lambda path: fc.export(net, path, X),
+        "save_state": lambda path: fc.save_state(net.state_dict(), path),
+        "onnx": lambda path: fc.onnx.export(net, path, X),
+        "checkpoint": lambda path: fc.checkpoints.save_checkpoint(path, net.state_dict(), keep_previous=True),
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_writers_leave_pipes_and_devices_alone(whole, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, write in writers(whole, tmp_path).items():
+        for path in ("pipe", "link"):
+            with pytest.raises(OSError, match="expected the path of a file"):
+                write(tmp_path / path)
+            assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink(), name
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe", "link", "whole.fcnn"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="needs POSIX")
+def test_writers_follow_links_and_keep_the_mode_of_a_file(whole, tmp_path):
+    (tmp_path / "far").mkdir()
+    for name, write in writers(whole, tmp_path).items():
+        file, link = tmp_path / "far" / name, tmp_path / name
+        link.symlink_to(f"far/{name}")
+        write(link)  # to a file that is not there yet
+        file.chmod(0o600)
+        write(link)
+        assert link.is_symlink() and file.stat().st_size > 0 and file.stat().st_mode & 0o777 == 0o600, name
 
 
 def library():
@@ -285,6 +328,21 @@ def test_plain_python_predicts_through_the_c_api_without_the_package(whole, tmp_
     (tmp_path / "bad.fcnn").write_bytes(whole[:-1])
     done = subprocess.run([*command, str(tmp_path / "bad.fcnn")], capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 1 and "not a whole safetensors file" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd")
+def test_the_c_api_tells_and_sets_the_rate_and_bounds_the_plans(whole, tmp_path):
+    class Options(ctypes.Structure):
+        _fields_ = [("threads", ctypes.c_int32), ("plans", ctypes.c_int32), ("plan_bytes", ctypes.c_int64)]
+
+    (tmp_path / "t.fcnn").write_bytes(whole)
+    lib, session, lr = ctypes.CDLL(library()), ctypes.c_void_p(), ctypes.c_double()
+    options = Options(1, 2, 1 << 20)
+    assert lib.fastcnn_load_with(os.fsencode(tmp_path / "t.fcnn"), ctypes.byref(options), ctypes.byref(session)) == 0
+    assert lib.fastcnn_lr(session, ctypes.byref(lr)) == 0 and lr.value == 0.01
+    assert lib.fastcnn_set_lr(session, ctypes.c_double(0.5)) == 0
+    assert lib.fastcnn_lr(session, ctypes.byref(lr)) == 0 and lr.value == 0.5
+    lib.fastcnn_free(session)
 
 
 @pytest.mark.skipif(not shutil.which("ldd") or not shutil.which("nm"), reason="needs ldd and nm")

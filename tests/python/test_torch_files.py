@@ -1,5 +1,6 @@
 """load_torch: what torch.save writes comes back; code, bombs and damage are refused and nothing of a file runs."""
 
+import argparse
 import collections
 import io
 import os
@@ -8,6 +9,7 @@ import random
 import struct
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import fastcnn as fc
 import numpy as np
@@ -89,6 +91,51 @@ def test_pickle_protocols(torch, tmp_path, zipped, protocol):
     assert_same(read["a"], saved["a"])
     assert_same(read["b"][0], saved["b"][0])
     assert (read["b"][1], read["c"], read["d"], read["e"]) == ((1, 2, 3, 4), set(), {"x"}, {})
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_weights_only_reads_is_read(torch, tmp_path, protocol):
+    z = torch.complex(torch.arange(3.0), torch.arange(3.0))
+    saved = {
+        "negative": z.conj().imag, "int16": torch.tensor([-7, 300], dtype=torch.int16),
+        "uint16": torch.tensor([65535, 1], dtype=torch.uint16), "uint32": torch.tensor([1 << 31], dtype=torch.uint32),
+        "expanded": torch.ones(1).expand(3000, 3000), "bytes": b"ab\xff", "none": b"",
+        "counts": collections.Counter("aab"), "dtypes": [torch.int16, torch.complex64, torch.float8_e4m3fn],
+    }  # fmt: skip
+    read = fc.load_torch(save(torch, saved, tmp_path / "w.pt", pickle_protocol=protocol))
+    assert read["negative"].tolist() == saved["negative"].tolist() == [0, -1, -2]
+    for name, dtype in (("int16", "int32"), ("uint16", "int32"), ("uint32", "int64")):
+        assert str(read[name].dtype) == dtype and read[name].tolist() == saved[name].tolist()
+    assert read["expanded"].shape == (3000, 3000) and read["expanded"][2999, 2999].item() == 1
+    assert (read["bytes"], read["none"]) == (b"ab\xff", b"")
+    assert read["counts"] == saved["counts"] and type(read["counts"]) is collections.Counter
+    assert read["dtypes"] == ["int16", "complex64", "float8_e4m3fn"]
+
+
+@both
+def test_unknown_objects_are_skipped_where_that_is_asked_for(torch, tmp_path, zipped):
+    ran = tmp_path / "ran"
+    saved = {
+        "model": {"w": torch.arange(3.0)}, "args": argparse.Namespace(lr=0.1, w=torch.ones(2)), "best": np.float64(0.5),
+        "call": [Call(os.system, f"touch {ran}")], "path": Path("x"), "later": torch.ones(2),
+    }  # fmt: skip
+    path = save(torch, saved, tmp_path / "s.pt", zipped)
+    with pytest.raises(ValueError, match=r"refused argparse.Namespace.*skip_unknown=True"):
+        fc.load_torch(path)
+    read = fc.load_torch(path, skip_unknown=True)
+    assert read["model"]["w"].tolist() == [0, 1, 2] and read["later"].tolist() == [1, 1]
+    assert read["args"] == fc.torch_files.Skipped("argparse.Namespace") and "system" in read["call"][0].name
+    assert all(type(read[k]) is fc.torch_files.Skipped for k in ("best", "path")) and not ran.exists()
+    with pytest.raises(ValueError, match="one object of argparse.Namespace and no tensors"):
+        fc.load_torch(save(torch, saved["args"], path, zipped), skip_unknown=True)
+
+
+def test_the_number_of_an_open_file_is_no_path(tmp_path):
+    with open(tmp_path / "open", "wb") as file:
+        for load in (fc.load_torch, fc.load, fc.load_state, fc.safetensors.load_metadata):
+            with pytest.raises(TypeError):
+                load(file.fileno())
+            os.fstat(file.fileno())  # still open
 
 
 # ---------------------------------------------------------------- what it refuses
@@ -192,7 +239,7 @@ def test_odd_pickles_are_named(tmp_path, name):
     refused(tmp_path, zip_of(pickled), match)
 
 
-def tensor_pickle(numel=4, offset=0, shape=(4,), strides=(1,), key="0", kind="FloatStorage"):
+def tensor_pickle(numel=4, offset=0, shape=(4,), strides=(1,), key="0", kind="FloatStorage", marks=None):
     """A pickle of one tensor, written by hand."""
 
     def text(s):
@@ -206,7 +253,8 @@ def tensor_pickle(numel=4, offset=0, shape=(4,), strides=(1,), key="0", kind="Fl
 
     storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + number(numel) + b"tQ"
     args = storage + number(offset) + numbers(shape) + numbers(strides)
-    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + args + b"\x89ccollections\nOrderedDict\n)RtR."
+    rest = b"\x89ccollections\nOrderedDict\n)R" + (b"" if marks is None else b"}" + marks + b"s")
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + args + rest + b"tR."
 
 
 def test_tensors_must_lie_in_their_storage(tmp_path):
@@ -230,6 +278,8 @@ def test_tensors_must_lie_in_their_storage(tmp_path):
         (dict(key="1"), "storage '1' is missing"),
         (dict(key="../0"), "missing"),
         (dict(kind="ComplexFloatStorage"), "not supported"),
+        (dict(marks=b"X\x03\x00\x00\x00neg\x88", kind="IntStorage"), "int32 is marked neg"),
+        (dict(marks=b"X\x04\x00\x00\x00conj\x88"), "float32 is marked conj"),
         (dict(kind="BoolStorage", numel=16), "bool bytes"),
     ):
         refused(tmp_path, zip_of(tensor_pickle(**options), {"0": four}), match)
@@ -344,5 +394,9 @@ def test_changed_pickles_give_a_value_error_or_a_result(torch, tmp_path):
 def test_the_machine_knows_no_python_object():
     known = [*_torch_pickle._CALLS.values()]
     assert all(f.__module__ == _torch_pickle.__name__ for f in known)
-    assert {n.module.split(".")[0] for n in _torch_pickle._KNOWN} == {"torch", "collections", "builtins", "__builtin__"}
-    assert not {n.name for n in _torch_pickle._KNOWN if "builtin" in n.module} - {"set"}
+    assert {n.module.split(".")[0] for n in _torch_pickle._KNOWN} <= {
+        "torch", "collections", "builtins", "__builtin__", "_codecs",
+    }  # fmt: skip
+    assert not {n.name for n in _torch_pickle._KNOWN if "torch" not in n.module} - {
+        "set", "bytes", "encode", "Counter", "OrderedDict",
+    }  # fmt: skip

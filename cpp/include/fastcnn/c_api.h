@@ -66,6 +66,18 @@ FASTCNN_C_API const char* fastcnn_last_error(void); /* of the calling thread; ""
 FASTCNN_C_API fastcnn_status fastcnn_load(const char* path, int32_t threads, fastcnn_session** session);
 FASTCNN_C_API fastcnn_status fastcnn_load_memory(const void* data, size_t bytes, int32_t threads,
                                                  fastcnn_session** session);
+
+/* The same with bounds on the plans that a session keeps, one for each batch size, least recently used out first.
+ */
+typedef struct fastcnn_options {
+  int32_t threads;    /* 0: as many as the process may use */
+  int32_t plans;      /* most plans of a graph; 0: 16 */
+  int64_t plan_bytes; /* most memory that they hold apart from the one in use; 0: 2 GiB */
+} fastcnn_options;
+FASTCNN_C_API fastcnn_status fastcnn_load_with(const char* path, const fastcnn_options* options,
+                                               fastcnn_session** session);
+FASTCNN_C_API fastcnn_status fastcnn_load_memory_with(const void* data, size_t bytes,
+                                                      const fastcnn_options* options, fastcnn_session** session);
 FASTCNN_C_API void fastcnn_free(fastcnn_session* session); /* NULL is fine */
 FASTCNN_C_API fastcnn_status fastcnn_save(const fastcnn_session* session, const char* path);
 
@@ -87,6 +99,9 @@ FASTCNN_C_API fastcnn_status fastcnn_step(fastcnn_session* session, const fastcn
 /* An image of height * width * channels bytes, channels innermost, resized and normalised as the file says. */
 FASTCNN_C_API fastcnn_status fastcnn_predict_image(fastcnn_session* session, const uint8_t* pixels, int64_t height,
                                                    int64_t width, int64_t channels, fastcnn_result** result);
+/* The learning rate of a training step, in the first group of its optimizer; setting it sets that of all groups.
+ */
+FASTCNN_C_API fastcnn_status fastcnn_lr(const fastcnn_session* session, double* lr);
 FASTCNN_C_API fastcnn_status fastcnn_set_lr(fastcnn_session* session, double lr);
 
 FASTCNN_C_API size_t fastcnn_result_count(const fastcnn_result* result);

@@ -66,7 +66,8 @@ class FASTCNN_API Compiled {
 };
 
 // Does host work that each replay of a compiled step needs again: now, or, while tracing, before every replay.
-FASTCNN_API void on_each_run(std::function<void()> work);
+// undo: takes it back where that replay fails.
+FASTCNN_API void on_each_run(std::function<void()> work, std::function<void()> undo = {});
 FASTCNN_API bool is_tracing();
 
 }  // namespace fastcnn

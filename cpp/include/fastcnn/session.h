@@ -47,7 +47,7 @@ struct SessionGraph {
   std::string updates = "[]";  // JSON: what rewrites hyper tensors before each run, see docs/embed.md
 };
 // extra: JSON object with preprocess, class_names; see docs/embed.md. The old file stays whole until the new one
-// is on the disk.
+// is on the disk. std::system_error where the system refuses, or path is a folder, device or pipe.
 FASTCNN_API void write_session(const std::string& path, const std::vector<SessionGraph>& graphs,
                                const std::string& extra = "{}");
 
@@ -86,7 +86,7 @@ struct Guess {
 // on the session's threads; sessions are independent.
 class FASTCNN_API Session {
  public:
-  // ValueError for a file that is damaged or no such file, std::runtime_error where the system refuses.
+  // ValueError for a file that is damaged or no such file, std::system_error where the system refuses.
   static Session load(const std::string& path, const SessionOptions& options = {});
   static Session load_memory(const void* data, size_t bytes, const SessionOptions& options = {});
   ~Session();
@@ -109,7 +109,8 @@ class FASTCNN_API Session {
   // An image of (height, width, channels) bytes as the input of predict: resized, cropped and normalised as the
   // file says; (1, channels, H, W).
   Tensor preprocess(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels) const;
-  // predict() of that image, softmax of its first output, the most probable classes first.
+  // predict() of that image, softmax of its first output (unless the graph ends in softmax or sigmoid), the most
+  // probable classes first.
   std::vector<Guess> classify(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels,
                               int64_t most = 5);
   const std::vector<std::string>& class_names() const;

@@ -292,24 +292,35 @@ std::vector<Storage> Plan::replay(const std::vector<Tensor>& inputs) {
   return fresh;
 }
 
+std::vector<Storage> Plan::run_steps(const std::vector<Tensor>& inputs) {
+  prepared_->refresh(graph_);
+  if (device_.type == DeviceType::cuda) return replay(inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) bind_input(i, inputs[i].data());
+  std::vector<Storage> fresh;
+  fresh.reserve(fresh_buffers_.size());
+  for (size_t i = 0; i < fresh_buffers_.size(); ++i) {
+    fresh.push_back(allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
+    bind_fresh(i, fresh[i]->data);
+  }
+  if (timed_)
+    run_timed();
+  else
+    for (const Step& s : steps_) s.run(s.call);
+  return fresh;
+}
+
 std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   bind_arena();
-  for (auto& work : before_run_) work();
-  prepared_->refresh(graph_);
   std::vector<Storage> fresh;
-  if (device_.type == DeviceType::cuda) {
-    fresh = replay(inputs);
-  } else {
-    for (size_t i = 0; i < inputs.size(); ++i) bind_input(i, inputs[i].data());
-    fresh.reserve(fresh_buffers_.size());
-    for (size_t i = 0; i < fresh_buffers_.size(); ++i) {
-      fresh.push_back(allocate_storage(static_cast<size_t>(graph_.buffers[fresh_buffers_[i]].bytes), device_));
-      bind_fresh(i, fresh[i]->data);
-    }
-    if (timed_)
-      run_timed();
-    else
-      for (const Step& s : steps_) s.run(s.call);
+  size_t counted = 0;
+  try {
+    for (; counted < before_run_.size(); ++counted) before_run_[counted].work();
+    fresh = run_steps(inputs);
+  } catch (...) {  // a label out of range: steps before it have written, the optimizer's have not
+    for (const Storage& s : written_) ++s->version;
+    while (counted > 0)
+      if (const auto& undo = before_run_[--counted].undo) undo();
+    throw;
   }
   for (const Storage& s : written_) ++s->version;
   for (LeafState& s : leaves_) {

@@ -76,6 +76,7 @@ class Plan {
   void record();
   void run_joined();
   size_t joined_until(size_t first) const;
+  std::vector<Storage> run_steps(const std::vector<Tensor>& inputs);
   std::vector<Storage> replay(const std::vector<Tensor>& inputs);
 
   Tensor output_tensor(const Value& v, const std::vector<Storage>& fresh, const std::vector<Tensor>& inputs) const;
@@ -90,7 +91,7 @@ class Plan {
   std::vector<int> fresh_index_;                   // by buffer
   std::vector<std::vector<Patch>> fresh_patches_;  // by position in fresh_buffers_
   std::vector<LeafState> leaves_;
-  std::vector<std::function<void()>> before_run_;
+  std::vector<HostWork> before_run_;
   std::vector<Storage> written_;  // externals whose version moves with each run
   std::shared_ptr<Arena> arena_;
   char* bound_ = nullptr;                 // where the arena was when the calls were bound

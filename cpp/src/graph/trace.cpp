@@ -13,9 +13,9 @@ thread_local Trace* active = nullptr;
 
 Trace* current_trace() { return active; }
 bool is_tracing() { return active != nullptr; }
-void on_each_run(std::function<void()> work) {
+void on_each_run(std::function<void()> work, std::function<void()> undo) {
   if (active)
-    active->before_run.push_back(std::move(work));
+    active->before_run.push_back({std::move(work), std::move(undo)});
   else
     work();
 }

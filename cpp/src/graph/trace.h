@@ -9,6 +9,11 @@
 
 namespace fastcnn {
 
+// Of each replay: learning rates, step counts. undo, where there is one, takes it back after a replay that failed.
+struct HostWork {
+  std::function<void()> work, undo;
+};
+
 class Trace {
  public:
   const uint64_t id = next_id();
@@ -25,7 +30,7 @@ class Trace {
     Tensor after;
   };
   std::vector<LeafGrad> leaf_grads;
-  std::vector<std::function<void()>> before_run;  // host work of each replay: learning rates, step counts
+  std::vector<HostWork> before_run;
 
   // A view that was made, for those who write the graph down: plans see memory, readers want to see `op`.
   struct View {

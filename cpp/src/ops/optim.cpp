@@ -262,6 +262,10 @@ struct Optimizer::Impl {
     backend_of(launch.hyper.device()).copy(launch.hyper.data(), h.data(), sizeof h, Copy::in);
   }
 
+  void uncount(const Launch& launch) {
+    for (size_t i : launch.members) --groups[launch.group].params[i].step;
+  }
+
   std::shared_ptr<Launch> launch(size_t group, std::vector<size_t> members) {
     std::shared_ptr<Launch>& l = launches[{group, members}];
     if (!l) {
@@ -317,7 +321,8 @@ void Optimizer::step() {
     }
     for (auto& [step, members] : by_step) {
       auto launch = impl_->launch(group, members);
-      on_each_run([impl = impl_, launch] { impl->sync_hyper(*launch); });
+      on_each_run([impl = impl_, launch] { impl->sync_hyper(*launch); },
+                  [impl = impl_, launch] { impl->uncount(*launch); });
       for (size_t i : launch->members) apply(g.options, g.params[i], grads[i], launch->hyper);
     }
   }

@@ -101,8 +101,11 @@ fastcnn_status run(const char* op, fastcnn_session* s, const fastcnn_tensor* inp
   });
 }
 
+bool known(fastcnn_graph graph) { return graph == FASTCNN_PREDICT || graph == FASTCNN_STEP; }
+
 const std::vector<fastcnn::TensorInfo>* infos(const fastcnn_session* s, fastcnn_graph graph, bool outputs) {
-  if (!s || !(graph == FASTCNN_STEP ? s->session.can_step() : s->session.can_predict())) return nullptr;
+  if (!s || !known(graph) || !(graph == FASTCNN_STEP ? s->session.can_step() : s->session.can_predict()))
+    return nullptr;
   return outputs ? &s->session.outputs(graph == FASTCNN_STEP) : &s->session.inputs(graph == FASTCNN_STEP);
 }
 
@@ -110,6 +113,7 @@ fastcnn_status info_of(const char* op, const fastcnn_session* s, fastcnn_graph g
                        fastcnn_info* info) {
   return guarded([&] {
     expect(op, s, info);
+    fastcnn::check(known(graph), op, ": expected FASTCNN_PREDICT or FASTCNN_STEP, got ", int(graph));
     const auto* all = infos(s, graph, outputs);
     fastcnn::check(all && index < all->size(), op, ": expected an index below ", all ? all->size() : 0, ", got ",
                    index);
@@ -122,9 +126,11 @@ fastcnn_status info_of(const char* op, const fastcnn_session* s, fastcnn_graph g
   });
 }
 
-fastcnn::SessionOptions options_of(int32_t threads) {
+fastcnn::SessionOptions options_of(const fastcnn_options& given) {
   fastcnn::SessionOptions o;
-  o.threads = threads;
+  o.threads = given.threads;
+  if (given.plans) o.plans = given.plans;
+  if (given.plan_bytes) o.plan_bytes = given.plan_bytes;
   return o;
 }
 
@@ -136,17 +142,26 @@ const char* fastcnn_version(void) { return fastcnn::version(); }
 const char* fastcnn_last_error(void) { return last_error; }
 
 fastcnn_status fastcnn_load(const char* path, int32_t threads, fastcnn_session** session) {
-  if (session) *session = nullptr;
-  return guarded([&] {
-    expect("fastcnn_load", path, session);
-    *session = new fastcnn_session{Session::load(path, options_of(threads))};
-  });
+  const fastcnn_options options{threads, 0, 0};
+  return fastcnn_load_with(path, &options, session);
 }
 fastcnn_status fastcnn_load_memory(const void* data, size_t bytes, int32_t threads, fastcnn_session** session) {
+  const fastcnn_options options{threads, 0, 0};
+  return fastcnn_load_memory_with(data, bytes, &options, session);
+}
+fastcnn_status fastcnn_load_with(const char* path, const fastcnn_options* options, fastcnn_session** session) {
   if (session) *session = nullptr;
   return guarded([&] {
-    expect("fastcnn_load_memory", session);
-    *session = new fastcnn_session{Session::load_memory(data, bytes, options_of(threads))};
+    expect("fastcnn_load", path, options, session);
+    *session = new fastcnn_session{Session::load(path, options_of(*options))};
+  });
+}
+fastcnn_status fastcnn_load_memory_with(const void* data, size_t bytes, const fastcnn_options* options,
+                                        fastcnn_session** session) {
+  if (session) *session = nullptr;
+  return guarded([&] {
+    expect("fastcnn_load_memory", options, session);
+    *session = new fastcnn_session{Session::load_memory(data, bytes, options_of(*options))};
   });
 }
 void fastcnn_free(fastcnn_session* session) { delete session; }
@@ -195,6 +210,12 @@ fastcnn_status fastcnn_predict_image(fastcnn_session* session, const uint8_t* pi
     expect("fastcnn_predict_image", session, pixels, result);
     *result = result_of(session->session.predict(
         std::vector<Tensor>{session->session.preprocess(pixels, height, width, channels)}));
+  });
+}
+fastcnn_status fastcnn_lr(const fastcnn_session* session, double* lr) {
+  return guarded([&] {
+    expect("fastcnn_lr", session, lr);
+    *lr = session->session.lr();
   });
 }
 fastcnn_status fastcnn_set_lr(fastcnn_session* session, double lr) {

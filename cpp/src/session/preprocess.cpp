@@ -51,6 +51,10 @@ Preprocess Preprocess::read(const Json& extra) {
           p.height = h, p.width = w;
         else
           p.shorter = h;
+      } else if (key == "interpolation") {
+        p.interpolation = v.as_string("interpolation");
+        check(p.interpolation == "bilinear" || p.interpolation == "bicubic",
+              "interpolation: expected bilinear or bicubic, got '", p.interpolation, "'");
       } else if (key == "mean") {
         p.mean = numbers(v, "mean");
       } else if (key == "std") {
@@ -58,11 +62,29 @@ Preprocess Preprocess::read(const Json& extra) {
         for (const double s : p.std)
           check(s != 0 && std::isfinite(s), "std: expected numbers other than 0, got ", s);
       } else {
-        check(false, "preprocess: expected resize, crop, mean or std, got '", key, "'");
+        check(false, "preprocess: expected resize, interpolation, crop, mean or std, got '", key, "'");
       }
     }
   }
   return p;
+}
+
+void Preprocess::check_fits(const Dims& input, const Dims& output) const {
+  const bool any = shorter || height || crop_height || !mean.empty() || !std.empty();
+  check(!any || input.size() == 4, "preprocess: expected a first input of images (N, C, H, W), got ", input);
+  for (const auto& [name, v] : {std::pair<const char*, const std::vector<double>&>{"mean", mean}, {"std", std}})
+    check(v.empty() || static_cast<int64_t>(v.size()) == input[1], "preprocess: expected ", input[1],
+          " numbers in ", name, ", one for each channel of the input, got ", v.size());
+  const int64_t h = crop_height ? crop_height : height, w = crop_height ? crop_width : width;
+  if (h)
+    check(h == input[2] && w == input[3], "preprocess: expected images of the input's size, ", input[2], " x ",
+          input[3], ", got ", h, " x ", w);
+  else if (shorter)
+    check(shorter == std::min(input[2], input[3]), "preprocess: expected a shorter side of ",
+          std::min(input[2], input[3]), ", that of the input, got ", shorter, " and no crop");
+  check(class_names.empty() || output.size() != 2 || output[1] == static_cast<int64_t>(class_names.size()),
+        "class_names: expected ", output.size() == 2 ? output[1] : 0, " names, one for each score, got ",
+        class_names.size());
 }
 
 Tensor Preprocess::run(const uint8_t* pixels, int64_t h, int64_t w, int64_t channels) const {
@@ -85,7 +107,9 @@ Tensor Preprocess::run(const uint8_t* pixels, int64_t h, int64_t w, int64_t chan
       };
       to_h = h <= w ? shorter : scaled(h, w), to_w = w <= h ? shorter : scaled(w, h);
     }
-    if (to_h != h || to_w != w) x = interpolate(x, std::pair{to_h, to_w}, std::nullopt, "bilinear", false, true);
+    if (to_h != h || to_w != w)
+      x = interpolate(x, std::pair{to_h, to_w}, std::nullopt, interpolation, false, true);
+    if (interpolation == "bicubic") x = clamp(x, 0, 1);  // it overshoots at edges, which bytes cannot
   }
   if (crop_height) {  // the middle; what an image lacks is black
     const int64_t more_h = std::max<int64_t>(0, crop_height - x.shape()[2]);

@@ -44,6 +44,20 @@ void write_file(const std::string& path, const Json& graphs, const Json& extra,
   write_tensors(path, tensors, {{"fastcnn", text}, {"fastcnn_crc32", hex(crc32(text.data(), text.size()))}});
 }
 
+// Does the graph end in probabilities, so that they need no softmax?
+bool ends_in_probabilities(const Json& graph) {
+  const std::string& last =
+      graph.at("outputs", "graph").items("outputs").at(0).at("tensor", "output").as_string("output");
+  for (const Json& node : graph.at("nodes", "graph").items("nodes"))
+    for (const Json& out : node.at("out", "node").items("out")) {
+      if (out.at("name", "node").as_string("name") != last) continue;
+      const std::string& op = node.at("op", "node").as_string("op");
+      const Json* act = node.at("params", "node").find("act");
+      return op == "softmax" || (op == "activation" && act && act->as_string("act") == "sigmoid");
+    }
+  return false;
+}
+
 // A graph with what runs it.
 struct Runner {
   std::unique_ptr<Replay> replay;
@@ -61,11 +75,16 @@ struct Runner {
     std::vector<Tensor> inputs;
     for (const Tensor& t : given) inputs.push_back(contiguous(t.detach()));
     for (Update& u : updates) u.prepare();
-    return compiled.call({}, inputs, [this](const std::vector<Tensor>& symbols) {
-      if (is_tracing())
-        for (const Tensor& s : symbols) s.impl()->storage->readonly = true;  // a run must not change its inputs
-      return replay->run(symbols);
-    });
+    try {
+      return compiled.call({}, inputs, [this](const std::vector<Tensor>& symbols) {
+        if (is_tracing())
+          for (const Tensor& s : symbols) s.impl()->storage->readonly = true;  // a run must not change its inputs
+        return replay->run(symbols);
+      });
+    } catch (...) {  // a step that failed has not updated
+      for (Update& u : updates) u.undo();
+      throw;
+    }
   }
 
   Json form() const {
@@ -83,6 +102,7 @@ void write_session(const std::string& path, const std::vector<SessionGraph>& gra
   Json all = Json::object();
   std::vector<NamedTensor> tensors;
   Tensors named;
+  Dims input, output;  // of the graph that predicts
   for (const SessionGraph& g : graphs) {
     check(g.name == "predict" || g.name == "step", "export: expected a graph named predict or step, got '", g.name,
           "'");
@@ -99,12 +119,17 @@ void write_session(const std::string& path, const std::vector<SessionGraph>& gra
             "'");
     }
     // What a reader will check is checked before it is written.
-    Replay(j, named).dry_run();
+    const Replay replay(j, named);
+    replay.dry_run();
+    if (g.name == "predict" || graphs.size() == 1) {
+      if (!replay.inputs().empty()) input = replay.inputs()[0].shape;
+      if (g.name == "predict" && !replay.outputs().empty()) output = replay.outputs()[0].shape;
+    }
     for (const Json& u : updates.items("updates")) Update(u, named);
     all.set(g.name, std::move(j));
   }
   const Json more = Json::parse(extra);
-  Preprocess::read(more);
+  Preprocess::read(more).check_fits(input, output);
   write_file(path, all, more, tensors);
 }
 
@@ -181,8 +206,9 @@ struct Session::Impl {
         check(false, "a graph named '", name, "', which this version does not know");
     }
     check(impl->predict || impl->step, "expected a graph");
-    for (const Json::Member& m : root.members("file"))
-      if (m.first == "preprocess" || m.first == "class_names") impl->extra.set(m.first, m.second);
+    for (const auto& [name, value] : root.members("file"))
+      if (name != "format" && name != "producer" && name != "graphs" && name != "crc32")
+        impl->extra.set(name, value);
     impl->image = Preprocess::read(impl->extra);
     return impl;
   }
@@ -260,7 +286,8 @@ std::vector<Guess> Session::classify(const uint8_t* pixels, int64_t height, int6
   const Tensor& logits = out.at(0);
   check(logits.ndim() == 2 && logits.shape()[0] == 1, "classify: expected scores of shape (1, classes), got ",
         logits.shape());
-  const Tensor p = contiguous(cast(softmax(logits, 1), DType::float32));
+  const bool ready = ends_in_probabilities(impl_->runner(false).replay->form());
+  const Tensor p = contiguous(cast(ready ? logits : softmax(logits, 1), DType::float32));
   std::vector<Guess> guesses;
   const std::vector<std::string>& names = impl_->image.class_names;
   for (int64_t i = 0; i < p.numel(); ++i)

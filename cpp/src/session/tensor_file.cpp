@@ -14,6 +14,7 @@
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 
@@ -36,8 +37,8 @@ struct Descriptor {
   }
 };
 
-std::runtime_error system_error(const std::string& path, const char* what) {
-  return std::runtime_error(path + ": cannot " + what + ": " + std::strerror(errno));
+std::system_error system_error(const std::string& path, const char* what) {
+  return {errno, std::generic_category(), path + ": cannot " + what};
 }
 
 class FileSource final : public Source {
@@ -158,6 +159,25 @@ void write_all(int fd, const std::string& path, const void* data, size_t bytes) 
     if (n <= 0) throw system_error(path, "write");
     p += n, bytes -= static_cast<size_t>(n);
   }
+}
+
+// Where a link leads, and the mode of the file that is there (0: none): a rename over anything but a file would
+// put a file in the place of a device or pipe.
+std::pair<std::filesystem::path, mode_t> resolve_target(const std::string& path) {
+  std::filesystem::path target(path);
+  std::error_code no;
+  for (int links = 0; std::filesystem::is_symlink(target, no); ++links) {
+    if (links == 40) throw std::system_error(ELOOP, std::generic_category(), path + ": cannot write");
+    const std::filesystem::path to = std::filesystem::read_symlink(target, no);
+    if (no) throw std::system_error(no, path + ": cannot write");
+    target = target.parent_path() / to;
+  }
+  struct stat s{};
+  if (::stat(target.c_str(), &s)) return {target, 0};
+  if (!S_ISREG(s.st_mode))
+    throw std::system_error(S_ISDIR(s.st_mode) ? EISDIR : EINVAL, std::generic_category(),
+                            path + ": cannot write: expected the path of a file, which this is not");
+  return {target, s.st_mode & 0777};
 }
 
 }  // namespace
@@ -281,7 +301,7 @@ void write_tensors(const std::string& path, const std::vector<NamedTensor>& tens
   check(text.size() <= kMostHeader, "save: a header of ", text.size(), " bytes is over the format's limit of ",
         kMostHeader);
 
-  const std::filesystem::path target(path);
+  const auto [target, mode] = resolve_target(path);
   const std::string folder = target.has_parent_path() ? target.parent_path().string() : ".";
   std::random_device random;
   const std::string temporary = (std::filesystem::path(folder) /
@@ -296,18 +316,19 @@ void write_tensors(const std::string& path, const std::vector<NamedTensor>& tens
   } remove{temporary};
   {
     const Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-    if (file.fd < 0) throw system_error(temporary, "open");
+    if (file.fd < 0) throw system_error(path, "write");
+    if (mode && ::fchmod(file.fd, mode)) throw system_error(path, "write");
     uint8_t head[8];
     for (int i = 0; i < 8; ++i) head[i] = static_cast<uint8_t>(text.size() >> (8 * i));
-    write_all(file.fd, temporary, head, sizeof head);
-    write_all(file.fd, temporary, text.data(), text.size());
+    write_all(file.fd, path, head, sizeof head);
+    write_all(file.fd, path, text.data(), text.size());
     for (const size_t i : order) {
       const std::vector<uint8_t> bytes = row_major_bytes(tensors[i].tensor);
-      write_all(file.fd, temporary, bytes.data(), bytes.size());
+      write_all(file.fd, path, bytes.data(), bytes.size());
     }
-    if (::fsync(file.fd)) throw system_error(temporary, "write");
+    if (::fsync(file.fd)) throw system_error(path, "write");
   }
-  if (::rename(temporary.c_str(), path.c_str())) throw system_error(path, "write");
+  if (::rename(temporary.c_str(), target.c_str())) throw system_error(path, "write");
   remove.done = true;
   const Descriptor dir(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (dir.fd >= 0 && ::fsync(dir.fd)) throw system_error(folder, "sync");

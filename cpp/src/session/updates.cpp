@@ -1,6 +1,7 @@
 // See updates.h.
 #include "session/updates.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace fastcnn {
@@ -35,6 +36,7 @@ Update::Update(const Json& j, const std::unordered_map<std::string, Tensor>& ten
 void Update::prepare() {
   const auto t = static_cast<double>(++step_);
   auto* to = hyper_.data<float>();
+  before_.assign(to, to + hyper_.numel());
   for (const Term& term : terms_) {
     double v = term.a;
     if (term.kind == Term::Kind::power) v = 1.0 - std::pow(term.a, t);
@@ -42,6 +44,11 @@ void Update::prepare() {
     if (term.kind == Term::Kind::decay) v = term.a / (1.0 + (t - 1.0) * term.b);
     *to++ = static_cast<float>(v);
   }
+}
+
+void Update::undo() {
+  --step_;
+  std::copy(before_.begin(), before_.end(), hyper_.data<float>());
 }
 
 Json Update::form() const {

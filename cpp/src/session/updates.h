@@ -15,6 +15,7 @@ class Update {
  public:
   Update(const Json& j, const std::unordered_map<std::string, Tensor>& tensors);
   void prepare();  // counts and writes; in double, stored as float32
+  void undo();     // takes the last prepare back
   double lr() const { return terms_[0].a; }
   void set_lr(double lr) { terms_[0].a = lr; }
   Json form() const;  // with the steps so far
@@ -27,6 +28,7 @@ class Update {
   std::string name_;
   Tensor hyper_;
   int64_t step_ = 0;
+  std::vector<float> before_;
   std::vector<Term> terms_;
 };
 

@@ -43,6 +43,11 @@ class _Launch:
         if not self._on_cpu:
             _core.write_(self.hyper, self._values)
 
+    def undo(self):
+        """Uncounts a step that failed before it updated anything."""
+        for state in self.states:
+            state["step"] -= 1
+
 
 class Optimizer:
     """Base of all optimizers.
@@ -156,7 +161,7 @@ class Optimizer:
         try:
             for number, group in enumerate(self.param_groups):
                 for launch in self._launches_of(number, group):
-                    _core.on_each_run(launch.prepare)
+                    _core.on_each_run(launch.prepare, launch.undo)
                     note_launch(launch)
                     grads = [p.grad for p in launch.params]
                     buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]

@@ -39,6 +39,9 @@ class QuantizedModel(Module):
         results = self._function()(tensors)
         return results[0] if len(results) == 1 else tuple(results)
 
+    def __getstate__(self):  # copies and pickles make the function anew
+        return {**self.__dict__, "_cached": None}
+
     def extra_repr(self):
         kinds = f"{len(self.report)} layers in int8"
         return kinds + (f", {len(self.float_layers)} in float32" if self.float_layers else "")
