@@ -1,6 +1,6 @@
 """DCGAN (Radford et al. 2016) on Fashion-MNIST at 32 pixels, judged by a classifier and by FID after each epoch.
 
-    python examples/gan_fashion.py                   about half an hour on 2 cores, shared ones too
+    python examples/gan_fashion.py                   eight minutes on 2 cores, longer on shared ones
     python examples/gan_fashion.py --resume last     goes on where it stopped
 
 Writes samples/epoch-*.png (fixed noise), interpolation.png, fid.png, metrics.csv, coverage.txt and last.safetensors.
