@@ -117,6 +117,18 @@ TEST_CASE("conv2d dense: 1x1") {
   check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
 }
 
+TEST_CASE("conv2d: taps that see nothing but padding, taps that lie far apart") {
+  check(Case(2, 40, 8, 9, 24, 3, 3).dilate(36, 36).pad(36).p);  // the middle one alone
+  check(Case(1, 36, 20, 33, 20, 3, 3).dilate(20, 20).stride(2, 2).pad(20).p);
+  check(Case(2, 12, 18, 17, 8, 3, 3).dilate(17, 18).pad(17, 17, 18, 18).groups(2).p);
+  check(Case(1, 20, 9, 50, 17, 1, 3).dilate(1, 24).pad(0, 0, 24, 24).p);
+  check(Case(1, 18, 40, 41, 6, 3, 3).dilate(18, 19).pad(7).p);
+  check(Case(1, 18, 40, 41, 6, 3, 3).dilate(18, 1).pad(7, 7, 1, 1).p);
+  check(Case(1, 16, 5, 6, 12, 7, 7).pad(6).p);
+  check(Case(2, 16, 5, 6, 12, 7, 5).pad(6, 5, 4, 2).stride(3, 2).p);
+  check(Case(1, 16, 6, 6, 16, 3, 3).dilate(30, 30).pad(28, 32, 33, 27).p);  // the middle meets the image's part
+}
+
 TEST_CASE("conv2d dense: stride, padding, dilation") {
   check(Case(2, 17, 9, 8, 20, 3, 3).stride(2, 2).pad(1).p);
   check(Case(1, 6, 11, 13, 9, 3, 3).stride(3, 3).pad(1, 0, 2, 1).p);
