@@ -117,6 +117,15 @@ TEST_CASE("conv2d dense: 1x1") {
   check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
 }
 
+TEST_CASE("conv2d: parts of an image that a dilated window sees together") {
+  check(Case(2, 40, 24, 22, 36, 3, 3).dilate(2, 2).pad(2).p);
+  check(Case(1, 64, 23, 25, 64, 3, 3).dilate(2, 2).pad(2).p);
+  check(Case(1, 33, 24, 25, 20, 3, 3).dilate(3, 1).pad(3, 3, 1, 1).p);
+  check(Case(2, 20, 37, 40, 17, 3, 3).dilate(17, 18).pad(17, 17, 18, 18).p);
+  check(Case(1, 24, 40, 38, 12, 3, 5).dilate(18, 9).pad(18).groups(2).p);
+  check(Case(1, 16, 50, 7, 16, 5, 1).dilate(12, 1).pad(12, 36, 0, 0).p);
+}
+
 TEST_CASE("conv2d: taps that see nothing but padding, taps that lie far apart") {
   check(Case(2, 40, 8, 9, 24, 3, 3).dilate(36, 36).pad(36).p);  // the middle one alone
   check(Case(1, 36, 20, 33, 20, 3, 3).dilate(20, 20).stride(2, 2).pad(20).p);
