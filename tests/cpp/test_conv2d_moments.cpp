@@ -126,6 +126,12 @@ TEST_CASE("moments of Winograd conv2d") {
   check({4, 256, 7, 7, 256, 3, 3, 1, 1});
 }
 
+TEST_CASE("moments of dilated conv2d") {
+  check({2, 64, 24, 28, 64, 3, 3, 1, 2, 2});    // parts that Winograd takes
+  check({2, 20, 38, 57, 17, 3, 3, 1, 19, 19});  // parts
+  check({2, 20, 9, 9, 17, 3, 3, 1, 12, 12});    // one live tap
+}
+
 TEST_CASE("moments of depthwise conv2d") {
   for (int64_t C : {3, 17, 40, 96})
     for (int64_t s : {1, 2}) check(depthwise(2, C, 9, 8, 3, s, 1));

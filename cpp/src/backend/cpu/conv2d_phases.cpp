@@ -7,13 +7,12 @@
 #include <vector>
 
 #include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_span.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/threads.h"
 
 namespace fastcnn::cpu {
 namespace {
-
-constexpr int64_t kNear = 32;  // pixels from the first tap to the last that dense kernels do well with
 
 struct Inner {
   const char* (*declines)(const Call&);
@@ -102,7 +101,7 @@ const char* declines(const Call& c, const Pass& pass) {
   if (p.has_moments && !f.whole()) return "moments, and dilation does not divide the image";
   const Call d = inner_call(c, f);
   if (!pass.winograd.declines(d)) return nullptr;
-  if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNear) return "taps are near each other";
+  if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNearTaps) return "taps are near each other";
   return pass.dense.declines(d);
 }
 
@@ -126,27 +125,26 @@ struct Run {
   void operator()(const Pass& pass) { inner(d, pass).run(d); }
 };
 
+// Of C channels to O channels, or back.
+void image_to_image(const Call& c, const Pass& pass, bool back) {
+  Run r(c);
+  float *from = back ? r.of_o : r.of_c, *to = back ? r.of_c : r.of_o;
+  const int64_t of_from = back ? r.f.p.O : r.f.p.C, of_to = back ? r.f.p.C : r.f.p.O;
+  r.f.part(c.in[0].as<float>(), from, of_from);
+  r.in[0].data = from, r.out[0].data = to;
+  r(pass);
+  r.f.join(to, c.out[0].as<float>(), of_to);
+}
+
 }  // namespace
 
 const char* phases_declines(const Call& c) { return declines(c, kForward); }
 int64_t phases_workspace(const Call& c) { return workspace(c, kForward); }
-void phases_run(const Call& c) {
-  Run r(c);
-  r.f.part(c.in[0].as<float>(), r.of_c, r.f.p.C);
-  r.in[0].data = r.of_c, r.out[0].data = r.of_o;
-  r(kForward);
-  r.f.join(r.of_o, c.out[0].as<float>(), r.f.p.O);
-}
+void phases_run(const Call& c) { image_to_image(c, kForward, false); }
 
 const char* phases_bwd_data_declines(const Call& c) { return declines(c, kBwdData); }
 int64_t phases_bwd_data_workspace(const Call& c) { return workspace(c, kBwdData); }
-void phases_bwd_data_run(const Call& c) {
-  Run r(c);
-  r.f.part(c.in[0].as<float>(), r.of_o, r.f.p.O);
-  r.in[0].data = r.of_o, r.out[0].data = r.of_c;
-  r(kBwdData);
-  r.f.join(r.of_c, c.out[0].as<float>(), r.f.p.C);
-}
+void phases_bwd_data_run(const Call& c) { image_to_image(c, kBwdData, true); }
 
 const char* phases_bwd_weights_declines(const Call& c) { return declines(c, kBwdWeights); }
 int64_t phases_bwd_weights_workspace(const Call& c) { return workspace(c, kBwdWeights); }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_span.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/threads.h"
@@ -13,25 +14,11 @@
 namespace fastcnn::cpu {
 namespace {
 
-constexpr int64_t kNear = 32;  // pixels from the first tap to the last
 constexpr int64_t kMostTaps = 49;
 constexpr int64_t kBiasRows = 256;  // of one partial sum
 
-// Outputs [from, to) of one axis that see the image through a tap; the first of them sees pixel `first`.
-struct Span {
-  int64_t from, to, first;
-  Span(int64_t tap, int64_t size, int64_t outputs, int64_t stride, int64_t dilation, int64_t before) {
-    const int64_t shift = before - tap * dilation;  // output o sees pixel o * stride - shift
-    from = shift > 0 ? (shift + stride - 1) / stride : 0;
-    to = size + shift > 0 ? std::min(outputs, (size - 1 + shift) / stride + 1) : 0;
-    to = std::max(from, to);
-    first = from * stride - shift;
-  }
-  int64_t count() const { return to - from; }
-};
-
 struct Tap {
-  Span y, x;
+  TapSpan y, x;
   Conv2dParams p;  // the 1x1 convolution
 
   Tap(const Conv2dParams& c, int64_t kh, int64_t kw)
@@ -106,7 +93,7 @@ void sum_bias(const Call& c, float* partial) {
 const char* taps_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c, {})) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNear) return "taps are near each other";
+  if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNearTaps) return "taps are near each other";
   if (p.dH == 1 && p.dW == 1) return "dilation is 1";
   if (p.kH * p.kW > kMostTaps) return "many taps";
   if (p.N * p.oH * p.oW * p.C * p.O == 0) return "empty";

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_span.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/threads.h"
 
@@ -17,11 +18,7 @@ struct Live {
   int64_t from, to;
   Live(int64_t taps, int64_t size, int64_t outputs, int64_t stride, int64_t dilation, int64_t before)
       : from(0), to(taps) {
-    auto dead = [&](int64_t tap) {
-      const int64_t at = tap * dilation - before;  // what output 0 sees
-      const int64_t first = at < 0 ? (-at + stride - 1) / stride : 0;
-      return first >= outputs || at + first * stride >= size;
-    };
+    auto dead = [&](int64_t tap) { return TapSpan(tap, size, outputs, stride, dilation, before).count() == 0; };
     while (from < to && dead(from)) ++from;
     while (to > from && dead(to - 1)) --to;
   }
