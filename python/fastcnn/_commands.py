@@ -40,7 +40,8 @@ def _load_data(args, split, classes=None):
         option = "--image-size" if args.image_size is not None else "--val-fraction"
         raise UsageError(f"{option} goes with imagefolder:PATH only")
     elif args.data not in list_datasets():
-        _usage(load, args.data)  # raises, with near matches
+        if not args.data.startswith("arrays:"):
+            _usage(load, args.data)  # raises, with near matches
     elif split not in ("train", "test"):
         raise UsageError(f"{args.data}: expected split 'train' or 'test', got {split!r}")
     try:
@@ -346,7 +347,7 @@ def data(args):
     from .data import list_datasets
 
     if args.data is None:
-        names = [*list_datasets(), "imagefolder:PATH"]
+        names = [*list_datasets(), "imagefolder:PATH", "arrays:FILE"]
         print(json.dumps(names) if args.json else "\n".join(names))
         return 0
     if args.augment and not args.preview:
@@ -369,7 +370,8 @@ def data(args):
         stats = "; ".join(
             f"{k} {', '.join(f'{v:.4f}' for v in about[k])}" for k in ("mean", "std") if about[k] is not None
         )
-        print(f"{args.data} {split}: {about['images']:,} images {about['in_channels']} x {size}; {stats}")
+        shape = f"{about['images']:,} images {about['in_channels']} x {size}"
+        print("; ".join(filter(None, [f"{args.data} {split}: {shape}", stats])))
         names = about["classes"] or [str(i) for i in range(about["num_classes"])]
         counts = about["per_class"] or [None] * len(names)
         print("  " + ", ".join(n if c is None else f"{n} {c:,}" for n, c in zip(names, counts, strict=False)))

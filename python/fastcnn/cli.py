@@ -69,7 +69,8 @@ def _data_options(parser, default=None):
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data", default=default, metavar="NAME",
-        help="fashion_mini, fashion_mnist, mnist, cifar10, cifar100 or imagefolder:PATH" + _default(default),
+        help="fashion_mini, fashion_mnist, mnist, cifar10, cifar100, imagefolder:PATH or arrays:FILE of .npz"
+        + _default(default),
     )  # fmt: skip
     group.add_argument("--root", metavar="DIR", help="folder with the files of the dataset, or to download to")
     group.add_argument("--no-download", action="store_true", help="fail if files are missing")

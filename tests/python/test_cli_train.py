@@ -294,3 +294,18 @@ def test_warmup_and_plateau_on_the_command_line(tmp_path, capsys):
     assert run(*argv, "--scheduler", "plateau") == 0
     assert run(*argv, "--warmup-steps", 2) == 2  # onecycle has its own
     assert "--warmup-steps goes with" in capsys.readouterr().err
+
+
+def test_arrays_of_a_file_are_a_dataset(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {f"{s}_{k}": v for s, n in (("train", 24), ("test", 6)) for k, v in (
+        ("images", rng.integers(0, 255, (n, 8, 8), dtype=np.uint8)), ("labels", np.arange(n) % 2))}  # fmt: skip
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = ["--data", f"arrays:{tmp_path / 'a.npz'}"]
+    assert run("data", *data) == 0
+    assert "24 images 1 x 8x8\n" in capsys.readouterr().out
+    argv = ["--model", "resnet8", "--epochs", 1, "--batch-size", 8, "--json", "--no-report", "--out", tmp_path]
+    assert run("train", *data, *argv, "--name", "r") == 0
+    result = last_json(capsys)
+    assert run("evaluate", "--checkpoint", tmp_path / "r", "--json") == 0
+    assert last_json(capsys)["accuracy"] == pytest.approx(result["accuracy"])
