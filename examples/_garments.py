@@ -75,20 +75,21 @@ def _apart(box, boxes, most=0.1):
     return True
 
 
-def scenes(n, size=128, split="train", seed=0, most=4, scales=(28, 64), data="fashion_mini"):
-    """n scenes with 1 to `most` garments: {"images": uint8 (n, 3, size, size), "masks": int64 (n, size, size),
+def scenes(n, size=128, split="train", seed=0, most=4, scales=(28, 64), data="fashion_mini", tries=1):
+    """n scenes with 1 to `most` garments: {"images": uint8 (n, 3, size, size), "masks": uint8 (n, size, size),
     "targets": n of {"boxes": float32 (M, 4) x1 y1 x2 y2, "labels": int64 (M,) of 1 to 10}}.
 
     split: garments of the training or test images of `data`, photographs that the other split does not have.
-    scales: how high a garment's 28 pixels become. Boxes hold exactly the pixels that their garment covers, also where a
-    later garment hides some.
+    scales: how high a garment's 28 pixels become. tries: places that are tried before a garment that would hide another
+    is left out: more of them fill a scene. Boxes hold exactly the pixels that their garment covers, also where a later
+    garment hides some.
     """
     garments = fc.data.load(data, split=split)
     photos = photographs(TRAIN_PHOTOS if split == "train" else TEST_PHOTOS)
     pictures = np.asarray(garments.images).reshape(len(garments), 28, 28)
     rng = np.random.default_rng([seed, split == "train"])
     images = np.empty((n, 3, size, size), np.uint8)
-    masks, targets = np.zeros((n, size, size), np.int64), []
+    masks, targets = np.zeros((n, size, size), np.uint8), []
     for i in range(n):
         canvas = _backdrop(photos[rng.integers(len(photos))], size, rng)
         boxes, labels = [], []
@@ -99,9 +100,12 @@ def scenes(n, size=128, split="train", seed=0, most=4, scales=(28, 64), data="fa
                 continue
             colours, cover = made
             h, w = cover.shape
-            y, x = rng.integers(0, size - h + 1), rng.integers(0, size - w + 1)
-            box = (x, y, x + w, y + h)
-            if not _apart(box, boxes):
+            for _ in range(tries):
+                y, x = rng.integers(0, size - h + 1), rng.integers(0, size - w + 1)
+                box = (x, y, x + w, y + h)
+                if _apart(box, boxes):
+                    break
+            else:
                 continue
             place = np.s_[y : y + h, x : x + w]
             canvas[place] += cover[..., None] * (colours - canvas[place])

@@ -4,7 +4,9 @@
     python examples/segmentation_garments.py --data fashion_mnist --out run  # more garments than come with fastcnn
 
 Scenes are made of real pictures with exact masks (_garments.py, needs scikit-image), and augmented together with them.
-At the end mean IoU on unseen garments over unseen photographs is printed and predictions are drawn (needs matplotlib).
+Two things make it learn in minutes: Muon (Jordan 2024) steps the 3x3 filters, AdamW the rest; and in training the three
+coarsest levels name what lies in the middle of their cells (deep supervision, Lee et al. 2015). At the end mean IoU on
+unseen garments over unseen photographs is printed and predictions are drawn (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from fastcnn import augment, metrics, models, nn, optim
 AUGMENT = augment.Compose(
     [
         augment.RandomHorizontalFlip(),
-        augment.RandomAffine(10, translate=(0.1, 0.1), scale=(0.8, 1.25), fill_mode="reflect"),
-        augment.ColorJitter(0.3, 0.3, 0.3, 0.05),
+        augment.RandomAffine(0, translate=(0.05, 0.05), scale=(0.9, 1.1), fill_mode="reflect"),
+        augment.ColorJitter(0.2, 0.2, 0.2, 0.02),
     ]
 )
+COARSE = (16, 8, 4)  # pixels that a cell of a supervised level is wide
 
 
 def inputs(images):
@@ -30,36 +33,57 @@ def inputs(images):
     return (images.to(fc.float32) - 115) / 64
 
 
-def training_step(net, optimizer):
-    """step(images uint8, masks int64) -> (cross entropy, Dice loss)."""
+def optimizers(parameters, lr, steps):
+    """[(optimizer, schedule)]: Muon at a peak of `lr` for 3x3 filters, AdamW at a twentieth of it for what is left."""
+    filters = [p for p in parameters if p.shape[2:] == (3, 3)]
+    rest = [p for p in parameters if p.shape[2:] != (3, 3)]
+    found = optim.Muon(filters, lr=lr, momentum=0.9), optim.AdamW(rest, lr=lr / 20, weight_decay=1e-3)
+    return [
+        (o, optim.lr_scheduler.OneCycleLR(o, peak, steps, pct_start=0.15, cycle_momentum=False))
+        for o, peak in zip(found, (lr, lr / 20), strict=True)
+    ]
+
+
+def training_step(net, heads, optimizers):
+    """step(images uint8, masks int64, masks of coarse cells) -> (cross entropy, Dice loss)."""
     dice = nn.DiceLoss()
 
     @fc.compile
-    def step(images, masks):
-        optimizer.zero_grad()
-        logits = net(inputs(images))
+    def step(images, masks, coarse):
+        net.zero_grad()
+        heads.zero_grad()
+        levels = net.levels(inputs(images))
+        logits = net.outc(levels[-1])
         entropy, overlap = fc.ops.cross_entropy(logits, masks), dice(logits, masks)
-        (entropy + overlap).backward()
-        optimizer.step()
+        loss = entropy + overlap
+        for head, level, cells in zip(heads, levels, coarse):  # noqa: B905  the finer levels have no heads
+            loss = loss + 0.5 * fc.ops.cross_entropy(head(level), cells)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
         return entropy.detach(), overlap.detach()
 
     return step
 
 
-def train(net, data, epochs, batch=16, lr=3e-3, seed=0, report=print):
+def train(net, data, epochs, batch=16, lr=0.06, seed=0, report=print):
     """Trains; report(epoch, cross entropy, Dice loss, seconds) after each epoch."""
-    optimizer = optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-3)
     steps = len(data["images"]) // batch
-    schedule = optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * steps, pct_start=0.15, cycle_momentum=False)
-    step = training_step(net, optimizer)
+    width = net.outc.conv.in_channels
+    heads = nn.ModuleList([nn.Conv2d(width * cell, len(_garments.CLASSES), 1) for cell in COARSE])
+    both = optimizers([*net.parameters(), *heads.parameters()], lr, epochs * steps)
+    step = training_step(net, heads, [optimizer for optimizer, _ in both])
     net.train()
     for epoch in range(epochs):
         start, sums = time.perf_counter(), np.zeros(2)
         for i, rows in enumerate(_garments.batches(len(data["images"]), batch, seed, epoch)):
             random = seed * 1_000_003 + epoch * steps + i
             out = AUGMENT(data["images"][rows], random, masks=data["masks"][rows])
-            losses = step(fc.tensor(out["images"]), fc.tensor(out["masks"]))
-            schedule.step()
+            masks = out["masks"].astype(np.int64)
+            coarse = [fc.tensor(masks[:, cell // 2 :: cell, cell // 2 :: cell].copy()) for cell in COARSE]
+            losses = step(fc.tensor(out["images"]), fc.tensor(masks), coarse)
+            for _, schedule in both:
+                schedule.step()
             sums += [v.item() for v in losses]
         report(epoch + 1, *(sums / steps), time.perf_counter() - start)
 
@@ -97,11 +121,12 @@ def draw(data, found, path, count=12):
 
 def main(argv=None):
     """The command line; see the top of the file."""
-    parser = _garments.parser(__doc__, "segmentation_garments", epochs=16)
-    parser.add_argument("--scales", type=int, nargs=2, default=(28, 64), help="pixels that a garment is high")
+    parser = _garments.parser(__doc__, "segmentation_garments", epochs=8, scenes=16000)
+    parser.set_defaults(size=96)
+    parser.add_argument("--scales", type=int, nargs=2, default=(28, 56), help="pixels that a garment is high")
     parser.add_argument("--width", type=int, default=16, help="channels of the first level")
     args = parser.parse_args(argv)
-    data, test = _garments.both_splits(args, scales=args.scales)
+    data, test = _garments.both_splits(args, train_most=12, scales=args.scales, tries=20)
     net = models.create_model("unet", num_classes=len(_garments.CLASSES), width=args.width)
     names = ("cross_entropy", "dice", "mean_iou")
     _garments.learn(args, net, train, data, names, lambda: evaluate(net, test)[0].mean())

@@ -79,7 +79,7 @@ def test_a_segmentation_net_learns_scenes(scenes, tmp_path):
     fc.manual_seed(0)
     net = models.create_model("unet", num_classes=11, width=8)
     losses = []
-    segmentation_garments.train(net, scenes, 5, batch=8, lr=1e-2, report=lambda *row: losses.append(row[1] + row[2]))
+    segmentation_garments.train(net, scenes, 12, batch=8, report=lambda *row: losses.append(row[1] + row[2]))
     assert losses[-1] < 0.8 * losses[0]
     each, found = segmentation_garments.evaluate(net, scenes)
     assert found.shape == (32, 64, 64) and each.shape == (11,)

@@ -76,15 +76,22 @@ class UNet(ImageModel):
         self.outc = nn.Sequential({"conv": nn.Conv2d(width, num_classes, 1)})
         conv_bn_weights_(self)
 
-    def forward(self, x):
-        """Logits of each pixel (N, num_classes, H, W)."""
+    def levels(self, x):
+        """The maps on the way up, coarsest first: 16 ``width`` channels at H / 16 to ``width`` at H.
+
+        Deep supervision (Lee et al. 2015) puts heads on the coarse ones.
+        """
         maps = [self.inc(x)]
         for down in (self.down1, self.down2, self.down3, self.down4):
             maps.append(down(maps[-1]))
-        y = maps.pop()
+        found = [maps.pop()]
         for up in (self.up1, self.up2, self.up3, self.up4):
-            y = up(y, maps.pop())
-        return self.outc(y)
+            found.append(up(found[-1], maps.pop()))
+        return found
+
+    def forward(self, x):
+        """Logits of each pixel (N, num_classes, H, W)."""
+        return self.outc(self.levels(x)[-1])
 
 
 @register(head="outc.conv", image_size=256, task="segmentation")
