@@ -18,7 +18,14 @@
 extern "C" {
 #endif
 
-typedef enum fastcnn_status {
+/* Enumerations have room for every int, since that is what callers in other languages can pass. */
+#ifdef __cplusplus
+#define FASTCNN_INT : int
+#else
+#define FASTCNN_INT
+#endif
+
+typedef enum fastcnn_status FASTCNN_INT {
   FASTCNN_OK = 0,
   FASTCNN_INVALID = 1, /* bad arguments or a damaged file */
   FASTCNN_MEMORY = 2,  /* out of memory */
@@ -26,7 +33,7 @@ typedef enum fastcnn_status {
   FASTCNN_INTERNAL = 4 /* a bug */
 } fastcnn_status;
 
-typedef enum fastcnn_dtype {
+typedef enum fastcnn_dtype FASTCNN_INT {
   FASTCNN_FLOAT32 = 0,
   FASTCNN_BFLOAT16 = 1,
   FASTCNN_FLOAT16 = 2,
@@ -54,7 +61,8 @@ typedef struct fastcnn_info { /* of an input or output; name lives as long as th
   int64_t shape[FASTCNN_MAX_DIMS]; /* -1: the batch size, free */
 } fastcnn_info;
 
-typedef enum fastcnn_graph { FASTCNN_PREDICT = 0, FASTCNN_STEP = 1 } fastcnn_graph;
+typedef enum fastcnn_graph FASTCNN_INT { FASTCNN_PREDICT = 0, FASTCNN_STEP = 1 } fastcnn_graph;
+#undef FASTCNN_INT
 
 typedef struct fastcnn_session fastcnn_session;
 typedef struct fastcnn_result fastcnn_result; /* tensors that a run gave */
