@@ -87,11 +87,11 @@ void bind_session(py::module_& m) {
   py::class_<Session>(m, "Session", "A loaded .fcnn file; the class of users is fastcnn.session.Session.")
       .def_static(
           "load",
-          [](const std::string& path, int threads, int64_t plan_bytes, int64_t plans) {
-            return std::make_unique<Session>(Session::load(path, {threads, plan_bytes, plans}));
+          [](const std::string& path, int threads, int64_t plan_bytes, int64_t plans, int64_t concurrent) {
+            return std::make_unique<Session>(Session::load(path, {threads, plan_bytes, plans, concurrent}));
           },
           NoGil(), py::arg("path"), py::arg("threads") = 0, py::arg("plan_bytes") = int64_t(2) << 30,
-          py::arg("plans") = 16)
+          py::arg("plans") = 16, py::arg("concurrent") = 1)
       .def_static(
           "load_memory",
           [](const py::bytes& data, int threads) {

@@ -104,22 +104,25 @@ class Session:
         return f"<fastcnn session: {', '.join(kinds)}; inputs {[tuple(i) for i in self.inputs]}>"
 
 
-def load(path, *, threads=0, plan_bytes=2 << 30, plans=16):
+def load(path, *, threads=0, plan_bytes=2 << 30, plans=16, concurrent=1):
     """Loads a file that ``fc.export`` wrote: a Session.
 
     Args: threads: of its runs; 0: those of the process. plan_bytes, plans: bounds of the plans that are kept, one for
-    each batch size, least recently used out first.
+    each batch size, least recently used out first. concurrent: the most predictions that run at once where several
+    threads call ``predict``; each has plans and packed weights of its own.
     Raises: FileNotFoundError; ValueError for a file that is damaged, not a .fcnn file, or of a newer version.
     """
     with open(os.fspath(path), "rb"):  # the system's own exceptions; not the number of an open file
         pass
     sizes = {"threads": (threads, 1 << 16), "plan_bytes": (plan_bytes, 1 << 62), "plans": (plans, 1 << 31)}
+    sizes["concurrent"] = (concurrent, 1 << 16)
     for name, (value, most) in sizes.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"load: expected {name} as an int, got {value!r:.80}")
-        if not (name == "plans") <= value < most:
-            raise ValueError(f"load: expected {name} in [{int(name == 'plans')}, {most}), got {value}")
-    return Session(_core.Session.load(os.fspath(path), int(threads), int(plan_bytes), int(plans)))
+        least = int(name in ("plans", "concurrent"))
+        if not least <= value < most:
+            raise ValueError(f"load: expected {name} in [{least}, {most}), got {value}")
+    return Session(_core.Session.load(os.fspath(path), int(threads), int(plan_bytes), int(plans), int(concurrent)))
 
 
 def _tensors(inputs):

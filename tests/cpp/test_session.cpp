@@ -197,6 +197,37 @@ TEST_CASE("threads that predict at once get their own results") {
   CHECK(session.cache_info().plans == 2);
 }
 
+TEST_CASE("predictions of one session run at once where asked, beside steps") {
+  Net net;
+  File file;
+  write_session(file.path, {{"predict", net.traced()}});
+  SessionOptions options;
+  options.threads = 1, options.concurrent = 3;
+  Session session = Session::load(file.path, options);
+  // Large enough for the system to change threads in the middle of one.
+  const Tensor x = randn({512, 3, 8, 8}), wanted = session.predict(x);
+  std::atomic<int> wrong{0}, left{0};
+  const auto predict_often = [&] {
+    ++left;
+    while (left < 4) std::this_thread::yield();  // all begin together
+    for (int i = 0; i < 10; ++i) wrong += !equal(session.predict(x), wanted);
+  };
+  // Each that predicts has a plan of its own: more than one tells that they met.
+  for (int round = 0; round < 50 && session.cache_info().plans < 2; ++round) {
+    left = 0;
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) threads.emplace_back(predict_often);
+    for (int i = 0; i < 20; ++i) session.cache_info();  // waits for predictions, and they for it
+    for (std::thread& t : threads) t.join();
+  }
+  CHECK(wrong == 0);
+  CHECK(session.cache_info().plans >= 2);
+  CHECK(session.cache_info().plans <= 3);
+  CHECK(session.cache_info().budget <= options.plan_bytes);
+  options.concurrent = 0;
+  CHECK_THROWS_AS(Session::load(file.path, options), std::invalid_argument);
+}
+
 TEST_CASE("the C functions answer hostile arguments with a code and a message") {
   Net net;
   File file;
@@ -270,7 +301,7 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
   fastcnn_free(s);
   fastcnn_free(nullptr);
   CHECK(fastcnn_load_with(file.path.c_str(), nullptr, &s) == FASTCNN_INVALID);
-  for (const fastcnn_options bad : {fastcnn_options{0, -1, 0}, {0, 0, -1}, {-1, 0, 0}}) {
+  for (const fastcnn_options bad : {fastcnn_options{0, -1, 0, 0}, {0, 0, -1, 0}, {-1, 0, 0, 0}, {0, 0, 0, -1}}) {
     CHECK(fastcnn_load_with(file.path.c_str(), &bad, &s) == FASTCNN_INVALID);
     CHECK(s == nullptr);
   }

@@ -59,19 +59,18 @@ def isa(request):
     fc._core.set_isa(before)
 
 
+CONVOLUTIONS = {
+    "3x3": lambda b: nn.Conv2d(6, 10, 3, padding=1, bias=b),
+    "1x1/2": lambda b: nn.Conv2d(6, 10, 1, stride=2, bias=b),
+    "groups": lambda b: nn.Conv2d(6, 12, 3, groups=3, bias=b),
+    "depthwise": lambda b: nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=b),
+    "transpose": lambda b: nn.ConvTranspose2d(6, 10, 4, stride=2, padding=1, bias=b),
+    "transpose-groups": lambda b: nn.ConvTranspose2d(6, 9, 3, groups=3, bias=b),
+}
+
+
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(
-    "conv",
-    [
-        lambda b: nn.Conv2d(6, 10, 3, padding=1, bias=b),
-        lambda b: nn.Conv2d(6, 10, 1, stride=2, bias=b),
-        lambda b: nn.Conv2d(6, 12, 3, groups=3, bias=b),
-        lambda b: nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=b),
-        lambda b: nn.ConvTranspose2d(6, 10, 4, stride=2, padding=1, bias=b),
-        lambda b: nn.ConvTranspose2d(6, 9, 3, groups=3, bias=b),
-    ],
-    ids=["3x3", "1x1/2", "groups", "depthwise", "transpose", "transpose-groups"],
-)
+@pytest.mark.parametrize("conv", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_batch_norm_folds_into_convolutions(conv, bias, isa):
     c = conv(bias)
     model = randomise(nn.Sequential(c, nn.BatchNorm2d(c.out_channels)))
@@ -79,6 +78,46 @@ def test_batch_norm_folds_into_convolutions(conv, bias, isa):
     kind = "conv2d_bwd_data" if "Transpose" in type(c).__name__ else "conv2d"
     assert kinds(f) == [kind]
     assert f.info()["prepared_nodes"] == 1
+
+
+@pytest.mark.parametrize("kind", ["autocast", "bfloat16"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("conv", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_batch_norm_folds_into_bfloat16_convolutions(conv, bias, kind, isa):
+    """Weights that autocast rounds are folded as float32 and rounded once; the result is as near as eager's."""
+    c = conv(bias)
+    model, x = randomise(nn.Sequential(c, nn.BatchNorm2d(c.out_channels), nn.ReLU())), rand(2, 6, 9, 8)
+    exact = eager(model, x)
+    if kind == "bfloat16":
+        model, x = model.to(fc.bfloat16), x.to(fc.bfloat16)
+    f = inference(model)
+    with fc.autocast(fc.bfloat16, enabled=kind == "autocast"):
+        got, unfused = f(x), fc.tensor(eager(model, x))
+    assert got.dtype == fc.bfloat16 and not {"batch_norm_infer", "unary"} & set(kinds(f)[1:]), f.describe()
+    scale = np.abs(exact).max()
+    errors = [np.abs(y.to(fc.float32).numpy() - exact).max() / scale for y in (got, unfused)]
+    assert errors[0] < max(1.5 * errors[1], 2**-7), errors
+
+
+@pytest.mark.parametrize("layer", [*CONVOLUTIONS, "linear"])
+def test_packed_bfloat16_weights_give_the_bits_of_eager(layer, isa):
+    c = nn.Linear(6, 21) if layer == "linear" else CONVOLUTIONS[layer](True)
+    model = randomise(nn.Sequential(c)).to(fc.bfloat16)
+    x = (rand(13, 6) if layer == "linear" else rand(2, 6, 9, 8)).to(fc.bfloat16)
+    f, threads = inference(model), fc.get_num_threads()
+    with fc.no_grad():
+        want = model(x).to(fc.float32).numpy()
+    try:
+        for n in (1, 2, 3):
+            fc.set_num_threads(n)
+            np.testing.assert_array_equal(f(x).to(fc.float32).numpy(), want)
+    finally:
+        fc.set_num_threads(threads)
+    step = f._core.steps()[0]
+    if step["implementation"] == "pairs":
+        assert f.info()["prepared_operands"] == 1
+    else:
+        assert isa == "ref" or "depthwise" in layer or layer == "transpose-groups", step
 
 
 def test_batch_norm_folds_into_linear(isa):

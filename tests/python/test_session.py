@@ -360,7 +360,8 @@ def test_preprocessing_and_names_must_fit_the_model(tmp_path):
     mean = np.float32([0.5, 0.25, 0.125])
     fc.export(net, path, batch(1, size=8), preprocess={"resize": np.int64(16), "crop": 8, "mean": mean, "std": mean})
     assert fc.load(path).preprocess(np.zeros((20, 30, 3), np.uint8)).tolist()[0][2][0][0] == -1
-    for options, error in (({"threads": "2"}, TypeError), ({"plans": 0}, ValueError), ({"plan_bytes": 1e9}, TypeError)):
+    wrong = ({"threads": "2"}, TypeError), ({"plans": 0}, ValueError), ({"plan_bytes": 1e9}, TypeError)
+    for options, error in (*wrong, ({"concurrent": 0}, ValueError)):
         with pytest.raises(error, match=f"load: expected {next(iter(options))}"):
             fc.load(path, **options)
 

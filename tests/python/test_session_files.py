@@ -333,11 +333,14 @@ def test_plain_python_predicts_through_the_c_api_without_the_package(whole, tmp_
 @pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd")
 def test_the_c_api_tells_and_sets_the_rate_and_bounds_the_plans(whole, tmp_path):
     class Options(ctypes.Structure):
-        _fields_ = [("threads", ctypes.c_int32), ("plans", ctypes.c_int32), ("plan_bytes", ctypes.c_int64)]
+        _fields_ = [
+            ("threads", ctypes.c_int32), ("plans", ctypes.c_int32),
+            ("plan_bytes", ctypes.c_int64), ("concurrent", ctypes.c_int32),
+        ]  # fmt: skip
 
     (tmp_path / "t.fcnn").write_bytes(whole)
     lib, session, lr = ctypes.CDLL(library()), ctypes.c_void_p(), ctypes.c_double()
-    options = Options(1, 2, 1 << 20)
+    options = Options(1, 2, 1 << 20, 2)
     assert lib.fastcnn_load_with(os.fsencode(tmp_path / "t.fcnn"), ctypes.byref(options), ctypes.byref(session)) == 0
     assert lib.fastcnn_lr(session, ctypes.byref(lr)) == 0 and lr.value == 0.01
     assert lib.fastcnn_set_lr(session, ctypes.c_double(0.5)) == 0

@@ -18,7 +18,14 @@
 extern "C" {
 #endif
 
-typedef enum fastcnn_status {
+/* Enumerations have room for every int, since that is what callers in other languages can pass. */
+#ifdef __cplusplus
+#define FASTCNN_INT : int
+#else
+#define FASTCNN_INT
+#endif
+
+typedef enum fastcnn_status FASTCNN_INT {
   FASTCNN_OK = 0,
   FASTCNN_INVALID = 1, /* bad arguments or a damaged file */
   FASTCNN_MEMORY = 2,  /* out of memory */
@@ -26,7 +33,7 @@ typedef enum fastcnn_status {
   FASTCNN_INTERNAL = 4 /* a bug */
 } fastcnn_status;
 
-typedef enum fastcnn_dtype {
+typedef enum fastcnn_dtype FASTCNN_INT {
   FASTCNN_FLOAT32 = 0,
   FASTCNN_BFLOAT16 = 1,
   FASTCNN_FLOAT16 = 2,
@@ -54,7 +61,8 @@ typedef struct fastcnn_info { /* of an input or output; name lives as long as th
   int64_t shape[FASTCNN_MAX_DIMS]; /* -1: the batch size, free */
 } fastcnn_info;
 
-typedef enum fastcnn_graph { FASTCNN_PREDICT = 0, FASTCNN_STEP = 1 } fastcnn_graph;
+typedef enum fastcnn_graph FASTCNN_INT { FASTCNN_PREDICT = 0, FASTCNN_STEP = 1 } fastcnn_graph;
+#undef FASTCNN_INT
 
 typedef struct fastcnn_session fastcnn_session;
 typedef struct fastcnn_result fastcnn_result; /* tensors that a run gave */
@@ -68,11 +76,12 @@ FASTCNN_C_API fastcnn_status fastcnn_load_memory(const void* data, size_t bytes,
                                                  fastcnn_session** session);
 
 /* The same with bounds on the plans that a session keeps, one for each batch size, least recently used out first.
- */
+   Set what is not named to 0: fastcnn_options o = {0}. */
 typedef struct fastcnn_options {
   int32_t threads;    /* 0: as many as the process may use */
   int32_t plans;      /* most plans of a graph; 0: 16 */
   int64_t plan_bytes; /* most memory that they hold apart from the one in use; 0: 2 GiB */
+  int32_t concurrent; /* most predictions that run at once, each with plans of its own; 0: 1 */
 } fastcnn_options;
 FASTCNN_C_API fastcnn_status fastcnn_load_with(const char* path, const fastcnn_options* options,
                                                fastcnn_session** session);

@@ -68,6 +68,9 @@ struct SessionOptions {
   int threads = 0;                        // of this session's runs; 0: what the process uses
   int64_t plan_bytes = int64_t(2) << 30;  // most memory that plans may hold, apart from the one in use
   int64_t plans = 16;  // most plans (batch sizes) of a graph that are kept, least recently used out
+  // Most predictions that run at once. Each has plans of its own, which share plan_bytes. A graph that changes
+  // state, as one of random numbers does, predicts one after the other all the same.
+  int64_t concurrent = 1;
 };
 
 struct TensorInfo {
@@ -82,8 +85,8 @@ struct Guess {
   float probability = 0;
 };
 
-// One loaded file. All functions may be called from several threads: runs of one session follow each other, each
-// on the session's threads; sessions are independent.
+// One loaded file. All functions may be called from several threads: up to SessionOptions::concurrent predictions
+// run at once, each on the session's threads; training steps run alone. Sessions are independent.
 class FASTCNN_API Session {
  public:
   // ValueError for a file that is damaged or no such file, std::system_error where the system refuses.

@@ -41,7 +41,8 @@ struct Call {
   const void* params = nullptr;
   std::span<const Operand> in, out;
   void* workspace = nullptr;       // 64-byte aligned, as many bytes as workspace() asked for
-  const void* prepared = nullptr;  // what prepare() made of the weights; any non-null value while planning
+  // What prepare() made of the weights; while planning, any non-null value: in declines(), where it could be made.
+  const void* prepared = nullptr;
   template <class P>
   const P& as() const {
     return *static_cast<const P*>(params);

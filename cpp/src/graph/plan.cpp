@@ -88,7 +88,9 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     steps_.push_back(std::move(s));
     Step& step = steps_.back();
     step.call.params = step.params.data();
+    if (prepared_->keeps(n)) step.call.prepared = &backend;  // any address: kernels whose weights are made ready
     const Implementation& impl = select_implementation(backend, step.call);
+    step.call.prepared = nullptr;
     step.run = impl.run;
     step.run_many = impl.run_many;
     step.implementation = impl.name;

@@ -16,6 +16,8 @@ class Prepared {
   // weights are being prepared.
   Prepared(Graph& g, std::vector<Node> constants, Device device);
 
+  // Are the weights of this node, operand 1, constant, so that a kernel may have them prepared?
+  bool keeps(const Node& n) const { return n.in.size() > 1 && source_[n.in[1].buffer] != 0; }
   // Which operands of this node, a bit for each, may be prepared once for all runs by `impl`; 0 if any may not.
   uint32_t covered(const Implementation& impl, const Call& call, const Node& n) const;
   // `call` of node n reads these operands in prepared form from now on. Returns where that lies.

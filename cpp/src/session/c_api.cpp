@@ -131,6 +131,7 @@ fastcnn::SessionOptions options_of(const fastcnn_options& given) {
   o.threads = given.threads;
   if (given.plans) o.plans = given.plans;
   if (given.plan_bytes) o.plan_bytes = given.plan_bytes;
+  if (given.concurrent) o.concurrent = given.concurrent;
   return o;
 }
 
@@ -142,11 +143,11 @@ const char* fastcnn_version(void) { return fastcnn::version(); }
 const char* fastcnn_last_error(void) { return last_error; }
 
 fastcnn_status fastcnn_load(const char* path, int32_t threads, fastcnn_session** session) {
-  const fastcnn_options options{threads, 0, 0};
+  const fastcnn_options options{threads, 0, 0, 0};
   return fastcnn_load_with(path, &options, session);
 }
 fastcnn_status fastcnn_load_memory(const void* data, size_t bytes, int32_t threads, fastcnn_session** session) {
-  const fastcnn_options options{threads, 0, 0};
+  const fastcnn_options options{threads, 0, 0, 0};
   return fastcnn_load_memory_with(data, bytes, &options, session);
 }
 fastcnn_status fastcnn_load_with(const char* path, const fastcnn_options* options, fastcnn_session** session) {

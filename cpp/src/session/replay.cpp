@@ -224,7 +224,7 @@ std::vector<Tensor> Replay::run(const std::vector<Tensor>& inputs) const {
   return out;
 }
 
-void Replay::dry_run() const {
+bool Replay::dry_run() const {
   Trace t;
   std::vector<Tensor> symbols;
   for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -234,6 +234,9 @@ void Replay::dry_run() const {
   }
   TraceScope scope(&t);
   run(symbols);
+  return t.random_ops == 0 && std::all_of(steps_.begin(), steps_.end(), [](const Step& step) {
+           return std::all_of(step.out.begin(), step.out.end(), [](const Out& o) { return o.fresh; });
+         });
 }
 
 }  // namespace fastcnn

@@ -24,7 +24,9 @@ class Replay {
   // Checks inputs; returns the batch size, 1 where the graph has none.
   int64_t batch_of(const std::vector<Tensor>& inputs) const;
   std::vector<Tensor> run(const std::vector<Tensor>& inputs) const;
-  void dry_run() const;  // at the batch size of the export, on symbols: finds what is wrong before a run does
+  // At the batch size of the export, on symbols: finds what is wrong before a run does. Does a run leave all but
+  // its results as it was, random state included?
+  bool dry_run() const;
 
  private:
   struct Out {

@@ -2,6 +2,7 @@
 // fastcnn/session.h.
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <mutex>
 #include <optional>
 
@@ -63,11 +64,12 @@ struct Runner {
   std::unique_ptr<Replay> replay;
   std::vector<Update> updates;
   Compiled compiled;
+  bool pure;  // changes nothing
 
   Runner(const Json& graph, const Tensors& tensors, const SessionOptions& o)
-      : replay(std::make_unique<Replay>(graph, tensors)), compiled({}, o.plan_bytes, o.plans) {
+      : replay(std::make_unique<Replay>(graph, tensors)), compiled({}, o.plan_bytes / o.concurrent, o.plans) {
     for (const Json& u : graph.at("updates", "graph").items("updates")) updates.emplace_back(u, tensors);
-    replay->dry_run();
+    pure = replay->dry_run() && updates.empty();
   }
 
   std::vector<Tensor> run(const std::vector<Tensor>& given) {
@@ -133,19 +135,95 @@ void write_session(const std::string& path, const std::vector<SessionGraph>& gra
   write_file(path, all, more, tensors);
 }
 
+// Who runs: any number of predictions, or one that changes what they read, which new predictions wait for.
+class Turns {
+ public:
+  // Waits until free(), asked under the lock, and nobody runs alone; then take() under the same lock.
+  template <class Free, class Take>
+  void begin(const Free& free, const Take& take) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return !alone_ && waiting_ == 0 && free(); });
+    take();
+    ++together_;
+  }
+  template <class GiveBack>
+  void end(const GiveBack& give_back) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    give_back();
+    --together_;
+    changed_.notify_all();
+  }
+  void begin_alone() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++waiting_;
+    changed_.wait(lock, [&] { return !alone_ && together_ == 0; });
+    --waiting_;
+    alone_ = true;
+  }
+  void end_alone() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    alone_ = false;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t together_ = 0, waiting_ = 0;
+  bool alone_ = false;
+};
+
+struct Alone {
+  Turns& turns;
+  explicit Alone(Turns& t) : turns(t) { turns.begin_alone(); }
+  ~Alone() { turns.end_alone(); }
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+};
+
 struct Session::Impl {
   SessionOptions options;
-  mutable std::mutex mutex;  // plans have fixed memory, and a step changes what a prediction reads
+  mutable Turns turns;
   std::vector<NamedTensor> tensors;
-  std::optional<Runner> predict, step;
+  // Plans have fixed memory, so each prediction of those that run at once has its own. The first is made as the
+  // file is loaded.
+  std::vector<std::unique_ptr<Runner>> predictors;
+  std::vector<Runner*> idle;
+  std::optional<Runner> step;
   Preprocess image;
   Json extra = Json::object();
 
   Runner& runner(bool of_step) {
-    std::optional<Runner>& r = of_step ? step : predict;
-    check(r.has_value(), "session: the file holds no ", of_step ? "training step" : "graph to predict with",
-          "; see fastcnn.export");
-    return *r;
+    check(of_step ? step.has_value() : !predictors.empty(), "session: the file holds no ",
+          of_step ? "training step" : "graph to predict with", "; see fastcnn.export");
+    return of_step ? *step : *predictors[0];
+  }
+
+  // One that predicts, for as long as this lives.
+  struct Predictor {
+    Impl& of;
+    Runner* runner = nullptr;
+    explicit Predictor(Impl& impl) : of(impl) {
+      const size_t most = of.predictors[0]->pure ? static_cast<size_t>(of.options.concurrent) : 1;
+      of.turns.begin([&] { return !of.idle.empty() || of.predictors.size() < most; },
+                     [&] {
+                       if (of.idle.empty()) of.add_predictor();
+                       runner = of.idle.back();
+                       of.idle.pop_back();
+                     });
+    }
+    ~Predictor() {
+      of.turns.end([&] { of.idle.push_back(runner); });
+    }
+    Predictor(const Predictor&) = delete;
+    Predictor& operator=(const Predictor&) = delete;
+  };
+  void add_predictor() {
+    Tensors by_name;
+    for (const NamedTensor& t : tensors) by_name[t.name] = t.tensor;
+    predictors.reserve(predictors.size() + 1), idle.reserve(predictors.size() + 1);
+    predictors.push_back(std::make_unique<Runner>(predictors[0]->replay->form(), by_name, options));
+    idle.push_back(predictors.back().get());
   }
 
   std::vector<Tensor> run(bool of_step, const std::vector<Tensor>& inputs) {
@@ -153,22 +231,33 @@ struct Session::Impl {
     Runner& r = runner(of_step);
     NumThreadsScope threads(options.threads);
     NoGrad off;
-    std::lock_guard<std::mutex> lock(mutex);
-    std::vector<Tensor> out = r.run(inputs);
-    for (Tensor& t : out) {  // results are the caller's own
+    std::vector<Tensor> out;
+    if (of_step) {
+      const Alone alone(turns);
+      own(out = r.run(inputs), inputs);
+    } else {
+      const Predictor mine(*this);
+      own(out = mine.runner->run(inputs), inputs);
+    }
+    return out;
+  }
+
+  // Results are the caller's own.
+  void own(std::vector<Tensor>& out, const std::vector<Tensor>& inputs) const {
+    for (Tensor& t : out) {
       const auto& s = t.impl()->storage;
       bool shared = false;
       for (const NamedTensor& n : tensors) shared |= n.tensor.impl()->storage == s;
       for (const Tensor& i : inputs) shared |= i.impl()->storage == s;
       if (shared) t = clone(t);
     }
-    return out;
   }
 
   static std::unique_ptr<Impl> load(const Source& source, const SessionOptions& options) {
     check(options.threads >= 0, "session: expected threads >= 0, got ", options.threads);
     check(options.plans >= 1 && options.plan_bytes >= 0, "session: expected plans >= 1 and plan_bytes >= 0, got ",
           options.plans, " and ", options.plan_bytes);
+    check(options.concurrent >= 1, "session: expected concurrent >= 1, got ", options.concurrent);
     NumThreadsScope threads(options.threads);
     NoGrad off;
     const TensorFile file = read_header(source);
@@ -199,13 +288,15 @@ struct Session::Impl {
     }
     for (const auto& [name, graph] : root.at("graphs", "file").members("graphs")) {
       if (name == "predict")
-        impl->predict.emplace(graph, by_name, options);
+        impl->predictors.push_back(std::make_unique<Runner>(graph, by_name, options));
       else if (name == "step")
         impl->step.emplace(graph, by_name, options);
       else
         check(false, "a graph named '", name, "', which this version does not know");
     }
-    check(impl->predict || impl->step, "expected a graph");
+    check(!impl->predictors.empty() || impl->step, "expected a graph");
+    check(impl->predictors.size() <= 1, "two graphs named predict");
+    for (const auto& p : impl->predictors) impl->idle.push_back(p.get());
     for (const auto& [name, value] : root.members("file"))
       if (name != "format" && name != "producer" && name != "graphs" && name != "crc32")
         impl->extra.set(name, value);
@@ -240,7 +331,7 @@ Session Session::load_memory(const void* data, size_t bytes, const SessionOption
   }
 }
 
-bool Session::can_predict() const { return impl_->predict.has_value(); }
+bool Session::can_predict() const { return !impl_->predictors.empty(); }
 bool Session::can_step() const { return impl_->step.has_value(); }
 const std::vector<TensorInfo>& Session::inputs(bool of_step) const {
   return impl_->runner(of_step).replay->inputs();
@@ -258,13 +349,13 @@ Tensor Session::predict(const Tensor& input) {
 std::vector<Tensor> Session::step(const std::vector<Tensor>& inputs) { return impl_->run(true, inputs); }
 
 double Session::lr() const {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
+  const Alone alone(impl_->turns);
   const auto& u = impl_->runner(true).updates;
   check(!u.empty(), "lr: the training step has no optimizer");
   return u[0].lr();
 }
 void Session::set_lr(double lr) {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
+  const Alone alone(impl_->turns);
   auto& u = impl_->runner(true).updates;
   check(!u.empty(), "set_lr: the training step has no optimizer");
   check(lr >= 0 && std::isfinite(lr), "set_lr: expected a finite lr >= 0, got ", lr);
@@ -303,16 +394,22 @@ const std::vector<std::string>& Session::class_names() const { return impl_->ima
 std::vector<NamedTensor> Session::tensors() const { return impl_->tensors; }
 
 void Session::save(const std::string& path) const {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
+  const Alone alone(impl_->turns);
   Json graphs = Json::object();
-  if (impl_->predict) graphs.set("predict", impl_->predict->form());
+  if (can_predict()) graphs.set("predict", impl_->predictors[0]->form());
   if (impl_->step) graphs.set("step", impl_->step->form());
   write_file(path, graphs, impl_->extra, impl_->tensors);
 }
 
 CacheInfo Session::cache_info(bool of_step) const {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
-  return impl_->runner(of_step).compiled.cache_info();
+  const Alone alone(impl_->turns);
+  CacheInfo all = impl_->runner(of_step).compiled.cache_info();
+  for (size_t i = 1; !of_step && i < impl_->predictors.size(); ++i) {
+    const CacheInfo one = impl_->predictors[i]->compiled.cache_info();
+    all.hits += one.hits, all.misses += one.misses, all.evictions += one.evictions;
+    all.plans += one.plans, all.bytes += one.bytes, all.budget += one.budget;
+  }
+  return all;
 }
 
 }  // namespace fastcnn

@@ -232,7 +232,7 @@ constexpr Implementation kForward[] = {
     {"phases", phases_declines, phases_workspace, phases_run},
     {"merged_groups", merged_declines, merged_workspace, merged_run},
     {"dense", dense_declines, dense_workspace, dense_run, dense_packed, dense_prepare},
-    {"pairs", pairs_declines, pairs_workspace, pairs_run},
+    {"pairs", pairs_declines, pairs_workspace, pairs_run, pairs_packed, pairs_prepare},
     ViaFloat32<conv2d_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d},
 };
@@ -248,7 +248,8 @@ constexpr Implementation kBwdData[] = {
     {"narrow", narrow_bwd_data_declines, narrow_bwd_data_workspace, narrow_bwd_data_run},
     {"dense", dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run, dense_bwd_data_packed,
      dense_bwd_data_prepare},
-    {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run},
+    {"pairs", pairs_bwd_data_declines, pairs_bwd_data_workspace, pairs_bwd_data_run, pairs_bwd_data_packed,
+     pairs_bwd_data_prepare},
     ViaFloat32<conv2d_bwd_data_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d_bwd_data},
 };

@@ -39,6 +39,10 @@ FASTCNN_ADAPTOR(parities)
 FASTCNN_ADAPTOR(parities_bwd_data)
 FASTCNN_ADAPTOR(parities_bwd_weights)
 #undef FASTCNN_ADAPTOR
+int64_t pairs_packed(const Call&);
+void pairs_prepare(const Call&, void* dst);
+int64_t pairs_bwd_data_packed(const Call&);
+void pairs_bwd_data_prepare(const Call&, void* dst);
 int64_t winograd_prepared(const Call&);
 void winograd_prepare(const Call&, void* dst);
 

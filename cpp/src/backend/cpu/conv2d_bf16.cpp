@@ -55,8 +55,21 @@ const char* pairs_declines(const Call& c) {
   return plan_gemm_bf16(t, lanes(), 1) ? nullptr : "window too large";
 }
 
-int64_t pairs_workspace(const Call& c) {
-  return packed_words_bf16(forward_task(c.as<Conv2dParams>()), lanes()) * 4;
+int64_t pairs_packed(const Call& c) { return packed_words_bf16(forward_task(c.as<Conv2dParams>()), lanes()) * 4; }
+
+int64_t pairs_workspace(const Call& c) { return c.prepared ? 0 : pairs_packed(c); }
+
+static PackTask pairs_pack(const Call& c, const GemmTask& t, void* dst) {
+  PackTask w;
+  w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C;
+  w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
+  w.src_b = t.O * w.s_o, w.dst_b = packed_words_bf16(t, lanes()) / t.B;
+  w.src = rows(c.in[1]), w.dst = static_cast<float*>(dst);
+  return w;
+}
+
+void pairs_prepare(const Call& c, void* dst) {
+  run_pack_bf16(pairs_pack(c, forward_task(c.as<Conv2dParams>()), dst), *kernels());
 }
 
 void pairs_run(const Call& c) {
@@ -64,16 +77,16 @@ void pairs_run(const Call& c) {
   const KernelTable& k = *kernels();
   GemmTask t = forward_task(p);
   plan_gemm_bf16(t, k.vector_floats, num_threads());
-  PackTask w;
-  w.B = t.B, w.O = t.O, w.kH = t.kH, w.kW = t.kW, w.C = t.C;
-  w.s_c = 1, w.s_kw = t.C, w.s_kh = t.kW * t.C, w.s_o = t.kH * w.s_kh;
-  w.src_b = t.O * w.s_o, t.w_b = w.dst_b = packed_words_bf16(t, k.vector_floats) / t.B;
-  w.src = rows(c.in[1]), t.w = w.dst = static_cast<float*>(c.workspace);
+  t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
+  t.w_b = packed_words_bf16(t, k.vector_floats) / t.B;
   if (p.N == 0) return;
   t.x = rows(c.in[0]), t.y = rows_out(c.out[0]);
   t.bias = p.has_bias ? rows(c.in[2]) : nullptr;
   t.residual = p.has_residual ? rows(c.in[c.in.size() - 1]) : nullptr;
-  run_pack_and_gemm_bf16(w, t, k);
+  if (c.prepared)
+    run_gemm_bf16(t, k);
+  else
+    run_pack_and_gemm_bf16(pairs_pack(c, t, c.workspace), t, k);
 }
 
 const char* pairs_bwd_data_declines(const Call& c) {
@@ -85,7 +98,7 @@ const char* pairs_bwd_data_declines(const Call& c) {
   return fits ? nullptr : "window too large";
 }
 
-int64_t pairs_bwd_data_workspace(const Call& c) {
+int64_t pairs_bwd_data_packed(const Call& c) {
   int64_t words = 0;
   for_each_residue(c.as<Conv2dParams>(), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
     words += aligned(packed_words_bf16(t, lanes()));
@@ -93,18 +106,32 @@ int64_t pairs_bwd_data_workspace(const Call& c) {
   return words * 4;
 }
 
+int64_t pairs_bwd_data_workspace(const Call& c) { return c.prepared ? 0 : pairs_bwd_data_packed(c); }
+
+void pairs_bwd_data_prepare(const Call& c, void* dst) {
+  float* packed = static_cast<float*>(dst);
+  for_each_residue(c.as<Conv2dParams>(), lanes(), [&](GemmTask& t, PackTask& w, int64_t src, int64_t) {
+    const int64_t words = packed_words_bf16(t, lanes());
+    w.src = rows(c.in[1], src), w.dst = packed, w.dst_b = words / t.B;
+    packed += aligned(words);
+    if (t.kH * t.kW > 0) run_pack_bf16(w, *kernels());
+  });
+}
+
 void pairs_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
-  float* packed = static_cast<float*>(c.workspace);
+  const float* packed = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
   for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
     plan_gemm_bf16(t, k.vector_floats, num_threads());
     const int64_t words = packed_words_bf16(t, k.vector_floats);
-    w.src = rows(c.in[1], src), t.w = w.dst = packed, w.dst_b = t.w_b = words / t.B;
+    t.w = packed, t.w_b = words / t.B;
     packed += aligned(words);
     t.x = rows(c.in[0]), t.y = rows_out(c.out[0], dst);
     t.bias = c.in.size() > 2 ? rows(c.in[2]) : nullptr;
+    if (c.prepared) return run_gemm_bf16(t, k);
+    w.src = rows(c.in[1], src), w.dst = const_cast<float*>(t.w), w.dst_b = t.w_b;
     run_pack_and_gemm_bf16(w, t, k);
   });
 }

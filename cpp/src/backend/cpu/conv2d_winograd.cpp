@@ -384,6 +384,16 @@ const char* forward_not_worth_it(const WinogradTask& t, double taps, bool bf16 =
   const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
   return not_worth_it(t, forward_cost(t), direct_cost(bf16) * products, 22 * products);
 }
+// Of bfloat16 weights that a plan keeps: packing them costs pairs nothing either. What is left is to read the
+// transformed ones, some 8 bytes in a cycle.
+const char* kept_not_worth_it(const WinogradTask& t, double taps) {
+  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
+  const double products = static_cast<double>(t.C) * vO, pixels = static_cast<double>(t.N * t.oH * t.oW);
+  const double work = static_cast<double>(all_tiles(t)) * (36 * 1.23 * products + 220 * (vC + vO));
+  const double wait = 36 * products * static_cast<double>(lanes()) * 4 / 8;
+  const bool worth = 1.05 * std::max(work, wait) + 100e3 < pixels * direct_cost(true) * taps * products;
+  return worth ? nullptr : "pairs are as fast";
+}
 const char* gradient_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
   const double products = taps * static_cast<double>(t.O * ceil_div(t.C, lanes()));
   return not_worth_it(t, gradient_cost(t), direct_cost(bf16) * products, 0);
@@ -429,6 +439,7 @@ const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
   if (why) return why;
   const WinogradTask t = window_task(c.as<Conv2dParams>());
+  if (half(c.in[0]) && c.prepared && !kept_not_worth_it(t, taps(t))) return nullptr;
   return forward_not_worth_it(t, taps(t), half(c.in[0]));
 }
 // After what run_windows needs.

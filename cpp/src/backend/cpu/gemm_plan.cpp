@@ -153,6 +153,8 @@ void run_gemm(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows);
 void run_pack_and_gemm(const PackTask& w, const GemmTask& t, const KernelTable& k) {
   pack_and_run(w, t, Engine(k, w, false));
 }
+void run_pack_bf16(const PackTask& w, const KernelTable& k) { Engine(k, w, true).pack_all(w); }
+void run_gemm_bf16(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows_bf16); }
 void run_pack_and_gemm_bf16(const PackTask& w, const GemmTask& t, const KernelTable& k) {
   pack_and_run(w, t, Engine(k, w, true));
 }

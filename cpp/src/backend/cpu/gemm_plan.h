@@ -19,6 +19,8 @@ void run_pack_and_gemm(const PackTask& w, const GemmTask& t, const KernelTable& 
 // The same for bfloat16 operands: nc is 1, packed weights are words of two channels.
 bool plan_gemm_bf16(GemmTask& t, int lanes, int threads);
 int64_t packed_words_bf16(const GemmTask& t, int lanes);
+void run_pack_bf16(const PackTask& w, const KernelTable& k);
+void run_gemm_bf16(const GemmTask& t, const KernelTable& k);
 void run_pack_and_gemm_bf16(const PackTask& w, const GemmTask& t, const KernelTable& k);
 
 }  // namespace fastcnn::cpu

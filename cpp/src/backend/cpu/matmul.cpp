@@ -83,9 +83,22 @@ const char* pairs_declines(const Call& c) {
   return plan_gemm_bf16(t, kernels()->vector_floats, 1) ? nullptr : "row too long";
 }
 
-int64_t pairs_workspace(const Call& c) {
+int64_t pairs_packed(const Call& c) {
   const auto& p = c.as<MatmulParams>();
   return one_packed_bf16(task(p), kernels()->vector_floats) * (p.b_batched ? p.batch : 1) * 4;
+}
+
+int64_t pairs_workspace(const Call& c) { return c.prepared ? 0 : pairs_packed(c); }
+
+// bfloat16 addresses travel in tasks as those of floats.
+PackTask pairs_pack(const Call& c, const GemmTask& t, void* dst) {
+  PackTask w = pack_task(c, t, dst);
+  w.nc = 1, w.dst_b = one_packed_bf16(t, kernels()->vector_floats);
+  return w;
+}
+
+void pairs_prepare(const Call& c, void* dst) {
+  run_pack_bf16(pairs_pack(c, task(c.as<MatmulParams>()), dst), *kernels());
 }
 
 void pairs_run(const Call& c) {
@@ -94,15 +107,14 @@ void pairs_run(const Call& c) {
   GemmTask t = task(p);
   if (p.batch * p.M * p.N == 0) return;
   plan_gemm_bf16(t, k.vector_floats, num_threads());
-  PackTask w;
-  w.B = p.b_batched ? p.batch : 1, w.O = p.N, w.C = p.K;
-  w.s_o = p.trans_b ? p.K : 1, w.s_c = p.trans_b ? 1 : p.N;
-  w.src_b = p.K * p.N, w.dst_b = one_packed_bf16(t, k.vector_floats), t.w_b = p.b_batched ? w.dst_b : 0;
-  // bfloat16 addresses travel in tasks as those of floats.
-  w.src = c.in[1].as<float>(), t.w = w.dst = static_cast<float*>(c.workspace);
+  t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
+  t.w_b = p.b_batched ? one_packed_bf16(t, k.vector_floats) : 0;
   t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
-  run_pack_and_gemm_bf16(w, t, k);
+  if (c.prepared)
+    run_gemm_bf16(t, k);
+  else
+    run_pack_and_gemm_bf16(pairs_pack(c, t, c.workspace), t, k);
 }
 
 // ---- few rows, or short sums ----
@@ -152,7 +164,7 @@ constexpr Implementation kList[] = {
     {"few_rows", few_rows_declines, nullptr, few_rows_run},
     {"outer", outer_declines, nullptr, outer_run},
     {"packed", packed_declines, workspace, run, packed_bytes, prepare},
-    {"pairs", pairs_declines, pairs_workspace, pairs_run},
+    {"pairs", pairs_declines, pairs_workspace, pairs_run, pairs_packed, pairs_prepare},
     ViaFloat32<matmul_list>::entry(),
     {"ref", nullptr, nullptr, ref::matmul},
 };

@@ -190,11 +190,26 @@ void dense_run(const Call& c) {
 
 // ---- depthwise ----
 
-int64_t padded_channels(const Conv2dParams& p) { return ceil_to(p.C, 4 * lanes()); }
-int64_t quads(const Conv2dParams& p) { return (p.kH * p.kW + 3) / 4; }
+// The forms of QuantizedDepthwiseTask.
+struct DepthwiseForm {
+  bool pair = false;
+  int64_t group = 1, channels, columns, quads;
+  explicit DepthwiseForm(const Conv2dParams& p) {
+    const int64_t step = 4 * lanes();
+    const auto full = [&](int64_t pixels) {  // share of lanes that do work
+      return static_cast<double>(pixels * p.C) / static_cast<double>(ceil_to(pixels * p.C, step));
+    };
+    pair = p.kW == 3 && p.sW == 1 && p.dW == 1 && full(1) > 0.6;
+    for (int64_t g = 2; !pair && p.sW == 1 && g <= 8; ++g)
+      if (full(g) > full(group) + 0.01) group = g;
+    channels = ceil_to(group * p.C, step), columns = pair ? 4 : p.kW, quads = (p.kH * columns + 3) / 4;
+  }
+  int64_t pixels() const { return pair ? 2 : 1; }
+};
 
 Packed carve_depthwise(const Conv2dParams& p, Carve& at) {
-  return Packed(at, padded_channels(p) * quads(p) * 4, padded_channels(p));
+  const DepthwiseForm f(p);
+  return Packed(at, f.channels * f.quads * f.pixels() * 4, f.channels);
 }
 
 const char* depthwise_declines(const Call& c) {
@@ -219,20 +234,26 @@ void depthwise_prepare(const Call& c, void* dst) {
   const Conv2dParams& p = q.conv;
   Carve carve(dst);
   const Packed to = carve_depthwise(p, carve);
-  const int64_t L = lanes(), taps = p.kH * p.kW;
+  const DepthwiseForm f(p);
+  const int64_t L = lanes(), taps = p.kH * f.columns;
   const auto* w = c.in[1].as<int8_t>();
-  for (int64_t c0 = 0; c0 < padded_channels(p); c0 += 4 * L)
+  for (int64_t c0 = 0; c0 < f.channels; c0 += 4 * L)
     for (int64_t v = 0; v < 4; ++v)
       for (int64_t l = 0; l < L; ++l) {
-        const int64_t o = c0 + channel_of(v, l), slot = c0 + v * L + l;
-        const bool real = o < p.C;
-        int32_t sum = 0;
-        for (int64_t t = 0; t < 4 * quads(p); ++t) {
-          const int8_t value = real && t < taps ? w[o * taps + t] : int8_t{0};
-          to.w[(c0 * quads(p) + t / 4 * 4 * L + v * L + l) * 4 + t % 4] = value;
-          sum += value;
+        const int64_t i = c0 + channel_of(v, l), o = i % p.C, slot = c0 + v * L + l;
+        const bool real = i < f.group * p.C;
+        for (int64_t pixel = 0; pixel < f.pixels(); ++pixel) {
+          int32_t sum = 0;
+          for (int64_t t = 0; t < 4 * f.quads; ++t) {
+            const int64_t kw = t % f.columns - pixel;  // a pair's second pixel begins one column later
+            const bool there = real && t < taps && kw >= 0 && kw < p.kW;
+            const int8_t value = there ? w[(o * p.kH + t / f.columns) * p.kW + kw] : int8_t{0};
+            const int64_t word = ((c0 / (4 * L) * f.quads + t / 4) * f.pixels() + pixel) * 4 * L + v * L + l;
+            to.w[word * 4 + t % 4] = value;
+            sum += value;
+          }
+          to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;
         }
-        to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;
         to.multiplier[slot] = real ? c.in[2].as<float>()[o] : 0;
         to.offset[slot] = real ? c.in[3].as<float>()[o] : 0;
       }
@@ -245,7 +266,8 @@ struct DepthwiseSpace {
   explicit DepthwiseSpace(const Call& c) {
     Carve at(c.workspace);
     packed = at.take<char>(c.prepared ? 0 : depthwise_prepared(c));
-    zeros = at.take<uint8_t>(c.as<QuantizedConv2dParams>().conv.C);
+    const Conv2dParams& p = c.as<QuantizedConv2dParams>().conv;
+    zeros = at.take<uint8_t>(DepthwiseForm(p).group * p.C);
     bytes = at.used();
   }
 };
@@ -260,10 +282,12 @@ void depthwise_run(const Call& c) {
   if (!c.prepared) depthwise_prepare(c, space.packed);
   Carve carve(const_cast<void*>(c.prepared ? c.prepared : space.packed));
   const Packed packed = carve_depthwise(p, carve);
-  std::memset(space.zeros, static_cast<int>(q.x_zero), static_cast<size_t>(p.C));
+  const DepthwiseForm f(p);
+  std::memset(space.zeros, static_cast<int>(q.x_zero), static_cast<size_t>(f.group * p.C));
   QuantizedDepthwiseTask t;
   t.N = p.N, t.C = p.C, t.H = p.H, t.W = p.W, t.oH = p.oH, t.oW = p.oW, t.kH = p.kH, t.kW = p.kW;
   t.sH = p.sH, t.sW = p.sW, t.pT = p.pT, t.pL = p.pL, t.dH = p.dH, t.dW = p.dW;
+  t.pair = f.pair, t.group = f.group;
   t.x = c.in[0].as<uint8_t>(), t.zeros = space.zeros, t.w = packed.w, t.start = packed.start;
   t.out = requantize(c), t.out.multiplier = packed.multiplier, t.out.offset = packed.offset;
   t.y = c.out[0].data;

@@ -158,8 +158,31 @@ class Fuser {
   static bool plain(const Conv2dParams& p) { return p.act.act == Act::none && !p.has_residual; }
   static bool plain(const MatmulParams& p) { return p.act.act == Act::none && p.batch == 1; }
 
+  // What v is a copy of in another precision, as autocast makes them of weights; v itself if it is none.
+  Value cast_of(const Value& v) const {
+    if (!uses_.single_writer(v.buffer)) return v;
+    const Node& cast = g_.nodes[uses_.writers[v.buffer][0]];
+    if (cast.kind != OpKind::unary || cast.params.as<UnaryParams>().op != Unary::copy || !(cast.out[0] == v))
+      return v;
+    const Value& from = cast.in[0];
+    const bool one_is_wide = from.dtype == DType::float32 || v.dtype == DType::float32;
+    const bool same = from.shape == v.shape && from.strides == v.strides;
+    return same && one_is_wide && is_floating(from.dtype) && is_floating(v.dtype) ? from : v;
+  }
+  // v in another precision, by a node before node i.
+  Value rounded(const Value& v, DType dtype, int i) {
+    if (v.dtype == dtype) return v;
+    Value like = v;
+    like.dtype = dtype;
+    const Value to = new_value(like, v.shape, i);
+    UnaryParams copy;
+    copy.op = Unary::copy;
+    inserted_.push_back({i, Node{OpKind::unary, copy, {v}, {to}}});
+    return to;
+  }
+
   // op(x, w) + batch_norm_infer on weights that no node writes: folded weights, made once by the plan
-  // (prepared.h).
+  // (prepared.h). Those that autocast rounds are folded before that.
   template <class P>
   bool fold_batch_norm(int i) {
     const Node& n = g_.nodes[i];
@@ -172,18 +195,23 @@ class Fuser {
     f.has_bias = n.in.size() > 2;
     std::vector<Value> in{n.in[1], bn.in[1], bn.in[2], bn.in[3], bn.in[4]};
     if (f.has_bias) in.push_back(n.in[2]);
-    for (const Value& v : in)
-      if (v.dtype != DType::float32 || !constant_external(g_, uses_, v.buffer)) return false;
+    for (Value& v : in) {
+      v = cast_of(v);
+      const bool fits = v.dtype == in[0].dtype || g_.device.type == DeviceType::cpu;
+      if (!fits || v.dtype == DType::float64 || !constant_external(g_, uses_, v.buffer)) return false;
+    }
     if (f.C != bn.in[1].shape.numel() || f.C == 0 || !(in[0].strides == canonical_strides(in[0].shape)))
       return false;
+    const DType dtype = n.in[1].dtype;
     Node fold{OpKind::fold_batch_norm, f, in, {}}, joined = n;
-    fold.out = {new_value(in[0], in[0].shape, i), new_value(bn.in[1], {f.C}, i)};
+    fold.out = {new_value(in[0], in[0].shape, i), new_value(in[0], {f.C}, i)};
+    const std::vector<Value> folded = fold.out;
+    inserted_.push_back({i, std::move(fold)});
     joined.params.as<P>().has_bias = 1;
     joined.in.resize(2);
-    joined.in[1] = fold.out[0];
-    joined.in.push_back(fold.out[1]);
+    joined.in[1] = rounded(folded[0], dtype, i);
+    joined.in.push_back(rounded(folded[1], dtype, i));
     joined.out = bn.out;
-    inserted_.push_back({i, std::move(fold)});
     absorb(i, r, joined);
     return true;
   }

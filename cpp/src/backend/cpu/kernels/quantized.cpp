@@ -7,56 +7,95 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 
 // ---- depthwise: 4 taps of 4 * kLanes channels at a time ----
 
-void quantized_depthwise(const QuantizedDepthwiseTask& t, int64_t begin, int64_t end) {
-  const uint8_t* taps[kQuantizedTaps + 3];
-  const int64_t count = t.kH * t.kW, quads = (count + 3) / 4;
-  for (int64_t i = count; i < 4 * quads; ++i) taps[i] = t.zeros;  // their weights are 0
+namespace {
+
+// Channels c to c + left, at most 4 vectors, of P pixels, of which `pixels` exist.
+template <int P>
+FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t quads,
+                                int64_t c, int64_t left, int64_t y, int pixels) {
+  vi acc[P][4];
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) acc[p][v] = load_int(t.start + c + v * kLanes);
+  const int8_t* w = t.w + c * quads * 4 * P;
+  for (int64_t q = 0; q < quads; ++q, taps += 4) {
+    vi words[4];
+    interleave(load_bytes(taps[0] + c, left), load_bytes(taps[1] + c, left), load_bytes(taps[2] + c, left),
+               load_bytes(taps[3] + c, left), words);
+    WordsX x[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) x[v] = words_x(words[v]);
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v, w += kBytes) acc[p][v] = dot(acc[p][v], x[v], words_w(load_int(w)));
+  }
   const Requantize& r = t.out;
   const vf low = set1(r.low), high = set1(r.high), residual = set1(r.residual_multiplier);
+  const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p, y += t.C) {
+    if (p == pixels) break;
+    vf value[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v)
+      value[v] = fused_multiply_add(to_float(acc[p][v]), load(r.multiplier + c + v * kLanes),
+                                    load(r.offset + c + v * kLanes));
+    if (r.residual) {
+      // Single bytes in the same order as the words: the other three bytes are 0.
+      vi words[4];
+      interleave(load_bytes(r.residual + y + c, left), vi{}, vi{}, vi{}, words);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(words[v]), residual, value[v]);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) acc[p][v] = round_below(value[v], low, high);
+    store_bytes(static_cast<uint8_t*>(t.y) + y + c, acc[p], left, least);
+  }
+}
+
+// `length` channels of P pixels.
+template <int P>
+void depthwise_pixels(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t quads, int64_t length,
+                      int64_t y, int pixels) {
+  int64_t c = 0;
+  for (; c + kBytes <= length; c += kBytes) depthwise_block<P>(t, taps, quads, c, kBytes, y, pixels);
+  if (c < length) depthwise_block<P>(t, taps, quads, c, length - c, y, pixels);
+}
+
+}  // namespace
+
+void quantized_depthwise(const QuantizedDepthwiseTask& t, int64_t begin, int64_t end) {
+  // Columns of a window: of a pair one more.
+  const int64_t columns = t.pair ? 4 : t.kW, count = t.kH * columns, quads = (count + 3) / 4;
+  const uint8_t* taps[kQuantizedTaps * 4 / 3 + 3];
+  int64_t offsets[kQuantizedTaps * 4 / 3 + 3];
+  for (int64_t i = 0; i < count; ++i) offsets[i] = (i / columns * t.dH * t.W + i % columns * t.dW) * t.C;
+  for (int64_t i = count; i < 4 * quads; ++i) taps[i] = t.zeros;  // their weights are 0
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / t.oH, h0 = row % t.oH * t.sH - t.pT;
     const uint8_t* image = t.x + n * t.H * t.W * t.C;
-    for (int64_t ow = 0; ow < t.oW; ++ow) {
-      const int64_t w0 = ow * t.sW - t.pL;
-      for (int64_t kh = 0, i = 0; kh < t.kH; ++kh)
-        for (int64_t kw = 0; kw < t.kW; ++kw, ++i) {
-          const int64_t h = h0 + kh * t.dH, w = w0 + kw * t.dW;
-          taps[i] = h >= 0 && h < t.H && w >= 0 && w < t.W ? image + (h * t.W + w) * t.C : t.zeros;
-        }
-      const int64_t y = (row * t.oW + ow) * t.C;
-      const int8_t* w = t.w;
-      for (int64_t c = 0; c < t.C; c += kBytes) {
-        const int64_t left = t.C - c;
-        vi acc[4];
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) acc[v] = load_int(t.start + c + v * kLanes);
-        for (int64_t q = 0; q < quads; ++q) {
-          const uint8_t* const* at = taps + 4 * q;
-          vi words[4];
-          interleave(load_bytes(at[0] + c, left), load_bytes(at[1] + c, left), load_bytes(at[2] + c, left),
-                     load_bytes(at[3] + c, left), words);
-#pragma GCC unroll 4
-          for (int v = 0; v < 4; ++v) {
-            acc[v] = dot(acc[v], words_x(words[v]), words_w(load_int(w)));
-            w += kBytes;
+    const bool rows = h0 >= 0 && h0 + (t.kH - 1) * t.dH < t.H;
+    for (int64_t ow = 0, step = 1; ow < t.oW; ow += step) {
+      const int64_t w0 = ow * t.sW - t.pL, last = w0 + (columns - 1) * t.dW;
+      const uint8_t* at = image + (h0 * t.W + w0) * t.C;
+      step = t.pair ? (ow + 1 < t.oW ? 2 : 1) : ow + t.group <= t.oW ? t.group : 1;
+      if (rows && w0 >= 0 && last + (t.pair ? 0 : step - 1) < t.W) {
+        for (int64_t i = 0; i < count; ++i) taps[i] = at + offsets[i];
+      } else {
+        if (!t.pair) step = 1;
+        for (int64_t kh = 0, i = 0; kh < t.kH; ++kh)
+          for (int64_t kw = 0; kw < columns; ++kw, ++i) {
+            const int64_t h = h0 + kh * t.dH, w = w0 + kw * t.dW;
+            taps[i] = h >= 0 && h < t.H && w >= 0 && w < t.W ? at + offsets[i] : t.zeros;
           }
-        }
-        vf value[4];
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v)
-          value[v] = fused_multiply_add(to_float(acc[v]), load(r.multiplier + c + v * kLanes),
-                                        load(r.offset + c + v * kLanes));
-        if (r.residual) {
-          // Single bytes in the same order as the words: the other three bytes are 0.
-          vi words[4];
-          interleave(load_bytes(r.residual + y + c, left), vi{}, vi{}, vi{}, words);
-#pragma GCC unroll 4
-          for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(words[v]), residual, value[v]);
-        }
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) acc[v] = round_to_int(vmin(vmax(value[v], low), high));
-        store_bytes(static_cast<uint8_t*>(t.y) + y + c, acc, left);
       }
+      const int64_t y = (row * t.oW + ow) * t.C;
+      if (t.pair)
+        depthwise_pixels<2>(t, taps, quads, t.C, y, static_cast<int>(step));
+      else
+        depthwise_pixels<1>(t, taps, quads, step * t.C, y, 1);
     }
   }
 }

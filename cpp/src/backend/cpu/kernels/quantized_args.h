@@ -38,13 +38,19 @@ struct QuantizedConvTask {
   int32_t pixels_first = 1;
 };
 
-// Depthwise: w holds for each group of 4 vectors of channels and each 4 taps 4 vectors of words: 4 taps of a
-// channel. Channels of a group stand in the order that interleaving bytes gives (quantized_channel).
+// Depthwise, in one of three forms; each makes quads of 4 taps, whose words of 4 bytes meet words of 4 weights:
+// - quads of all taps of a pixel, in their order;
+// - pair: a quad is a row of a window of 3 and of its right neighbour's, both of which it serves;
+// - group > 1: as the first, for `group` pixels that lie together as if they were one with more channels.
+// w holds for each 4 vectors of channels, each quad and each pixel of a pair 4 vectors of words. Channels stand in
+// the order that interleaving bytes gives.
 struct QuantizedDepthwiseTask {
   int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0, kH = 1, kW = 1;
   int64_t sH = 1, sW = 1, pT = 0, pL = 0, dH = 1, dW = 1;
+  int64_t group = 1;
+  bool pair = false;
   const uint8_t* x = nullptr;
-  const uint8_t* zeros = nullptr;  // C bytes
+  const uint8_t* zeros = nullptr;  // group * C bytes
   const int8_t* w = nullptr;
   const int32_t* start = nullptr;
   Requantize out;

@@ -1,6 +1,6 @@
 // What it is: convolutions of bytes: tiles of pixels times vectors of output channels, int32 sums in registers
 // over the whole depth, and the step back to bytes in the same registers. What it is not: copies of the image:
-// pixels are read where they lie, through one pointer for each tap.
+// pixels are read where they lie.
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/simd_bytes.h"
 
@@ -27,8 +27,17 @@ struct Place {
   int tail;   // channels of the last vector
 };
 
+// Where the pixels of a tile lie: at base[pixel] + offsets[tap] if their windows are inside of the image;
+// otherwise pointers holds all taps, pixel innermost.
+struct Windows {
+  const uint8_t* base[kTile];
+  int64_t offsets[kQuantizedTaps];
+  const uint8_t* pointers[kQuantizedTaps * kTile];
+  bool inside;
+};
+
 template <int P, int V>
-void tile(const QuantizedConvTask& t, const uint8_t* const* pointers, int64_t taps, const Place& at) {
+void tile(const QuantizedConvTask& t, const Windows& at_x, int64_t taps, const Place& at) {
   vi acc[P][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
@@ -39,8 +48,13 @@ void tile(const QuantizedConvTask& t, const uint8_t* const* pointers, int64_t ta
   const int8_t* w = at.w;
   for (int64_t tap = 0; tap < taps; ++tap) {
     const uint8_t* x[P];
+    if (at_x.inside) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) x[p] = pointers[tap * P + p];
+      for (int p = 0; p < P; ++p) x[p] = at_x.base[p] + at_x.offsets[tap];
+    } else {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) x[p] = at_x.pointers[tap * P + p];
+    }
     for (int64_t k = 0; k < t.words; ++k) {
       WordsW b[V];
 #pragma GCC unroll 4
@@ -68,12 +82,17 @@ void tile(const QuantizedConvTask& t, const uint8_t* const* pointers, int64_t ta
       if (r.to_float)
         storen(static_cast<float*>(t.y) + y, value, n);
       else
-        store_lanes(static_cast<uint8_t*>(t.y) + y, round_to_int(vmin(vmax(value, low), high)), n);
+        acc[p][v] = round_below(value, low, high);
     }
   }
+  if (r.to_float) return;
+  const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p)
+    store_panel<V>(static_cast<uint8_t*>(t.y) + at.y + p * t.y_pixel, acc[p], (V - 1) * kLanes + at.tail, least);
 }
 
-using TileFn = void (*)(const QuantizedConvTask&, const uint8_t* const*, int64_t, const Place&);
+using TileFn = void (*)(const QuantizedConvTask&, const Windows&, int64_t, const Place&);
 
 template <int P>
 TileFn tile_of(int v) {
@@ -101,27 +120,41 @@ TileFn tile_of(int p, int v) {
   return nullptr;
 }
 
-// Where each tap of P pixels lies, pixel innermost.
-void find_taps(const QuantizedConvTask& t, int64_t first, int64_t count, int64_t group, const uint8_t** out) {
-  int64_t ow = first % t.oW, oh = first / t.oW % t.oH, n = first / t.oW / t.oH;
-  for (int64_t p = 0; p < count; ++p) {
-    const int64_t h0 = oh * t.sH - t.pT, w0 = ow * t.sW - t.pL;
-    const uint8_t* base = t.x + n * t.x_n + h0 * t.x_h + w0 * t.x_w + group * t.x_group;
-    const bool inside = h0 >= 0 && w0 >= 0 && h0 + (t.taps_h - 1) * t.dH < t.H && w0 + (t.taps_w - 1) * t.dW < t.W;
-    const uint8_t** o = out + p;
-    for (int64_t th = 0; th < t.taps_h; ++th) {
+// The place of the first window of a tile, and where the next one begins.
+struct Pixel {
+  int64_t n, oh, ow;
+  void next(const QuantizedConvTask& t) {
+    if (++ow < t.oW) return;
+    ow = 0;
+    if (++oh == t.oH) oh = 0, ++n;
+  }
+};
+
+void find_taps(const QuantizedConvTask& t, Pixel at, int64_t count, Windows& out) {
+  for (int64_t p = 0; p < count; ++p, at.next(t)) {
+    const int64_t h0 = at.oh * t.sH - t.pT, w0 = at.ow * t.sW - t.pL;
+    const uint8_t** o = out.pointers + p;
+    for (int64_t th = 0, tap = 0; th < t.taps_h; ++th) {
       const int64_t h = h0 + th * t.dH;
       const bool row = h >= 0 && h < t.H;
-      for (int64_t tw = 0; tw < t.taps_w; ++tw, o += count) {
+      for (int64_t tw = 0; tw < t.taps_w; ++tw, ++tap, o += count) {
         const int64_t w = w0 + tw * t.dW;
-        *o = inside || (row && w >= 0 && w < t.W) ? base + th * t.dH * t.x_h + tw * t.dW * t.x_w : t.zeros;
+        *o = row && w >= 0 && w < t.W ? out.base[p] + out.offsets[tap] : t.zeros;
       }
     }
-    if (++ow == t.oW) {
-      ow = 0;
-      if (++oh == t.oH) oh = 0, ++n;
-    }
   }
+}
+
+// Windows of `count` pixels from `at` on, which moves behind them.
+void find_windows(const QuantizedConvTask& t, Pixel& at, int64_t count, int64_t group, Windows& out) {
+  const Pixel first = at;
+  out.inside = true;
+  for (int64_t p = 0; p < count; ++p, at.next(t)) {
+    const int64_t h0 = at.oh * t.sH - t.pT, w0 = at.ow * t.sW - t.pL;
+    out.base[p] = t.x + at.n * t.x_n + h0 * t.x_h + w0 * t.x_w + group * t.x_group;
+    out.inside &= h0 >= 0 && w0 >= 0 && h0 + (t.taps_h - 1) * t.dH < t.H && w0 + (t.taps_w - 1) * t.dW < t.W;
+  }
+  if (!out.inside) find_taps(t, first, count, out);
 }
 
 }  // namespace
@@ -129,7 +162,9 @@ void find_taps(const QuantizedConvTask& t, int64_t first, int64_t count, int64_t
 void quantized_tile(int64_t* pixels, int64_t* vectors) { *pixels = kTile, *vectors = kPanel; }
 
 void quantized_conv2d(const QuantizedConvTask& t, int64_t begin, int64_t end) {
-  const uint8_t* pointers[kQuantizedTaps * kTile];
+  Windows windows;
+  for (int64_t th = 0, tap = 0; th < t.taps_h; ++th)
+    for (int64_t tw = 0; tw < t.taps_w; ++tw) windows.offsets[tap++] = th * t.dH * t.x_h + tw * t.dW * t.x_w;
   const int64_t taps = t.taps_h * t.taps_w, pixels = t.N * t.oH * t.oW, tiles = (pixels + t.tile - 1) / t.tile;
   const int64_t columns = t.groups * t.panels, w_block = taps * t.words * kBytes;
   for (int64_t item = begin; item < end; ++item) {
@@ -146,11 +181,14 @@ void quantized_conv2d(const QuantizedConvTask& t, int64_t begin, int64_t end) {
     const int64_t left = t.O - (b1 - 1) * kLanes;
     at.tail = static_cast<int>(left < kLanes ? left : kLanes);
     const int64_t last = (part + 1) * t.part < tiles ? (part + 1) * t.part : tiles;
+    int64_t first = pixels * (part * t.part) / tiles;
+    Pixel pixel = {first / t.oW / t.oH, first / t.oW % t.oH, first % t.oW};
     for (int64_t i = part * t.part; i < last; ++i) {
-      const int64_t first = pixels * i / tiles, count = pixels * (i + 1) / tiles - first;
-      find_taps(t, first, count, group, pointers);
+      const int64_t count = pixels * (i + 1) / tiles - first;
+      find_windows(t, pixel, count, group, windows);
       at.y = first * t.y_pixel + group * t.O + channel;
-      tile_of(static_cast<int>(count), static_cast<int>(b1 - b0))(t, pointers, taps, at);
+      tile_of(static_cast<int>(count), static_cast<int>(b1 - b0))(t, windows, taps, at);
+      first += count;
     }
   }
 }

@@ -74,6 +74,7 @@ FASTCNN_OP vi round_to_int(vf a) { return (vi)_mm512_cvtps_epi32(a); }
 FASTCNN_OP vf fused_multiply_add(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 // The first n lanes from and to single bytes.
 FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
+  if (n == kLanes) return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_n(n), p));
 }
 FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
@@ -162,12 +163,69 @@ FASTCNN_OP void interleave(vi a, vi b, vi c, vi d, vi out[4]) {
 #undef FASTCNN_UNPACK
 }
 
-// Lanes of 0 to 255 in the order that interleave gives, back to the first n bytes.
-FASTCNN_OP void store_bytes(uint8_t* p, const vi v[4], int64_t n) {
+// ---- results: numbers to bytes, not below `low` ----
+
+#if defined(__AVX2__)
+
+// Not above `high`. What is below 0 is left to the saturating steps of pack, as is NaN, which becomes INT_MIN
+// here.
+FASTCNN_OP vi round_below(vf value, vf low, vf high) { return round_to_int(vmin(high, value)); }
+
+// The bytes of 4 vectors, the same 128 bits of each side by side.
+FASTCNN_OP vi pack(vi a, vi b, vi c, vi d, uint8_t low) {
 #if defined(__AVX512F__)
-  const __m512i lo = _mm512_packs_epi32((__m512i)v[0], (__m512i)v[1]);
-  const __m512i hi = _mm512_packs_epi32((__m512i)v[2], (__m512i)v[3]);
-  const __m512i b = _mm512_packus_epi16(lo, hi);
+  const __m512i bytes =
+      _mm512_packus_epi16(_mm512_packs_epi32((__m512i)a, (__m512i)b), _mm512_packs_epi32((__m512i)c, (__m512i)d));
+  return (vi)_mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(low)));
+#else
+  const __m256i bytes =
+      _mm256_packus_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b), _mm256_packs_epi32((__m256i)c, (__m256i)d));
+  return (vi)_mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(low)));
+#endif
+}
+
+#else
+
+FASTCNN_OP vi round_below(vf value, vf low, vf high) { return round_to_int(vmin(vmax(value, low), high)); }
+
+#endif
+
+// Lanes of V vectors from round_below as their first n bytes.
+template <int V>
+FASTCNN_OP void store_panel(uint8_t* p, const vi* a, int n, uint8_t low) {
+#if defined(__AVX512F__)
+  const vi lanes = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  const __m512i b = _mm512_permutexvar_epi32(
+      (__m512i)lanes, (__m512i)pack(a[0], a[V > 1], a[V > 2 ? 2 : 0], a[V > 3 ? 3 : 0], low));
+  if (n < V * kLanes) {
+    _mm512_mask_storeu_epi8(p, (__mmask64{1} << n) - 1, b);
+  } else if constexpr (V == 4) {
+    _mm512_storeu_si512(p, b);
+  } else {
+    if constexpr (V > 1) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(b));
+    if constexpr (V == 3) _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 32), _mm512_extracti32x4_epi32(b, 2));
+    if constexpr (V == 1) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(b));
+  }
+#elif defined(__AVX2__)
+  static_assert(V <= 2);
+  const __m256i b = _mm256_permutevar8x32_epi32((__m256i)pack(a[0], a[V > 1], a[0], a[V > 1], low),
+                                                _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+  if (n == 16) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(b));
+  } else {
+    uint8_t t[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(t), _mm256_castsi256_si128(b));
+    memcpy(p, t, static_cast<size_t>(n < 16 ? n : 16));
+  }
+#else
+  for (int v = 0; v < V; ++v) store_lanes(p + v * kLanes, a[v], n - v * kLanes);
+#endif
+}
+
+// The same of 4 vectors whose lanes are in the order that interleave gives.
+FASTCNN_OP void store_bytes(uint8_t* p, const vi v[4], int64_t n, uint8_t low) {
+#if defined(__AVX512F__)
+  const __m512i b = (__m512i)pack(v[0], v[1], v[2], v[3], low);
   if (n >= kBytes)
     _mm512_storeu_si512(p, b);
   else
@@ -175,9 +233,7 @@ FASTCNN_OP void store_bytes(uint8_t* p, const vi v[4], int64_t n) {
 #else
   uint8_t t[kBytes];
 #if defined(__AVX2__)
-  const __m256i lo = _mm256_packs_epi32((__m256i)v[0], (__m256i)v[1]);
-  const __m256i hi = _mm256_packs_epi32((__m256i)v[2], (__m256i)v[3]);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(t), _mm256_packus_epi16(lo, hi));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(t), (__m256i)pack(v[0], v[1], v[2], v[3], low));
 #else
   for (int i = 0; i < 4; ++i)
     for (int l = 0; l < kLanes; ++l) t[4 * i + l] = static_cast<uint8_t>(v[i][l]);
