@@ -299,8 +299,9 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
 void norm_moments_bf16(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<bfloat16>(p, begin, end); }
+#if FASTCNN_SHARED_HERE
+void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
 
 // Channels [begin, end): mean and biased variance from the moments of parts, in their order; part i has count(i)
 // values.
@@ -342,6 +343,7 @@ void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double
     for (int64_t ch = begin; ch < end; ++ch) s1[ch] += a[ch], s2[ch] += b[ch];
   }
 }
+#endif
 
 // The activations that fuse; adaptors never ask for others here.
 #define FASTCNN_FUSED_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu) X(silu) X(hardswish)
@@ -356,7 +358,9 @@ static void apply_any(const NormApplyArgs* p, int64_t begin, int64_t end) {
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(p, begin, end); }
+#endif
 void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
 
 #define FASTCNN_MASK_ACTS(X) X(relu) X(relu6) X(leaky_relu)
@@ -380,7 +384,9 @@ static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(p, begin, end); }
+#endif
 void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
   bwd_sums_any<bfloat16>(p, begin, end);
 }
@@ -397,7 +403,9 @@ static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end)
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) { bwd_apply_any<float>(p, begin, end); }
+#endif
 void norm_bwd_apply_bf16(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
   bwd_apply_any<bfloat16>(p, begin, end);
 }
