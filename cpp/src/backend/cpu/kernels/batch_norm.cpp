@@ -223,7 +223,7 @@ __attribute__((noinline)) void leave_sums(const NormShape& s, int64_t width, con
     for (int64_t ch = 0; ch < s.C; ++ch) part1[ch] += s1[t * s.C + ch], part2[ch] += s2[t * s.C + ch];
 }
 
-// A single vector, of whole virtual rows or of what is left of one: one copy.
+// A vector that may end early, of whole virtual rows or of what is left of one: one copy.
 template <Act A, bool Dz, bool Two, bool Again, class T>
 __attribute__((noinline)) void bwd_sums_vector(const NormBwdSumsArgs& p, int64_t off, int64_t stride,
                                                int64_t vrows, const float* mean, int64_t j, int n, float* s1,
@@ -244,7 +244,7 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
       for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
         // Two more parameters per vector: four vectors of them still fit the registers.
         constexpr int V = Again && NV > 4 ? NV / 2 : NV;
-        if constexpr (V == 1)
+        if (V == 1 && n < kLanes)
           bwd_sums_vector<A, Dz, Two, Again, T>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, j0 + j, n,
                                                 s1 + j, s2 + j, false);
         else
