@@ -64,6 +64,10 @@ echo "== Python tests"
 # A second installation, for C++ programs alone: the consumer test builds against it and against the package.
 cmake --install "$build" --prefix "$work/prefix" >/dev/null
 export FASTCNN_TEST_PREFIX=$work/prefix
+if [ "$(uname -m)" = x86_64 ]; then  # what people embed stays small
+  bytes=$(find "$work/prefix" -name 'libfastcnn.so*' -type f -exec cat {} + | wc -c)
+  if [ "$bytes" -ge 10000000 ]; then echo "tests/run.sh: the installed library has $bytes bytes" >&2; exit 1; fi
+fi
 # From outside the checkout: the installed package is what is tested.
 cd "$work"
 unset PYTHONPATH

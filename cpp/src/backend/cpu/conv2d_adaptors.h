@@ -15,6 +15,7 @@ FASTCNN_ADAPTOR(depthwise)
 FASTCNN_ADAPTOR(depthwise_bwd_data)
 FASTCNN_ADAPTOR(depthwise_bwd_weights)
 FASTCNN_ADAPTOR(depthwise_joint)  // conv2d_bwd
+FASTCNN_ADAPTOR(depthwise_half)   // floats of 16 bits
 FASTCNN_ADAPTOR(pairs)            // bfloat16
 FASTCNN_ADAPTOR(pairs_bwd_data)
 FASTCNN_ADAPTOR(pairs_bwd_weights)

@@ -79,18 +79,20 @@ static void backward(const ActParams* p, const T* dy, const T* r, T* dx, int64_t
 #undef FASTCNN_ACT_LOOP
 }
 
-void act_forward(const ActParams* p, const float* x, float* y, int64_t begin, int64_t end, int nt) {
+void act_forward_bf16(const ActParams* p, const bfloat16* x, bfloat16* y, int64_t begin, int64_t end, int nt) {
   forward(p, x, y, begin, end, nt);
 }
-void act_forward_bf16(const ActParams* p, const bfloat16* x, bfloat16* y, int64_t begin, int64_t end, int nt) {
+void act_backward_bf16(const ActParams* p, const bfloat16* dy, const bfloat16* r, bfloat16* dx, int64_t begin,
+                       int64_t end, int nt) {
+  backward(p, dy, r, dx, begin, end, nt);
+}
+
+#if FASTCNN_SHARED_HERE
+void act_forward(const ActParams* p, const float* x, float* y, int64_t begin, int64_t end, int nt) {
   forward(p, x, y, begin, end, nt);
 }
 void act_backward(const ActParams* p, const float* dy, const float* r, float* dx, int64_t begin, int64_t end,
                   int nt) {
-  backward(p, dy, r, dx, begin, end, nt);
-}
-void act_backward_bf16(const ActParams* p, const bfloat16* dy, const bfloat16* r, bfloat16* dx, int64_t begin,
-                       int64_t end, int nt) {
   backward(p, dy, r, dx, begin, end, nt);
 }
 
@@ -103,6 +105,7 @@ void act_backward2(const ActParams* p, const float* g, const float* dy, const fl
   }
 #undef FASTCNN_ACT_LOOP
 }
+#endif
 
 #undef FASTCNN_ACT_CASE
 

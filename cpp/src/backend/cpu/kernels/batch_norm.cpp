@@ -90,6 +90,14 @@ void merge_folds(const NormShape& s, const Chunk& c, int64_t width, const float*
   }
 }
 
+// One virtual row, or what is left of one: few per chunk, so one copy serves all.
+template <class Op>
+__attribute__((noinline)) void sweep_row(const Op& op, int64_t off, int64_t width) {
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) op.template run<1>(off + j, j, kLanes);
+  if (j < width) op.template run<1>(off + j, j, static_cast<int>(width - j));
+}
+
 // Visits a chunk four virtual rows at a time, so that per-channel parameters are loaded once for four rows:
 // op.template run<R>(offset from the chunk's start, channel j, lanes n).
 template <class Op>
@@ -100,13 +108,8 @@ FASTCNN_OP void sweep(const Chunk& c, int64_t period, const Op& op) {
     for (; j + kLanes <= period; j += kLanes) op.template run<4>(v * period + j, j, kLanes);
     if (j < period) op.template run<4>(v * period + j, j, static_cast<int>(period - j));
   }
-  for (; v < c.vrows; ++v) {
-    int64_t j = 0;
-    for (; j + kLanes <= period; j += kLanes) op.template run<1>(v * period + j, j, kLanes);
-    if (j < period) op.template run<1>(v * period + j, j, static_cast<int>(period - j));
-  }
-  for (int64_t j = 0; j < c.rem; j += kLanes)
-    op.template run<1>(v * period + j, j, static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes));
+  for (; v < c.vrows; ++v) sweep_row(op, v * period, period);
+  if (c.rem > 0) sweep_row(op, v * period, c.rem);
 }
 
 // bfloat16 addresses travel in argument structs as those of floats.
@@ -211,6 +214,23 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
   }
 }
 
+// Sums of channels from those of `fold` virtual channels each; not a copy in every variant below.
+__attribute__((noinline)) void leave_sums(const NormShape& s, int64_t width, const float* s1, const float* s2,
+                                          double* part1, double* part2) {
+  const int64_t channels = s.fold > 1 ? s.C : width;
+  for (int64_t ch = 0; ch < channels; ++ch) part1[ch] = s1[ch], part2[ch] = s2[ch];
+  for (int64_t t = 1; t < s.fold; ++t)
+    for (int64_t ch = 0; ch < s.C; ++ch) part1[ch] += s1[t * s.C + ch], part2[ch] += s2[t * s.C + ch];
+}
+
+// A vector that may end early, of whole virtual rows or of what is left of one: one copy.
+template <Act A, bool Dz, bool Two, bool Again, class T>
+__attribute__((noinline)) void bwd_sums_vector(const NormBwdSumsArgs& p, int64_t off, int64_t stride,
+                                               int64_t vrows, const float* mean, int64_t j, int n, float* s1,
+                                               float* s2, bool more) {
+  bwd_sums_block<1, A, Dz, Two, Again, T>(p, off, stride, vrows, mean, j, n, s1, s2, more);
+}
+
 template <class T, Act A, bool Dz, bool Two, bool Again>
 FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   const NormShape& s = p.s;
@@ -224,18 +244,19 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
       for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
         // Two more parameters per vector: four vectors of them still fit the registers.
         constexpr int V = Again && NV > 4 ? NV / 2 : NV;
-        for (int64_t k = j; k < j + NV * kLanes; k += V * kLanes)
-          bwd_sums_block<V, A, Dz, Two, Again, T>(p, c.offset + j0 + k, s.period, c.vrows, mean + j0 + k, j0 + k,
-                                                  n, s1 + k, s2 + k, false);
+        if (V == 1 && n < kLanes)
+          bwd_sums_vector<A, Dz, Two, Again, T>(p, c.offset + j0 + j, s.period, c.vrows, mean + j0 + j, j0 + j, n,
+                                                s1 + j, s2 + j, false);
+        else
+          for (int64_t k = j; k < j + NV * kLanes; k += V * kLanes)
+            bwd_sums_block<V, A, Dz, Two, Again, T>(p, c.offset + j0 + k, s.period, c.vrows, mean + j0 + k, j0 + k,
+                                                    kLanes, s1 + k, s2 + k, false);
       });
       for (int64_t j = 0; j < c.rem; j += kLanes)
-        bwd_sums_block<1, A, Dz, Two, Again, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j, j,
-                                                static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j,
-                                                s2 + j, true);
-      int64_t channels = s.fold > 1 ? s.C : width;
-      for (int64_t ch = 0; ch < channels; ++ch) part[j0 + ch] = s1[ch], part[s.C + j0 + ch] = s2[ch];
-      for (int64_t t = 1; t < s.fold; ++t)
-        for (int64_t ch = 0; ch < s.C; ++ch) part[ch] += s1[t * s.C + ch], part[s.C + ch] += s2[t * s.C + ch];
+        bwd_sums_vector<A, Dz, Two, Again, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j, j,
+                                              static_cast<int>(c.rem - j < kLanes ? c.rem - j : kLanes), s1 + j,
+                                              s2 + j, true);
+      leave_sums(s, width, s1, s2, part + j0, part + s.C + j0);
     }
   }
   if (Dz && p.nt) fence();
@@ -299,8 +320,9 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
 void norm_moments_bf16(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<bfloat16>(p, begin, end); }
+#if FASTCNN_SHARED_HERE
+void norm_moments(const NormMomentsArgs* p, int64_t begin, int64_t end) { moments<float>(p, begin, end); }
 
 // Channels [begin, end): mean and biased variance from the moments of parts, in their order; part i has count(i)
 // values.
@@ -342,6 +364,7 @@ void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double
     for (int64_t ch = begin; ch < end; ++ch) s1[ch] += a[ch], s2[ch] += b[ch];
   }
 }
+#endif
 
 // The activations that fuse; adaptors never ask for others here.
 #define FASTCNN_FUSED_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu) X(silu) X(hardswish)
@@ -356,7 +379,9 @@ static void apply_any(const NormApplyArgs* p, int64_t begin, int64_t end) {
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(p, begin, end); }
+#endif
 void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
 
 #define FASTCNN_MASK_ACTS(X) X(relu) X(relu6) X(leaky_relu)
@@ -380,7 +405,9 @@ static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(p, begin, end); }
+#endif
 void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
   bwd_sums_any<bfloat16>(p, begin, end);
 }
@@ -397,7 +424,9 @@ static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end)
     default: return;
   }
 }
+#if FASTCNN_SHARED_HERE
 void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) { bwd_apply_any<float>(p, begin, end); }
+#endif
 void norm_bwd_apply_bf16(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
   bwd_apply_any<bfloat16>(p, begin, end);
 }

@@ -10,6 +10,8 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
+#define FASTCNN_OUTLINE __attribute__((noinline)) static
+
 constexpr int kPixels = kVectorRegs == 32 ? 8 : 4;
 
 // One row of outputs or of their gradient.
@@ -105,13 +107,19 @@ FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
   finish<T>(r, acc, ow, c, n);
 }
 
+// Channels from c on. One copy for all borders: it is as large as theirs.
+template <int K, int S, int T>
+FASTCNN_OUTLINE void tile_vectors_any(const Row& r, int64_t ow, int64_t c) {
+  for (; c < r.C; c += kLanes)
+    tile_vector<K, S, T, kAny, kAny>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+}
+
 template <int K, int S, int T, int L, int R>
 static void tile_vectors(const Row& r, int64_t ow) {
   int64_t c = 0;
-  if (L != kAny)
+  if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, L, R>(r, ow, c, kLanes);
-  for (; c < r.C; c += kLanes)
-    tile_vector<K, S, T, kAny, kAny>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+  if (c < r.C) tile_vectors_any<K, S, T>(r, ow, c);
 }
 
 // f<L, R>() for the columns of a tile that are outside the image; common cases have loops of their own.
@@ -283,13 +291,18 @@ FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int
   }
 }
 
+template <int H, int K, int S, int T>
+FASTCNN_OUTLINE void grad_vectors_any(const Row& r, int64_t kh, int64_t ow, int64_t c) {
+  for (; c < r.C; c += kLanes)
+    grad_vector<H, K, S, T, kAny, kAny>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+}
+
 template <int H, int K, int S, int T, int L, int R>
 static void grad_vectors(const Row& r, int64_t kh, int64_t ow) {
   int64_t c = 0;
-  if (L != kAny)
+  if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, L, R>(r, kh, ow, c, kLanes);
-  for (; c < r.C; c += kLanes)
-    grad_vector<H, K, S, T, kAny, kAny>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
+  if (c < r.C) grad_vectors_any<H, K, S, T>(r, kh, ow, c);
 }
 
 template <int K, int S, int T>

@@ -214,17 +214,20 @@ void sum(const float* in, int64_t stride, int64_t count, T* out, int64_t begin, 
 
 }  // namespace
 
-void conv2d_weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
-  weights_grad<float>(t, scratch, begin, end);
-}
 void conv2d_weights_grad_bf16(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
   weights_grad<bfloat16>(t, scratch, begin, end);
 }
 
-void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) {
+void sum_arrays_bf16(const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin, int64_t end) {
   sum(in, stride, count, out, begin, end);
 }
-void sum_arrays_bf16(const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin, int64_t end) {
+
+#if FASTCNN_SHARED_HERE
+void conv2d_weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
+  weights_grad<float>(t, scratch, begin, end);
+}
+
+void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) {
   sum(in, stride, count, out, begin, end);
 }
 
@@ -232,5 +235,6 @@ void transpose_matrix(const float* in, int64_t in_stride, int64_t cols, float* o
   for (int64_t r = begin; r < end; ++r)
     for (int64_t j = 0; j < cols; ++j) out[r * cols + j] = in[j * in_stride + r];
 }
+#endif
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

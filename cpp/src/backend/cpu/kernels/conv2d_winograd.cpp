@@ -199,6 +199,20 @@ void outputs(const WinogradTask& t, const float* products, int64_t begin, int64_
 
 }  // namespace
 
+void winograd_outputs_bf16(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
+  outputs<bfloat16>(t, products, begin, end);
+}
+
+void winograd_weights_bf16(const WinogradTask& t, int64_t begin, int64_t end) { weights<bfloat16>(t, begin, end); }
+void winograd_groups_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  groups<bfloat16>(t, scratch, begin, end);
+}
+void winograd_input_bf16(const WinogradTask& t, int64_t begin, int64_t end) { input<bfloat16>(t, begin, end); }
+void winograd_blocks_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
+  blocks<bfloat16>(t, scratch, begin, end);
+}
+
+#if FASTCNN_SHARED_HERE
 // Items of one block follow each other, so that its weights of a plane are read once.
 void winograd_products(const WinogradTask& t, float* products, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
@@ -211,28 +225,18 @@ void winograd_products(const WinogradTask& t, float* products, int64_t begin, in
         1);
   }
 }
+
 void winograd_outputs(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
   outputs<float>(t, products, begin, end);
 }
-void winograd_outputs_bf16(const WinogradTask& t, const float* products, int64_t begin, int64_t end) {
-  outputs<bfloat16>(t, products, begin, end);
-}
-
 void winograd_weights(const WinogradTask& t, int64_t begin, int64_t end) { weights<float>(t, begin, end); }
-void winograd_weights_bf16(const WinogradTask& t, int64_t begin, int64_t end) { weights<bfloat16>(t, begin, end); }
 void winograd_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   groups<float>(t, scratch, begin, end);
 }
-void winograd_groups_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  groups<bfloat16>(t, scratch, begin, end);
-}
 void winograd_input(const WinogradTask& t, int64_t begin, int64_t end) { input<float>(t, begin, end); }
-void winograd_input_bf16(const WinogradTask& t, int64_t begin, int64_t end) { input<bfloat16>(t, begin, end); }
 void winograd_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   blocks<float>(t, scratch, begin, end);
 }
-void winograd_blocks_bf16(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  blocks<bfloat16>(t, scratch, begin, end);
-}
+#endif
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

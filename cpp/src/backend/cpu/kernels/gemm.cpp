@@ -179,8 +179,9 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) { windows<float>(t, begin, end); }
 void gemm_windows_bf16(const GemmTask& t, int64_t begin, int64_t end) { windows<bfloat16>(t, begin, end); }
+#if FASTCNN_SHARED_HERE
+void gemm_windows(const GemmTask& t, int64_t begin, int64_t end) { windows<float>(t, begin, end); }
 
 namespace {
 
@@ -248,6 +249,7 @@ void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
     }
   }
 }
+#endif
 
 namespace {
 

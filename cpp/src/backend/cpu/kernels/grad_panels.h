@@ -133,8 +133,9 @@ static void image_panels(const WeightsGradTask& t, const T* x, const GradImage& 
   }
 }
 
-static void pack_image_panels(const WeightsGradTask& t, const float* x, const GradImage& m, int64_t cn,
-                              int64_t pixels, int64_t p, float* dst, const NormIn& norm) {
+[[maybe_unused]] static void pack_image_panels(const WeightsGradTask& t, const float* x, const GradImage& m,
+                                               int64_t cn, int64_t pixels, int64_t p, float* dst,
+                                               const NormIn& norm) {
   if (!norm.on) return image_panels(t, x, m, cn, pixels, p, dst, AsIs());
   switch (norm.act) {
     case Act::relu: return image_panels(t, x, m, cn, pixels, p, dst, Normalised<Act::relu>{norm});
@@ -148,8 +149,8 @@ static void pack_image_panels(const WeightsGradTask& t, const bfloat16* x, const
 }
 
 // The same without panels: the words of a pixel, then those of the next.
-static void pack_image(const WeightsGradTask& t, const float* x, const GradImage& m, int64_t cn, float* dst,
-                       const NormIn& norm) {
+[[maybe_unused]] static void pack_image(const WeightsGradTask& t, const float* x, const GradImage& m, int64_t cn,
+                                        float* dst, const NormIn& norm) {
   pack_strip(t, 1, x, m.rows, m.cols, m.ih0, m.iw0, cn, dst, norm);
 }
 static void pack_image(const WeightsGradTask& t, const bfloat16* x, const GradImage& m, int64_t cn, float* dst,

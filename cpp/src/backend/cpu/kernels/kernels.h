@@ -18,14 +18,19 @@
 // X(name, return type, arguments…). Kernels that use products of bfloat16 pairs or of bytes, or convert to
 // bfloat16:
 #define FASTCNN_KERNELS_OWN(X) \
-  FASTCNN_KERNELS_CONV(X)      \
-  FASTCNN_KERNELS_GEMM(X)      \
-  FASTCNN_KERNELS_NORM(X)      \
-  FASTCNN_KERNELS_POOL(X)      \
+  FASTCNN_KERNELS_CONV_BF16(X) \
+  FASTCNN_KERNELS_GEMM_BF16(X) \
+  FASTCNN_KERNELS_NORM_BF16(X) \
+  FASTCNN_KERNELS_POOL_BF16(X) \
   FASTCNN_KERNELS_PEAK(X)      \
   FASTCNN_KERNELS_QUANTIZED(X)
-// Others: avx512bf16 takes those of avx512 (CMakeLists.txt, FASTCNN_SHARED_KERNELS), which come out the same.
+// Others: avx512bf16 takes those of avx512, which come out the same. Files of these alone are left out there
+// (CMakeLists.txt, FASTCNN_SHARED_KERNELS); files of both have them under #if FASTCNN_SHARED_HERE.
 #define FASTCNN_KERNELS_SHARED(X) \
+  FASTCNN_KERNELS_CONV(X)         \
+  FASTCNN_KERNELS_GEMM(X)         \
+  FASTCNN_KERNELS_NORM(X)         \
+  FASTCNN_KERNELS_POOL(X)         \
   FASTCNN_KERNELS_DEPTHWISE(X)    \
   FASTCNN_KERNELS_WINOGRAD(X)     \
   FASTCNN_KERNELS_ELEMENTWISE(X)  \
@@ -64,8 +69,11 @@ struct KernelTable {
 }  // namespace fastcnn::cpu
 
 #ifdef FASTCNN_ISA
-#ifndef FASTCNN_SHARED_ISA
+#ifdef FASTCNN_SHARED_ISA
+#define FASTCNN_SHARED_HERE 0
+#else
 #define FASTCNN_SHARED_ISA FASTCNN_ISA
+#define FASTCNN_SHARED_HERE 1
 #endif
 #define FASTCNN_KERNEL_DECL(name, ret, ...) ret name(__VA_ARGS__);
 namespace fastcnn::cpu::FASTCNN_ISA {

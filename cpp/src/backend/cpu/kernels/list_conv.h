@@ -4,10 +4,6 @@
 #define FASTCNN_KERNELS_CONV(X)                                                                               \
   /* items: chunks * B * nc * groups; scratch kGradFloats */                                                  \
   X(conv2d_weights_grad, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)          \
-  /* the same from bfloat16 x and dy to float32 sums */                                                       \
-  X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)     \
-  X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,      \
-    int64_t end)                                                                                              \
   /* Winograd F(4x4, 3x3), F(2x2, 5x5); see winograd_args.h. items: blocks of outputs */                      \
   X(winograd_weights, void, const WinogradTask& t, int64_t begin, int64_t end)                                \
   /* items: groups of tiles; scratch 37 planes of u */                                                        \
@@ -20,14 +16,23 @@
   X(winograd_products, void, const WinogradTask& t, float* products, int64_t begin, int64_t end)              \
   /* items: blocks x groups of t.tiles; products to outputs */                                                \
   X(winograd_outputs, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)         \
-  /* the same on bfloat16 images and weights */                                                               \
-  X(winograd_weights_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                           \
-  X(winograd_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
-  X(winograd_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                             \
-  X(winograd_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)            \
-  X(winograd_outputs_bf16, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)    \
   /* items: floats; out[i] = sum of `count` arrays at in + j*stride, in order */                              \
   X(sum_arrays, void, const float* in, int64_t stride, int64_t count, float* out, int64_t begin, int64_t end) \
   /* items: rows of out; out[row*cols + j] = in[j*in_stride + row] */                                         \
   X(transpose_matrix, void, const float* in, int64_t in_stride, int64_t cols, float* out, int64_t begin,      \
     int64_t end)
+// Those that convert to bfloat16 or multiply its pairs.
+#define FASTCNN_KERNELS_CONV_BF16(X)                                                                      \
+  /* the same from bfloat16 x and dy to float32 sums */                                                   \
+  X(conv2d_weights_grad_bf16, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) \
+  X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,  \
+    int64_t end)                                                                                          \
+  /* items: rows (n, oh) of bfloat16 outputs; windows at most 5x5, 3 or 5 wide, stride 1 or 2 along rows  \
+     and no dilation; t.w (by tap) and t.bias are float32 */                                              \
+  X(conv2d_depthwise_bf16, void, const GemmTask& t, int64_t begin, int64_t end)                           \
+  /* Winograd on bfloat16 images and weights */                                                           \
+  X(winograd_weights_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                       \
+  X(winograd_groups_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
+  X(winograd_input_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                         \
+  X(winograd_blocks_bf16, void, const WinogradTask& t, float* scratch, int64_t begin, int64_t end)        \
+  X(winograd_outputs_bf16, void, const WinogradTask& t, const float* products, int64_t begin, int64_t end)

@@ -8,13 +8,6 @@
   X(act_forward, void, const ActParams*, const float* x, float* y, int64_t begin, int64_t end, int nt)            \
   X(act_backward, void, const ActParams*, const float* dy, const float* r, float* dx, int64_t begin, int64_t end, \
     int nt)                                                                                                       \
-  X(act_forward_bf16, void, const ActParams*, const bfloat16* x, bfloat16* y, int64_t begin, int64_t end, int nt) \
-  X(act_backward_bf16, void, const ActParams*, const bfloat16* dy, const bfloat16* r, bfloat16* dx,               \
-    int64_t begin, int64_t end, int nt)                                                                           \
-  X(norm_moments_bf16, void, const NormMomentsArgs*, int64_t begin, int64_t end)                                  \
-  X(norm_apply_bf16, void, const NormApplyArgs*, int64_t begin, int64_t end)                                      \
-  X(norm_bwd_sums_bf16, void, const NormBwdSumsArgs*, int64_t begin, int64_t end)                                 \
-  X(norm_bwd_apply_bf16, void, const NormBwdApplyArgs*, int64_t begin, int64_t end)                               \
   X(act_backward2, void, const ActParams*, const float* g, const float* dy, const float* r, float* out,           \
     int64_t begin, int64_t end)                                                                                   \
   X(norm_moments, void, const NormMomentsArgs*, int64_t begin, int64_t end)                                       \
@@ -37,3 +30,12 @@
   X(cross_entropy_bwd_rows, void, const CrossEntropyArgs*, int64_t begin, int64_t end)                            \
   X(pointwise_loss, double, const PointwiseLossArgs*, int64_t begin, int64_t end, int* bad)                       \
   X(pointwise_loss_bwd, void, const PointwiseLossArgs*, int64_t begin, int64_t end)
+// Those that convert to bfloat16 or multiply its pairs.
+#define FASTCNN_KERNELS_NORM_BF16(X)                                                                              \
+  X(act_forward_bf16, void, const ActParams*, const bfloat16* x, bfloat16* y, int64_t begin, int64_t end, int nt) \
+  X(act_backward_bf16, void, const ActParams*, const bfloat16* dy, const bfloat16* r, bfloat16* dx,               \
+    int64_t begin, int64_t end, int nt)                                                                           \
+  X(norm_moments_bf16, void, const NormMomentsArgs*, int64_t begin, int64_t end)                                  \
+  X(norm_apply_bf16, void, const NormApplyArgs*, int64_t begin, int64_t end)                                      \
+  X(norm_bwd_sums_bf16, void, const NormBwdSumsArgs*, int64_t begin, int64_t end)                                 \
+  X(norm_bwd_apply_bf16, void, const NormBwdApplyArgs*, int64_t begin, int64_t end)

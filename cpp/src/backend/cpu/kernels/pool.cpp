@@ -159,17 +159,20 @@ void avg_pool_bwd_rows(const PoolArgs& p, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void max_pool(const PoolArgs* a, int64_t begin, int64_t end) { max_pool_rows<float>(*a, begin, end); }
 void max_pool_bf16(const PoolArgs* a, int64_t begin, int64_t end) { max_pool_rows<bfloat16>(*a, begin, end); }
-void max_pool_bwd(const PoolArgs* a, int64_t begin, int64_t end) { max_pool_bwd_rows<float>(*a, begin, end); }
 void max_pool_bwd_bf16(const PoolArgs* a, int64_t begin, int64_t end) {
   max_pool_bwd_rows<bfloat16>(*a, begin, end);
 }
-void avg_pool(const PoolArgs* a, int64_t begin, int64_t end) { avg_pool_rows<float>(*a, begin, end); }
 void avg_pool_bf16(const PoolArgs* a, int64_t begin, int64_t end) { avg_pool_rows<bfloat16>(*a, begin, end); }
-void avg_pool_bwd(const PoolArgs* a, int64_t begin, int64_t end) { avg_pool_bwd_rows<float>(*a, begin, end); }
 void avg_pool_bwd_bf16(const PoolArgs* a, int64_t begin, int64_t end) {
   avg_pool_bwd_rows<bfloat16>(*a, begin, end);
 }
+
+#if FASTCNN_SHARED_HERE
+void max_pool(const PoolArgs* a, int64_t begin, int64_t end) { max_pool_rows<float>(*a, begin, end); }
+void max_pool_bwd(const PoolArgs* a, int64_t begin, int64_t end) { max_pool_bwd_rows<float>(*a, begin, end); }
+void avg_pool(const PoolArgs* a, int64_t begin, int64_t end) { avg_pool_rows<float>(*a, begin, end); }
+void avg_pool_bwd(const PoolArgs* a, int64_t begin, int64_t end) { avg_pool_bwd_rows<float>(*a, begin, end); }
+#endif
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

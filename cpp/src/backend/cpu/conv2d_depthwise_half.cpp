@@ -1,0 +1,114 @@
+// What it is: the depthwise convolution of 16-bit floats: strips of rows are widened to a thread's scratch,
+// computed there in float32 and rounded once. What it is not: a kernel of its own, nor the backward passes
+// (via_float32.h).
+#include <algorithm>
+
+#include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_depthwise.h"
+#include "backend/cpu/scratch.h"
+#include "backend/cpu/threads.h"
+
+namespace fastcnn::cpu {
+namespace {
+
+void convert(const void* from, DType from_type, void* to, DType to_type, int64_t n) {
+  EltLoop l{};
+  l.operands = 2, l.ndim = 1, l.total = l.shape[0] = n, l.strides[0][0] = l.strides[1][0] = 1;
+  kernels()->copy_map(l, from, from_type, to, to_type, 0, n, 0);
+}
+const char* at(const Operand& o, int64_t element) { return o.as<char>() + element * 2; }
+
+GemmTask task_of(const Conv2dParams& p) {
+  GemmTask t = forward_task(p);
+  by_channel(t, p);
+  return t;
+}
+
+bool has_kernel(const Conv2dParams& p, DType type) {
+  const bool window = (p.kW == 3 || p.kW == 5) && p.kH <= 5 && (p.sW == 1 || p.sW == 2) && p.dW == 1;
+  return type == DType::bfloat16 && window && fused_act(p);
+}
+
+// Of weights by tap and bias, and the weights before that.
+struct Space {
+  float *w, *bias, *raw;
+  int64_t bytes;
+  Space(const Conv2dParams& p, void* base) {
+    Carve c(base);
+    w = c.take<float>(p.C * p.kH * p.kW), bias = c.take<float>(p.C), raw = c.take<float>(p.C * p.kH * p.kW);
+    bytes = c.used();
+  }
+};
+
+}  // namespace
+
+const char* depthwise_half_declines(const Call& c) {
+  if (!kernels()) return "isa is ref";
+  const auto& p = c.as<Conv2dParams>();
+  if (p.has_norm_in || p.has_moments) return "input norm or moments";
+  for (auto side : {c.in, c.out})
+    for (const Operand& o : side)
+      if ((o.dtype != DType::bfloat16 && o.dtype != DType::float16) || o.dtype != c.in[0].dtype)
+        return "dtype is not of 16 bits";
+  if (p.groups != p.C || p.O != p.C || p.groups == 1) return "not one channel per group";
+  if (has_kernel(p, c.in[0].dtype)) return nullptr;
+  const GemmTask t = task_of(p);
+  return rows_read(t, 1) * t.x_h > 2 * kRowsFloats ? "rows are too long" : nullptr;
+}
+
+int64_t depthwise_half_workspace(const Call& c) { return Space(c.as<Conv2dParams>(), nullptr).bytes; }
+
+void depthwise_half_run(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const KernelTable& k = *kernels();
+  if (p.N * p.oH * p.oW == 0) return;
+  GemmTask t = task_of(p);
+  const Space space(p, c.workspace);
+  const int64_t taps = p.kH * p.kW;
+  const DType type = c.in[0].dtype;
+  convert(c.in[1].data, type, space.raw, DType::float32, p.C * taps);
+  k.transpose_matrix(space.raw, taps, p.C, space.w, 0, taps);
+  if (p.has_bias) convert(c.in[2].data, type, space.bias, DType::float32, p.C);
+  t.w = space.w, t.bias = p.has_bias ? space.bias : nullptr;
+  if (has_kernel(p, type)) {
+    // bfloat16 addresses travel in tasks as those of floats.
+    t.x = reinterpret_cast<const float*>(c.in[0].data), t.y = reinterpret_cast<float*>(c.out[0].data);
+    if (p.has_residual) t.residual = reinterpret_cast<const float*>(c.in[c.in.size() - 1].data);
+    parallel_for(t.N * t.oH, ceil_div(16 * 1024, t.oW * p.C),
+                 [&](int64_t b, int64_t e, int) { k.conv2d_depthwise_bf16(t, b, e); });
+    return;
+  }
+  const Operand* residual = p.has_residual ? &c.in[c.in.size() - 1] : nullptr;
+
+  // Strips for all threads: results do not depend on where they end.
+  const int64_t wanted = 4 * num_threads(), y_row = p.oW * p.C;
+  int64_t rows = strip_rows(t);
+  rows = std::min(rows, std::max<int64_t>(1, t.N * t.oH / wanted));
+  const int64_t per_image = ceil_div(t.oH, rows);
+  const int64_t held_floats = aligned(rows_read(t, rows) * t.x_h), made_floats = aligned(rows * y_row);
+  const int64_t work = std::max<int64_t>(1, rows * y_row * taps);
+  with_scratch(
+      t.N * per_image, ceil_div(64 * 1024, work), held_floats + made_floats * (residual ? 2 : 1),
+      [&](int64_t b, int64_t e, float* scratch) {
+        HeldRows held{scratch};
+        float *made = scratch + held_floats, *more = made + made_floats;
+        for (int64_t i = b; i < e; ++i) {
+          const int64_t first = i % per_image * rows, last = std::min(first + rows, t.oH);
+          const int64_t from = i / per_image * t.oH + first, to = from + last - first;
+          held.hold_for(t, from, to, [&](int64_t n, int64_t begin, int64_t end, float* dst) {
+            convert(at(c.in[0], n * t.x_n + begin * t.x_h), type, dst, DType::float32, (end - begin) * t.x_h);
+          });
+          GemmTask q = t;
+          q.x = held.scratch - held.n * t.x_n - held.h0 * t.x_h;
+          q.y = made - from * y_row;
+          if (residual) {
+            convert(at(*residual, from * y_row), type, more, DType::float32, (to - from) * y_row);
+            q.residual = more - from * y_row;
+          }
+          k.conv2d_depthwise(q, from, to);
+          convert(made, DType::float32, c.out[0].as<char>() + from * y_row * 2, type, (to - from) * y_row);
+        }
+      });
+}
+
+}  // namespace fastcnn::cpu
