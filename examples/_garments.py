@@ -133,6 +133,7 @@ def parser(doc, out, epochs, scenes=4000):
     found.add_argument("--epochs", type=int, default=epochs)
     found.add_argument("--size", type=int, default=128, help="pixels of a scene")
     found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--fast-dev-run", action="store_true", help="a few scenes, to see that all of it runs")
     found.add_argument("--weights", type=pathlib.Path, help="go on from weights.safetensors of an earlier run")
     found.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
     return found
@@ -143,6 +144,8 @@ def both_splits(args, train_most=4, **options):
     scenes have up to 4. options: of scenes."""
     args.out.mkdir(parents=True, exist_ok=True)
     fc.manual_seed(args.seed)
+    if args.fast_dev_run:
+        args.scenes, args.test_scenes, args.epochs = 32, 8, 1
     made = time.perf_counter()
     splits = [
         scenes(n, args.size, split, args.seed, most, data=args.data, **options)

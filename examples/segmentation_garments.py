@@ -11,6 +11,7 @@ unseen garments over unseen photographs is printed and predictions are drawn (ne
 
 from __future__ import annotations
 
+import functools
 import time
 
 import _garments
@@ -124,12 +125,13 @@ def main(argv=None):
     parser = _garments.parser(__doc__, "segmentation_garments", epochs=8, scenes=16000)
     parser.set_defaults(size=96)
     parser.add_argument("--scales", type=int, nargs=2, default=(28, 56), help="pixels that a garment is high")
+    parser.add_argument("--lr", type=float, default=0.06, help="peak rate of Muon")
     parser.add_argument("--width", type=int, default=16, help="channels of the first level")
     args = parser.parse_args(argv)
     data, test = _garments.both_splits(args, train_most=12, scales=args.scales, tries=20)
     net = models.create_model("unet", num_classes=len(_garments.CLASSES), width=args.width)
     names = ("cross_entropy", "dice", "mean_iou")
-    _garments.learn(args, net, train, data, names, lambda: evaluate(net, test)[0].mean())
+    _garments.learn(args, net, functools.partial(train, lr=args.lr), data, names, lambda: evaluate(net, test)[0].mean())
     each, found = evaluate(net, test)
     print(f"mean IoU {each.mean():.3f}")
     for name, value in zip(_garments.CLASSES, each, strict=True):

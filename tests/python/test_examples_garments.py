@@ -101,3 +101,5 @@ def test_command_lines_leave_weights_a_curve_and_pictures(example, picture, scor
     assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
     example.main([*options, "--weights", str(tmp_path / "weights.safetensors")])
     assert "16 + 4 scenes made" in capsys.readouterr().out
+    example.main(["--fast-dev-run", "--out", str(tmp_path)])
+    assert "32 + 8 scenes made" in capsys.readouterr().out
