@@ -40,7 +40,7 @@ struct Call {
   OpKind kind{};
   const void* params = nullptr;
   std::span<const Operand> in, out;
-  void* workspace = nullptr;       // 64-byte aligned, as many bytes as workspace() asked for
+  void* workspace = nullptr;  // 64-byte aligned, as many bytes as workspace() asked for
   // What prepare() made of the weights; while planning, any non-null value: in declines(), where it could be made.
   const void* prepared = nullptr;
   template <class P>
