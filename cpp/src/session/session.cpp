@@ -185,18 +185,19 @@ struct Session::Impl {
   SessionOptions options;
   mutable Turns turns;
   std::vector<NamedTensor> tensors;
-  // Plans have fixed memory, so each prediction of those that run at once has its own. The first is made as the
-  // file is loaded.
-  std::vector<std::unique_ptr<Runner>> predictors;
+  std::optional<Runner> predict, step;
+  // Plans have fixed memory, so each prediction of those that run at once has its own: `predict`, made as the file
+  // is loaded, or one of these. Both lists are looked at in the lock of `turns` alone.
+  std::vector<std::unique_ptr<Runner>> more;
   std::vector<Runner*> idle;
-  std::optional<Runner> step;
   Preprocess image;
   Json extra = Json::object();
 
   Runner& runner(bool of_step) {
-    check(of_step ? step.has_value() : !predictors.empty(), "session: the file holds no ",
-          of_step ? "training step" : "graph to predict with", "; see fastcnn.export");
-    return of_step ? *step : *predictors[0];
+    std::optional<Runner>& r = of_step ? step : predict;
+    check(r.has_value(), "session: the file holds no ", of_step ? "training step" : "graph to predict with",
+          "; see fastcnn.export");
+    return *r;
   }
 
   // One that predicts, for as long as this lives.
@@ -204,8 +205,8 @@ struct Session::Impl {
     Impl& of;
     Runner* runner = nullptr;
     explicit Predictor(Impl& impl) : of(impl) {
-      const size_t most = of.predictors[0]->pure ? static_cast<size_t>(of.options.concurrent) : 1;
-      of.turns.begin([&] { return !of.idle.empty() || of.predictors.size() < most; },
+      const size_t most = of.predict->pure ? static_cast<size_t>(of.options.concurrent) : 1;
+      of.turns.begin([&] { return !of.idle.empty() || of.more.size() + 1 < most; },
                      [&] {
                        if (of.idle.empty()) of.add_predictor();
                        runner = of.idle.back();
@@ -221,9 +222,10 @@ struct Session::Impl {
   void add_predictor() {
     Tensors by_name;
     for (const NamedTensor& t : tensors) by_name[t.name] = t.tensor;
-    predictors.reserve(predictors.size() + 1), idle.reserve(predictors.size() + 1);
-    predictors.push_back(std::make_unique<Runner>(predictors[0]->replay->form(), by_name, options));
-    idle.push_back(predictors.back().get());
+    auto made = std::make_unique<Runner>(predict->replay->form(), by_name, options);
+    more.reserve(more.size() + 1), idle.reserve(more.size() + 2);  // so that giving back needs no memory
+    idle.push_back(made.get());
+    more.push_back(std::move(made));
   }
 
   std::vector<Tensor> run(bool of_step, const std::vector<Tensor>& inputs) {
@@ -288,15 +290,14 @@ struct Session::Impl {
     }
     for (const auto& [name, graph] : root.at("graphs", "file").members("graphs")) {
       if (name == "predict")
-        impl->predictors.push_back(std::make_unique<Runner>(graph, by_name, options));
+        impl->predict.emplace(graph, by_name, options);
       else if (name == "step")
         impl->step.emplace(graph, by_name, options);
       else
         check(false, "a graph named '", name, "', which this version does not know");
     }
-    check(!impl->predictors.empty() || impl->step, "expected a graph");
-    check(impl->predictors.size() <= 1, "two graphs named predict");
-    for (const auto& p : impl->predictors) impl->idle.push_back(p.get());
+    check(impl->predict || impl->step, "expected a graph");
+    if (impl->predict) impl->idle.push_back(&*impl->predict);
     for (const auto& [name, value] : root.members("file"))
       if (name != "format" && name != "producer" && name != "graphs" && name != "crc32")
         impl->extra.set(name, value);
@@ -331,7 +332,7 @@ Session Session::load_memory(const void* data, size_t bytes, const SessionOption
   }
 }
 
-bool Session::can_predict() const { return !impl_->predictors.empty(); }
+bool Session::can_predict() const { return impl_->predict.has_value(); }
 bool Session::can_step() const { return impl_->step.has_value(); }
 const std::vector<TensorInfo>& Session::inputs(bool of_step) const {
   return impl_->runner(of_step).replay->inputs();
@@ -396,7 +397,7 @@ std::vector<NamedTensor> Session::tensors() const { return impl_->tensors; }
 void Session::save(const std::string& path) const {
   const Alone alone(impl_->turns);
   Json graphs = Json::object();
-  if (can_predict()) graphs.set("predict", impl_->predictors[0]->form());
+  if (impl_->predict) graphs.set("predict", impl_->predict->form());
   if (impl_->step) graphs.set("step", impl_->step->form());
   write_file(path, graphs, impl_->extra, impl_->tensors);
 }
@@ -404,8 +405,9 @@ void Session::save(const std::string& path) const {
 CacheInfo Session::cache_info(bool of_step) const {
   const Alone alone(impl_->turns);
   CacheInfo all = impl_->runner(of_step).compiled.cache_info();
-  for (size_t i = 1; !of_step && i < impl_->predictors.size(); ++i) {
-    const CacheInfo one = impl_->predictors[i]->compiled.cache_info();
+  if (of_step) return all;
+  for (const auto& runner : impl_->more) {
+    const CacheInfo one = runner->compiled.cache_info();
     all.hits += one.hits, all.misses += one.misses, all.evictions += one.evictions;
     all.plans += one.plans, all.bytes += one.bytes, all.budget += one.budget;
   }

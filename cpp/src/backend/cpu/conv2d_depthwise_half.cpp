@@ -1,6 +1,6 @@
-// What it is: the depthwise convolution of 16-bit floats: strips of rows are widened to a thread's scratch,
-// computed there in float32 and rounded once. What it is not: a kernel of its own, nor the backward passes
-// (via_float32.h).
+// What it is: the depthwise convolution of 16-bit floats: by a kernel of its own where the type is bfloat16 and
+// the window common; else strips of rows are widened to a thread's scratch, computed there in float32 and rounded
+// once. What it is not: the backward passes (via_float32.h).
 #include <algorithm>
 
 #include "backend/cpu/conv2d_adaptors.h"
