@@ -27,11 +27,11 @@ FOLDABLE = frozenset(
 def fold(node, values, opset, most=MOST_ELEMENTS):
     """The outputs of a node, one array each. values: its operands as arrays, None where one is left out; most: of how
     many elements."""
-    elements = _size_of_result(node, values)
-    if elements > most:
-        raise ValueError(f"{node}: a constant of {elements} elements; at most {most} are computed")
     given = [(name, v) for name, v in zip(node.inputs, values, strict=True) if v is not None]
     try:
+        elements = _size_of_result(node, values)
+        if elements > most:
+            raise MemoryError(f"a constant of {elements} elements; at most {most} are computed")
         if node.op == "GatherElements":
             return [_gather_elements(node, *values)]
         run = _evaluator(node, opset)
