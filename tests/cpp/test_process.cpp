@@ -11,9 +11,9 @@
 #include <thread>
 #include <vector>
 
-#include "backend/cpu/cgroup.h"
 #include "backend/cpu/threads.h"
 #include "core/allocator.h"
+#include "core/cgroup.h"
 #include "fastcnn/ops.h"
 
 using namespace fastcnn;
@@ -77,6 +77,30 @@ TEST_CASE("the CPU quota is that of the group of the process and of those above 
   CHECK(g.cores("0::/a.slice/b\n") == 1);
   CHECK(g.cores("0::/other\n") == 0);
   CHECK(g.cores("nonsense\n:\n0:\n") == 0);
+}
+
+TEST_CASE("the memory limit is that of the group of the process and of those above it") {
+  Groups g;
+  auto limit = [&](const std::string& of_process) {
+    g.write("self", of_process);
+    return cgroup_memory((g.root / "self").string(), g.root.string());
+  };
+  CHECK(limit("0::/\n") == 0);
+  g.write("memory.max", "max\n");
+  g.write("a/memory.max", "1073741824\n");
+  g.write("a/b/memory.max", "4294967296\n");
+  CHECK(limit("0::/\n") == 0);
+  CHECK(limit("0::/a/b\n") == 1073741824);
+  g.write("memory/memory.limit_in_bytes", "9223372036854771712\n");  // version 1: none
+  g.write("memory/c/memory.limit_in_bytes", "536870912\n");
+  CHECK(limit("4:memory:/\n") == 0);
+  CHECK(limit("4:cpu,memory:/c\n") == 536870912);
+}
+
+TEST_CASE("more memory than there is is refused before it is asked for") {
+  const int64_t pages = sysconf(_SC_PHYS_PAGES), all = pages * sysconf(_SC_PAGESIZE);
+  CHECK_THROWS_WITH_AS(caching_allocator().allocate(static_cast<size_t>(all) + 1),
+                       doctest::Contains("allocate: out of memory asking for"), MemoryError);
 }
 
 TEST_CASE("the CPU quota of version 1 lies in the folder of its controller") {

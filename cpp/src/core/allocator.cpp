@@ -2,15 +2,30 @@
 #include "core/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 
+#include "core/cgroup.h"
 #include "core/fork.h"
 #include "fastcnn/error.h"
 
 namespace fastcnn {
+namespace {
+
+// Bytes of memory that there are. Linux grants more, and ends the process that uses them.
+size_t all_memory() {
+  static const size_t bytes = [] {
+    const int64_t group = cgroup_memory(), pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    const int64_t machine = pages > 0 && page > 0 ? pages * page : int64_t(1) << 47;
+    return static_cast<size_t>(group > 0 ? std::min(group, machine) : machine);
+  }();
+  return bytes;
+}
+
+}  // namespace
 
 // Eight sizes per power of two: at most 12 % waste, few classes, so blocks of nearby sizes are shared.
 size_t CachingAllocator::rounded(size_t bytes) {
@@ -24,8 +39,13 @@ void* CachingAllocator::allocate(size_t bytes) {
   if (bytes > (size_t(1) << 47))
     throw MemoryError(concat("allocate: ", bytes, " bytes are more than any machine has"));
   size_t size = rounded(bytes);
+  bool crowded = false;
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    const size_t in_use = static_cast<size_t>(stats_.in_use), all = all_memory();
+    if (size > all - std::min(in_use, all))
+      throw MemoryError(concat("allocate: out of memory asking for ", bytes, " bytes: there are ", all,
+                               ", of which ", in_use, " are in use by tensors"));
     auto it = free_.find(size);
     if (it != free_.end() && !it->second.empty()) {
       void* p = it->second.back();
@@ -35,7 +55,9 @@ void* CachingAllocator::allocate(size_t bytes) {
       stats_.peak = std::max(stats_.peak, stats_.in_use);
       return p;
     }
+    crowded = in_use + static_cast<size_t>(stats_.cached) + size > all;
   }
+  if (crowded) release_cached();
   constexpr size_t kHuge = size_t(2) << 20;
   size_t align = size >= kHuge ? kHuge : 64;
   void* p = std::aligned_alloc(align, (size + align - 1) / align * align);

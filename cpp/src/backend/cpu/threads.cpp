@@ -16,7 +16,7 @@
 #include <system_error>
 #include <thread>
 
-#include "backend/cpu/cgroup.h"
+#include "core/cgroup.h"
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
