@@ -18,6 +18,12 @@ inline const char* depthwise_declines_common(const Call& c, Can can = {}) {
   return nullptr;
 }
 
+// ---- bfloat16, by conv2d_depthwise_bf16 ----
+
+const char* depthwise_bf16_declines(const Conv2dParams& p);
+int64_t depthwise_bf16_floats(const Conv2dParams& p);  // of the weights in that kernel's order, with their bias
+void pack_depthwise_bf16(const Conv2dParams& p, const bfloat16* w, const bfloat16* bias, float* dst);
+
 // ---- a batch norm applied on load: strips of rows are normalised to a thread's scratch and read there ----
 
 constexpr int64_t kRowsFloats = 64 * 1024;  // a quarter of L2
