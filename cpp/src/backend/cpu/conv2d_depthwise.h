@@ -58,7 +58,7 @@ class InputNorm {
   }
   // The task on rows [from, to) of outputs (n, oh) of one image, which read normalised rows in `held`.
   template <class Task>
-  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows& held) const {
+  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows<float>& held) const {
     held.hold_for(t, from, to, [&](int64_t n, int64_t begin, int64_t end, float* dst) {
       NormApplyArgs a = args_;
       a.s.rows = a.s.chunk_rows = (end - begin) * t.W;

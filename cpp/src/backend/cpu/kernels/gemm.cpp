@@ -25,6 +25,9 @@ struct Tiles {
 
 constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
+// Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
+// products.
+constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
@@ -140,7 +143,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.fresh = 1;
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
-          const int64_t tiles = ceil_div(g.pixels, tile_pixels(static_cast<int>(V)));
+          const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile : tile_pixels(static_cast<int>(V));
+          const int64_t tiles = ceil_div(g.pixels, most);
           args.n1 = g.kh1 - g.kh0;
           const float* as = a + g.kh0 * args.s1;
           const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
@@ -153,6 +157,9 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
             if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
+            // A single strip reads each block of weights for the first time: the tiles of the one before fetch
+            // them.
+            args.next = strips == 1 && tiles > 1 && i < V ? (taps * cn * V + i) * kLanes : 0;
             const float* at = as;
             if (kPerWord<T> == 1 && by_tile) {
               float* to = scratch + a_off[p0];

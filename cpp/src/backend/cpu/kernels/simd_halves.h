@@ -72,4 +72,14 @@ FASTCNN_OP void store_halves(bfloat16* p, vh a, int n) {
 }
 #endif
 
+// Two vectors of neighbouring floats.
+FASTCNN_OP void store_two(bfloat16* p, vf a, vf b) {
+#if defined(__AVX512BF16__)
+  store_halves(p, (vh)_mm512_cvtne2ps_pbh(b, a));
+#else
+  store(p, a), store(p + kLanes, b);
+#endif
+}
+FASTCNN_OP void store_two(float* p, vf a, vf b) { store(p, a), store(p + kLanes, b); }
+
 }  // namespace fastcnn::cpu::FASTCNN_ISA
