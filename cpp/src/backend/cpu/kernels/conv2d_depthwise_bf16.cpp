@@ -10,7 +10,7 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
-constexpr int kOutputs = 4;  // of a tile
+constexpr int kOutputs = kVectorRegs == 32 ? 8 : 4;  // of a tile
 #if defined(__AVX512BF16__)
 constexpr bool kPairs = true;
 #else
@@ -34,7 +34,7 @@ template <int K, int S, bool kAll>
 FASTCNN_OP void tile(const Row& r, int64_t ow, int64_t left, int64_t c, int outputs, int n, const float* w) {
   constexpr int kStep = 2 * kLanes;  // of weights
   vf low[kOutputs], high[kOutputs];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int t = 0; t < kOutputs; ++t) low[t] = load(w), high[t] = load(w + kLanes);
   const int64_t w0 = ow * S - left, x0 = w0 * r.C + c;
   const auto read = [&](const bfloat16* p)
@@ -48,12 +48,12 @@ FASTCNN_OP void tile(const Row& r, int64_t ow, int64_t left, int64_t c, int outp
 #pragma GCC unroll 5
     for (int kw = 0; kw < K; ++kw) wl[kw] = load(from + kw * kStep), wh[kw] = load(from + kw * kStep + kLanes);
     const bfloat16 *a = r.x[kh] + x0, *b = r.x[kh + 1] + x0;
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int column = 0; column < (kOutputs - 1) * S + K; ++column) {
       if (missing(column)) continue;
       const vh above = read(a + column * r.C), below = read(b + column * r.C);
       const vf l = weave_low(above, below), h = weave_high(above, below);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int t = 0; t < kOutputs; ++t)
         if (column >= t * S && column < t * S + K) {
           low[t] = dot_pairs(l, wl[column - t * S], low[t]);
@@ -66,12 +66,12 @@ FASTCNN_OP void tile(const Row& r, int64_t ow, int64_t left, int64_t c, int outp
 #pragma GCC unroll 5
     for (int kw = 0; kw < K; ++kw) wl[kw] = load(from + kw * kStep), wh[kw] = load(from + kw * kStep + kLanes);
     const bfloat16* a = r.x[kh] + x0;
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int column = 0; column < (kOutputs - 1) * S + K; ++column) {
       if (missing(column)) continue;
       const vh v = read(a + column * r.C);
       const vf l = weave_low(no_halves(), v), h = weave_high(no_halves(), v);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int t = 0; t < kOutputs; ++t)
         if (column >= t * S && column < t * S + K) {
           low[t] = fma(l, wl[column - t * S], low[t]);
@@ -79,7 +79,7 @@ FASTCNN_OP void tile(const Row& r, int64_t ow, int64_t left, int64_t c, int outp
         }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int t = 0; t < kOutputs; ++t) {
     if (!kAll && t >= outputs) break;
     const int64_t at = (ow + t) * r.C + c;

@@ -37,14 +37,15 @@ struct TileArgs {
   int tail;       // lanes of the last vector
   int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
   int64_t next;   // bfloat16: from weights of this block to those that are fetched meanwhile
+  int64_t tiles;  // bfloat16: so many, one after the other
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
   float* sums;    // float32: MomentSums of y of each vector, or null
   int fresh;      // they start with this tile
 };
 
 template <int P, int V, class T>
-static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
-                      const int64_t* y_off) {
+FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
+                         const int64_t* y_off) {
   vf acc[P][V];
   if (kPerWord<T> == 2 && t.bias) {  // one block of the depth: sums start at the bias
 #pragma GCC unroll 4
@@ -157,6 +158,13 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
   }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) add_moments_at(t.sums + v * 3 * kLanes, kLanes, P, value(v));
+}
+
+template <int P, int V, class T>
+static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
+                      const int64_t* y_off) {
+  for (int64_t i = kPerWord<T> == 2 ? t.tiles : 1; i > 0; --i, a_off += P, y_off += P)
+    one_tile<P, V>(t, a, a_off, w, y, y_off);
 }
 
 template <class T>
