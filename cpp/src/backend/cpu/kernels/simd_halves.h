@@ -72,6 +72,20 @@ FASTCNN_OP void store_halves(bfloat16* p, vh a, int n) {
 }
 #endif
 
+// Pixels of three halves to pixels of four, the last of them 0; reads a whole vector. None where there is no such
+// shuffle.
+#if defined(__AVX512F__)
+constexpr int64_t kThrees = kHalves / 4;  // pixels
+FASTCNN_OP vh threes_to_fours(const bfloat16* p) {
+  const vi at = {0x10000, 2,  0x40003,  5,  0x70006,  8,  0xa0009,  11,
+                 0xd000c, 14, 0x10000f, 17, 0x130012, 20, 0x160015, 23};
+  return _mm512_maskz_permutexvar_epi16(0x77777777, (vh)at, load_halves(p));
+}
+#else
+constexpr int64_t kThrees = 0;
+FASTCNN_OP vh threes_to_fours(const bfloat16*) { return no_halves(); }
+#endif
+
 // Two vectors of neighbouring floats.
 FASTCNN_OP void store_two(bfloat16* p, vf a, vf b) {
 #if defined(__AVX512BF16__)
