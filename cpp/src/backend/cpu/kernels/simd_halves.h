@@ -1,6 +1,6 @@
 // What it is: rows of bfloat16 as they lie, twice as many in a vector as floats: two rows woven to words of a pair
-// each, for dot_pairs, and the sums of such words back to a row. Beside simd.h and simd_bytes.h the only file that
-// names intrinsics. What it is not: in the order of the channels: see DepthwiseWords.
+// each, for dot_pairs, and the sums of such words back to a row. With simd.h and simd_bytes.h it alone names
+// intrinsics. What it is not: in the order of the channels: see DepthwiseWords.
 #pragma once
 #include "backend/cpu/kernels/simd.h"
 
@@ -46,8 +46,8 @@ typedef uint16_t vh __attribute__((vector_size(16)));
 typedef uint16_t vh_unaligned __attribute__((vector_size(16), aligned(2), may_alias));
 FASTCNN_OP vh no_halves() { return vh{}; }
 FASTCNN_OP vh load_halves(const bfloat16* p) { return *reinterpret_cast<const vh_unaligned*>(p); }
-FASTCNN_OP vf weave_low(vh a, vh b) { return (vf)__builtin_shuffle(a, b, (vh){0, 8, 1, 9, 2, 10, 3, 11}); }
-FASTCNN_OP vf weave_high(vh a, vh b) { return (vf)__builtin_shuffle(a, b, (vh){4, 12, 5, 13, 6, 14, 7, 15}); }
+FASTCNN_OP vf weave_low(vh a, vh b) { return (vf)__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+FASTCNN_OP vf weave_high(vh a, vh b) { return (vf)__builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 FASTCNN_OP void store_halves(bfloat16* p, vh a) { *reinterpret_cast<vh_unaligned*>(p) = a; }
 FASTCNN_OP vh unweave(vf low, vf high) {
   bfloat16 t[kHalves];
