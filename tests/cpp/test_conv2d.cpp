@@ -247,6 +247,22 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p);  // written past the caches
 }
 
+TEST_CASE("conv2d depthwise of bfloat16: NaN and infinity reach the windows that hold them, no others") {
+  for (int64_t k : {3, 5})
+    for (int64_t s : {1, 2})
+      for (Act act : {Act::none, Act::relu, Act::relu6}) {
+        Conv2dParams p = Case(1, 40, 9, 30, 40, k, k).groups(40).pad(1).stride(s, s).p;
+        p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
+        p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+        p.act.act = act;
+        Array x = normal(9 * 30 * 40, 1);
+        const float values[] = {NAN, -NAN, INFINITY, -INFINITY};
+        for (int64_t i = 0; i < 24; ++i) x.f()[(i * 431 + 7) % x.n] = values[i % 4];
+        CHECK(check_op(cpu::conv2d_list(), &p, {rounded(x), rounded(normal(k * k * 40, 2))},
+                       {{40 * p.oH * p.oW, DType::bfloat16}}, "bf16 not finite " + text(p)) > 0);
+      }
+}
+
 TEST_CASE("conv2d: every activation, after dense and depthwise kernels") {
   for (int a = 0; a < static_cast<int>(Act::count); ++a)
     for (Conv2dParams p : {Case(2, 20, 6, 7, 35, 1, 1).p, Case(1, 600, 5, 5, 40, 1, 1).p,

@@ -1,4 +1,5 @@
-// depthwise_pointwise: against the reference on every ISA, and bit for bit against conv2d called for each part.
+// depthwise_pointwise: against the reference on every ISA, and bit for bit against conv2d called for each part, in
+// float32 and bfloat16.
 #include "op_check.h"
 
 using namespace fastcnn;
@@ -25,7 +26,7 @@ DepthwisePointwiseParams params(const Shape& s, bool expand) {
 // The parts as calls of conv2d, each by the implementation that it gets alone.
 std::vector<Array> by_parts(const DepthwisePointwiseParams& p, const std::vector<Array>& in) {
   auto part = [&](const Conv2dParams& q, const Array& x, int at, int64_t numel) {
-    std::vector<Array> from{x, in[static_cast<size_t>(at)]}, to = make_outputs({{numel}});
+    std::vector<Array> from{x, in[static_cast<size_t>(at)]}, to = make_outputs({{numel, x.dtype}});
     if (q.has_bias) from.push_back(in[static_cast<size_t>(at) + 1]);
     if (q.has_residual) from.push_back(in.back());
     auto a = operands(from), o = operands(to);
@@ -46,7 +47,11 @@ std::vector<Array> by_parts(const DepthwisePointwiseParams& p, const std::vector
   return {part(pointwise_part(p), x, pointwise_at(p), p.N * p.O * p.oH * p.oW)};
 }
 
-int check(const Shape& s) {
+// What lies between is rounded to bfloat16 by the reference and by the kernels, from sums in another order.
+constexpr Tolerance kRoundedBetween{4e-3, 0};
+
+int check(const Shape& s, DType dtype) {
+  const bool bf16 = dtype == DType::bfloat16;
   int compared = 0, variant = 0;
   for (bool expand : {false, true})
     for (Act act : {Act::none, Act::relu, Act::relu6, Act::silu}) {
@@ -68,11 +73,14 @@ int check(const Shape& s) {
       in.push_back(normal(p.O * p.E, 6));
       if (p.pointwise_bias) in.push_back(normal(p.O, 7));
       if (p.has_residual) in.push_back(normal(y, 8));
-      std::string what;
+      if (bf16)
+        for (Array& a : in) a = rounded(a);
+      std::string what = bf16 ? "bfloat16 " : "";
       for (int64_t v : {s.N, s.C, s.E, s.O, s.H, s.W, s.k, s.s, s.p, s.d, s.right})
         what += std::to_string(v) + " ";
       what += "variant " + std::to_string(variant);
-      compared += check_op(cpu::depthwise_pointwise_list(), &p, in, {{y}}, what);
+      compared += check_op(cpu::depthwise_pointwise_list(), &p, in, {{y, dtype}}, what,
+                           bf16 ? kRoundedBetween : Tolerance{});
       IsaGuard restore;
       for (const std::string& isa : cpu::available_isas()) {
         cpu::set_isa(isa);
@@ -80,11 +88,11 @@ int check(const Shape& s) {
         const Array want = by_parts(p, in)[0];
         for (int threads : {1, 3}) {
           cpu::set_num_threads(threads);
-          std::vector<Array> out = make_outputs({{y}});
+          std::vector<Array> out = make_outputs({{y, dtype}});
           auto a = operands(in), o = operands(out);
           Call c;
           c.params = &p, c.in = a, c.out = o;
-          const Implementation& impl = cpu::depthwise_pointwise_list()[0];
+          const Implementation& impl = cpu::depthwise_pointwise_list()[bf16];
           if (impl.declines(c)) continue;
           // As a plan calls it: weights prepared, and then not to be read.
           Buffer prepared((impl.prepared_bytes(c) + 3) / 4);
@@ -95,7 +103,8 @@ int check(const Shape& s) {
           for (size_t i = 0; i < a.size(); ++i)
             if (impl.prepared_operands(c) >> i & 1) a[i].data = nullptr;
           impl.run(c);
-          CHECK_MESSAGE(difference(out[0], want, {0, 0}).empty(),
+          const size_t bytes = static_cast<size_t>(y) * dtype_size(dtype);
+          CHECK_MESSAGE(std::memcmp(out[0].memory->data(), want.memory->data(), bytes) == 0,
                         what << " isa " << isa << " threads " << threads);
         }
       }
@@ -106,7 +115,7 @@ int check(const Shape& s) {
 }  // namespace
 
 TEST_CASE("depthwise_pointwise") {
-  int compared = 0;
+  int compared[2] = {0, 0};
   for (const Shape& s : std::vector<Shape>{
            {1, 8, 48, 24, 14, 14, 3, 1, 1},
            {3, 16, 96, 24, 12, 10, 3, 2, 1},
@@ -124,8 +133,9 @@ TEST_CASE("depthwise_pointwise") {
            {2, 8, 24, 8, 9, 6, 1, 1, 0},  // 1x1 in all parts
            {2, 8, 24, 8, 9, 6, 1, 2, 0},
        })
-    compared += check(s);
-  CHECK(compared > 0);
+    for (bool bf16 : {false, true}) compared[bf16] += check(s, bf16 ? DType::bfloat16 : DType::float32);
+  CHECK(compared[0] > 0);
+  CHECK(compared[1] > 0);
 }
 
 TEST_CASE("depthwise_pointwise declines what its kernels cannot do") {
@@ -138,4 +148,11 @@ TEST_CASE("depthwise_pointwise declines what its kernels cannot do") {
   CHECK(reason(cpu::depthwise_pointwise_list(), &p, in, out) == "");
   in[2] = rounded(in[2]);
   CHECK(reason(cpu::depthwise_pointwise_list(), &p, in, out) != "");
+  const cpu::List half = cpu::depthwise_pointwise_list().subspan(1);
+  CHECK(reason(half, &p, in, out) != "");  // one operand of another type
+  for (Array& a : in)
+    if (a.dtype == DType::float32) a = rounded(a);
+  CHECK(reason(half, &p, in, out) == "");
+  p.depthwise_act.act = Act::silu;
+  CHECK(reason(half, &p, in, out) != "");
 }

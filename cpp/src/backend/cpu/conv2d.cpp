@@ -233,7 +233,8 @@ constexpr Implementation kForward[] = {
     {"merged_groups", merged_declines, merged_workspace, merged_run},
     {"dense", dense_declines, dense_workspace, dense_run, dense_packed, dense_prepare},
     {"pairs", pairs_declines, pairs_workspace, pairs_run, pairs_packed, pairs_prepare},
-    {"depthwise_half", depthwise_half_declines, depthwise_half_workspace, depthwise_half_run},
+    {"depthwise_half", depthwise_half_declines, depthwise_half_workspace, depthwise_half_run,
+     depthwise_half_packed, depthwise_half_prepare, depthwise_half_packs},
     ViaFloat32<conv2d_list>::entry(),
     {"ref", nullptr, nullptr, ref::conv2d},
 };

@@ -42,6 +42,9 @@ FASTCNN_ADAPTOR(parities_bwd_weights)
 #undef FASTCNN_ADAPTOR
 int64_t pairs_packed(const Call&);
 void pairs_prepare(const Call&, void* dst);
+int64_t depthwise_half_packed(const Call&);
+void depthwise_half_prepare(const Call&, void* dst);
+uint32_t depthwise_half_packs(const Call&);  // operands
 int64_t pairs_bwd_data_packed(const Call&);
 void pairs_bwd_data_prepare(const Call&, void* dst);
 int64_t winograd_prepared(const Call&);

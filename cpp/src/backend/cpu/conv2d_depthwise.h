@@ -18,6 +18,12 @@ inline const char* depthwise_declines_common(const Call& c, Can can = {}) {
   return nullptr;
 }
 
+// ---- bfloat16, by conv2d_depthwise_bf16 ----
+
+const char* depthwise_bf16_declines(const Conv2dParams& p);
+int64_t depthwise_bf16_floats(const Conv2dParams& p);  // of the weights in that kernel's order, with their bias
+void pack_depthwise_bf16(const Conv2dParams& p, const bfloat16* w, const bfloat16* bias, float* dst);
+
 // ---- a batch norm applied on load: strips of rows are normalised to a thread's scratch and read there ----
 
 constexpr int64_t kRowsFloats = 64 * 1024;  // a quarter of L2
@@ -52,7 +58,7 @@ class InputNorm {
   }
   // The task on rows [from, to) of outputs (n, oh) of one image, which read normalised rows in `held`.
   template <class Task>
-  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows& held) const {
+  Task on_strip(const Task& t, int64_t from, int64_t to, HeldRows<float>& held) const {
     held.hold_for(t, from, to, [&](int64_t n, int64_t begin, int64_t end, float* dst) {
       NormApplyArgs a = args_;
       a.s.rows = a.s.chunk_rows = (end - begin) * t.W;

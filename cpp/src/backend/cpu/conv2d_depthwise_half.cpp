@@ -5,6 +5,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_depthwise.h"
+#include "backend/cpu/kernels/depthwise_args.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 
@@ -40,7 +41,39 @@ struct Space {
   }
 };
 
+DepthwiseWords words_of(const Conv2dParams& p) { return {lanes(), p.kH, p.kW}; }
+uint32_t bits_of(bfloat16 a) { return a.bits; }
+
 }  // namespace
+
+const char* depthwise_bf16_declines(const Conv2dParams& p) {
+  return has_kernel(p, DType::bfloat16) ? nullptr : "window or activation that the bfloat16 kernel has not";
+}
+
+int64_t depthwise_bf16_floats(const Conv2dParams& p) {
+  const DepthwiseWords words = words_of(p);
+  return words.blocks(p.C) * words.block();
+}
+
+void pack_depthwise_bf16(const Conv2dParams& p, const bfloat16* w, const bfloat16* bias, float* dst) {
+  const DepthwiseWords words = words_of(p);
+  const int64_t taps = p.kH * p.kW, wide = 2 * words.lanes, step = words.block();
+  parallel_for(words.blocks(p.C), ceil_div(4096, wide * taps), [&](int64_t begin, int64_t end, int) {
+    auto* to = reinterpret_cast<uint32_t*>(dst) + begin * step;
+    std::fill(to, to + (end - begin) * step, 0u);
+    for (int64_t b = begin; b < end; ++b, to += step) {
+      const int64_t channels = std::min(wide, p.C - b * wide);
+      const bfloat16* from = w + b * wide * taps;
+      for (int64_t c = 0; c < channels; ++c, from += taps) {
+        uint32_t *single = to + words.lane(c) + words.single(0), *pair = to + words.lane(c) + words.pair(0);
+        if (bias) to[words.lane(c)] = bits_of(bias[b * wide + c]) << 16;
+        for (int64_t i = 0; i < taps; ++i) single[i * wide] = bits_of(from[i]) << 16;
+        for (int64_t i = p.kW; i < taps; ++i)
+          pair[(i - p.kW) * wide] = bits_of(from[i]) << 16 | bits_of(from[i - p.kW]);
+      }
+    }
+  });
+}
 
 const char* depthwise_half_declines(const Call& c) {
   if (!kernels()) return "isa is ref";
@@ -56,28 +89,46 @@ const char* depthwise_half_declines(const Call& c) {
   return rows_read(t, 1) * t.x_h > 2 * kRowsFloats ? "rows are too long" : nullptr;
 }
 
-int64_t depthwise_half_workspace(const Call& c) { return Space(c.as<Conv2dParams>(), nullptr).bytes; }
+int64_t depthwise_half_packed(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return has_kernel(p, c.in[0].dtype) ? depthwise_bf16_floats(p) * 4 : 0;
+}
+uint32_t depthwise_half_packs(const Call& c) { return c.as<Conv2dParams>().has_bias ? 3u << 1 : 1u << 1; }
+
+int64_t depthwise_half_workspace(const Call& c) {
+  if (c.prepared) return 0;
+  const int64_t packed = depthwise_half_packed(c);
+  return packed ? packed : Space(c.as<Conv2dParams>(), nullptr).bytes;
+}
+
+void depthwise_half_prepare(const Call& c, void* dst) {
+  const auto& p = c.as<Conv2dParams>();
+  pack_depthwise_bf16(p, c.in[1].as<bfloat16>(), p.has_bias ? c.in[2].as<bfloat16>() : nullptr,
+                      static_cast<float*>(dst));
+}
 
 void depthwise_half_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const KernelTable& k = *kernels();
   if (p.N * p.oH * p.oW == 0) return;
   GemmTask t = task_of(p);
-  const Space space(p, c.workspace);
-  const int64_t taps = p.kH * p.kW;
   const DType type = c.in[0].dtype;
-  convert(c.in[1].data, type, space.raw, DType::float32, p.C * taps);
-  k.transpose_matrix(space.raw, taps, p.C, space.w, 0, taps);
-  if (p.has_bias) convert(c.in[2].data, type, space.bias, DType::float32, p.C);
-  t.w = space.w, t.bias = p.has_bias ? space.bias : nullptr;
   if (has_kernel(p, type)) {
+    if (!c.prepared) depthwise_half_prepare(c, c.workspace);
     // bfloat16 addresses travel in tasks as those of floats.
+    t.w = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
     t.x = reinterpret_cast<const float*>(c.in[0].data), t.y = reinterpret_cast<float*>(c.out[0].data);
     if (p.has_residual) t.residual = reinterpret_cast<const float*>(c.in[c.in.size() - 1].data);
     parallel_for(t.N * t.oH, ceil_div(16 * 1024, t.oW * p.C),
                  [&](int64_t b, int64_t e, int) { k.conv2d_depthwise_bf16(t, b, e); });
     return;
   }
+  const Space space(p, c.workspace);
+  const int64_t taps = p.kH * p.kW;
+  convert(c.in[1].data, type, space.raw, DType::float32, p.C * taps);
+  k.transpose_matrix(space.raw, taps, p.C, space.w, 0, taps);
+  if (p.has_bias) convert(c.in[2].data, type, space.bias, DType::float32, p.C);
+  t.w = space.w, t.bias = p.has_bias ? space.bias : nullptr;
   const Operand* residual = p.has_residual ? &c.in[c.in.size() - 1] : nullptr;
 
   // Strips for all threads: results do not depend on where they end.

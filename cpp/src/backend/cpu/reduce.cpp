@@ -112,13 +112,22 @@ void finish(const Plan& plan, Reduce op, const P* partial, const Operand& y) {
   int64_t width = plan.columns ? l.kept_shape[l.kept - 1] : 1;
   ref::dispatch_all(y.dtype, [&]<class U>() {
     parallel_for(l.outputs, kChunk / 4 / plan.chunks + 1, [&](int64_t b, int64_t e, int) {
-      for (int64_t o = b; o < e; ++o) {
-        int64_t off = 0, rest = o;
+      // Of output b; then step by step, for divisions are most of the work here.
+      int64_t at[kMaxDims] = {}, off = 0, rest = b, group = b / width, column = b % width;
+      for (int d = l.kept - 1; d >= 0; --d) {
+        at[d] = rest % l.kept_shape[d], rest /= l.kept_shape[d];
+        off += at[d] * l.kept_y[d];
+      }
+      auto next = [&] {
+        if (++column == width) column = 0, ++group;
         for (int d = l.kept - 1; d >= 0; --d) {
-          off += rest % l.kept_shape[d] * l.kept_y[d];
-          rest /= l.kept_shape[d];
+          off += l.kept_y[d];
+          if (++at[d] < l.kept_shape[d]) return;
+          off -= at[d] * l.kept_y[d], at[d] = 0;
         }
-        const P* p = partial + o / width * plan.chunks * width + o % width;
+      };
+      for (int64_t o = b; o < e; ++o, next()) {
+        const P* p = partial + group * plan.chunks * width + column;
         U& out = y.as<U>()[off];
         if constexpr (std::is_integral_v<P>) {
           int64_t v = 0;

@@ -25,6 +25,9 @@ struct Tiles {
 
 constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
+// Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
+// products.
+constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
@@ -129,7 +132,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
       const int64_t ahead = strips_w > 1 ? t.owb * t.sW * a_w : strips_h > 1 ? t.ohb * t.sH * a_h : t.nb * a_n;
-      const int64_t lines = kPerWord<T> == 2 && !t.pack ? ceil_div(cn, kLineWords) : 0;
+      const int64_t lines = kPerWord<T> == 2 && !t.pack && strips > 1 ? ceil_div(cn, kLineWords) : 0;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
         args.bias = t.bias ? reinterpret_cast<const T*>(t.bias) + batch * t.bias_b + o0 : nullptr;
@@ -140,10 +143,26 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.fresh = 1;
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
-          const int64_t tiles = ceil_div(g.pixels, tile_pixels(static_cast<int>(V)));
+          const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile : tile_pixels(static_cast<int>(V));
+          const int64_t tiles = ceil_div(g.pixels, most);
           args.n1 = g.kh1 - g.kh0;
           const float* as = a + g.kh0 * args.s1;
           const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
+          if (kPerWord<T> == 2 && !lines) {
+            const int64_t most_p = ceil_div(g.pixels, tiles);
+            // A single strip reads each block of weights for the first time: tiles of the one before fetch them.
+            const bool fetches = strips == 1 && tiles > V;
+            for (int64_t p0 = 0, i = 0; p0 < g.pixels; ++i) {
+              const int64_t left = g.pixels - p0, P = left < most_p ? left : most_p;
+              args.next = fetches && i < V ? (taps * cn * V + i) * kLanes : 0;
+              args.tiles = args.next ? 1 : left / P;
+              const int64_t at = g.first + p0;
+              Tiles<T>::at[V - 1][P - 1](args, as, a_off + at, ws, y + o0, y_off + at);
+              p0 += args.tiles * P;
+            }
+            continue;
+          }
+          args.next = 0, args.tiles = 1;
           for (int64_t i = 0; i < tiles; ++i) {
             const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
             const int64_t line1 = lines * (b + 1 - b0) / (b1 - b0);

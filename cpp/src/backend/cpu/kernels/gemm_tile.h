@@ -4,7 +4,7 @@
 #pragma once
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/moments.h"
-#include "backend/cpu/kernels/simd.h"
+#include "backend/cpu/kernels/simd_halves.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
@@ -36,16 +36,25 @@ struct TileArgs {
   Act act;
   int tail;       // lanes of the last vector
   int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
+  int64_t next;   // bfloat16: from weights of this block to those that are fetched meanwhile
+  int64_t tiles;  // bfloat16: so many, one after the other
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
   float* sums;    // float32: MomentSums of y of each vector, or null
   int fresh;      // they start with this tile
 };
 
 template <int P, int V, class T>
-static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
-                      const int64_t* y_off) {
+FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
+                         const int64_t* y_off) {
   vf acc[P][V];
-  if (t.first) {
+  if (kPerWord<T> == 2 && t.bias) {  // one block of the depth: sums start at the bias
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      vf b = v == V - 1 && t.tail < kLanes ? loadn(t.bias + v * kLanes, t.tail) : load(t.bias + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) acc[p][v] = b;
+    }
+  } else if (t.first) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
@@ -71,6 +80,7 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
         }
+        if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
         vf b[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
@@ -84,7 +94,7 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
       }
     }
   if (t.last) {
-    if (t.bias) {
+    if (kPerWord<T> == 1 && t.bias) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         vf b = v == V - 1 && t.tail < kLanes ? loadn(t.bias + v * kLanes, t.tail) : load(t.bias + v * kLanes);
@@ -102,12 +112,18 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
         }
     }
     if (t.act != Act::none) {
-      // A bound of infinity makes relu of relu6.
-      vf high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff()), low = zero();
+      const vf low = zero();
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[p][v] = vmin(high, vmax(low, acc[p][v]));
+        for (int v = 0; v < V; ++v) acc[p][v] = vmax(low, acc[p][v]);
+    }
+    if (t.act == Act::relu6) {
+      const vf high = set1(6);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[p][v] = vmin(high, acc[p][v]);
     }
   }
   if (kPerWord<T> == 1 && t.stream && t.last) {
@@ -116,11 +132,16 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) stream(y + y_off[p] + v * kLanes, acc[p][v]);
   } else {
+    const bool two = kPerWord<T> == 2 && (V > 2 || (V == 2 && t.tail == kLanes));
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        if (v == V - 1 && t.tail < kLanes)
+        if (two && v == 0)
+          store_two(y + y_off[p], acc[p][0], acc[p][V > 1]);
+        else if (two && v == 1)
+          continue;
+        else if (v == V - 1 && t.tail < kLanes)
           storen(y + y_off[p] + v * kLanes, acc[p][v], t.tail);
         else
           store(y + y_off[p] + v * kLanes, acc[p][v]);
@@ -137,6 +158,13 @@ static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off
   }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) add_moments_at(t.sums + v * 3 * kLanes, kLanes, P, value(v));
+}
+
+template <int P, int V, class T>
+static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
+                      const int64_t* y_off) {
+  for (int64_t i = kPerWord<T> == 2 ? t.tiles : 1; i > 0; --i, a_off += P, y_off += P)
+    one_tile<P, V>(t, a, a_off, w, y, y_off);
 }
 
 template <class T>

@@ -28,7 +28,7 @@
   X(sum_arrays_bf16, void, const float* in, int64_t stride, int64_t count, bfloat16* out, int64_t begin,  \
     int64_t end)                                                                                          \
   /* items: rows (n, oh) of bfloat16 outputs; windows at most 5x5, 3 or 5 wide, stride 1 or 2 along rows  \
-     and no dilation; t.w (by tap) and t.bias are float32 */                                              \
+     and no dilation; t.w holds bias and weights as DepthwiseWords says */                                \
   X(conv2d_depthwise_bf16, void, const GemmTask& t, int64_t begin, int64_t end)                           \
   /* Winograd on bfloat16 images and weights */                                                           \
   X(winograd_weights_bf16, void, const WinogradTask& t, int64_t begin, int64_t end)                       \

@@ -1,6 +1,7 @@
 // What it is: bytes and int32 sums of the ISA this file is compiled for: words of 4 bytes times words of 4 weights
-// into int32 lanes, exactly, and what leads there and back. Beside simd.h the only file that names intrinsics.
-// What it is not: saturating: every product and sum is the whole number, so all ISAs give the same bits.
+// into int32 lanes, exactly, and what leads there and back. With simd.h and simd_halves.h it alone names
+// intrinsics. What it is not: saturating: every product and sum is the whole number, so all ISAs give the same
+// bits.
 #pragma once
 #include <string.h>
 

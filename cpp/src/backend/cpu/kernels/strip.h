@@ -3,6 +3,7 @@
 #pragma once
 #include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernel_args.h"
+#include "backend/cpu/kernels/simd_halves.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
@@ -140,6 +141,9 @@ static void pack_strip(const Task& t, int64_t x_c, const bfloat16* x, int64_t ro
       copy_words(d, src, (right - left) * C);
     } else {
       int64_t j = left;
+      if (kThrees && C == 3 && t.x_w == 3)
+        for (; j + 2 * kThrees <= right; j += kThrees, src += 3 * kThrees, d += 2 * kThrees)
+          store_halves(reinterpret_cast<bfloat16*>(d), threes_to_fours(src));
       if (C == 3)  // images: eight bytes at a time, the last two of them belong to the next pixel
         for (; j + 1 < right; ++j, src += t.x_w, d += 2) {
           uint64_t words;
