@@ -16,6 +16,7 @@ from ._rounding import round_weights
 _LEVELS = 127  # of int8 weights, symmetric
 _LEAST_SHARE = 0.5  # of the levels that a channel gets: others than the calibration images may need more
 _HEADROOM = 1.2  # of ranges that layers without an activation take, for the same reason
+_LEAST_SIDE = 64  # of inputs whose channels have zeros of their own though they are padded
 _MOST_OFF = 16  # levels between the zeros of an input's channels and the byte that padding takes
 _MOST_DEPTH = (1 << 31) // (255 * 128)  # as kMostQuantizedDepth in params.h
 
@@ -164,13 +165,16 @@ class Converter:
 
         Images of bytes, normalised, have another grid in each channel, and rounding to a common one adds as much noise
         as all layers do. So the channels are brought to bytes each in its own way where layers alone read them, and
-        the zeros are near enough for one byte as padding.
+        the zeros are near enough for one byte as padding, which is off by a few levels: images want to be large.
         """
         found = {}
         for name in (i["name"] for i in self.index.graph["inputs"]):
             readers = [layer for layer in self.layers if layer.x == name]
             alone = len(readers) == len(self.index.users.get(name, ())) and not any(r.flat for r in readers)
             if not readers or not alone or len(self.index.shapes[name]) != 4 or self.index.shapes[name][1] == 1:
+                continue
+            padded = any(r.params.get(side) for r in readers for side in ("pT", "pB", "pL", "pR"))
+            if padded and min(self.index.shapes[name][2:]) < _LEAST_SIDE:
                 continue
             of, (low, high) = self._channels[name], self._limits_of[name]
             room = 0.1 * (high - low)  # an extreme that was cut off but is no outlier keeps the grid

@@ -2,7 +2,7 @@
 
 Rounding to nearest is right for inputs without structure. Neighbouring pixels are alike, so that the errors of a
 filter's weights add up, most of all where the weights themselves cancel out; here the error of each weight is made up
-for by the ones after it (GPTQ, Frantar et al. 2022). Which ranges and scales there are is decided elsewhere.
+for by the ones after it (GPTQ, Frantar et al. 2022). The ranges of activations are found elsewhere.
 """
 
 from __future__ import annotations
