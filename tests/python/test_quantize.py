@@ -126,15 +126,14 @@ def test_inputs_that_were_bytes_stay_exact():
         net[0].weight.copy_(
             fc.tensor(np.eye(3, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 3, 3), np.float32))
         )
-    a = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)) / 255
+    a = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)) / 255
     x = (a - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
     quantized = fc.quantize(net, x)
-    assert kinds(quantized)[:2] == ["batch_norm_infer", "quantize"]
+    assert kinds(quantized)[:3] == ["pad", "batch_norm_infer", "quantize"]
     want, got = predict(net, x), predict(quantized, x)
-    np.testing.assert_allclose(got[:, :, 1:-1, 1:-1], want[:, :, 1:-1, 1:-1], atol=1e-3)
-    assert agreement(want, got) > 25  # padding is one byte for all channels
-    assert kinds(fc.quantize(net, x[:, :, :32]))[0] == "quantize"  # too small for that
+    np.testing.assert_allclose(got[:, :, 1:-1, 1:-1], want[:, :, 1:-1, 1:-1], atol=0.01)
+    assert agreement(want, got) > 45  # zeros of the padding are half a level off at most
 
 
 def test_means_of_a_layer_are_those_of_the_float_net():

@@ -16,8 +16,6 @@ from ._rounding import round_weights
 _LEVELS = 127  # of int8 weights, symmetric
 _LEAST_SHARE = 0.5  # of the levels that a channel gets: others than the calibration images may need more
 _HEADROOM = 1.2  # of ranges that layers without an activation take, for the same reason
-_LEAST_SIDE = 64  # of inputs whose channels have zeros of their own though they are padded
-_MOST_OFF = 16  # levels between the zeros of an input's channels and the byte that padding takes
 _MOST_DEPTH = (1 << 31) // (255 * 128)  # as kMostQuantizedDepth in params.h
 
 
@@ -164,26 +162,21 @@ class Converter:
         """{name: (steps (C,), zeros (C,))}: inputs of the model whose channels have a scale and a zero of their own.
 
         Images of bytes, normalised, have another grid in each channel, and rounding to a common one adds as much noise
-        as all layers do. So the channels are brought to bytes each in its own way where layers alone read them, and
-        the zeros are near enough for one byte as padding, which is off by a few levels: images want to be large.
+        as all layers do. So the channels are brought to bytes each in its own way where one layer alone reads them;
+        padding comes before that, since its zeros are another byte in each channel.
         """
         found = {}
         for name in (i["name"] for i in self.index.graph["inputs"]):
             readers = [layer for layer in self.layers if layer.x == name]
-            alone = len(readers) == len(self.index.users.get(name, ())) and not any(r.flat for r in readers)
-            if not readers or not alone or len(self.index.shapes[name]) != 4 or self.index.shapes[name][1] == 1:
-                continue
-            padded = any(r.params.get(side) for r in readers for side in ("pT", "pB", "pL", "pR"))
-            if padded and min(self.index.shapes[name][2:]) < _LEAST_SIDE:
+            alone = len(readers) == len(self.index.users.get(name, ())) == 1 and not readers[0].flat
+            if not alone or len(self.index.shapes[name]) != 4 or self.index.shapes[name][1] == 1:
                 continue
             of, (low, high) = self._channels[name], self._limits_of[name]
             room = 0.1 * (high - low)  # an extreme that was cut off but is no outlier keeps the grid
             lows, highs = np.minimum(of.low, 0), np.maximum(of.high, 0)
             lows, highs = (np.clip(a, low - room, high + room) for a in (lows, highs))
             steps = np.where(highs > lows, highs - lows, 255) / 255
-            zeros = -lows / steps
-            if np.abs(zeros - np.rint(zeros.mean())).max() <= _MOST_OFF:
-                found[name] = steps, zeros
+            found[name] = steps, -lows / steps
         return found
 
     def _meets(self, layer, factors):
@@ -255,26 +248,31 @@ class Converter:
     def _byte(self, name):
         """The name of a value as bytes."""
         if name not in self.bytes:
-            (scale, zero), source = self._scales[name], name
+            (scale, zero), source, shape = self._scales[name], name, self.index.shapes[name]
             if name in self._shifts:
-                source, (scale, zero) = self._shifted(name), (1.0, 0)
-            self._emit(
-                "quantize", [source], f"{name}.q", "uint8", self.index.shapes[name], {"scale": scale, "zero": zero}
-            )
+                (source, shape), (scale, zero) = self._shifted(name), (1.0, 0)
+            self._emit("quantize", [source], f"{name}.q", "uint8", shape, {"scale": scale, "zero": zero})
             self.bytes[name] = f"{name}.q"
         return self.bytes[name]
 
     def _shifted(self, name):
-        """The name of an input in units of its channels' steps, 0 to 255."""
+        """(name, shape) of an input in units of its channels' steps, 0 to 255, with the padding of its reader."""
         steps, zeros = self._shifts[name]
         parts = {"weight": 1 / steps, "bias": zeros, "mean": np.zeros_like(steps), "var": np.ones_like(steps)}
         for key, value in parts.items():
             self.new_tensors[f"{name}.shift.{key}"] = _core.tensor(value.astype(np.float32))
-        inputs = [name, *(f"{name}.shift.{key}" for key in parts)]
+        p = next(layer for layer in self.layers if layer.x == name).params
+        top, bottom, left, right = (p.get(side, 0) for side in ("pT", "pB", "pL", "pR"))
         n, c, h, w = shape = self.index.shapes[name]
+        source = name
+        if top or bottom or left or right:
+            n, c, h, w = shape = [n, c, h + top + bottom, w + left + right]
+            source, sides = f"{name}.padded", {"before": [0, 0, top, left], "after": [0, 0, bottom, right]}
+            self._emit("pad", [name], source, "float32", shape, sides)
+        inputs = [source, *(f"{name}.shift.{key}" for key in parts)]
         rows = n * h * w if isinstance(n, int) else f"{h * w}*{n}"
         self._emit("batch_norm_infer", inputs, f"{name}.shifted", "float32", shape, {"rows": rows, "C": c, "eps": 0.0})
-        return f"{name}.shifted"
+        return f"{name}.shifted", shape
 
     def _put_bytes(self, op, inputs, name, params, shape=None):
         self._emit(op, inputs, f"{name}.q", "uint8", shape or self.index.shapes[name], params)
@@ -304,6 +302,9 @@ class Converter:
         offset = bias / (scale * finer) + zero
         weights = weights.astype(np.int8)
         params = {**layer.params, "x_zero": x_zero}
+        if layer.x in self._shifts:  # it is padded already
+            params |= {"H": params["H"] + params.pop("pT", 0) + params.pop("pB", 0)}
+            params |= {"W": params["W"] + params.pop("pL", 0) + params.pop("pR", 0)}
         inputs = [x, f"{layer.name}.weight_int8", f"{layer.name}.multiplier", f"{layer.name}.offset"]
         if layer.residual:
             r_scale, r_zero = self._scales[layer.residual]

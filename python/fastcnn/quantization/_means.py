@@ -37,9 +37,7 @@ def correct_means(graph, graph_tensors, quantized, tensors, results, batches):
     graph, graph_tensors: the float ones. results: as Converter.convert gives them.
     """
     some = batches[:: -(-len(batches) // _SLICES)]
-    # A layer that reads shifted inputs is exact but for its borders, whose error would move the rest.
-    shifted = {node["in"][0] for node in quantized["nodes"] if node["out"][0]["name"].endswith(".shifted")}
-    free = [result for result in results if result[0].act is None and result[0].x not in shifted]
+    free = [result for result in results if result[0].act is None]
     wanted = [_means(run_graph(graph, graph_tensors, [r[1] for r in free], batch)) for batch in some]
     count = sum(len(batch[0]) for batch in some)
     for layer, name, scale, zero, factors in free:
