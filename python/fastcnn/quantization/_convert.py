@@ -14,6 +14,8 @@ from ._ranges import scale_and_zero
 from ._rounding import round_weights
 
 _LEVELS = 127  # of int8 weights, symmetric
+_LEAST_SHARE = 0.5  # of the levels that a channel gets: others than the calibration images may need more
+_HEADROOM = 1.2  # of ranges that layers without an activation take, for the same reason
 _MOST_DEPTH = (1 << 31) // (255 * 128)  # as kMostQuantizedDepth in params.h
 
 
@@ -116,7 +118,9 @@ class Converter:
 
         Where a layer makes a value and layers alone read it, its channels may have scales of their own: the layer's
         multipliers and the readers' weights take them in (Nagel et al. 2019, Xiao et al. 2022). Weights of dense
-        readers spread by that, so the factors get the power that is best for both.
+        readers spread by that, so the factors get the power that is best for both. No channel gets less than half the
+        range, and after relu6, which bounds all alike, each gets the whole: channels that some calibration images do
+        not wake would be cut off in others.
         """
         found = {}
         for names in self._streams():
@@ -133,6 +137,8 @@ class Converter:
     def _scales_apart(self, name):
         """Does a layer make the value, and do none but layers read it?"""
         made = next((layer for layer in self.layers if layer.out == name), None)
+        if made is not None and made.act == "relu6":
+            return False
         reads = sum((layer.x == name) + (layer.residual == name) for layer in self.layers)
         alone = name not in self._parent and name not in self._parent.values() and name not in self.index.outputs
         return made is not None and not made.flat and alone and reads == len(self.index.users.get(name, ()))
@@ -144,7 +150,34 @@ class Converter:
         share = of.high / ((255 - zero) * scale) if zero < 255 else np.zeros_like(of.high)
         if zero:
             share = np.maximum(share, -of.low / (zero * scale))
-        return np.clip(share, 1 / 256, 1)
+        return np.clip(share, _LEAST_SHARE, 1)
+
+    def _widen(self, ranges):
+        """Ranges with room beyond what calibration images showed, where layers without an activation make a value."""
+        free = {layer.out for layer in self.layers if layer.act is None}
+        room = {name: _HEADROOM if name in free else 1.0 for name in ranges}
+        return {name: (low * room[name], high * room[name]) for name, (low, high) in ranges.items()}
+
+    def _find_shifts(self):
+        """{name: (steps (C,), zeros (C,))}: inputs of the model whose channels have a scale and a zero of their own.
+
+        Images of bytes, normalised, have another grid in each channel, and rounding to a common one adds as much noise
+        as all layers do. So the channels are brought to bytes each in its own way where one layer alone reads them;
+        padding comes before that, since its zeros are another byte in each channel.
+        """
+        found = {}
+        for name in (i["name"] for i in self.index.graph["inputs"]):
+            readers = [layer for layer in self.layers if layer.x == name]
+            alone = len(readers) == len(self.index.users.get(name, ())) == 1 and not readers[0].flat
+            if not alone or len(self.index.shapes[name]) != 4 or self.index.shapes[name][1] == 1:
+                continue
+            of, (low, high) = self._channels[name], self._limits_of[name]
+            room = 0.1 * (high - low)  # an extreme that was cut off but is no outlier keeps the grid
+            lows, highs = np.minimum(of.low, 0), np.maximum(of.high, 0)
+            lows, highs = (np.clip(a, low - room, high + room) for a in (lows, highs))
+            steps = np.where(highs > lows, highs - lows, 255) / 255
+            found[name] = steps, -lows / steps
+        return found
 
     def _meets(self, layer, factors):
         """(O, I/groups, 1, 1): the factors of the inputs that each weight of a layer meets."""
@@ -167,13 +200,16 @@ class Converter:
         ranges, channels, moments: of find_ranges, find_channels and find_moments ({}: all to the nearest); the bias of
         a layer takes back by how much its rounded weights move the mean of its result (Nagel et al. 2019).
         """
-        groups = {}
+        groups, ranges = {}, self._widen(ranges)
         for name, (low, high) in ranges.items():
             old = groups.get(self.root(name), (0.0, 0.0))
             groups[self.root(name)] = min(old[0], low), max(old[1], high)
         self._scales = {name: scale_and_zero(*groups[self.root(name)]) for name in ranges}
-        self._channels, self._moments = channels, moments
-        self._finer = self._find_factors()
+        self._channels, self._moments, self._limits_of = channels, moments, ranges
+        self._finer, self._shifts = self._find_factors(), self._find_shifts()
+        for name, (steps, zeros) in self._shifts.items():
+            self._finer[name] = steps
+            self._scales[name] = 1.0, int(np.rint(zeros.mean()))
         index = self.index
         self.nodes, self.new_tensors, self.results = [], {}, []
         self.floats = {i["name"] for i in index.graph["inputs"]} | set(index.tensors)
@@ -188,16 +224,7 @@ class Converter:
         used = {n for node in self.nodes for n in node["in"]} | index.outputs
         tensors = {n: t for n, t in index.tensors.items() if n in used}
         graph = {k: index.graph[k] for k in ("inputs", "outputs", "batch")}
-        return {**graph, "nodes": self._alive()}, {**tensors, **self.new_tensors}, self.results
-
-    def _alive(self):
-        """Nodes whose results somebody reads."""
-        wanted, kept = set(self.index.outputs), []
-        for node in reversed(self.nodes):
-            if any(o["name"] in wanted for o in node["out"]):
-                wanted.update(node["in"])
-                kept.append(node)
-        return kept[::-1]
+        return {**graph, "nodes": alive(self.nodes, index.outputs)}, {**tensors, **self.new_tensors}, self.results
 
     def _emit(self, op, inputs, name, dtype, shape, params):
         out = {"name": name, "dtype": dtype, "shape": shape}
@@ -221,12 +248,31 @@ class Converter:
     def _byte(self, name):
         """The name of a value as bytes."""
         if name not in self.bytes:
-            scale, zero = self._scales[name]
-            self._emit(
-                "quantize", [name], f"{name}.q", "uint8", self.index.shapes[name], {"scale": scale, "zero": zero}
-            )
+            (scale, zero), source, shape = self._scales[name], name, self.index.shapes[name]
+            if name in self._shifts:
+                (source, shape), (scale, zero) = self._shifted(name), (1.0, 0)
+            self._emit("quantize", [source], f"{name}.q", "uint8", shape, {"scale": scale, "zero": zero})
             self.bytes[name] = f"{name}.q"
         return self.bytes[name]
+
+    def _shifted(self, name):
+        """(name, shape) of an input in units of its channels' steps, 0 to 255, with the padding of its reader."""
+        steps, zeros = self._shifts[name]
+        parts = {"weight": 1 / steps, "bias": zeros, "mean": np.zeros_like(steps), "var": np.ones_like(steps)}
+        for key, value in parts.items():
+            self.new_tensors[f"{name}.shift.{key}"] = _core.tensor(value.astype(np.float32))
+        p = next(layer for layer in self.layers if layer.x == name).params
+        top, bottom, left, right = (p.get(side, 0) for side in ("pT", "pB", "pL", "pR"))
+        n, c, h, w = shape = self.index.shapes[name]
+        source = name
+        if top or bottom or left or right:
+            n, c, h, w = shape = [n, c, h + top + bottom, w + left + right]
+            source, sides = f"{name}.padded", {"before": [0, 0, top, left], "after": [0, 0, bottom, right]}
+            self._emit("pad", [name], source, "float32", shape, sides)
+        inputs = [source, *(f"{name}.shift.{key}" for key in parts)]
+        rows = n * h * w if isinstance(n, int) else f"{h * w}*{n}"
+        self._emit("batch_norm_infer", inputs, f"{name}.shifted", "float32", shape, {"rows": rows, "C": c, "eps": 0.0})
+        return f"{name}.shifted", shape
 
     def _put_bytes(self, op, inputs, name, params, shape=None):
         self._emit(op, inputs, f"{name}.q", "uint8", shape or self.index.shapes[name], params)
@@ -250,9 +296,15 @@ class Converter:
         steps = w_scale[:, None, None, None] / meets
         multiplier = x_scale * w_scale / (scale * finer)
         bias = layer.bias - self._mean_error(layer, weights * steps - real)
+        if layer.x in self._shifts:
+            off = (x_zero - self._shifts[layer.x][1]) * self._shifts[layer.x][0]
+            bias = bias + (weights * steps * self._meets(layer, off)).sum(axis=(1, 2, 3))
         offset = bias / (scale * finer) + zero
         weights = weights.astype(np.int8)
         params = {**layer.params, "x_zero": x_zero}
+        if layer.x in self._shifts:  # it is padded already
+            params |= {"H": params["H"] + params.pop("pT", 0) + params.pop("pB", 0)}
+            params |= {"W": params["W"] + params.pop("pL", 0) + params.pop("pR", 0)}
         inputs = [x, f"{layer.name}.weight_int8", f"{layer.name}.multiplier", f"{layer.name}.offset"]
         if layer.residual:
             r_scale, r_zero = self._scales[layer.residual]
@@ -322,6 +374,16 @@ class Converter:
             self._put_bytes("quantized_add", inputs, name, factors)
         else:  # the same bytes elsewhere
             self._put_bytes(node["op"], inputs, name, {**params, "value": zero} if node["op"] == "pad" else params)
+
+
+def alive(nodes, names):
+    """Nodes whose results are among names, or are read on the way there."""
+    wanted, kept = set(names), []
+    for node in reversed(nodes):
+        if any(o["name"] in wanted for o in node["out"]):
+            wanted.update(node["in"])
+            kept.append(node)
+    return kept[::-1]
 
 
 def too_deep(layer):
