@@ -18,7 +18,7 @@ case $what in smoke | --all | --python) ;; *) usage ;; esac
 build=${FASTCNN_SANITIZE_BUILD:-build-$kind}
 targets="_core fastcnn_cpp_tests"; with_tests=ON
 if [ "$what" = --python ]; then targets=_core; with_tests=OFF; fi
-cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_SANITIZE="$flags" -DFASTCNN_PYTHON=ON \
+cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" -DFASTCNN_SANITIZE="$flags" -DFASTCNN_PYTHON=ON \
   -DFASTCNN_TESTS=$with_tests -DFASTCNN_ISAS="${FASTCNN_SANITIZE_ISAS:-avx2}" \
   -DFASTCNN_CUDA=OFF -Dpybind11_DIR="$(python -m pybind11 --cmakedir)"
 # shellcheck disable=SC2086
