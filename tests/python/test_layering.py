@@ -23,6 +23,7 @@ MAY = {
     "src/backend/cpu": (
         "fastcnn/",
         "core/allocator.h",
+        "core/cgroup.h",
         "core/philox.h",
         "graph/op_kinds.h",
         "backend/backend.h",
