@@ -115,10 +115,11 @@ void check(const Shape& s, bool taken = true) {
   p.conv = conv(s);
   REQUIRE(p.conv.oH > 0);
   const Sizes n(p.conv);
-  const Act acts[] = {Act::none, Act::relu, Act::relu6};
-  for (int norm = 0; norm < 3; ++norm)
-    for (int in = -1; in < 3; ++in) {
-      if (in >= 0 && norm == 2 && in < 2) continue;  // the other pairs are enough
+  const Act acts[] = {Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish};
+  const int most_in = s.groups > 1 ? 5 : 3;  // depthwise kernels read x through smooth activations too
+  for (int norm = 0; norm < 5; ++norm)
+    for (int in = -1; in < most_in; ++in) {
+      if (in >= 0 && norm >= 2 && in < 2) continue;  // the other pairs are enough
       p.norm_act.act = acts[norm];
       p.conv.has_norm_in = in >= 0;
       p.conv.in_act.act = in >= 0 ? acts[in] : Act::none;

@@ -257,7 +257,7 @@ TEST_CASE("cuda pointwise losses: every loss and reduction, a NaN target") {
 TEST_CASE("cuda batch_norm: training, inference, backward, residual, activation, one or many slices") {
   for (auto [rows, C] : {std::pair<int64_t, int64_t>{50, 7}, {900, 64}, {3, 130}})
     for (DType t : kFloats)
-      for (Act act : {Act::none, Act::relu})
+      for (Act act : {Act::none, Act::relu, Act::silu})
         for (int residual : {0, 1}) {
           BatchNormParams p;
           p.rows = rows, p.C = C, p.has_residual = residual, p.act.act = act;
@@ -275,7 +275,8 @@ TEST_CASE("cuda batch_norm: training, inference, backward, residual, activation,
             for (int dy2 : {0, 1}) {
               BatchNormParams q = p;
               q.has_affine = affine, q.has_dy2 = dy2;
-              if (residual && affine) continue;  // the residual hides what the affine map makes
+              if (residual && affine) continue;           // the residual hides what the affine map makes
+              if (act == Act::silu && !affine) continue;  // it goes by its input
               std::vector<Shaped> bwd{tensor({rows, C}, 8, t), x, gamma, mean, var};
               if (act != Act::none) bwd.push_back(affine ? tensor({2, C}, 9, s) : r);
               if (dy2) bwd.push_back(tensor({rows, C}, 10, t));

@@ -74,6 +74,32 @@ def test_residual_blocks(act, linear, kernel_isa):
     assert len(sums) == 2, f.describe()  # the other binary step is the gradient of the loss
 
 
+@pytest.mark.parametrize("act", ["silu", "hardswish", "leaky_relu"])
+def test_activations_by_their_input(act, kernel_isa):
+    """What the activation read is not kept: forward and backward of norm and activation are one step each."""
+    fc.manual_seed(3)
+    f = same(Residual(getattr(ops, act), linear=True), rand(3, 12, 6, 7).requires_grad_())
+    assert not steps(f, "activation_bwd") and not steps(f, "activation"), f.describe()
+    bwd = steps(f, "batch_norm_bwd")
+    assert sum("(2, 12)" in s["shapes"] for s in bwd) == 2, f.describe()
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu"])
+def test_an_input_of_the_activation_that_others_read_is_kept(act, kernel_isa):
+    bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3).requires_grad_()
+
+    def fn(x):
+        z = bn(x)
+        y = getattr(ops, act)(z)
+        return (z, y, *fc.grad((y * y).sum(), [x, *bn.parameters()]))
+
+    state = {k: v.clone() for k, v in bn.state_dict().items()}
+    want = [t.numpy() for t in fn(x)]
+    bn.load_state_dict(state)
+    for got, w in zip(fc.compile(fn)(x), want, strict=True):
+        np.testing.assert_array_equal(got.numpy(), w)
+
+
 def test_no_join_when_x_changes_in_between(kernel_isa):
     bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3)
 

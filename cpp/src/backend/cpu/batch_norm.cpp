@@ -177,8 +177,10 @@ const char* backward_declines(const Call& c) {
   if (const char* why = images_decline(images, 1 | 2 | 32, p.coef_only ? 8 : 1 | 8)) return why;
   const ActParams& a = p.act;
   if (p.has_dy2 && !p.has_residual) return "dy2 without residual gradient";
-  if (a.act == Act::leaky_relu) return a.alpha > 0 ? nullptr : "slope is not positive";
-  return a.act == Act::none || a.act == Act::relu || a.act == Act::relu6 ? nullptr : "activation is not fused";
+  if (!fuses(a.act)) return "activation is not fused";
+  if (p.has_dy2 && (a.act == Act::silu || a.act == Act::hardswish)) return "dy2 behind a smooth activation";
+  const bool by_output = a.act == Act::none || act_bwd_uses_output(a.act);
+  return p.has_affine || by_output ? nullptr : "activation that goes by its input";
 }
 
 int64_t backward_workspace(const Call& c) {

@@ -46,6 +46,7 @@ struct DenseJoint {
 };
 
 const char* dense_joint_declines(const Call& c) {
+  if (const char* why = declines_common(conv_call(c), {.norm_in = true})) return why;
   if (const char* why = joint_declines(c)) return why;
   const auto& p = c.as<Conv2dBwdParams>().conv;
   if (p.kH * p.kW * p.sH * p.sW * p.groups != 1 || p.oH != p.H || p.oW != p.W || p.pT != 0 || p.pL != 0)

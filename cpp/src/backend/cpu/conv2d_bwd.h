@@ -17,8 +17,7 @@ inline int64_t norm_in_at(const Conv2dBwdParams& p) { return masks(p) ? 7 : 6; }
 
 inline const char* joint_declines(const Call& c) {
   const Act a = c.as<Conv2dBwdParams>().norm_act.act;
-  if (const char* why = declines_common(conv_call(c), {.norm_in = true})) return why;
-  return a == Act::none || a == Act::relu || a == Act::relu6 ? nullptr : "activation is not none, relu or relu6";
+  return clamps(a) || smooth(a) ? nullptr : "activation of the norm";
 }
 
 // dy as the batch norm behind the convolution hands it back: a*dz + b*(y - mean) + c.

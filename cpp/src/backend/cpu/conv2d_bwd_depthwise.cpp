@@ -57,7 +57,7 @@ struct DepthwiseJoint {
 
 const char* depthwise_joint_declines(const Call& c) {
   if (const char* why = joint_declines(c)) return why;
-  if (const char* why = depthwise_declines_common(conv_call(c), {.norm_in = true})) return why;
+  if (const char* why = depthwise_declines_common(conv_call(c), {.norm_in = true, .smooth_in = true})) return why;
   const auto& p = c.as<Conv2dBwdParams>().conv;
   if (p.N * p.C * p.oH * p.oW == 0) return "empty";
   if (bands(p) != p.oH) return "rows of dx and dy do not go together";

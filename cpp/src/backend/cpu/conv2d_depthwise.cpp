@@ -25,7 +25,8 @@ GemmTask depthwise_task(const Conv2dParams& p) {
 }  // namespace
 
 const char* depthwise_declines(const Call& c) {
-  if (const char* why = depthwise_declines_common(c, {.norm_in = true, .moments = true})) return why;
+  if (const char* why = depthwise_declines_common(c, {.norm_in = true, .smooth_in = true, .moments = true}))
+    return why;
   return norm_declines(depthwise_task(c.as<Conv2dParams>()));
 }
 
@@ -154,7 +155,7 @@ void depthwise_bwd_data_run(const Call& c) {
 }
 
 const char* depthwise_bwd_weights_declines(const Call& c) {
-  if (const char* why = depthwise_declines_common(c, {.norm_in = true})) return why;
+  if (const char* why = depthwise_declines_common(c, {.norm_in = true, .smooth_in = true})) return why;
   return norm_declines(depthwise_grad_task(c.as<Conv2dParams>()));
 }
 

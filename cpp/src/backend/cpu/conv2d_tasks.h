@@ -21,20 +21,24 @@ inline int64_t floats_between(const float* from, const float* to) {
 
 inline int lanes() { return kernels()->vector_floats; }
 
-inline const char* norm_in_declines(const Call& c) {
+// Kernels that normalise what they read in their own loops know these; the passes of batch norms know smooth ones
+// too.
+inline bool clamps(Act a) { return a == Act::none || a == Act::relu || a == Act::relu6; }
+inline bool smooth(Act a) { return a == Act::silu || a == Act::hardswish; }
+
+inline const char* norm_in_declines(const Call& c, bool smooth_too = false) {
   const auto& p = c.as<Conv2dParams>();
-  const bool known = p.in_act.act == Act::none || p.in_act.act == Act::relu || p.in_act.act == Act::relu6;
-  return p.has_norm_in && !known ? "activation of the input is not none, relu or relu6" : nullptr;
+  const Act a = p.in_act.act;
+  return p.has_norm_in && !clamps(a) && !(smooth_too && smooth(a)) ? "activation of the input norm" : nullptr;
 }
 
 // In the registers of a kernel; dense and depthwise kernels apply others to what they have just stored.
-inline bool fused_act(const Conv2dParams& p) {
-  return p.act.act == Act::none || p.act.act == Act::relu || p.act.act == Act::relu6;
-}
+inline bool fused_act(const Conv2dParams& p) { return clamps(p.act.act); }
 
-// What the adaptor can do where the call asks for it: read x through a batch norm, give the moments of y.
+// What the adaptor can do where the call asks for it: read x through a batch norm (and a smooth activation), give
+// the moments of y.
 struct Can {
-  bool norm_in = false, moments = false;
+  bool norm_in = false, smooth_in = false, moments = false;
 };
 inline const char* declines_common(const Call& c, Can can = {}) {
   if (!kernels()) return "isa is ref";
@@ -43,7 +47,7 @@ inline const char* declines_common(const Call& c, Can can = {}) {
   if (p.has_moments && !can.moments) return "moments";
   if (p.has_moments && !fused_act(p)) return "moments behind an activation that is applied late";
   if (p.has_moments && p.N * p.oH * p.oW == 0) return "moments of no pixels";
-  if (const char* why = norm_in_declines(c)) return why;
+  if (const char* why = norm_in_declines(c, can.smooth_in)) return why;
   for (const Operand& o : c.in)
     if (o.dtype != DType::float32) return "dtype is not float32";
   return nullptr;

@@ -256,7 +256,7 @@ class Fuser {
   void join_batch_norm_bwd(int i) {
     const Node& a = g_.nodes[i];
     const ActParams& act = a.params.as<ActParams>();
-    if (!act_bwd_uses_output(act.act)) return;
+    const bool from_input = !act_bwd_uses_output(act.act);
     const Value dz = a.out[0];
     if (g_.buffers[dz.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(dz.buffer)) return;
     const auto readers = uses_.readers[dz.buffer];
@@ -269,6 +269,10 @@ class Fuser {
       joined.in.push_back(a.in[1]);
       p.has_residual = readers.size() > 1;
       if (p.has_residual) joined.out.push_back(dz);
+      // What the activation read is made again: nobody else need keep it.
+      const Forward norm = from_input ? forward_of(joined, ActParams{}, i) : Forward{};
+      if (from_input && norm.at < 0) continue;
+      if (from_input) read_affine(joined, norm);
       if (!has_kernel(joined)) continue;
       int sum = p.has_residual ? addition_before(i, a.in[0]) : -1;
       if (sum >= 0) {
@@ -276,7 +280,10 @@ class Fuser {
         if (kernel_of(with_sum) == kernel_of(joined)) joined = with_sum, drop_addition(sum, i);
       }
       replace(i, r, joined);
-      make_output_again(i);
+      if (from_input)
+        drop_input(norm, i);
+      else
+        make_output_again(i);
       return;
     }
   }
@@ -354,28 +361,50 @@ class Fuser {
     gone_[r] = 1;
   }
 
-  // The backward pass reads x anyway: y = act(affine(x)) is cheaper to make again than to read.
-  void make_output_again(int i) {
-    Node again = g_.nodes[i];
-    auto& p = again.params.as<BatchNormParams>();
-    const Value y = again.in[5];
-    if (p.act.act == Act::none || p.has_affine || !uses_.single_writer(y.buffer)) return;
-    int f = uses_.writers[y.buffer][0];
-    if (f >= i || gone_[f] || g_.nodes[f].kind != OpKind::batch_norm) return;
+  // The norm whose forward pass gave act(norm(x)) to a backward pass, with its affine map as a result too.
+  struct Forward {
+    int at = -1;
+    Node node;
+  };
+  Forward forward_of(const Node& bwd, const ActParams& act, int i) {
+    const Value y = bwd.in[5];
+    if (!uses_.single_writer(y.buffer)) return {};
+    const int f = uses_.writers[y.buffer][0];
+    if (f >= i || gone_[f] || g_.nodes[f].kind != OpKind::batch_norm) return {};
     Node fwd = g_.nodes[f];
     auto& q = fwd.params.as<BatchNormParams>();
-    if (q.has_residual || std::memcmp(&q.act, &p.act, sizeof q.act) != 0 || !(fwd.out[0] == y) ||
-        !(fwd.in[0] == again.in[1]) || !(fwd.out[1] == again.in[3]) || !ready(fwd.in[0], f + 1, i))
-      return;
+    if (q.has_residual || std::memcmp(&q.act, &act, sizeof q.act) != 0 || !(fwd.out[0] == y) ||
+        !(fwd.in[0] == bwd.in[1]) || !(fwd.out[1] == bwd.in[3]) || !ready(fwd.in[0], f + 1, i))
+      return {};
     if (!q.has_affine) {
       q.has_affine = 1;
       fwd.out.push_back(new_value(fwd.out[1], {2, q.C}, f));
     }
-    p.has_affine = 1;
-    again.in[5] = fwd.out[3];
-    if (kernel_of(fwd) != kernel_of(g_.nodes[f]) || kernel_of(again) != kernel_of(g_.nodes[i])) return;
-    g_.nodes[f] = fwd;
+    if (kernel_of(fwd) != kernel_of(g_.nodes[f])) return {};
+    return {f, std::move(fwd)};
+  }
+  static void read_affine(Node& bwd, const Forward& f) {
+    bwd.params.as<BatchNormParams>().has_affine = 1;
+    bwd.in[5] = f.node.out[3];
+  }
+
+  // The backward pass reads x anyway: y = act(affine(x)) is cheaper to make again than to read.
+  void make_output_again(int i) {
+    Node again = g_.nodes[i];
+    const auto& p = again.params.as<BatchNormParams>();
+    if (p.act.act == Act::none || p.has_affine) return;
+    Forward f = forward_of(again, p.act, i);
+    if (f.at < 0) return;
+    read_affine(again, f);
+    if (kernel_of(again) != kernel_of(g_.nodes[i])) return;
+    g_.nodes[f.at] = std::move(f.node);
     g_.nodes[i] = again;
+  }
+  // Node i reads the affine map instead of norm(x), which then may go into the activation that alone reads it.
+  void drop_input(const Forward& f, int i) {
+    std::erase(uses_.readers[f.node.out[0].buffer], i);
+    g_.nodes[f.at] = f.node;
+    join_activation<BatchNormParams>(f.at);
   }
 };
 

@@ -146,19 +146,22 @@ struct Apply {
   bool nt;
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    vf m = get(mean + j, n), a = get(scale + j, n), b = get(shift + j, n);
-    for (int r = 0; r < R; ++r, off += period) {
-      vf z = fma(sub(get(x + off, n), m), a, b);
-      if (Res) z = add(z, get(res + off, n));
-      put(y + off, act_fwd<A>(z, alpha, 0), n, nt);
+    vf m = get(mean + j, n), a = get(scale + j, n), b = get(shift + j, n), z[R];
+    for (int r = 0; r < R; ++r) {
+      z[r] = fma(sub(get(x + off + r * period, n), m), a, b);
+      if (Res) z[r] = add(z[r], get(res + off + r * period, n));
     }
+    act_fwd_all<A, R>(z, alpha, 0);
+    for (int r = 0; r < R; ++r) put(y + off + r * period, z[r], n, nt);
   }
 };
 
-// y of an element, read or made again with the arithmetic of the forward pass.
+// What act_grad takes of an element, read (y) or made again with the arithmetic of the forward pass.
 template <Act A, bool Again, class T>
-FASTCNN_OP vf output_of(const T* y, int64_t i, vf centred, vf scale, vf shift, float alpha, int n) {
-  return Again ? act_fwd<A>(fma(centred, scale, shift), alpha, 0) : get(y + i, n);
+FASTCNN_OP vf behind_norm(const T* y, vf centred, vf scale, vf shift, float alpha, int n) {
+  if (!Again) return get(y, n);
+  const vf z = fma(centred, scale, shift);
+  return A == Act::relu || A == Act::relu6 ? act_fwd<A>(z, alpha, 0) : z;
 }
 
 template <Act A, bool Again, class T>
@@ -173,15 +176,20 @@ struct BwdApply {
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
     vf m = get(mean + j, n), va = get(a + j, n), vb = get(b + j, n), vc = get(c + j, n);
     vf sc = Again ? get(scale + j, n) : m, sh = Again ? get(shift + j, n) : m;
-    for (int r = 0; r < R; ++r, off += period) {
-      vf dz = get(dy + off, n), centred = sub(get(x + off, n), m);
-      if (A != Act::none) dz = act_grad<A>(dz, output_of<A, Again>(y, off, centred, sc, sh, alpha, n), alpha, 0);
-      put(dx + off, fma(va, dz, fma(vb, centred, vc)), n, nt);
+    vf dz[R], centred[R], z[R];
+    for (int r = 0; r < R; ++r) {
+      dz[r] = get(dy + off + r * period, n), centred[r] = sub(get(x + off + r * period, n), m);
+      if (A != Act::none) z[r] = behind_norm<A, Again>(y + off + r * period, centred[r], sc, sh, alpha, n);
     }
+    act_grad_all<A, R>(dz, z, alpha, 0);
+    for (int r = 0; r < R; ++r) put(dx + off + r * period, fma(va, dz[r], fma(vb, centred[r], vc)), n, nt);
   }
 };
 
-// How the gradient arrives and leaves: Dz stores dz, Two adds a second dy, Again makes y from x.
+// How the gradient arrives and leaves: Dz stores dz, Two adds a second dy, Again makes y from x. Smooth
+// activations have one variant, which looks whether dz is wanted.
+template <Act A>
+constexpr bool kSmooth = A == Act::silu || A == Act::hardswish;
 template <int NV, Act A, bool Dz, bool Two, bool Again, class T>
 FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
                                const float* mean, int64_t j, int n, float* s1, float* s2, bool more) {
@@ -197,17 +205,30 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
     sc[v] = Again ? get(p.scale + j + v * kLanes, n) : m[v];
     sh[v] = Again ? get(p.shift + j + v * kLanes, n) : m[v];
   }
-  for (int64_t r = 0; r < vrows; ++r, off += stride)
-    for (int v = 0; v < NV; ++v) {
-      int64_t i = off + v * kLanes;
-      vf dz = get(dy + i, n), centred = sub(get(x + i, n), m[v]);
-      if (Two) dz = add(dz, get(dy2 + i, n));
-      if (A != Act::none)
-        dz = act_grad<A>(dz, output_of<A, Again>(y, i, centred, sc[v], sh[v], alpha, n), alpha, 0);
-      if (Dz) put(to + i, dz, n, p.nt != 0);
-      a[v] = add(a[v], dz);
-      q[v] = fma(dz, centred, q[v]);
-    }
+  const auto rows = [&]<int U>() __attribute__((always_inline)) {
+    vf dz[U * NV], centred[U * NV], z[U * NV];
+    for (int u = 0; u < U; ++u)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t i = off + u * stride + v * kLanes;
+        const int k = u * NV + v;
+        dz[k] = get(dy + i, n), centred[k] = sub(get(x + i, n), m[v]);
+        if (Two) dz[k] = add(dz[k], get(dy2 + i, n));
+        if (A != Act::none) z[k] = behind_norm<A, Again>(y + i, centred[k], sc[v], sh[v], alpha, n);
+      }
+    act_grad_all<A, U * NV>(dz, z, alpha, 0);
+    for (int u = 0; u < U; ++u)
+      for (int v = 0; v < NV; ++v) {
+        const int k = u * NV + v;
+        if (Dz && (!kSmooth<A> || to)) put(to + off + u * stride + v * kLanes, dz[k], n, p.nt != 0);
+        a[v] = add(a[v], dz[k]);
+        q[v] = fma(dz[k], centred[k], q[v]);
+      }
+    off += U * stride;
+  };
+  int64_t r = 0;
+  constexpr int kRows = A == Act::silu && NV < 4 ? 4 / NV : 1;  // long chains: four at once
+  for (; r + kRows <= vrows; r += kRows) rows.template operator()<kRows>();
+  for (; kRows > 1 && r < vrows; ++r) rows.template operator()<1>();
   for (int v = 0; v < NV; ++v) {
     store(s1 + v * kLanes, a[v]);
     store(s2 + v * kLanes, q[v]);
@@ -384,10 +405,12 @@ void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<
 #endif
 void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
 
-#define FASTCNN_MASK_ACTS(X) X(relu) X(relu6) X(leaky_relu)
+#define FASTCNN_OUTPUT_ACTS(X) X(relu) X(relu6)                   // by their output
+#define FASTCNN_INPUT_ACTS(X) X(leaky_relu) X(silu) X(hardswish)  // by their input
 
 template <class T, Act A, bool Again>
 static void bwd_sums_of(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
+  if constexpr (kSmooth<A>) return bwd_sums<T, A, true, false, Again>(p, begin, end);
   if (p.dz && p.dy2) return bwd_sums<T, A, true, true, Again>(p, begin, end);
   if (p.dz) return bwd_sums<T, A, true, false, Again>(p, begin, end);
   return bwd_sums<T, A, false, false, Again>(p, begin, end);
@@ -400,7 +423,11 @@ static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
 #define FASTCNN_CASE(a) \
   case Act::a:          \
     return p->scale ? bwd_sums_of<T, Act::a, true>(*p, begin, end) : bwd_sums_of<T, Act::a, false>(*p, begin, end);
-      FASTCNN_MASK_ACTS(FASTCNN_CASE)
+      FASTCNN_OUTPUT_ACTS(FASTCNN_CASE)
+#undef FASTCNN_CASE
+#define FASTCNN_CASE(a) \
+  case Act::a: return bwd_sums_of<T, Act::a, true>(*p, begin, end);
+      FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
@@ -419,7 +446,11 @@ static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end)
 #define FASTCNN_CASE(a) \
   case Act::a:          \
     return p->scale ? bwd_apply<T, Act::a, true>(*p, begin, end) : bwd_apply<T, Act::a, false>(*p, begin, end);
-      FASTCNN_MASK_ACTS(FASTCNN_CASE)
+      FASTCNN_OUTPUT_ACTS(FASTCNN_CASE)
+#undef FASTCNN_CASE
+#define FASTCNN_CASE(a) \
+  case Act::a: return bwd_apply<T, Act::a, true>(*p, begin, end);
+      FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }

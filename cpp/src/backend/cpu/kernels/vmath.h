@@ -86,7 +86,33 @@ FASTCNN_OP vf vtanh(vf x) {
   return copy_sign(div(t, add(t, set1(2))), x);
 }
 
-FASTCNN_OP vf vsigmoid(vf x) { return div(set1(1), add(set1(1), vexp(sub(zero(), x)))); }
+// y[v] = 1 + exp(-x[v]), which is 1 or infinity where exp(-x) is not a normal number: no results to put right at
+// the ends, and half the time of vexp. Step by step for all V: one after the other, what waits in the chain of one
+// fills the hardware's scheduler before the next begins (a third slower with 4).
+template <int V>
+FASTCNN_OP void one_plus_exp_neg(const vf* x, vf* y) {
+  vf c[V], n[V], r[V];
+#define FASTCNN_EACH _Pragma("GCC unroll 8") for (int v = 0; v < V; ++v)
+  FASTCNN_EACH c[v] = vmax(set1(-88.8f), x[v]);
+  FASTCNN_EACH c[v] = vmin(set1(87), c[v]);  // the exponents that scale2 has everywhere
+  FASTCNN_EACH n[v] = mul(c[v], set1(-kLog2e));
+  FASTCNN_EACH n[v] = round_even(n[v]);
+  FASTCNN_EACH r[v] = fma(c[v], set1(kLog2e), n[v]);
+  FASTCNN_EACH r[v] = fma(c[v], set1(1.92596303e-8f), r[v]);                   // n + c*log2(e), |r| <= 1/2
+  FASTCNN_EACH y[v] = fma(set1(-1.32645911e-3f), r[v], set1(9.67161916e-3f));  // 2^-r
+  FASTCNN_EACH y[v] = fma(y[v], r[v], set1(-5.55073507e-2f));
+  FASTCNN_EACH y[v] = fma(y[v], r[v], set1(2.40222409e-1f));
+  FASTCNN_EACH y[v] = fma(y[v], r[v], set1(-6.93147004e-1f));
+  FASTCNN_EACH y[v] = fma(y[v], r[v], set1(1));
+  FASTCNN_EACH y[v] = scale2(y[v], sub(n[v], set1(1)));
+  FASTCNN_EACH y[v] = fma(y[v], set1(2), set1(1));
+}
+FASTCNN_OP vf one_plus_exp_neg(vf x) {
+  vf y;
+  one_plus_exp_neg<1>(&x, &y);
+  return y;
+}
+FASTCNN_OP vf vsigmoid(vf x) { return div(set1(1), one_plus_exp_neg(x)); }
 
 // exp(-x*x/2). The square enters the reduced argument inside a fused multiply-add, so its rounding costs nothing.
 FASTCNN_OP vf exp_half_square(vf x) {

@@ -111,6 +111,11 @@ inline double act_second(const ActParams& p, double r) {
   }
 }
 
+// The same from the input of any activation.
+inline double act_bwd_from_input(const ActParams& p, double dy, double x) {
+  return act_bwd(p, dy, act_bwd_uses_output(p.act) ? apply_act(p, x) : x);
+}
+
 // Activations whose derivative follows from their output alone: what a fused op can go back through.
 inline bool act_invertible_mask(const ActParams& p) {
   return p.act == Act::none || act_bwd_uses_output(p.act) || p.act == Act::hardtanh ||

@@ -61,7 +61,7 @@ void fold_batch_norm(const Call& c) {
 void batch_norm_bwd(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   expect_floating(c.in[0], "batch_norm_bwd");
-  if (!act_invertible_mask(p.act))
+  if (!p.has_affine && !act_invertible_mask(p.act))
     throw std::logic_error("batch_norm_bwd: this activation cannot be differentiated from its output");
   Reader dy(c.in[0]), x(c.in[1]), gamma(c.in[2]), mean(c.in[3]), invstd(c.in[4]), y;
   bool act = p.act.act != Act::none;
@@ -72,7 +72,8 @@ void batch_norm_bwd(const Call& c) {
   auto dz_at = [&](int64_t i, int64_t ch) {
     double d = p.has_dy2 ? dy[i] + dy2[i] : dy[i];
     if (!act) return d;
-    return act_bwd(p.act, d, p.has_affine ? apply_act(p.act, (x[i] - mean[ch]) * y[ch] + y[p.C + ch]) : y[i]);
+    if (!p.has_affine) return act_bwd(p.act, d, y[i]);
+    return act_bwd_from_input(p.act, d, (x[i] - mean[ch]) * y[ch] + y[p.C + ch]);
   };
   Writer dx(c.out[0]), dgamma(c.out[1]), dbeta(c.out[2]), dres;
   if (p.has_residual) dres = c.out[3];

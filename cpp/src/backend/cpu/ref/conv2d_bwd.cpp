@@ -24,8 +24,8 @@ void conv2d_bwd(const Call& c) {
   for (int64_t i = 0; i < n; ++i) {
     const int64_t o = i % O;
     const double centred = y[i] - mean[o];
-    const double z = act ? apply_act(p.norm_act, centred * affine[o] + affine[O + o]) : 0;
-    const double dz = act ? act_bwd(p.norm_act, dy[i], z) : dy[i];
+    const double z = act ? centred * affine[o] + affine[O + o] : 0;
+    const double dz = act ? act_bwd_from_input(p.norm_act, dy[i], z) : dy[i];
     g.set(i, coef[o] * dz + coef[O + o] * centred + coef[2 * O + o]);
   }
   const Operand data[] = {grad, c.in[1]};
@@ -45,8 +45,7 @@ void conv2d_bwd(const Call& c) {
     double sum = 0, dot = 0;
     for (int64_t i = ch; i < pixels * C; i += C) {
       const double centred = x[i] - in_mean[ch];
-      const double z = apply_act(p.conv.in_act, centred * in_affine[ch] + in_affine[C + ch]);
-      const double d = p.conv.in_act.act == Act::none ? dx[i] : act_bwd(p.conv.in_act, dx[i], z);
+      const double d = act_bwd_from_input(p.conv.in_act, dx[i], centred * in_affine[ch] + in_affine[C + ch]);
       dz.set(i, d);
       sum += d, dot += d * centred;
     }

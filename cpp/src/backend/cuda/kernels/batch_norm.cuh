@@ -106,8 +106,9 @@ struct BnGrad {
     R d = to_real(dy[i]);
     if (dy2) d += to_real(dy2[i]);
     if (act.act == Act::none) return d;
-    const R r = affine ? apply_act(act, (to_real(x[i]) - mean[c]) * affine[c] + affine[C + c]) : to_real(y[i]);
-    return act_slope(act, d, r);
+    if (!affine) return act_slope(act, d, to_real(y[i]));
+    const R z = (to_real(x[i]) - mean[c]) * affine[c] + affine[C + c];
+    return act_slope(act, d, act_bwd_uses_output(act.act) ? apply_act(act, z) : z);
   }
 };
 
