@@ -69,6 +69,13 @@ struct Conv2dParams {
   int64_t has_moments = 0;  // conv2d: also gives the moments of y that a batch norm wants (BatchNormParams)
 };
 
+// channel_scale, channel_dot: images of N x C planes of `rows` pixels, and one number for each plane.
+struct ChannelParams {
+  int64_t N = 0, C = 0, rows = 0;
+  int64_t has_shift = 0;  // channel_scale: a third input, times `shift`, is added
+  double shift = 0;
+};
+
 // depthwise_pointwise: [a 1x1 convolution,] a depthwise one and a 1x1 one as one op: x (N,C,H,W) [-> (N,E,H,W)] ->
 // (N,E,oH,oW) -> y (N,O,oH,oW); what lies between is never stored. The parts are as conv2d with the options here.
 struct DepthwisePointwiseParams {

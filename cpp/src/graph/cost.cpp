@@ -66,7 +66,9 @@ int64_t flops_of(const Call& c) {
     case OpKind::group_norm: return 7 * in;
     case OpKind::layer_norm_bwd:
     case OpKind::group_norm_bwd: return 11 * in;
-    case OpKind::batch_norm_infer: return 2 * in;
+    case OpKind::batch_norm_infer:
+    case OpKind::channel_scale:
+    case OpKind::channel_dot: return 2 * in;
     case OpKind::softmax:
     case OpKind::log_softmax:
     case OpKind::softmax_bwd:

@@ -60,6 +60,7 @@ bool constant_external(const Graph& g, const Uses& uses, int buffer);
 
 // Passes, in the order in which compile runs them; each is one file in passes/.
 void simplify(Graph& g);          // common subexpressions, dead nodes
+void channel_gate(Graph& g);      // the gradient of a factor per channel (squeeze and excitation) in two passes
 void fuse(Graph& g);              // conv+bias+activation, batch_norm+residual+activation, and their backward twins
 void norm_on_load(Graph& g);      // batch_norm without its result, where convolutions can make it as they read
 void norm_bwd_on_load(Graph& g);  // batch_norm_bwd without its result, where the convolution before can make it

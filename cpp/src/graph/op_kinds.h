@@ -43,6 +43,10 @@
   X(fold_batch_norm, FoldParams)                                                                               \
   /* mean, invstd, running_mean, running_var, num_batches(int64) -> running_mean = in 2, running_var = in 3 */ \
   X(bn_update_running, BnUpdateParams)                                                                         \
+  /* x, scale(N,C,1,1) [, shift(N,C,1,1)] -> y */                                                              \
+  X(channel_scale, ChannelParams)                                                                              \
+  /* a, b (N,C,H,W) -> (N,C,1,1): the sum of a*b over each plane */                                            \
+  X(channel_dot, ChannelParams)                                                                                \
   /* x [, gamma, beta] -> y, mean(outer), invstd(outer) */                                                     \
   X(layer_norm, NormParams)                                                                                    \
   /* dy, x [, gamma], mean, invstd -> dx [, dgamma, dbeta] */                                                  \

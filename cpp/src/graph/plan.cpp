@@ -53,6 +53,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
   device_ = graph_.device;
   info_.traced_nodes = static_cast<int>(graph_.nodes.size());
   simplify(graph_);
+  channel_gate(graph_);
   fuse(graph_);
   simplify(graph_);
   if (device_.type == DeviceType::cpu) {  // they ask what the CPU's kernels can join
