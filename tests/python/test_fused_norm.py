@@ -100,6 +100,22 @@ def test_an_input_of_the_activation_that_others_read_is_kept(act, kernel_isa):
         np.testing.assert_array_equal(got.numpy(), w)
 
 
+@pytest.mark.parametrize("act", ["silu", "leaky_relu"])
+def test_an_input_of_the_activation_that_is_its_gradient_is_kept(act, kernel_isa):
+    bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3).requires_grad_()
+
+    def fn(x):
+        z = bn(x)
+        y = getattr(ops, act)(z)
+        return (y, *fc.grad(y, [x, *bn.parameters()], [z]))
+
+    state = {k: v.clone() for k, v in bn.state_dict().items()}
+    want = [t.numpy() for t in fn(x)]
+    bn.load_state_dict(state)
+    for got, w in zip(fc.compile(fn)(x), want, strict=True):
+        np.testing.assert_array_equal(got.numpy(), w)
+
+
 def test_no_join_when_x_changes_in_between(kernel_isa):
     bn, x = nn.BatchNorm2d(4), rand(5, 4, 3, 3)
 

@@ -402,8 +402,11 @@ class Fuser {
   }
   // Node i reads the affine map instead of norm(x), which then may go into the activation that alone reads it.
   void drop_input(const Forward& f, int i) {
-    std::erase(uses_.readers[f.node.out[0].buffer], i);
     g_.nodes[f.at] = f.node;
+    const int z = f.node.out[0].buffer;
+    for (const Value& v : g_.nodes[i].in)
+      if (v.buffer == z) return;  // as the gradient of y, say
+    std::erase(uses_.readers[z], i);
     join_activation<BatchNormParams>(f.at);
   }
 };

@@ -17,7 +17,8 @@ struct Life {
 };
 
 bool elementwise(OpKind k) {
-  return k == OpKind::unary || k == OpKind::binary || k == OpKind::activation || k == OpKind::activation_bwd;
+  return k == OpKind::unary || k == OpKind::binary || k == OpKind::activation || k == OpKind::activation_bwd ||
+         k == OpKind::channel_scale;
 }
 
 }  // namespace
