@@ -20,7 +20,7 @@ build=${FASTCNN_SANITIZE_BUILD:-build-$kind}
 targets="_core fastcnn_cpp_tests"; with_tests=ON
 if [ "$what" = --python ]; then targets=_core; with_tests=OFF; fi
 cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_SANITIZE="$flags" -DFASTCNN_PYTHON=ON \
-  -DCMAKE_CXX_FLAGS_RELEASE="${FASTCNN_SANITIZE_OPTIMIZE:--O1} -DNDEBUG" \
+  -DFASTCNN_SANITIZE_OPTIMIZE="${FASTCNN_SANITIZE_OPTIMIZE:--O1}" \
   -DFASTCNN_TESTS=$with_tests -DFASTCNN_ISAS="${FASTCNN_SANITIZE_ISAS:-avx2}" \
   -DFASTCNN_CUDA=OFF -Dpybind11_DIR="$(python -m pybind11 --cmakedir)"
 # shellcheck disable=SC2086
