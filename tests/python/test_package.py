@@ -47,6 +47,24 @@ def test_isa_can_be_lowered_by_environment_and_a_wrong_name_is_refused():
     assert bad.returncode == 1 and "expected one of" in bad.stderr
 
 
+def test_sources_of_the_cuda_package(tmp_path):
+    """The same project but for its name, its description, the toolkit and the backend; and never half a tree."""
+    tomllib = pytest.importorskip("tomllib", reason="Python before 3.11")
+    script, to = ROOT / "cpp" / "cuda_package.py", tmp_path / "sources"
+    run(sys.executable, script, to)
+    here, there = (tomllib.loads((p / "pyproject.toml").read_text(encoding="utf-8")) for p in (ROOT, to))
+    assert there["project"].pop("name") == "fastcnn-cuda" and here["project"].pop("name") == "fastcnn"
+    assert "CUDA" in there["project"].pop("description") and here["project"].pop("description")
+    more = set(there["build-system"].pop("requires")) - set(here["build-system"].pop("requires"))
+    assert len(more) == 5 and all(m.startswith("nvidia-") for m in more)
+    assert there["tool"]["scikit-build"]["cmake"]["define"].pop("FASTCNN_CUDA") == "ON"
+    assert there == here
+    assert (to / "cpp/src/backend/cuda/runtime.cu").is_file() and not list(to.rglob("__pycache__"))
+    assert not list(tmp_path.glob("*.part"))
+    again = subprocess.run([sys.executable, script, to], capture_output=True, text=True)
+    assert again.returncode == 1 and "is there already" in again.stderr
+
+
 @needs_install
 def test_wheel_holds_library_headers_cmake_config_and_types(tmp_path):
     for name in (
