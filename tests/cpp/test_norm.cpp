@@ -157,6 +157,8 @@ TEST_CASE("batch_norm backward: bfloat16 images behind activations that go by th
       if (residual) grads.push_back({n, half});
       CHECK(check_op(cpu::batch_norm_bwd_list(), &p, bwd, grads, name("bf16 batch_norm_bwd", k, p.act, residual),
                      {2e-5}) > 0);
+      auto out = make_outputs(grads);
+      CHECK(reason(cpu::batch_norm_bwd_list(), &p, bwd, out) == "");  // not by way of float32 copies
     }
 }
 

@@ -57,6 +57,15 @@ def same(model, x):
     return f
 
 
+def equal_to_eager(bn, fn, *inputs):
+    """fn(*inputs), which gives tensors, compiled and not from the same statistics: the same bits."""
+    state = {k: v.clone() for k, v in bn.state_dict().items()}
+    want = [t.numpy() for t in fn(*inputs)]
+    bn.load_state_dict(state)
+    for got, w in zip(fc.compile(fn)(*inputs), want, strict=True):
+        np.testing.assert_array_equal(got.numpy(), w)
+
+
 @pytest.mark.parametrize("act", ["relu", "relu6"])
 @pytest.mark.parametrize("linear", [False, True])
 def test_residual_blocks(act, linear, kernel_isa):
@@ -93,11 +102,7 @@ def test_an_input_of_the_activation_that_others_read_is_kept(act, kernel_isa):
         y = getattr(ops, act)(z)
         return (z, y, *fc.grad((y * y).sum(), [x, *bn.parameters()]))
 
-    state = {k: v.clone() for k, v in bn.state_dict().items()}
-    want = [t.numpy() for t in fn(x)]
-    bn.load_state_dict(state)
-    for got, w in zip(fc.compile(fn)(x), want, strict=True):
-        np.testing.assert_array_equal(got.numpy(), w)
+    equal_to_eager(bn, fn, x)
 
 
 @pytest.mark.parametrize("act", ["silu", "leaky_relu"])
@@ -109,11 +114,25 @@ def test_an_input_of_the_activation_that_is_its_gradient_is_kept(act, kernel_isa
         y = getattr(ops, act)(z)
         return (y, *fc.grad(y, [x, *bn.parameters()], [z]))
 
-    state = {k: v.clone() for k, v in bn.state_dict().items()}
-    want = [t.numpy() for t in fn(x)]
-    bn.load_state_dict(state)
-    for got, w in zip(fc.compile(fn)(x), want, strict=True):
-        np.testing.assert_array_equal(got.numpy(), w)
+    equal_to_eager(bn, fn, x)
+
+
+@pytest.mark.parametrize("act", ["relu6", "silu"])
+def test_bfloat16_images_have_kernels_of_their_own(act, kernel_isa):
+    fc.manual_seed(3)
+    model = Residual(getattr(ops, act), linear=True)
+
+    def fn(x):
+        with fc.autocast(dtype=fc.bfloat16):
+            y = model(x)
+        loss = (y.to(fc.float32) ** 2).sum()
+        return (loss, *fc.grad(loss, [x, *model.parameters()]))
+
+    f = fc.compile(fn)
+    f(rand(3, 12, 6, 7).requires_grad_())
+    bwd = steps(f, "batch_norm_bwd")
+    assert len(bwd) == 4 and {s["implementation"] for s in bwd} == {"simd"}, f.describe()
+    assert not steps(f, "activation_bwd")
 
 
 def test_no_join_when_x_changes_in_between(kernel_isa):
@@ -146,11 +165,7 @@ def test_sums_that_others_change_stay(kernel_isa):
         (dx,) = fc.grad(y, [x], [g])
         return dx, g, a
 
-    state = {k: v.clone() for k, v in bn.state_dict().items()}
-    want = [t.numpy() for t in fn(x, g1, g2)]
-    bn.load_state_dict(state)
-    for got, w in zip(fc.compile(fn)(x, g1, g2), want, strict=True):
-        np.testing.assert_array_equal(got.numpy(), w)
+    equal_to_eager(bn, fn, x, g1, g2)
 
 
 def test_double_backward(kernel_isa):

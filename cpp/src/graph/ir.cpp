@@ -20,6 +20,13 @@ bool covers_buffer(const Graph& g, const Value& v) {
          v.strides == canonical_strides(v.shape);
 }
 
+void erase_nodes(Graph& g, const std::vector<char>& gone) {
+  std::vector<Node> kept;
+  for (size_t i = 0; i < g.nodes.size(); ++i)
+    if (!gone[i]) kept.push_back(std::move(g.nodes[i]));
+  g.nodes = std::move(kept);
+}
+
 bool constant_external(const Graph& g, const Uses& uses, int buffer) {
   const Buffer& b = g.buffers[buffer];
   return b.kind == Buffer::Kind::external && uses.writers[buffer].empty() && b.storage->exports == 0;

@@ -47,6 +47,9 @@ struct Graph {
 // Does the value cover its whole buffer densely?
 bool covers_buffer(const Graph& g, const Value& v);
 
+// Takes out the nodes that are marked.
+void erase_nodes(Graph& g, const std::vector<char>& gone);
+
 // Who touches which buffer, by node index; rebuilt by passes after a change.
 struct Uses {
   std::vector<std::vector<int>> readers, writers;

@@ -174,12 +174,14 @@ const char* backward_declines(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   Call images = c;  // but for given sums
   if (p.has_sums) images.in = c.in.first(c.in.size() - 1);
-  if (const char* why = images_decline(images, 1 | 2 | 32, p.coef_only ? 8 : 1 | 8)) return why;
   const ActParams& a = p.act;
+  const bool by_output = a.act == Act::none || act_bwd_uses_output(a.act);
+  // Of half images, y that went by its rounding is not made again.
+  const unsigned y = p.has_affine && !by_output ? 0 : 32;
+  if (const char* why = images_decline(images, 1 | 2 | y, p.coef_only ? 8 : 1 | 8)) return why;
   if (p.has_dy2 && !p.has_residual) return "dy2 without residual gradient";
   if (!fuses(a.act)) return "activation is not fused";
-  if (p.has_dy2 && (a.act == Act::silu || a.act == Act::hardswish)) return "dy2 behind a smooth activation";
-  const bool by_output = a.act == Act::none || act_bwd_uses_output(a.act);
+  if (p.has_dy2 && smooth(a.act)) return "dy2 behind a smooth activation";
   return p.has_affine || by_output ? nullptr : "activation that goes by its input";
 }
 

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/gemm_plan.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/norm_plan.h"
 
 namespace fastcnn::cpu {
 
@@ -24,7 +25,6 @@ inline int lanes() { return kernels()->vector_floats; }
 // Kernels that normalise what they read in their own loops know these; the passes of batch norms know smooth ones
 // too.
 inline bool clamps(Act a) { return a == Act::none || a == Act::relu || a == Act::relu6; }
-inline bool smooth(Act a) { return a == Act::silu || a == Act::hardswish; }
 
 inline const char* norm_in_declines(const Call& c, bool smooth_too = false) {
   const auto& p = c.as<Conv2dParams>();

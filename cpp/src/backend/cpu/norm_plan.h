@@ -12,6 +12,9 @@
 
 namespace fastcnn::cpu {
 
+// Activations that the passes of norms differentiate by their input and, unlike leaky ReLU, by a curve.
+inline bool smooth(Act a) { return a == Act::silu || a == Act::hardswish; }
+
 inline NormShape norm_shape(int64_t images, int64_t rows, int64_t C) {
   NormShape s{images, rows, C, 1, 0, 0, 0};
   int64_t lanes = kernels()->vector_floats;

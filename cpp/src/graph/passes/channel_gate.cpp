@@ -18,10 +18,7 @@ class ChannelGate {
       if (g_.nodes[i].kind == OpKind::reduce) join_dot(i);
       if (is(g_.nodes[i], Binary::add)) join_scale(i);
     }
-    std::vector<Node> kept;
-    for (size_t i = 0; i < g_.nodes.size(); ++i)
-      if (!gone_[i]) kept.push_back(std::move(g_.nodes[i]));
-    g_.nodes = std::move(kept);
+    erase_nodes(g_, gone_);
   }
 
  private:

@@ -14,10 +14,7 @@ class Joiner {
   void run() {
     for (int i = 0; i < static_cast<int>(g_.nodes.size()); ++i)
       if (depthwise(g_.nodes[i])) join(i);
-    std::vector<Node> kept;
-    for (size_t i = 0; i < g_.nodes.size(); ++i)
-      if (!gone_[i]) kept.push_back(std::move(g_.nodes[i]));
-    g_.nodes = std::move(kept);
+    erase_nodes(g_, gone_);
   }
 
  private:

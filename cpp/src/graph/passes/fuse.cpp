@@ -269,11 +269,12 @@ class Fuser {
       joined.in.push_back(a.in[1]);
       p.has_residual = readers.size() > 1;
       if (p.has_residual) joined.out.push_back(dz);
-      // What the activation read is made again: nobody else need keep it.
+      p.has_affine = from_input;
+      if (!has_kernel(joined)) continue;
+      // What such an activation read is made again: nobody else need keep it.
       const Forward norm = from_input ? forward_of(joined, ActParams{}, i) : Forward{};
       if (from_input && norm.at < 0) continue;
       if (from_input) read_affine(joined, norm);
-      if (!has_kernel(joined)) continue;
       int sum = p.has_residual ? addition_before(i, a.in[0]) : -1;
       if (sum >= 0) {
         Node with_sum = take_addition(joined, sum);

@@ -42,6 +42,24 @@ FASTCNN_OP vf zero_outside(vf x, float lo, float hi, vf v) {
   return select_le(x, set1(lo), zero(), select_le(set1(hi), x, zero(), v));
 }
 
+// In place of x or dy, for V vectors at once.
+template <int V>
+FASTCNN_OP void silu(vf* x) {
+  vf e[V];
+  one_plus_exp_neg<V>(x, e);
+  FASTCNN_EACH x[v] = div(x[v], e[v]);
+}
+template <int V>
+FASTCNN_OP void silu_grad(vf* dy, const vf* x) {
+  vf s[V], t[V];
+  one_plus_exp_neg<V>(x, s);
+  FASTCNN_EACH s[v] = div(set1(1), s[v]);
+  FASTCNN_EACH t[v] = sub(set1(1), s[v]);
+  FASTCNN_EACH t[v] = fma(x[v], t[v], set1(1));
+  FASTCNN_EACH t[v] = mul(s[v], t[v]);
+  FASTCNN_EACH dy[v] = mul(dy[v], t[v]);
+}
+
 template <Act A>
 FASTCNN_OP vf act_fwd(vf x, float alpha, float beta) {
   const vf one = set1(1);
@@ -58,7 +76,10 @@ FASTCNN_OP vf act_fwd(vf x, float alpha, float beta) {
     return mul(x, normal_cdf(x, e));
   } else if constexpr (A == Act::gelu_tanh)
     return div(x, add(one, vexp(sub(zero(), gelu_tanh_core(x)))));
-  else if constexpr (A == Act::silu) return div(x, one_plus_exp_neg(x));
+  else if constexpr (A == Act::silu) {
+    silu<1>(&x);
+    return x;
+  }
   else if constexpr (A == Act::mish) {
     vf e, n = mish_core(x, e);
     return mul(x, div(n, add(n, set1(2))));
@@ -96,8 +117,8 @@ FASTCNN_OP vf act_grad(vf dy, vf r, float alpha, float beta) {
     vf k = mul(set1(2 * kSqrt2OverPi), fma(set1(3 * kGeluCubic), mul(c, c), one));
     return mul(dy, fma(mul(c, mul(s, q)), k, s));
   } else if constexpr (A == Act::silu) {
-    const vf s = vsigmoid(r);
-    return mul(dy, mul(s, fma(r, sub(one, s), one)));
+    silu_grad<1>(&dy, &r);
+    return dy;
   } else if constexpr (A == Act::mish) {
     vf e, n = mish_core(r, e), u = div(one, add(n, set1(2))), s = div(e, add(one, e));
     vf sech2 = mul(mul(set1(4), add(n, one)), mul(u, u));
@@ -123,9 +144,7 @@ FASTCNN_OP vf act_grad(vf dy, vf r, float alpha, float beta) {
 template <Act A, int V>
 FASTCNN_OP void act_fwd_all(vf* x, float alpha, float beta) {
   if constexpr (A == Act::silu) {
-    vf e[V];
-    one_plus_exp_neg<V>(x, e);
-    FASTCNN_EACH x[v] = div(x[v], e[v]);
+    silu<V>(x);
   } else {
     FASTCNN_EACH x[v] = act_fwd<A>(x[v], alpha, beta);
   }
@@ -133,13 +152,7 @@ FASTCNN_OP void act_fwd_all(vf* x, float alpha, float beta) {
 template <Act A, int V>
 FASTCNN_OP void act_grad_all(vf* dy, const vf* r, float alpha, float beta) {
   if constexpr (A == Act::silu) {
-    vf s[V], t[V];
-    one_plus_exp_neg<V>(r, s);
-    FASTCNN_EACH s[v] = div(set1(1), s[v]);
-    FASTCNN_EACH t[v] = sub(set1(1), s[v]);
-    FASTCNN_EACH t[v] = fma(r[v], t[v], set1(1));
-    FASTCNN_EACH t[v] = mul(s[v], t[v]);
-    FASTCNN_EACH dy[v] = mul(dy[v], t[v]);
+    silu_grad<V>(dy, r);
   } else {
     FASTCNN_EACH dy[v] = act_grad<A>(dy[v], r[v], alpha, beta);
   }
