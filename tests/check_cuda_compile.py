@@ -29,8 +29,8 @@ REGISTERS = re.compile(r"Used (\d+) registers")
 
 def compile_one(nvcc: str, source: pathlib.Path, out: pathlib.Path) -> str:
     """What nvcc printed; RuntimeError with it where it failed."""
-    command = [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", f"-I{ROOT}/cpp/include"]
-    command += [f"-I{ROOT}/cpp/src", "-c", "-o", str(out), str(source)]
+    command = [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-DFASTCNN_HAS_SM90A"]
+    command += [f"-I{ROOT}/cpp/include", f"-I{ROOT}/cpp/src", "-c", "-o", str(out), str(source)]
     for target in TARGETS:
         command += ["-gencode", target]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -50,18 +50,22 @@ TEST_CASE("cuda conv2d and both gradients: strides, padding, dilation, groups, d
             w{p.O, p.C / p.groups, p.kH, p.kW};
         const bool mma = dtype_size(t) == 2 && (p.groups == 1 || (p.C / p.groups >= 8 && p.O / p.groups >= 8));
         const int implementations = 1 + (p.groups == p.C) + mma;
+        // wgmma takes channels in runs; others are widened to such.
+        const bool runs_in = p.C / p.groups % 8 == 0 || p.groups == 1,
+                   runs_out = p.O / p.groups % 8 == 0 || p.groups == 1;
         std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)};
         if (p.has_bias) in.push_back(tensor({p.O}, 3, t));
         if (p.has_residual) in.push_back(tensor(y, 4, t));
-        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p, in, {{y, t}}, 4e-6) == implementations);
+        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p, in, {{y, t}}, 4e-6) == implementations + (mma && runs_in));
         if (extra > 1) continue;
         std::vector<Shaped> data{tensor(y, 5, t), tensor(w, 2, t)};
         if (p.has_bias) data.push_back(tensor({p.C}, 6, t));
-        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_data), &p, data, {{x, t}}, 4e-6) == implementations);
+        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_data), &p, data, {{x, t}}, 4e-6) ==
+              implementations + (mma && runs_in && runs_out));
         std::vector<std::pair<std::vector<int64_t>, DType>> outs{{w, t}};
         if (p.has_bias) outs.push_back({{p.O}, t});
         CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {tensor(x, 1, t), tensor(y, 5, t)}, outs,
-                         6e-6) == implementations);
+                         6e-6) == implementations + (mma && runs_in && runs_out));
       }
   const Conv2dParams deep = conv(3, 3, 20, 21, 5, 3, 1, 1, 1, 1);  // enough pixels for several splits
   CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &deep,
@@ -81,13 +85,13 @@ TEST_CASE(
       const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C, p.kH, p.kW};
       CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p,
                        {tensor(x, 1, t), tensor(w, 2, t), tensor({p.O}, 3, t), tensor(y, 4, t)}, {{y, t}},
-                       4e-6) == 2);
+                       4e-6) == 3);
       CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_data), &p, {tensor(y, 5, t), tensor(w, 2, t)}, {{x, t}}, 4e-6) ==
-            2);
+            3);
       const Shaped in[] = {tensor(x, 1, t), tensor(y, 5, t)};
-      CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {in[0], in[1]}, {{w, t}, {{p.O}, t}}, 6e-6) == 2);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {in[0], in[1]}, {{w, t}, {{p.O}, t}}, 6e-6) == 3);
       for (const Implementation& impl : cuda::conv2d_bwd_weights_list()) {
-        if (std::string(impl.name) == "simt depthwise") continue;
+        if (std::string name = impl.name; name == "simt depthwise" || name == "widened") continue;
         const Shaped narrow[] = {{Array(count_of(w), t), w}, {Array(p.O, t), {p.O}}};
         const Shaped wide[] = {{Array(count_of(w), DType::float32), w}, {Array(p.O, DType::float32), {p.O}}};
         for (const Shaped* out : {narrow, wide}) {
@@ -128,7 +132,7 @@ TEST_CASE("cuda matmul: transposes, batches, bias, activation, edges of tiles, c
         std::vector<Shaped> in{tensor({p.batch, M, K}, 1, t), tensor({p.b_batched ? p.batch : 1, K, N}, 2, t)};
         if (p.has_bias) in.push_back(tensor({N}, 3, t));
         CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, in, {{{p.batch, M, N}, t}}, 4e-6) ==
-              (dtype_size(t) == 2 ? 2 : 1));
+              (dtype_size(t) == 2 ? 2 + ((p.trans_a ? M : K) % 8 == 0 && (p.trans_b ? K : N) % 8 == 0) : 1));
       }
 }
 

@@ -2,6 +2,7 @@
 // 16-bit floats and TF32, on plain multiply-adds (strict float32, float64) for the others.
 #include <algorithm>
 
+#include "backend/cuda/conv2d_parts.h"
 #include "backend/cuda/gemm_launch.h"
 #include "backend/cuda/kernels/depthwise.cuh"
 
@@ -92,6 +93,27 @@ void forward_mma(const Call& c) {
                   {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0], in_chunks(p.O, c));
   });
 }
+// wgmma, sm_90a.
+template <Sizes (*sizes)(const Conv2dParams&), const char* (*dtypes)(const Call&), bool (*chunked)(const Call&)>
+const char* conv_lines_decline(const Call& c) {
+  if (const char* why = lines_decline(c.in[0].dtype, chunked(c))) return why;
+  return mma_declines<sizes, dtypes>(c);
+}
+bool forward_chunked(const Call& c) { return in_chunks(c.as<Conv2dParams>().C, c); }
+bool narrow_windows(const Conv2dParams& p) { return p.kH * p.kW > 1 && p.C / p.groups <= 32; }
+
+LinePlan forward_line_plan(const Call& c) { return line_plan(forward_sizes(c.as<Conv2dParams>()), true); }
+void forward_lines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  with_half(c.out[0].dtype, [&]<class T>() {
+    launch_lines<T>("conv2d", forward_load<T>(c), forward_sizes(p), forward_line_plan(c), narrow_windows(p),
+                    {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0],
+                    in_chunks(p.O, c));
+  });
+}
+int64_t forward_lines_workspace(const Call& c) {
+  return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_line_plan(c).splits, 4);
+}
 int64_t forward_mma_workspace(const Call& c) {
   return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);
 }
@@ -142,6 +164,21 @@ void bwd_data_mma(const Call& c) {
                   {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace, c.out[0], in_chunks(p.C, c));
   });
 }
+LinePlan bwd_data_line_plan(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return line_plan(bwd_data_sizes(p), one_parity(p));
+}
+void bwd_data_lines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  with_half(c.out[0].dtype, [&]<class T>() {
+    launch_lines<T>("conv2d_bwd_data", bwd_data_load<T>(c), bwd_data_sizes(p), bwd_data_line_plan(c),
+                    narrow_windows(p), {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace,
+                    c.out[0], in_chunks(p.C, c));
+  });
+}
+int64_t bwd_data_lines_workspace(const Call& c) {
+  return parts_bytes(bwd_data_sizes(c.as<Conv2dParams>()), bwd_data_line_plan(c).splits, 4);
+}
 int64_t bwd_data_mma_workspace(const Call& c) {
   return parts_bytes(bwd_data_sizes(c.as<Conv2dParams>()), bwd_data_plan(c).splits, 4);
 }
@@ -178,7 +215,7 @@ int bias_slices(const Conv2dParams& p) {
 
 int64_t bias_bytes(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return c.out.size() > 1 ? bias_slices(p) * p.O * int64_t{8} : 0;
+  return c.out.size() > 1 ? (bias_slices(p) * p.O * int64_t{8} + 15) / 16 * 16 : 0;
 }
 int64_t depthwise_weights_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -224,6 +261,19 @@ void bwd_weights_mma(const Call& c) {
     bias_gradient<T>(c);
   });
 }
+LinePlan bwd_weights_line_plan(const Call& c) { return line_plan(bwd_weights_sizes(c.as<Conv2dParams>()), true); }
+void bwd_weights_lines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  with_half(c.in[0].dtype, [&]<class T>() {
+    launch_lines<T>("conv2d_bwd_weights", bwd_weights_load<T>(c), bwd_weights_sizes(p), bwd_weights_line_plan(c),
+                    false, {c.in[0].data, c.in[1].data}, Epilogue<T>{nullptr, nullptr, {}}, after_bias(c),
+                    c.out[0], in_chunks(p.C, c));
+    bias_gradient<T>(c);
+  });
+}
+int64_t bwd_weights_lines_workspace(const Call& c) {
+  return bias_bytes(c) + parts_bytes(bwd_weights_sizes(c.as<Conv2dParams>()), bwd_weights_line_plan(c).splits, 4);
+}
 int64_t bwd_weights_mma_workspace(const Call& c) {
   return bias_bytes(c) + parts_bytes(bwd_weights_sizes(c.as<Conv2dParams>()), bwd_weights_plan(c).splits, 4);
 }
@@ -252,9 +302,17 @@ void bwd_weights_depthwise(const Call& c) {
 
 }  // namespace
 
+int64_t conv2d_bias_bytes(const Call& c) { return bias_bytes(c); }
+void conv2d_bias_gradient(const Call& c) {
+  with_floating(c.in[0].dtype, "conv2d_bwd_weights", [&]<class T>() { bias_gradient<T>(c); });
+}
+
 List conv2d_list() {
   static const Implementation list[] = {
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, forward_depthwise},
+      conv2d_widened(),
+      {"wgmma", conv_lines_decline<forward_sizes, one_dtype, forward_chunked>, forward_lines_workspace,
+       forward_lines},
       {"tensor cores", mma_declines<forward_sizes, one_dtype>, forward_mma_workspace, forward_mma},
       {"simt gemm", gemm_declines<forward_sizes, one_dtype>, simt_workspace<forward_sizes>, forward_simt}};
   return list;
@@ -262,6 +320,9 @@ List conv2d_list() {
 List conv2d_bwd_data_list() {
   static const Implementation list[] = {
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, bwd_data_depthwise},
+      conv2d_bwd_data_widened(),
+      {"wgmma", conv_lines_decline<bwd_data_sizes, one_dtype, bwd_chunked>, bwd_data_lines_workspace,
+       bwd_data_lines},
       {"tensor cores", mma_declines<bwd_data_sizes, one_dtype>, bwd_data_mma_workspace, bwd_data_mma},
       {"simt gemm", gemm_declines<bwd_data_sizes, one_dtype>, bwd_data_simt_workspace, bwd_data_simt}};
   return list;
@@ -269,6 +330,9 @@ List conv2d_bwd_data_list() {
 List conv2d_bwd_weights_list() {
   static const Implementation list[] = {
       {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
+      conv2d_bwd_weights_widened(),
+      {"wgmma", conv_lines_decline<bwd_weights_sizes, weights_dtypes, bwd_chunked>, bwd_weights_lines_workspace,
+       bwd_weights_lines},
       {"tensor cores", mma_declines<bwd_weights_sizes, weights_dtypes>, bwd_weights_mma_workspace,
        bwd_weights_mma},
       {"simt gemm", gemm_declines<bwd_weights_sizes, weights_dtypes>, bwd_weights_simt_workspace,

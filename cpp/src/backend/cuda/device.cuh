@@ -12,12 +12,14 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define FASTCNN_KERNEL __global__ void
+#define FASTCNN_KERNEL_BOUNDS(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define FASTCNN_DEVICE __device__ __forceinline__
 #define FASTCNN_UNROLL _Pragma("unroll")
 #define FASTCNN_NO_UNROLL _Pragma("unroll 1")
 #else
 #include "cuda_host/executor.h"
 #define FASTCNN_KERNEL void
+#define FASTCNN_KERNEL_BOUNDS(threads, blocks) void
 #define FASTCNN_DEVICE inline
 #define FASTCNN_UNROLL
 #define FASTCNN_NO_UNROLL
@@ -132,7 +134,7 @@ FASTCNN_DEVICE int64_t global_threads() { return static_cast<int64_t>(gridDim.x)
 template <class T>
 FASTCNN_DEVICE T* shared_memory() {
 #if defined(__CUDACC__)
-  extern __shared__ __align__(16) unsigned char bytes[];
+  extern __shared__ __align__(1024) unsigned char bytes[];  // wgmma reads lines of 128 bytes, eight at a time
   return reinterpret_cast<T*>(bytes);
 #else
   return static_cast<T*>(host::shared_memory());

@@ -7,6 +7,7 @@
 #include "backend/cuda/dispatch.h"
 #include "backend/cuda/kernels/gemm.cuh"
 #include "backend/cuda/kernels/gemm_mma.cuh"
+#include "backend/cuda/kernels/gemm_wgmma.cuh"
 #include "fastcnn/runtime.h"
 
 namespace fastcnn::cuda {
@@ -63,6 +64,30 @@ inline int simt_splits(const Sizes& s) { return splits_of(s, kTileM, kTileN, 8 *
 
 // ---- tensor cores
 // -------------------------------------------------------------------------------------------------
+// What tensor cores take: 16-bit floats, and float32 where TF32 is allowed.
+inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
+template <class F>
+void with_half(DType t, F&& f) {
+  if (t == DType::bfloat16) return f.template operator()<bfloat16>();
+  return f.template operator()<float16>();
+}
+template <class F>
+void with_mma(DType t, F&& f) {
+  if (t == DType::float32) return f.template operator()<float>();
+  return with_half(t, f);
+}
+template <class T>
+constexpr DType dtype_of() {
+  return is_same<T, bfloat16> ? DType::bfloat16 : is_same<T, float16> ? DType::float16 : DType::float32;
+}
+inline int64_t chunk_of(DType t) { return static_cast<int64_t>(16 / dtype_size(t)); }
+inline int64_t depth_of(DType t) { return 4 * chunk_of(t); }
+inline const char* mma_dtype_declines(DType t) {
+  if (is_half(t)) return nullptr;
+  if (t != DType::float32) return "neither a 16-bit float nor float32";
+  return get_float32_matmul_precision() == "highest" ? "strict float32 (set_float32_matmul_precision)" : nullptr;
+}
+
 using LargeTile = MmaTile<128, 128, 64>;
 using WideTile = MmaTile<128, 64, 32>;
 using SmallTile = MmaTile<64, 64, 32>;
@@ -86,12 +111,21 @@ inline MmaPlan mma_plan(const Sizes& s, bool chunked, bool may_split, int64_t de
   return p;
 }
 
+// `out_chunked`: C's rows, bias and residual come in aligned runs of 16 bytes too.
+template <class T>
+Destination destination(const Sizes& s, int splits, const Epilogue<T>& e, const Operand& out, bool out_chunked,
+                        void* workspace) {
+  const bool wide = wide_result<T>(out);
+  const bool packed = splits > 1 ? s.N % chunk_of(dtype_of<T>()) == 0 && aligned16({workspace})
+                                 : out_chunked && aligned16({out.data, e.residual});
+  return {out.data, wide, packed, static_cast<float*>(workspace)};
+}
+
 template <class T, class Load, class Tile, bool chunked>
 void launch_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
-                 const T* any, const Operand& out, bool out_chunked, float* parts) {
+                 const T* any, const Destination& to) {
   launch(name, {grid_of(s, splits, Tile::BM, Tile::BN), dim3(Tile::threads), Tile::shared},
-         gemm_mma_kernel<T, Load, Tile, chunked>, load, splits, e, any, out.data, wide_result<T>(out), out_chunked,
-         parts);
+         gemm_mma_kernel<T, Load, Tile, chunked>, load, splits, e, any, to);
 }
 
 // `operands`: what must be aligned for chunks; the first of them is any valid address.
@@ -99,12 +133,9 @@ template <class T, class Load>
 void launch_mma(const char* name, const Load& load, const Sizes& s, const MmaPlan& p, bool chunked,
                 std::initializer_list<const void*> operands, const Epilogue<T>& e, void* workspace,
                 const Operand& out, bool out_chunked) {
-  auto* parts = static_cast<float*>(workspace);
   const T* any = static_cast<const T*>(*operands.begin());
-  out_chunked = out_chunked && !wide_result<T>(out) && aligned16({out.data, e.residual});
-  auto run = [&]<class Tile, bool c>() {
-    launch_tile<T, Load, Tile, c>(name, load, s, p.splits, e, any, out, out_chunked, parts);
-  };
+  const Destination to = destination<T>(s, p.splits, e, out, out_chunked, workspace);
+  auto run = [&]<class Tile, bool c>() { launch_tile<T, Load, Tile, c>(name, load, s, p.splits, e, any, to); };
   if (!chunked || !aligned16(operands))
     run.template operator()<SmallTile, false>();
   else if (p.tile == 0)
@@ -113,27 +144,82 @@ void launch_mma(const char* name, const Load& load, const Sizes& s, const MmaPla
     run.template operator()<WideTile, true>();
   else
     run.template operator()<SmallTile, true>();
-  join_parts<T>("gemm_join", load, s, p.splits, e, parts, out);
+  join_parts<T>("gemm_join", load, s, p.splits, e, to.parts, out);
 }
 
-// What tensor cores take: 16-bit floats, and float32 where TF32 is allowed.
-inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
-template <class F>
-void with_half(DType t, F&& f) {
-  if (t == DType::bfloat16) return f.template operator()<bfloat16>();
-  return f.template operator()<float16>();
+// ---- wgmma
+// -------------------------------------------------------------------------------------------------
+// Why not: it takes machine code for 9.0a, and runs of 16 bytes.
+inline const char* lines_decline(DType t, bool chunked) {
+#if defined(__CUDACC__) && !defined(FASTCNN_HAS_SM90A)
+  return "built without code for 9.0a";
+#endif
+  if (rt::device().major != 9) return "wgmma is for compute capability 9.0";
+  if (!is_half(t)) return "not a 16-bit float";
+  return chunked ? nullptr : "channels do not fill runs of 16 bytes";
 }
-template <class F>
-void with_mma(DType t, F&& f) {
-  if (t == DType::float32) return f.template operator()<float>();
-  return with_half(t, f);
+
+struct LinePlan {
+  int tile = 0, splits = 1;
+};
+struct LineCost {
+  int64_t m, n, blocks;  // of a tile; tiles on a multiprocessor
+  double step, edge;     // microseconds: a stage of all tiles there, their beginning and end
+};
+// Fitted to an H100's times of the layers of ResNet-50 (bfloat16, batch 128); see bench/NOTES.md.
+constexpr LineCost kLineCosts[] = {{128, 64, 3, 1.19, 5.2}, {128, 128, 2, 1.18, 5.5}, {128, 256, 1, 0.9, 7}};
+
+// The cheapest by that model, of tiles and of parts of the depth.
+inline LinePlan line_plan(const Sizes& s, bool may_split) {
+  LinePlan best;
+  double least = 1e30;
+  const int64_t steps = (s.K + kLineDepth - 1) / kLineDepth;
+  for (int t = 0; t < 3; ++t) {
+    const LineCost& cost = kLineCosts[t];
+    const int64_t tiles = int64_t{ceil_div(s.M, cost.m)} * ceil_div(s.N, cost.n) * s.problems;
+    const int64_t slots = cost.blocks * rt::device().multiprocessors;
+    for (int splits = 1; splits <= 128 && (splits == 1 || (may_split && steps >= 2 * splits));
+         splits += splits < 8 ? 1 : splits / 4) {
+      const double waves = static_cast<double>((tiles * splits + slots - 1) / slots);
+      double time = waves * (static_cast<double>((steps + splits - 1) / splits) * cost.step + cost.edge);
+      if (splits > 1)  // joining: a launch, and float32 written and read
+        time += 3 + static_cast<double>(s.M * s.N * s.problems) * splits * 8 / 2.5e6;
+      if (time < least) least = time, best = {t, splits};
+    }
+  }
+  return best;
 }
-inline int64_t chunk_of(DType t) { return static_cast<int64_t>(16 / dtype_size(t)); }
-inline int64_t depth_of(DType t) { return 4 * chunk_of(t); }
-inline const char* mma_dtype_declines(DType t) {
-  if (is_half(t)) return nullptr;
-  if (t != DType::float32) return "neither a 16-bit float nor float32";
-  return get_float32_matmul_precision() == "highest" ? "strict float32 (set_float32_matmul_precision)" : nullptr;
+
+template <class T, class Load, class Tile>
+void launch_line_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
+                      const T* any, const Destination& to) {
+  const int64_t columns = ceil_div(s.N, Tile::BN), per = (s.K + splits - 1) / splits;
+  launch(name,
+         {dim3(static_cast<unsigned>(ceil_div(s.M, Tile::BM) * columns), 1,
+               static_cast<unsigned>(s.problems * splits)),
+          dim3(Tile::threads), Tile::shared((per + kLineDepth - 1) / kLineDepth)},
+         gemm_wgmma_kernel<T, Load, Tile>, load, splits, FastDiv(columns), e, any, to);
+}
+
+// `reread`: blocks read the same elements several times from nearby (narrow windows).
+template <class T, class Load>
+void launch_lines(const char* name, const Load& load, const Sizes& s, const LinePlan& p, bool reread,
+                  std::initializer_list<const void*> operands, const Epilogue<T>& e, void* workspace,
+                  const Operand& out, bool out_chunked) {
+  if (!aligned16(operands))
+    return launch_mma<T>(name, load, s, MmaPlan{}, false, operands, e, workspace, out, out_chunked);
+  const T* any = static_cast<const T*>(*operands.begin());
+  const Destination to = destination<T>(s, p.splits, e, out, out_chunked, workspace);
+  auto run = [&]<class Tile>() { launch_line_tile<T, Load, Tile>(name, load, s, p.splits, e, any, to); };
+  if (p.tile == 0 && reread)
+    run.template operator()<LineTile<1, 64, 3, 0, 3, true>>();
+  else if (p.tile == 0)
+    run.template operator()<LineTile<1, 64, 3, 0, 3>>();
+  else if (p.tile == 1)
+    run.template operator()<LineTile<1, 128, 3, 0, 2>>();
+  else
+    run.template operator()<LineTile<1, 256, 4, 1, 1>>();
+  join_parts<T>("gemm_join", load, s, p.splits, e, to.parts, out);
 }
 
 }  // namespace fastcnn::cuda

@@ -1,4 +1,5 @@
-// What it is: matrix products on CUDA: tensor cores for 16-bit floats, else plain multiply-adds.
+// What it is: matrix products on CUDA: tensor cores (wgmma, else mma.sync) for 16-bit floats, else plain
+// multiply-adds.
 #include "backend/cuda/gemm_launch.h"
 
 namespace fastcnn::cuda {
@@ -63,12 +64,31 @@ void mma(const Call& c) {
     });
   });
 }
+const char* matmul_lines_decline(const Call& c) {
+  const char* why = lines_decline(c.out[0].dtype, chunked(c));
+  return why ? why : simt_declines(c);
+}
+LinePlan line_plan_of(const Call& c) { return line_plan(sizes_of(c.as<MatmulParams>()), true); }
+void lines(const Call& c) {
+  const auto& p = c.as<MatmulParams>();
+  with_half(c.out[0].dtype, [&]<class T>() {
+    with_transposes(p, [&]<bool ta, bool tb>() {
+      const T *a = c.in[0].as<T>(), *b = c.in[1].as<T>();
+      launch_lines<T>("matmul", MatmulLoad<T, ta, tb>(p, a, b), sizes_of(p), line_plan_of(c), false, {a, b},
+                      epilogue_of<T>(c), c.workspace, c.out[0], p.N % chunk_of(c.out[0].dtype) == 0);
+    });
+  });
+}
+int64_t lines_workspace(const Call& c) {
+  return parts_bytes(sizes_of(c.as<MatmulParams>()), line_plan_of(c).splits, 4);
+}
 int64_t mma_workspace(const Call& c) { return parts_bytes(sizes_of(c.as<MatmulParams>()), plan_of(c).splits, 4); }
 
 }  // namespace
 
 List matmul_list() {
-  static const Implementation list[] = {{"tensor cores", mma_declines, mma_workspace, mma},
+  static const Implementation list[] = {{"wgmma", matmul_lines_decline, lines_workspace, lines},
+                                        {"tensor cores", mma_declines, mma_workspace, mma},
                                         {"simt gemm", simt_declines, simt_workspace, simt}};
   return list;
 }

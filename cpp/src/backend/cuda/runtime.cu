@@ -114,6 +114,11 @@ void throw_cuda_error(cudaError_t code, const char* call) {
 const char* last_kernel() { return last.load(); }
 
 cudaStream_t current_stream() { return state().stream.get(); }
+void allow_shared(const char* name, const void* kernel, size_t bytes) {
+  last = name;
+  FASTCNN_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
 void check_launch(const char* kernel) {
   last = kernel;
   FASTCNN_CUDA_CHECK(cudaGetLastError());

@@ -57,6 +57,9 @@ struct MatmulLoad {
   FASTCNN_DEVICE int32_t column(const Problem&) const { return 0; }
 };
 
+// 0 <= i < n
+FASTCNN_INLINE bool below(int32_t i, int32_t n) { return static_cast<uint32_t>(i) < static_cast<uint32_t>(n); }
+
 // The sizes of a convolution in 32 bits and the divisions that its loaders make.
 struct ConvSizes {
   int32_t N, C, H, W, O, oH, oW, kH, kW, sH, sW, pT, pL, dH, dW, groups, Cg, Og, taps;
@@ -98,22 +101,21 @@ struct ConvForward {
     int32_t z;
   };
   struct AFixed {
-    int64_t image;
-    int32_t h, w;
+    int32_t pixel, h, w;  // what tap (0, 0) reads, inside or not
   };
   using BFixed = const T*;
   FASTCNN_DEVICE Problem problem(int32_t z) const { return {{s.N * s.oH * s.oW, s.Og, s.taps * s.Cg}, z}; }
   FASTCNN_DEVICE AFixed a_fixed(const Problem& q, int32_t m) const {
     int32_t ow, oh;
     const int32_t n = s.by_oH.split(s.by_oW.split(m, &ow), &oh);
-    return {static_cast<int64_t>(n) * s.H * s.W * s.C + q.z * s.Cg, oh * s.sH - s.pT, ow * s.sW - s.pL};
+    const int32_t h = oh * s.sH - s.pT, v = ow * s.sW - s.pL;
+    return {(n * s.H + h) * s.W + v, h, v};
   }
-  FASTCNN_DEVICE const T* a_at(const Problem&, const AFixed& f, int32_t k) const {
+  FASTCNN_DEVICE const T* a_at(const Problem& q, const AFixed& f, int32_t k) const {
     int32_t c, kw;
-    const int32_t kh = s.by_kW.split(s.by_Cg.split(k, &c), &kw);
-    const int32_t h = f.h + kh * s.dH, v = f.w + kw * s.dW;
-    if (h < 0 || h >= s.H || v < 0 || v >= s.W) return nullptr;
-    return x + f.image + (static_cast<int64_t>(h) * s.W + v) * s.C + c;
+    const int32_t kh = s.by_kW.split(s.by_Cg.split(k, &c), &kw), down = kh * s.dH, right = kw * s.dW;
+    if (!below(f.h + down, s.H) || !below(f.w + right, s.W)) return nullptr;
+    return x + static_cast<int64_t>(f.pixel + (down * s.W + right)) * s.C + (q.z * s.Cg + c);
   }
   FASTCNN_DEVICE BFixed b_fixed(const Problem& q, int32_t n) const {
     return w + static_cast<int64_t>(q.z * s.Og + n) * q.K;
@@ -131,6 +133,7 @@ struct Parity {
   int32_t at, count;            // the first pixel, how many
   int32_t tap, tap_step, taps;  // the taps that meet it
   int32_t out, out_step;        // where the first tap of the first pixel reads, how far back the next one
+  Parity() = default;
   FASTCNN_INLINE Parity(int32_t parity, int32_t size, int32_t k, int32_t stride, int32_t pad, int32_t dilation)
       : at(parity), count(parity < size ? (size - parity + stride - 1) / stride : 0) {
     int32_t a = stride, b = dilation;
@@ -158,32 +161,42 @@ struct ConvBwdData {
     FastDiv by_count_h, by_count_w, by_taps_w;
   };
   struct AFixed {
-    int64_t image;
-    int32_t h, w;
+    int32_t pixel, h, w;  // what tap (0, 0) reads, inside or not
   };
   using BFixed = const T*;
-  FASTCNN_DEVICE Problem problem(int32_t z) const {
-    const int32_t parities = s.sH * s.sW, parity = z % parities;
+  // Of the first parities, made on the host: divisors are dear.
+  static constexpr int kKnown = 4;
+  Problem known[kKnown];
+  ConvBwdData(const ConvSizes& sizes, const T* y, const T* weights) : s(sizes), dy(y), w(weights) {
+    for (int32_t k = 0; k < kKnown; ++k) known[k] = of_parity(k < s.sH * s.sW ? k : 0);
+  }
+  FASTCNN_INLINE Problem of_parity(int32_t parity) const {
     const Parity h(parity / s.sW, s.H, s.kH, s.sH, s.pT, s.dH), v(parity % s.sW, s.W, s.kW, s.sW, s.pL, s.dW);
     return {{s.N * h.count * v.count, s.Cg, h.taps * v.taps * s.Og},
-            z / parities,
+            0,
             h,
             v,
             FastDiv(h.count),
             FastDiv(v.count),
             FastDiv(v.taps)};
   }
+  FASTCNN_DEVICE Problem problem(int32_t z) const {
+    const int32_t parities = s.sH * s.sW, parity = z % parities;
+    Problem q = parity < kKnown ? known[parity] : of_parity(parity);
+    q.z = z / parities;
+    return q;
+  }
   FASTCNN_DEVICE AFixed a_fixed(const Problem& q, int32_t m) const {
     int32_t i, j;
     const int32_t n = q.by_count_h.split(q.by_count_w.split(m, &j), &i);
-    return {static_cast<int64_t>(n) * s.oH * s.oW * s.O + q.z * s.Og, q.h.out + i, q.w.out + j};
+    const int32_t h = q.h.out + i, v = q.w.out + j;
+    return {(n * s.oH + h) * s.oW + v, h, v};
   }
   FASTCNN_DEVICE const T* a_at(const Problem& q, const AFixed& f, int32_t k) const {
     int32_t o, j;
-    const int32_t i = q.by_taps_w.split(s.by_Og.split(k, &o), &j);
-    const int32_t h = f.h - i * q.h.out_step, v = f.w - j * q.w.out_step;
-    if (h < 0 || h >= s.oH || v < 0 || v >= s.oW) return nullptr;
-    return dy + f.image + (static_cast<int64_t>(h) * s.oW + v) * s.O + o;
+    const int32_t i = q.by_taps_w.split(s.by_Og.split(k, &o), &j), up = i * q.h.out_step, left = j * q.w.out_step;
+    if (!below(f.h - up, s.oH) || !below(f.w - left, s.oW)) return nullptr;
+    return dy + static_cast<int64_t>(f.pixel - (up * s.oW + left)) * s.O + (q.z * s.Og + o);
   }
   FASTCNN_DEVICE BFixed b_fixed(const Problem& q, int32_t n) const {
     return w + static_cast<int64_t>(q.z) * s.Og * s.taps * s.Cg + n;
@@ -230,8 +243,8 @@ struct ConvBwdWeights {
     int32_t ow, oh;
     const int32_t n = s.by_oH.split(s.by_oW.split(k, &ow), &oh);
     const int32_t h = oh * s.sH + f.h, v = ow * s.sW + f.w;
-    if (h < 0 || h >= s.H || v < 0 || v >= s.W) return nullptr;
-    return x + ((static_cast<int64_t>(n) * s.H + h) * s.W + v) * s.C + f.channel;
+    if (!below(h, s.H) || !below(v, s.W)) return nullptr;
+    return x + static_cast<int64_t>((n * s.H + h) * s.W + v) * s.C + f.channel;
   }
   FASTCNN_DEVICE int64_t out_row(const Problem& q, int32_t m) const {
     return static_cast<int64_t>(q.z * s.Og + m) * q.N;

@@ -3,7 +3,7 @@
 // of the depth travel through shared memory by cp.async while the ones before are multiplied. `chunked`: operands
 // come in aligned runs of 16 bytes; else (few channels) one by one. What it is not: wgmma or TMA; strict float32.
 #pragma once
-#include "backend/cuda/kernels/gemm_load.cuh"
+#include "backend/cuda/kernels/gemm_store.cuh"
 #include "backend/cuda/kernels/tensor_core.cuh"
 
 namespace fastcnn::cuda {
@@ -87,12 +87,11 @@ struct Stager {
   }
 };
 
-// grid.z = problems * splits. `out_chunked`: C's rows, bias and residual come in aligned runs of 8 too.
+// grid.z = problems * splits.
 template <class T, class Load, class Tile, bool chunked>
-FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, const T* any, void* out, bool wide,
-                               bool out_chunked, float* parts) {
+FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, const T* any, Destination to) {
   constexpr int BM = Tile::BM, BN = Tile::BN, WM = Tile::WM, MI = WM / 16, NI = kWarpN / 8;
-  constexpr int kChunk = MmaType<T>::chunk, kDepth = MmaType<T>::depth, kStage = Tile::stage / sizeof(T);
+  constexpr int kDepth = MmaType<T>::depth, kStage = Tile::stage / sizeof(T);
   T* shared = shared_memory<T>();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int wm = warp / Tile::warps_n * WM, wn = warp % Tile::warps_n * kWarpN;
@@ -143,7 +142,7 @@ FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, 
   wait_copies<0>();
   __syncthreads();
   float* drain = shared_memory<float>() + warp * 16 * kDrainRow;
-  const int64_t problems = static_cast<int64_t>(gridDim.z) / splits;
+  const int64_t part = static_cast<int64_t>(split) * (static_cast<int32_t>(gridDim.z) / splits) + problem;
   FASTCNN_UNROLL
   for (int i = 0; i < MI; ++i) {
     FASTCNN_UNROLL
@@ -153,49 +152,7 @@ FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, 
       to[8 * kDrainRow] = sum[i][j][2], to[8 * kDrainRow + 1] = sum[i][j][3];
     }
     sync_warp();
-    for (int e = lane; e < 16 * kWarpN / kChunk; e += 32) {
-      const int r = e / (kWarpN / kChunk), c = e % (kWarpN / kChunk) * kChunk;
-      const int32_t m = m0 + wm + i * 16 + r, n = n0 + wn + c;
-      if (m >= q.M || n >= q.N) continue;
-      float* v = drain + r * kDrainRow + c;
-      const int32_t width = q.N - n < kChunk ? q.N - n : kChunk;
-      if (splits > 1) {
-        float* to = parts + ((split * problems + problem) * q.M + m) * q.N + n;
-        for (int j = 0; j < width; ++j) to[j] = v[j];
-        continue;
-      }
-      const int64_t at = load.out_row(q, m) + n;
-      const int32_t column = load.column(q) + n;
-      if (!out_chunked) {
-        FASTCNN_NO_UNROLL
-        for (int j = 0; j < width; ++j)
-          store_result<T>(out, wide, at + j, finish(epilogue, v[j], column + j, at + j));
-        continue;
-      }
-      Pack<T> y;
-      float f[kChunk];
-      FASTCNN_UNROLL
-      for (int j = 0; j < kChunk; ++j) f[j] = v[j] + (epilogue.bias ? to_real(epilogue.bias[column + j]) : 0);
-      if (epilogue.residual) {
-        const Pack<T> x = *reinterpret_cast<const Pack<T>*>(epilogue.residual + at);
-        FASTCNN_UNROLL
-        for (int j = 0; j < kChunk; ++j) f[j] += to_real(x.v[j]);
-      }
-      if (epilogue.act.act == Act::relu) {
-        FASTCNN_UNROLL
-        for (int j = 0; j < kChunk; ++j) f[j] = f[j] < 0 ? 0 : f[j];
-      } else if (epilogue.act.act != Act::none) {  // by way of memory, so that the code of all stands here once
-        FASTCNN_UNROLL
-        for (int j = 0; j < kChunk; ++j) v[j] = f[j];
-        FASTCNN_NO_UNROLL
-        for (int j = 0; j < kChunk; ++j) v[j] = apply_act(epilogue.act, v[j]);
-        FASTCNN_UNROLL
-        for (int j = 0; j < kChunk; ++j) f[j] = v[j];
-      }
-      FASTCNN_UNROLL
-      for (int j = 0; j < kChunk; ++j) y.v[j] = from_real<T>(f[j]);
-      *reinterpret_cast<Pack<T>*>(static_cast<T*>(out) + at) = y;
-    }
+    store_rows<T, kWarpN>(load, q, epilogue, to, splits, part, m0 + wm + i * 16, n0 + wn, drain);
     sync_warp();
   }
 }

@@ -8,12 +8,17 @@
 
 namespace fastcnn::cuda {
 
-// 16 bytes; zeros where `inside` is false (`global` must still be an address).
+// 16 bytes; zeros where `inside` is false (`global` must still be an address). `keep`: in the first-level cache,
+// for what the same block reads again.
+template <bool keep = false>
 FASTCNN_DEVICE void copy_async16(void* shared, const void* global, bool inside) {
 #if defined(__CUDACC__)
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = inside ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  if constexpr (keep)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
 #else
   host::copy_async(shared, inside ? global : nullptr, 16);
 #endif

@@ -1,0 +1,18 @@
+// What it is: what the files of the CUDA convolutions give to one another. What it is not: the lists of ops
+// (lists.h).
+#pragma once
+#include "backend/cuda/lists.h"
+
+namespace fastcnn::cuda {
+
+// The bias gradient of a conv2d_bwd_weights call (its second result, if any), and what of the beginning of the
+// call's workspace that takes.
+int64_t conv2d_bias_bytes(const Call& c);
+void conv2d_bias_gradient(const Call& c);
+
+// Channels that do not fill runs of 16 bytes, by way of copies.
+Implementation conv2d_widened();
+Implementation conv2d_bwd_data_widened();
+Implementation conv2d_bwd_weights_widened();
+
+}  // namespace fastcnn::cuda

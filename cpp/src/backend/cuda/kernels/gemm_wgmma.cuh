@@ -1,0 +1,131 @@
+// What it is: C = A B of 16-bit floats by wgmma (sm_90a), operands read through the loaders of gemm_load.cuh: two
+// groups of four warps make a BM x BN tile, MI times 64 rows each; stages of 128 bytes of the depth travel through
+// shared memory by cp.async while the ones before are multiplied. Operands come in aligned runs of 16 bytes.
+// What it is not: TMA or a producer of its own; TF32 (gemm_mma.cuh).
+#pragma once
+#include "backend/cuda/kernels/gemm_mma.cuh"
+#include "backend/cuda/kernels/wgmma.cuh"
+
+namespace fastcnn::cuda {
+
+// `flying`: products that may be on their way while the next are started; `blocks`: on a multiprocessor.
+template <int MI_, int BN_, int stages_, int flying_, int blocks_, bool keep_ = false>
+struct LineTile {
+  static constexpr bool keep = keep_;
+  static constexpr int MI = MI_, BM = 128 * MI, BN = BN_, stages = stages_, flying = flying_, blocks = blocks_;
+  static constexpr int threads = 256, ahead = stages - 1 - flying, slab = 64;
+  static constexpr int stage = (BM + BN) * kLineDepth;  // elements
+  static constexpr size_t drain = threads / 32 * 16 * (slab + 4) * sizeof(float);
+  static_assert(ahead >= 1);
+  // Few steps need few stages; the way out goes through the same memory.
+  static constexpr size_t shared(int64_t steps) {
+    const size_t bytes = static_cast<size_t>(steps < stages ? steps : stages) * stage * 2;
+    return bytes < drain ? drain : bytes;
+  }
+};
+
+// Brings a tile of R rows (or columns) from `base` on, a stage deep, into shared memory, a few chunks per thread.
+template <class T, class Side, int R, int threads, bool keep>
+struct LineStager {
+  static constexpr bool along_k = Side::along_k;
+  static constexpr int wide = along_k ? kLineDepth / 8 : R / 8;  // chunks of a row
+  static constexpr int each = R * kLineDepth / 8 / threads, states = along_k ? each : 1, step = threads / wide;
+  static_assert(each * threads * 8 == R * kLineDepth && threads % wide == 0);
+  typename Side::Fixed fixed[states];
+  int row, chunk;
+  int32_t base;
+
+  FASTCNN_DEVICE LineStager(const Side& side, int32_t b) : base(b) {
+    row = static_cast<int>(threadIdx.x) / wide, chunk = static_cast<int>(threadIdx.x) % wide;
+    FASTCNN_UNROLL
+    for (int s = 0; s < states; ++s) fixed[s] = side.fixed(index(s) < side.extent() ? index(s) : base);
+  }
+  FASTCNN_DEVICE int32_t index(int slot) const { return base + (along_k ? row + slot * step : chunk * 8); }
+  FASTCNN_DEVICE void bring(const Side& side, int32_t k0, int32_t end, T* tile, const T* any) const {
+    FASTCNN_UNROLL
+    for (int s = 0; s < each; ++s) {
+      const int r = row + s * step;
+      T* to = tile + (along_k ? line_place(r, chunk) : line_place_across(r, chunk));
+      const int32_t k = k0 + (along_k ? chunk * 8 : r);
+      const T* p =
+          index(along_k ? s : 0) < side.extent() && k < end ? side.at(fixed[along_k ? s : 0], k) : nullptr;
+      copy_async16<keep>(to, p ? p : any, p != nullptr);
+    }
+  }
+};
+
+// grid.x = tiles of columns, then of rows: neighbours share rows of A; grid.z = problems * splits.
+template <class T, class Load, class Tile>
+FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
+gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> epilogue, const T* any,
+                  Destination to) {
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI, kWarpRow = Tile::slab + 4;
+  T* shared = shared_memory<T>();
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int group_row = warp / 4 * 64 * MI;  // of this group of four warps
+  const auto problem = static_cast<int32_t>(blockIdx.z) / splits,
+             split = static_cast<int32_t>(blockIdx.z) % splits;
+  const auto q = load.problem(problem);
+  int32_t column;
+  const int32_t m0 = column_tiles.split(static_cast<int32_t>(blockIdx.x), &column) * BM, n0 = column * BN;
+  if (m0 >= q.M) return;  // of a parity with fewer pixels
+  const int32_t per = ((q.K + splits - 1) / splits + kLineDepth - 1) / kLineDepth * kLineDepth;
+  const int32_t begin = split * per < q.K ? split * per : q.K, end = q.K - begin < per ? q.K : begin + per;
+  const int32_t steps = (end - begin + kLineDepth - 1) / kLineDepth;
+
+  const SideA<Load> side_a{load, q};
+  const SideB<Load> side_b{load, q};
+  const LineStager<T, SideA<Load>, BM, Tile::threads, Tile::keep> a(side_a, m0);
+  const LineStager<T, SideB<Load>, BN, Tile::threads, false> b(side_b, n0);
+  auto bring = [&](int32_t step) {
+    if (step < steps) {
+      T* stage = shared + step % Tile::stages * Tile::stage;
+      a.bring(side_a, begin + step * kLineDepth, end, stage, any);
+      b.bring(side_b, begin + step * kLineDepth, end, stage + BM * kLineDepth, any);
+    }
+    commit_copies();  // empty groups too: waiting counts them
+  };
+
+  float sum[MI][BN / 2] = {};
+  for (int s = 0; s < Tile::ahead; ++s) bring(s);
+  for (int32_t step = 0; step < steps; ++step) {
+    wait_copies<Tile::ahead - 1>();
+    publish_shared();
+    wait_products<Tile::flying>();
+    __syncthreads();
+    const T* As = shared + step % Tile::stages * Tile::stage;
+    const T* Bs = As + BM * kLineDepth;
+    begin_products();
+    FASTCNN_UNROLL
+    for (int k = 0; k < kLineDepth; k += 16) FASTCNN_UNROLL
+    for (int i = 0; i < MI; ++i)
+      multiply_lines<T, BN, Load::a_along_k, Load::b_along_k>(sum[i], As, group_row + i * 64, Bs, k);
+    commit_products();
+    bring(step + Tile::ahead);  // into what everybody has multiplied
+  }
+  wait_products<0>();
+  wait_copies<0>();
+  __syncthreads();
+
+  float* drain = shared_memory<float>() + warp * 16 * kWarpRow;
+  const int64_t part = static_cast<int64_t>(split) * (static_cast<int32_t>(gridDim.z) / splits) + problem;
+  FASTCNN_UNROLL
+  for (int i = 0; i < MI; ++i) FASTCNN_UNROLL
+  for (int slab = 0; slab < BN / Tile::slab; ++slab) {
+    FASTCNN_UNROLL
+    for (int j = 0; j < Tile::slab / 8; ++j) {
+      const float* v = sum[i] + (slab * Tile::slab / 8 + j) * 4;
+      float* at = drain + lane / 4 * kWarpRow + j * 8 + lane % 4 * 2;
+      at[0] = v[0], at[1] = v[1];
+      at[8 * kWarpRow] = v[2], at[8 * kWarpRow + 1] = v[3];
+    }
+    sync_warp();
+    store_rows<T, Tile::slab>(load, q, epilogue, to, splits, part, m0 + group_row + i * 64 + warp % 4 * 16,
+                              n0 + slab * Tile::slab, drain);
+    sync_warp();
+  }
+#endif
+}
+
+}  // namespace fastcnn::cuda
