@@ -65,12 +65,15 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
   const int line = packs * V, c0 = static_cast<int>(blockIdx.y) * line, c = c0 + pack * V;
   float* weights = shared_memory<float>();
   {
-    const int here = p.C - c0 < line ? p.C - c0 : line, threads = packs * static_cast<int>(blockDim.y);
-    auto place = [&](int channel) { return (channel % V / 4 * packs + channel / V) * 4 + channel % 4; };
-    const int me = static_cast<int>(threadIdx.y) * packs + pack;
-    for (int i = me; i < here * taps; i += threads)
-      weights[i % taps * line + place(i / taps)] = to_real(w[c0 * taps + i]);
-    for (int i = me; i < here; i += threads) weights[taps * line + place(i)] = bias ? to_real(bias[c0 + i]) : 0.f;
+    // Unsigned: divisions by constants are then one multiplication and a shift.
+    const unsigned here = static_cast<unsigned>(p.C - c0 < line ? p.C - c0 : line), wide = blockDim.x;
+    auto place = [&](unsigned channel) { return (channel % V / 4 * wide + channel / V) * 4 + channel % 4; };
+    const unsigned me = threadIdx.y * wide + threadIdx.x, threads = wide * blockDim.y;
+    for (unsigned i = me; i < here * taps; i += threads)
+      weights[i % taps * static_cast<unsigned>(line) + place(i / taps)] = to_real(w[c0 * taps + i]);
+    FASTCNN_NO_UNROLL
+    for (unsigned i = me; i < here; i += threads)
+      weights[taps * line + place(i)] = bias ? to_real(bias[c0 + i]) : 0.f;
   }
   __syncthreads();
   const int unit = static_cast<int>(blockIdx.x * blockDim.y + threadIdx.y);
@@ -83,6 +86,7 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
       for (int k = 0; k < 4; ++k) v[plane * 4 + k] = four.v[k];
     }
   };
+  const int64_t C = p.C;  // steps of 64 bits are one instruction from a pointer on
   int32_t strip, group;
   const int32_t n = p.groups.split(p.strips.split(unit, &strip), &group);
   const int w0 = strip * S - p.first_w, h0 = group * p.rows - p.first_h;
@@ -106,10 +110,10 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
         for (int q = 0; q < (back ? (K - a + s - 1) / s : K); ++q) {
       const int h = back ? first - q : first + q, kh = back ? a + q * s : q;
       const uint32_t mask = h >= 0 && h < p.H ? readable : 0;
-      const int at = ((n * p.H + h) * p.W + v0) * p.C + c;
+      const T* at = x + static_cast<int64_t>(((n * p.H + h) * p.W + v0) * p.C + c);
       Pack<T> in[columns];
       FASTCNN_UNROLL
-      for (int j = 0; j < columns; ++j) in[j] = load_pack_if(mask >> j & 1, x + at + j * p.C);
+      for (int j = 0; j < columns; ++j) in[j] = load_pack_if(mask >> j & 1, at + j * C);
       float wk[K][V];
       FASTCNN_UNROLL
       for (int kw = 0; kw < K; ++kw) load_weights(kh * K + kw, wk[kw]);
@@ -128,12 +132,12 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
         }
       }
     }
-    const int to = ((n * p.oH + row) * p.oW + w0) * p.C + c;
+    const int64_t to = ((n * p.oH + row) * p.oW + w0) * p.C + c;
     if (residual) {
       FASTCNN_UNROLL
       for (int i = 0; i < S; ++i) {
         float v[V];
-        widen(load_pack_if(made >> i & 1, residual + to + i * p.C), v);
+        widen(load_pack_if(made >> i & 1, residual + to + i * C), v);
         FASTCNN_UNROLL
         for (int k = 0; k < V; ++k) sum[i][k] += v[k];
       }
@@ -141,7 +145,7 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
     apply_act_to(act, sum);
     FASTCNN_UNROLL
     for (int i = 0; i < S; ++i)
-      if (made >> i & 1) store_pack(y + to + i * p.C, narrow<T>(sum[i]));
+      if (made >> i & 1) store_pack(y + to + i * C, narrow<T>(sum[i]));
   };
   if constexpr (back) {
     const int t0 = (h0 + p.pT) / s;
@@ -168,6 +172,7 @@ depthwise_rows_weights(DepthwiseRows p, const T* x, const T* dy, float* parts, f
   const int kh = static_cast<int>(threadIdx.y), lane = static_cast<int>(threadIdx.z);
   const int lanes = static_cast<int>(blockDim.z), line = packs * V, c0 = static_cast<int>(blockIdx.y) * line;
   const int c = c0 + pack * V, slices = static_cast<int>(gridDim.x), slice = static_cast<int>(blockIdx.x);
+  const int64_t C = p.C;
   float sum[K][V] = {}, of_bias[V] = {};
   const int each = (p.units + slices - 1) / slices, begin = slice * each;
   const int end = c >= p.C ? 0 : begin + each < p.units ? begin + each : p.units;
@@ -178,13 +183,12 @@ depthwise_rows_weights(DepthwiseRows p, const T* x, const T* dy, float* parts, f
     const int w0 = strip * S, v0 = w0 * s - p.pL, h = row * s - p.pT + kh;
     const bool row_there = h >= 0 && h < p.H;
     const T* y_at = dy + ((n * p.oH + row) * p.oW + w0) * p.C + c;
-    const int at = ((n * p.H + h) * p.W + v0) * p.C + c;
+    const T* at = x + static_cast<int64_t>(((n * p.H + h) * p.W + v0) * p.C + c);
     Pack<T> g[S], in[columns];
     FASTCNN_UNROLL
-    for (int i = 0; i < S; ++i) g[i] = load_pack_if(w0 + i < p.oW, y_at + i * p.C);
+    for (int i = 0; i < S; ++i) g[i] = load_pack_if(w0 + i < p.oW, y_at + i * C);
     FASTCNN_UNROLL
-    for (int j = 0; j < columns; ++j)
-      in[j] = load_pack_if(row_there && v0 + j >= 0 && v0 + j < p.W, x + at + j * p.C);
+    for (int j = 0; j < columns; ++j) in[j] = load_pack_if(row_there && v0 + j >= 0 && v0 + j < p.W, at + j * C);
     float wide[S][V];
     FASTCNN_UNROLL
     for (int i = 0; i < S; ++i) widen(g[i], wide[i]);
