@@ -1,6 +1,8 @@
 // The CUDA kernels on the executor against the CPU's references: elementwise, reductions, softmax, losses, norms,
 // pooling, random numbers, optimizers. Convolutions and index ops: test_cuda_gemm.cpp. What no GPU has run is
 // listed in docs/gpu.md.
+#include <array>
+
 #include "cuda_check.h"
 
 using namespace fastcnn;
@@ -387,24 +389,58 @@ TEST_CASE("cuda pooling: padding, dilation, ceil, overlapping, adaptive, whole i
     p.adaptive = 1, p.oH = oh, p.oW = ow;
     all.push_back(p);
   }
+  // 12 channels fill packs of float32, 16 and 72 those of 16 bits too; lopsided padding, windows larger than a
+  // tile's covers, windows that a block shares, maps of which a tile has one row.
+  const size_t odd_channels = all.size();
+  for (int64_t C : {12, 16, 72}) {
+    for (size_t k = 0; k < odd_channels; ++k) all.push_back(all[k]), all.back().C = C;
+    for (auto [k, s, pad] : {std::array<int64_t, 3>{3, 2, 0}, {2, 2, 1}, {5, 1, 2}, {4, 3, 1}, {7, 1, 0}}) {
+      all.push_back(conv(k, s, pad, 1, k % 2)), all.back().C = C;
+      Pool2dParams& p = all.back();
+      if (k > 4) continue;
+      p.pT = 0, p.pR = 0, p.pB = pad;
+      p.oH = conv_out_size(9, 0, pad, k, s, 1) + (k == 3), p.oW = conv_out_size(7, pad, 0, k, s, 1);  // ceil_mode
+    }
+    all.push_back(conv(3, 2, 1, 1, 0)), all.back().C = C, all.back().H = 1, all.back().oH = 1;
+  }
   for (const Pool2dParams& p : all)
     for (DType t : kFloats) {
+      const int ways = t != DType::float64 && p.C * static_cast<int64_t>(dtype_size(t)) % 16 == 0 ? 2 : 1;
       const std::vector<int64_t> in{p.N, p.C, p.H, p.W}, out{p.N, p.C, p.oH, p.oW};
       Shaped x = tensor(in, 1, t);
       set_at(x.array, 17, NAN);
-      CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d), &p, {x}, {{out, t}, {out, DType::int32}}) == 1);
+      for (int64_t i = 0; i < p.H * p.W; ++i) set_at(x.array, i * p.C, -INFINITY);  // the first pixel counts
+      CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d), &p, {x}, {{out, t}, {out, DType::int32}}) == ways);
       // Indices of a pool that was run, for its gradient.
       Shaped index{Array(count_of(out), DType::int32), out}, y{Array(count_of(out), t), out};
       std::vector<Operand> ins{x.operand()}, outs{y.operand(), index.operand()};
       Call c;
       c.params = &p, c.in = ins, c.out = outs;
       cpu::max_pool2d_list().back().run(c);
-      CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d_bwd), &p, {tensor(out, 2, t), index}, {{in, t}}) == 1);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d_bwd), &p, {tensor(out, 2, t), index}, {{in, t}}) == ways);
       CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d_gather), &p, {x, index}, {{out, t}}) == 1);
       if (p.dH > 1) continue;
-      CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d), &p, {tensor(in, 3, t)}, {{out, t}}) == 1);
-      CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d_bwd), &p, {tensor(out, 4, t)}, {{in, t}}) == 1);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d), &p, {tensor(in, 3, t)}, {{out, t}}) == ways);
+      CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d_bwd), &p, {tensor(out, 4, t)}, {{in, t}}) == ways);
     }
+}
+
+TEST_CASE("cuda pooling of memory that is not aligned") {
+  Pool2dParams p;
+  p.N = 2, p.C = 16, p.H = 4, p.W = 6, p.kH = p.kW = p.sH = p.sW = 2, p.oH = 2, p.oW = 3;
+  const std::vector<int64_t> in{2, 16, 4, 6}, out{2, 16, 2, 3};
+  for (DType t : {DType::float32, DType::bfloat16, DType::float16}) {
+    const Shaped x = tensor({count_of(in) + 1}, 1, t), dy = tensor({count_of(out) + 1}, 2, t);
+    auto shifted = [&](const Shaped& s, const std::vector<int64_t>& shape) {
+      Operand o = tensor(shape, 1, t).operand();
+      o.data = static_cast<char*>(s.operand().data) + dtype_size(t);
+      return o;
+    };
+    const std::vector<Operand> forward{shifted(x, in)}, backward{shifted(dy, out)};
+    CHECK(check_cuda(FASTCNN_CUDA_OP(max_pool2d), &p, {}, {{out, t}, {out, DType::int32}}, 2e-6, &forward) == 2);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d), &p, {}, {{out, t}}, 2e-6, &forward) == 2);
+    CHECK(check_cuda(FASTCNN_CUDA_OP(avg_pool2d_bwd), &p, {}, {{in, t}}, 2e-6, &backward) == 2);
+  }
 }
 
 TEST_CASE("cuda random numbers and dropout are the CPU's") {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "backend/cuda/conv2d_parts.h"
+#include "backend/cuda/conv2d_depthwise.h"
 #include "backend/cuda/gemm_launch.h"
-#include "backend/cuda/kernels/depthwise.cuh"
 
 namespace fastcnn::cuda {
 namespace {
@@ -56,12 +56,6 @@ const char* mma_declines(const Call& c) {
   if (const char* why = mma_dtype_declines(c.in[0].dtype)) return why;
   if (p.groups > 1 && (p.C / p.groups < 8 || p.O / p.groups < 8)) return "few channels per group";
   return gemm_declines<sizes, dtypes>(c);
-}
-template <const char* (*dtypes)(const Call&)>
-const char* depthwise_declines(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  if (p.C != p.groups) return "several channels per group";
-  return p.kH * p.kW > 65535 ? "more taps than a grid holds" : dtypes(c);
 }
 
 // ---- y
@@ -128,14 +122,6 @@ int64_t simt_workspace(const Call& c) {
   const Sizes s = sizes(c.as<Conv2dParams>());
   return parts_bytes(s, simt_splits(s), 8);
 }
-void forward_depthwise(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  with_floating(c.out[0].dtype, "conv2d", [&]<class T>() {
-    launch("conv2d depthwise", for_elements(c.out[0].numel()), depthwise_forward<T>, p, c.in[0].as<T>(),
-           c.in[1].as<T>(), p.has_bias ? c.in[2].as<T>() : nullptr,
-           p.has_residual ? c.in[c.in.size() - 1].as<T>() : nullptr, ActOf<Real<T>>(p.act), c.out[0].as<T>());
-  });
-}
 
 // ---- dx
 // -----------------------------------------------------------------------------------------------------------
@@ -194,20 +180,9 @@ int64_t bwd_data_simt_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   return parts_bytes(bwd_data_sizes(p), bwd_data_splits(p), 8);
 }
-void bwd_data_depthwise(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  with_floating(c.out[0].dtype, "conv2d_bwd_data", [&]<class T>() {
-    launch("conv2d_bwd_data depthwise", for_elements(c.out[0].numel()), depthwise_bwd_data<T>, p, c.in[0].as<T>(),
-           c.in[1].as<T>(), c.in.size() > 2 ? c.in[2].as<T>() : nullptr, c.out[0].as<T>());
-  });
-}
 
 // ---- dw, dbias
 // ----------------------------------------------------------------------------------------------------
-int weights_slices(const Conv2dParams& p) {
-  const int64_t blocks = int64_t{ceil_div(p.O, 32)} * p.kH * p.kW, most = p.N * p.oH * p.oW / 64;
-  return static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(blocks ? 1024 / blocks : 1, most), 1, 256));
-}
 int bias_slices(const Conv2dParams& p) {
   const int64_t most = p.N * p.oH * p.oW / 32, blocks = ceil_div(p.O, 32);
   return static_cast<int>(std::clamp<int64_t>(std::min<int64_t>(blocks ? 512 / blocks : 1, most), 1, 256));
@@ -218,16 +193,7 @@ int64_t bias_bytes(const Call& c) {
   return c.out.size() > 1 ? (bias_slices(p) * p.O * int64_t{8} + 15) / 16 * 16 : 0;
 }
 int64_t depthwise_weights_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  return bias_bytes(c) + weights_slices(p) * p.O * p.kH * p.kW * int64_t{8};
-}
-
-template <class T>
-void join_into(const Real<T>* parts, int slices, int64_t n, const Operand& y) {
-  if (wide_result<T>(y))
-    launch("join_slices", for_elements(n), join_slices<Real<T>, Real<T>>, parts, slices, n, y.data);
-  else
-    launch("join_slices", for_elements(n), join_slices<T, Real<T>>, parts, slices, n, y.data);
+  return bias_bytes(c) + depthwise_bwd_weights_elements_workspace(c);
 }
 
 template <class T>
@@ -287,17 +253,15 @@ void bwd_weights_simt(const Call& c) {
 }
 int64_t bwd_weights_simt_workspace(const Call& c) { return bias_bytes(c) + simt_workspace<bwd_weights_sizes>(c); }
 void bwd_weights_depthwise(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  with_floating(c.in[0].dtype, "conv2d_bwd_weights", [&]<class T>() {
-    auto* parts = reinterpret_cast<Real<T>*>(static_cast<char*>(c.workspace) + bias_bytes(c));
-    const int slices = weights_slices(p);
-    const auto taps = static_cast<unsigned>(p.kH * p.kW);
-    launch("conv2d_bwd_weights depthwise",
-           {dim3(ceil_div(p.O, 32), taps, static_cast<unsigned>(slices)), dim3(32, 8), 256 * sizeof(Real<T>)},
-           depthwise_bwd_weights<T>, p, c.in[0].as<T>(), c.in[1].as<T>(), parts);
-    join_into<T>(parts, slices, p.O * taps, c.out[0]);
-    bias_gradient<T>(c);
-  });
+  depthwise_bwd_weights_elements(c, after_bias(c));
+  with_floating(c.in[0].dtype, "conv2d_bwd_weights", [&]<class T>() { bias_gradient<T>(c); });
+}
+// Memory that is not aligned goes to the kernel above: room for either.
+int64_t depthwise_rows_weights_workspace(const Call& c) {
+  return std::max(depthwise_bwd_weights_rows_workspace(c), depthwise_weights_workspace(c));
+}
+void bwd_weights_depthwise_rows(const Call& c) {
+  aligned16({c.in[0].data, c.in[1].data}) ? depthwise_bwd_weights_rows(c) : bwd_weights_depthwise(c);
 }
 
 }  // namespace
@@ -309,7 +273,8 @@ void conv2d_bias_gradient(const Call& c) {
 
 List conv2d_list() {
   static const Implementation list[] = {
-      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, forward_depthwise},
+      {"simt depthwise rows", depthwise_rows_declines<one_dtype>, nullptr, depthwise_forward_rows},
+      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_forward_elements},
       conv2d_widened(),
       {"wgmma", conv_lines_decline<forward_sizes, one_dtype, forward_chunked>, forward_lines_workspace,
        forward_lines},
@@ -319,7 +284,8 @@ List conv2d_list() {
 }
 List conv2d_bwd_data_list() {
   static const Implementation list[] = {
-      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, bwd_data_depthwise},
+      {"simt depthwise rows", depthwise_rows_declines<one_dtype>, nullptr, depthwise_bwd_data_rows},
+      {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_bwd_data_elements},
       conv2d_bwd_data_widened(),
       {"wgmma", conv_lines_decline<bwd_data_sizes, one_dtype, bwd_chunked>, bwd_data_lines_workspace,
        bwd_data_lines},
@@ -329,6 +295,8 @@ List conv2d_bwd_data_list() {
 }
 List conv2d_bwd_weights_list() {
   static const Implementation list[] = {
+      {"simt depthwise rows", depthwise_rows_declines<weights_dtypes>, depthwise_rows_weights_workspace,
+       bwd_weights_depthwise_rows},
       {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
       conv2d_bwd_weights_widened(),
       {"wgmma", conv_lines_decline<bwd_weights_sizes, weights_dtypes, bwd_chunked>, bwd_weights_lines_workspace,

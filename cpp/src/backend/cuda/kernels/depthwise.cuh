@@ -75,14 +75,22 @@ FASTCNN_KERNEL depthwise_bwd_weights(Conv2dParams p, const T* x, const T* dy, Re
   if (threadIdx.y == 0 && o < p.O) parts[(blockIdx.z * p.O + o) * taps + blockIdx.y] = shared[at];
 }
 
-// y[i] = sum of parts[s][i] over s.
+// y[i] = sum of parts[s][i] over s. Block (32 values, lanes of slices: a power of two), grid (values).
 template <class T, class R>
 FASTCNN_KERNEL join_slices(const R* parts, int slices, int64_t n, void* y) {
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    R s = 0;
-    for (int k = 0; k < slices; ++k) s += parts[k * n + i];
-    static_cast<T*>(y)[i] = from_real<T>(s);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  const int lane = static_cast<int>(threadIdx.y), lanes = static_cast<int>(blockDim.y);
+  R s = 0;
+  if (i < n)
+    for (int k = lane; k < slices; k += lanes) s += parts[k * n + i];
+  R* shared = shared_memory<R>();
+  const int at = lane * 32 + static_cast<int>(threadIdx.x);
+  shared[at] = s;
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) shared[at] += shared[at + half * 32];
   }
+  if (lane == 0 && i < n) static_cast<T*>(y)[i] = from_real<T>(shared[at]);
 }
 
 // Sums of columns of (rows, C): the bias gradient. Block (32 channels, 8 rows), grid (channels, slices).

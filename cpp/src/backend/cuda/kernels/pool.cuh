@@ -18,6 +18,13 @@ struct PoolPlace {
 };
 FASTCNN_DEVICE PoolPlace pool_place(int64_t i, int64_t H, int64_t W, int64_t C) {
   PoolPlace p;
+  if (((i | H | W | C) >> 32) == 0) {  // 32-bit divisions are several times faster
+    uint32_t rest = static_cast<uint32_t>(i), q = rest / static_cast<uint32_t>(C);
+    p.c = rest - q * static_cast<uint32_t>(C), rest = q;
+    q = rest / static_cast<uint32_t>(W), p.w = rest - q * static_cast<uint32_t>(W), rest = q;
+    q = rest / static_cast<uint32_t>(H), p.h = rest - q * static_cast<uint32_t>(H), p.n = q;
+    return p;
+  }
   p.c = i % C, i /= C;
   p.w = i % W, i /= W;
   p.h = i % H, p.n = i / H;
