@@ -6,8 +6,10 @@ device there is and by bench/gpu_check.sh in all dtypes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
+from unittest import mock
 
 import fastcnn as fc
 import numpy as np
@@ -16,7 +18,7 @@ from fuzz_cases import FAMILIES
 # Of the largest wanted value; the CPU computes 16-bit floats in float32 too, but adds in another order.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 4e-2, "float16": 6e-3}
 NO_KERNEL = re.compile(r"^(\w+): no implementation on cuda")
-# Operands that a case makes inside its call stay on the CPU, and so say the messages.
+# Operands that a case has on the CPU in spite of operands_on, and so say the messages.
 HOST_OPERAND = re.compile("expected all tensors on one device|compile cannot record a copy from cpu to ")
 
 
@@ -41,6 +43,21 @@ def results(call, arrays, dtype, device, weights=None):
     if not pairs or not wanted:
         return values, []
     return values, list(fc.grad([y for y, _ in pairs], wanted, [w for _, w in pairs], allow_unused=True))
+
+
+@contextlib.contextmanager
+def operands_on(device):
+    """Here tensors that a case makes of arrays inside its call lie on the device: each once, a plan records no copy."""
+    make, made = fc._core.tensor, {}
+
+    def tensor(data, **options):
+        key = id(data), str(options)
+        if key not in made:
+            made[key] = data, make(data, **options).to(device)  # with the data, whose id is not given away meanwhile
+        return made[key][1]
+
+    with mock.patch.object(fc._core, "tensor", tensor):
+        yield
 
 
 def numbers(t):
@@ -93,17 +110,18 @@ def compare(family, seed, dtype, compiled, device="cuda"):
         return "skipped", f"{label}: the CPU refuses: {error}"
     what = label
     try:
-        got = results(case.ours, case.arrays, dtype, device, weights)
-        fc.cuda.synchronize()
-        if text := differences(got[0], want[0], tolerance, f"{label}: value"):
-            return "wrong", text
-        if text := differences(got[1], want[1], tolerance * 4, f"{label}: gradient"):
-            return "wrong", text
-        if compiled and case.compiled:
-            what = f"{label}: plan"
-            planned = plan_values(case, dtype, device)
-            if text := differences(planned, got[0], max(tolerance / 4, 1e-12), f"{what}'s value"):
+        with operands_on(device):
+            got = results(case.ours, case.arrays, dtype, device, weights)
+            fc.cuda.synchronize()
+            if text := differences(got[0], want[0], tolerance, f"{label}: value"):
                 return "wrong", text
+            if text := differences(got[1], want[1], tolerance * 4, f"{label}: gradient"):
+                return "wrong", text
+            if compiled and case.compiled:
+                what = f"{label}: plan"
+                planned = plan_values(case, dtype, device)
+                if text := differences(planned, got[0], max(tolerance / 4, 1e-12), f"{what}'s value"):
+                    return "wrong", text
     except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are still to be compared
         return refusal(error, what)
     return "ok", ""

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import fastcnn as fc
 import numpy as np
@@ -302,6 +303,29 @@ def test_op_families_give_what_the_cpu_gives(dtype):
     verdicts = [(family, *cuda_ops.compare(family, 0, dtype, compiled=True)) for family in cuda_ops.FAMILIES]
     assert not [text for _, verdict, text in verdicts if verdict == "wrong"]
     assert sum(verdict == "ok" for _, verdict, _ in verdicts) > 0.75 * len(verdicts), verdicts
+
+
+@device
+def test_whatever_a_case_raises_is_a_verdict(monkeypatch):
+    pytest.importorskip("torch")
+    import cuda_ops
+    from fuzz_base import Case
+
+    def verdict(call):
+        case = Case(call, None, [np.ones(3)], "", compiled=True)
+        monkeypatch.setitem(cuda_ops.FAMILIES, "one", lambda rng: case)
+        return cuda_ops.compare("one", 0, "float32", compiled=True)
+
+    def fails(x):
+        if str(x.device) != "cpu":
+            raise RuntimeError("no such thing")
+        return x * 2
+
+    on_cpu, array = fc.ones(3), np.array([2, 0])
+    assert verdict(lambda x: x * on_cpu)[0] == "skipped"
+    assert verdict(lambda x: x * on_cpu.to(x.device)) == ("skipped", mock.ANY)  # the plan cannot record the copy
+    assert verdict(lambda x: x[fc._core.tensor(array)]) == ("ok", "")
+    assert verdict(fails) == ("wrong", "one seed=0 float32 : RuntimeError: no such thing")
 
 
 @device
