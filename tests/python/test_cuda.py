@@ -10,6 +10,7 @@ from unittest import mock
 import fastcnn as fc
 import numpy as np
 import pytest
+from fastcnn.bench import nets
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import check_cuda_compile as compile_check
@@ -292,6 +293,26 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
         return out
 
     np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=2e-2)
+
+
+@device
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
+    def losses_on(where):
+        fc.manual_seed(5)
+        n, relu = fc.nn, fc.nn.LeakyReLU
+        generator = n.Sequential(
+            n.ConvTranspose2d(7, 8, 4), n.BatchNorm2d(8), n.ReLU(), n.ConvTranspose2d(8, 3, 4, 2, 1)
+        )
+        discriminator = n.Sequential(n.Conv2d(3, 8, 4, 2, 1), n.BatchNorm2d(8), relu(0.2), n.Conv2d(8, 1, 4))
+        pair = fc.models.gan.GANPair(generator, discriminator).to(where).train()
+        task = nets.Task(nets.Net("dcgan", 3, (3, 8, 8)), "train", 3, precision)
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(shape).astype("float32") for shape in ((3, 3, 8, 8), (3, 7, 1, 1))]
+        plan = fc.compile(nets.step_of(pair, task))
+        return [plan(*(fc.tensor(a, device=where) for a in arrays)).item() for _ in range(3)]
+
+    np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=1e-4 if precision == "f32" else 2e-2)
 
 
 @device
