@@ -3,13 +3,16 @@
     python -m bench.gpu [ops] [copy] [layers] [nets] [--seconds N] [--json PATH] [--dtypes bfloat16 ...] [--quick]
 
 What bench/gpu_check.sh runs after it has built the extension. Without a device it says why and ends with 2. Rows that
-the time does not reach are named as left out. Times are wall-clock around a wait for the device, the median of blocks;
-PyTorch runs the same shapes on the same device in both layouts, the faster one counts.
+the time does not reach are named as left out. Times are wall-clock around a wait for the device, the median of blocks.
+PyTorch runs the same shapes on the same device in both layouts, nets also with the whole step as one CUDA graph and,
+where asked for, compiled; the fastest counts, and a mode that fails is noted in the row. Both sides round float32 to
+TF32 or neither (--tf32).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import statistics
@@ -22,6 +25,7 @@ import fastcnn as fc
 from fastcnn.bench import layers, machine, nets
 
 ROOT = Path(__file__).resolve().parents[1]
+THEIRS = "cuda"  # where PyTorch's side runs; "cpu" tries this file without a GPU
 SECTIONS = ("ops", "copy", "layers", "nets")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Batches at which a large device is busy: (net, training, inference).
@@ -37,7 +41,12 @@ def torch_on_device():
         return None
     import torch
 
-    return torch if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    torch.backends.cudnn.benchmark = True
+    tf32 = fc.get_float32_matmul_precision() != "highest"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    return torch
 
 
 def device_facts():
@@ -85,6 +94,32 @@ def seconds_of(call, wait, at_least=0.3, blocks=5):
         wait()
         times.append((time.perf_counter() - begin) / count)
     return statistics.median(times)
+
+
+def reason(error):
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+
+
+def torch_cell(torch, took, builders, at_least, blocks=5):
+    """What a row says of PyTorch: the fastest of the modes {name: function that gives the call} against `took`."""
+    times, failed = {}, {}
+    for mode, build in builders.items():
+        gc.collect()
+        try:
+            times[mode] = seconds_of(build(), torch.cuda.synchronize, at_least, blocks)
+        except Exception as error:  # noqa: BLE001 - whatever a mode raises, the others are still to be timed
+            failed[mode] = reason(error)
+    gc.collect()
+    torch.cuda.empty_cache()  # both libraries share the device's memory
+    cell = {"torch modes": {mode: 1e3 * t for mode, t in times.items()}}
+    if failed:
+        cell["torch failed"] = failed
+    if times:
+        mode = min(times, key=times.get)
+        cell |= {"torch ms": 1e3 * times[mode], "torch mode": mode, "ratio": times[mode] / took}
+    return cell
 
 
 def ops(budget, dtypes, seeds):
@@ -143,7 +178,7 @@ def layer_calls(layer, dtype):
 
 def torch_layer_calls(torch, layer, dtype, layout):
     o = layers.Operands(layer)
-    x, w, dy = (torch.from_numpy(a).to("cuda", getattr(torch, dtype)).contiguous(memory_format=layout)
+    x, w, dy = (torch.from_numpy(a).to(THEIRS, getattr(torch, dtype)).contiguous(memory_format=layout)
                 for a in (o.x, o.w, o.dy))  # fmt: skip
     stride, padding, one = [layer.stride] * 2, [layer.padding] * 2, [1, 1]
 
@@ -165,33 +200,37 @@ def larger(layer, times):
 def layer_rows(budget, dtypes, quick):
     """TFLOP/s of three passes per layer."""
     torch = torch_on_device()
-    if torch:
-        torch.backends.cudnn.benchmark = True
     rows = []
     chosen = [QUICK_LAYER] if quick else [larger(x, 8) for x in layers.load() if x.x[0] > 1]
     for dtype in dtypes:
         for layer in chosen:
             if not budget.allows(f"layers {dtype} {layer.name}", 4.0):
                 continue
-            ours = layer_calls(layer, dtype)
             row = {"layer": layer.name, "dtype": dtype, "gflop": layer.gflop, "passes": {}}
-            for name in layer.passes:
-                took = seconds_of(ours[name], fc.cuda.synchronize, 0.1, 3)
-                cell = {"ms": 1e3 * took, "tflops": layer.gflop / took / 1e3}
-                if torch:
-                    their = {
-                        mode: seconds_of(torch_layer_calls(torch, layer, dtype, layout)[name],
-                                         torch.cuda.synchronize, 0.1, 3)
-                        for mode, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last))
-                    }  # fmt: skip
-                    mode = min(their, key=their.get)
-                    cell |= {"torch ms": 1e3 * their[mode], "torch mode": mode, "ratio": their[mode] / took}
-                row["passes"][name] = cell
             rows.append(row)
-            cells = (f"{k} {v['tflops']:.1f} TFLOP/s" + (f" ({v['ratio']:.2f}x)" if "ratio" in v else "")
-                     for k, v in row["passes"].items())  # fmt: skip
+            try:
+                ours = layer_calls(layer, dtype)
+                for name in layer.passes:
+                    took = seconds_of(ours[name], fc.cuda.synchronize, 0.1, 3)
+                    cell = {"ms": 1e3 * took, "tflops": layer.gflop / took / 1e3}
+                    if torch:
+                        modes = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+                        builders = {m: lambda at=at, name=name: torch_layer_calls(torch, layer, dtype, at)[name]
+                                    for m, at in modes.items()}  # fmt: skip
+                        cell |= torch_cell(torch, took, builders, 0.1, 3)
+                    row["passes"][name] = cell
+            except Exception as error:  # noqa: BLE001 - the other rows are still to be timed
+                row["error"] = reason(error)
+            cells = [f"{k} {v['tflops']:.1f} TFLOP/s" + (f" ({v['ratio']:.2f}x)" if "ratio" in v else "")
+                     for k, v in row["passes"].items()]  # fmt: skip
+            cells += [text for part in (row, *row["passes"].values()) for text in failures(part)]
             print(f"  {dtype} {layer.name}: " + ", ".join(cells), flush=True)
     return rows
+
+
+def failures(row):
+    """What a printed row says of what failed."""
+    return [f"{k} failed: {v}" for k, v in [("it", row.get("error")), *row.get("torch failed", {}).items()] if v]
 
 
 def our_net(task, arrays):
@@ -199,7 +238,7 @@ def our_net(task, arrays):
     model = nets.build(task.net).to("cuda")
     tensors = [fc.tensor(a).contiguous().to("cuda") for a in arrays]
     if task.what == "train":
-        plan = fc.compile(nets._step(model.train(), task))
+        plan = fc.compile(nets.step_of(model.train(), task))
         return lambda: plan(*tensors)
     plan = fc.compile(model.eval())
 
@@ -210,69 +249,131 @@ def our_net(task, arrays):
     return infer
 
 
-def torch_net(torch, task, arrays, layout, compiled):
-    from fastcnn.bench import torch_nets
+def torch_modes(torch, precision, compiled, all_layouts):
+    """{name: (layout, mode of torch.compile or None, is it one CUDA graph?)}.
 
-    model = torch_nets.BUILDERS[task.net.name]().to("cuda", memory_format=layout)
-    x = torch.from_numpy(arrays[0]).to("cuda").contiguous(memory_format=layout)
-    autocast = lambda: torch.autocast("cuda", torch.bfloat16, enabled=task.precision == "bf16")  # noqa: E731
-    forward = torch.compile(model, mode="max-autotune") if compiled else model
+    Graphs come last, as a failed one may leave traces. 16-bit nets are fastest in NHWC, which tensor cores want: they
+    have NCHW where all layouts are asked for.
+    """
+    nhwc, nchw = torch.channels_last, torch.contiguous_format
+    layouts = {"NHWC": nhwc, "NCHW": nchw} if all_layouts or precision == "f32" else {"NHWC": nhwc}
+    modes = {name: (layout, None, False) for name, layout in layouts.items()}
+    if compiled:
+        for mode in ("max-autotune", "max-autotune-no-cudagraphs"):
+            modes[f"NHWC {mode}"] = nhwc, mode, False
+    return modes | {f"{name} graph": (layout, None, True) for name, layout in layouts.items()}
+
+
+def torch_net(torch, task, arrays, layout, compiled=None, graph=False):
+    """PyTorch's step or inference; the optimizers are fused, inference in bfloat16 has its weights in bfloat16."""
+    from fastcnn.bench import torch_nets, torch_peer
+
+    def autocast():
+        # What a cache of converted weights holds must not outlive the recording of a graph.
+        return torch.autocast(THEIRS, torch.bfloat16, enabled=task.precision == "bf16", cache_enabled=not graph)
+
+    def compile_part(module):
+        return torch.compile(module, mode=compiled) if compiled else module
+
+    model = torch_nets.BUILDERS[task.net.name]().to(THEIRS, memory_format=layout)
+    x, y = (torch.from_numpy(a).to(THEIRS) for a in arrays)
+    x = x.contiguous(memory_format=layout)
     if task.what == "infer":
-        model.eval()
+        call = _torch_inference(torch, model.eval(), x, task.precision, compile_part)
+    elif task.net.name == "dcgan":
+        call = torch_peer.gan_step(model.train(), x, y, compile_part, autocast, capturable=graph)
+    else:
+        call = _torch_step(torch, model.train(), x, y, task, compile_part, autocast)
+    return recorded(torch, model, call) if graph else call
 
-        def infer():
-            with torch.no_grad(), autocast():
-                return forward(x)
 
-        return infer
-    y = torch.from_numpy(arrays[1]).to("cuda")
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=task.net.lr, momentum=0.9, fused=True)
+def _torch_inference(torch, model, x, precision, compile_part):
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model.to(dtype)
+    for m in model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.float()
+    forward = compile_part(model)
+
+    def infer():
+        with torch.no_grad():
+            return forward(x.to(dtype))
+
+    return infer
+
+
+def _torch_step(torch, model, x, y, task, compile_part, autocast):
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.net.lr, momentum=0.9, fused=True)
+    forward = compile_part(model)
 
     def step():
+        optimizer.zero_grad(set_to_none=True)
         with autocast():
             out = forward(x)
-        optimizer.zero_grad(set_to_none=True)
         torch.nn.functional.cross_entropy(out.float(), y).backward()
         optimizer.step()
 
     return step
 
 
-def net_rows(budget, precisions, quick, compiled):
+def recorded(torch, model, call):
+    """The call as one CUDA graph. Its operands stay where they are, so the function returned keeps them."""
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(here)
+    with torch.cuda.stream(side):  # what is done once (workspaces, momentum, choice of algorithms) is not recorded
+        for _ in range(3):
+            call()
+    here.wait_stream(side)
+    model.zero_grad(set_to_none=True)  # gradients then lie in the graph's own memory
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(here), torch.cuda.graph(graph):  # the outer one: back to this stream if recording fails
+        call()
+
+    def replay():
+        graph.replay()
+
+    replay.keeps = model, call
+    return replay
+
+
+def net_rows(budget, precisions, quick, compiled, all_layouts):
     """Images per second of training and inference."""
     torch = torch_on_device()
     rows = []
     by_name = {net.name: net for net in nets.NETS}
-    at_least = 0.05 if quick else 1.0
+    at_least = 0.05 if quick else 0.5
     for name, train, infer in QUICK_NETS if quick else NETS:
-        if name == "dcgan":  # its step makes operands on the CPU (nets.py)
-            budget.left_out.append("nets dcgan: the step of nets.py is for the CPU")
-            continue
-        for what, batch in dict.fromkeys((("train", train), ("infer", infer), ("infer", 1))):
+        shapes = [("train", train), *(("infer", batch) for batch in (infer, 1) if infer)]
+        for what, batch in dict.fromkeys(shapes):
             for precision in precisions:
                 task = nets.Task(by_name[name], what, batch, precision)
-                if not budget.allows(f"nets {task.name}", 15.0):
-                    continue
-                arrays = nets.arrays_of(task)
-                took = seconds_of(our_net(task, arrays), fc.cuda.synchronize, at_least)
-                row = {"task": task.name, "ms": 1e3 * took, "images/s": task.batch / took}
-                row["tflops"] = nets.gflop(task) / took / 1e3
-                if torch:
-                    modes = [("NCHW", torch.contiguous_format, False), ("NHWC", torch.channels_last, False)]
-                    if compiled:
-                        modes.append(("NHWC compiled", torch.channels_last, True))
-                    their = {m: seconds_of(torch_net(torch, task, arrays, layout, c), torch.cuda.synchronize, at_least)
-                             for m, layout, c in modes}  # fmt: skip
-                    mode = min(their, key=their.get)
-                    row |= {"torch ms": 1e3 * their[mode], "torch mode": mode, "ratio": their[mode] / took}
-                rows.append(row)
-                beside = f", {row['ratio']:.2f}x PyTorch {row['torch mode']}" if "ratio" in row else ""
-                print(f"  {task.name}: {row['images/s']:.0f} images/s, {row['tflops']:.1f} TFLOP/s{beside}", flush=True)
+                if budget.allows(f"nets {task.name}", 90.0 if torch and compiled else 12.0):
+                    rows.append(net_row(torch, task, at_least, compiled, all_layouts))
     return rows
 
 
+def net_row(torch, task, at_least, compiled, all_layouts):
+    arrays = nets.arrays_of(task)
+    row = {"task": task.name}
+    cells = []
+    try:
+        took = seconds_of(our_net(task, arrays), fc.cuda.synchronize, at_least)
+        row |= {"ms": 1e3 * took, "images/s": task.batch / took, "tflops": nets.gflop(task) / took / 1e3}
+        cells = [f"{row['images/s']:.0f} images/s", f"{row['tflops']:.1f} TFLOP/s"]
+        if torch:
+            modes = torch_modes(torch, task.precision, compiled, all_layouts)
+            builders = {m: lambda how=how: torch_net(torch, task, arrays, *how) for m, how in modes.items()}
+            row |= torch_cell(torch, took, builders, at_least)
+        if "ratio" in row:
+            cells.append(f"{row['ratio']:.2f}x PyTorch {row['torch mode']}")
+    except Exception as error:  # noqa: BLE001 - the other rows are still to be timed
+        row["error"] = reason(error)
+    print(f"  {task.name}: " + ", ".join(cells + failures(row)), flush=True)
+    return row
+
+
 def main(argv=None):
-    """Runs the sections; 0, 1 where an op is wrong, 2 without a device."""
+    """Runs the sections; 0, 1 where an op is wrong or a row failed, 2 without a device."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -282,6 +383,8 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, default=4, help="cases of each op family and dtype (default 4)")
     parser.add_argument("--quick", action="store_true", help="one small layer and net: for the executor")
     parser.add_argument("--torch-compile", action="store_true", help="PyTorch compiled too (minutes per net)")
+    parser.add_argument("--all-layouts", action="store_true", help="PyTorch's 16-bit nets in NCHW too")
+    parser.add_argument("--tf32", action="store_true", help="float32 products on tensor cores, on both sides")
     parser.add_argument("--json", type=Path, help="where the results go")
     args = parser.parse_args(argv)
     if unknown := set(args.section) - set(SECTIONS):
@@ -289,15 +392,17 @@ def main(argv=None):
     if not fc.cuda.is_available():
         print(f"bench.gpu: no CUDA device: {fc.cuda.unavailable_reason()}", file=sys.stderr)
         return 2
+    if args.tf32:
+        fc.set_float32_matmul_precision("high")
     budget = Budget(args.seconds)
     halves = [d for d in args.dtypes if d in ("bfloat16", "float32")] or args.dtypes[:1]
-    result = {"device": device_facts(), **machine.describe()}
+    result = {"device": device_facts(), "float32": fc.get_float32_matmul_precision(), **machine.describe()}
     work = {
         "ops": lambda: ops(budget, args.dtypes, args.seeds),
         "copy": lambda: copy(budget, 1 if args.quick else 1024),
         "layers": lambda: layer_rows(budget, halves, args.quick),
         "nets": lambda: net_rows(budget, ["bf16", "f32"] if "bfloat16" in halves else ["f32"], args.quick,
-                                 args.torch_compile),
+                                 args.torch_compile, args.all_layouts),
     }  # fmt: skip
     for section in args.section or SECTIONS:
         print(f"== {section}", flush=True)
@@ -309,7 +414,8 @@ def main(argv=None):
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if budget.left_out:
         print(f"left out: {len(budget.left_out)} rows, the first {budget.left_out[0]}")
-    return 1 if result.get("ops", {}).get("wrong") else 0
+    failed = any("error" in row for section in ("layers", "nets") for row in result.get(section, []))
+    return 1 if failed or result.get("ops", {}).get("wrong") else 0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ device there is and by bench/gpu_check.sh in all dtypes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
+from unittest import mock
 
 import fastcnn as fc
 import numpy as np
@@ -16,8 +18,8 @@ from fuzz_cases import FAMILIES
 # Of the largest wanted value; the CPU computes 16-bit floats in float32 too, but adds in another order.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 4e-2, "float16": 6e-3}
 NO_KERNEL = re.compile(r"^(\w+): no implementation on cuda")
-# Operands that a case makes inside its call stay on the CPU, and so says the message.
-HOST_OPERAND = "expected all tensors on one device"
+# Operands that a case has on the CPU in spite of operands_on, and so say the messages.
+HOST_OPERAND = re.compile("expected all tensors on one device|compile cannot record a copy from cpu to ")
 
 
 def listed(y):
@@ -41,6 +43,21 @@ def results(call, arrays, dtype, device, weights=None):
     if not pairs or not wanted:
         return values, []
     return values, list(fc.grad([y for y, _ in pairs], wanted, [w for _, w in pairs], allow_unused=True))
+
+
+@contextlib.contextmanager
+def operands_on(device):
+    """Here tensors that a case makes of arrays inside its call lie on the device: each once, a plan records no copy."""
+    make, made = fc._core.tensor, {}
+
+    def tensor(data, **options):
+        key = id(data), str(options)
+        if key not in made:
+            made[key] = data, make(data, **options).to(device)  # with the data, whose id is not given away meanwhile
+        return made[key][1]
+
+    with mock.patch.object(fc._core, "tensor", tensor):
+        yield
 
 
 def numbers(t):
@@ -67,6 +84,19 @@ def difference(got, want, tolerance, what):
     return f"{what}: off by {float(np.nanmax(np.abs(a - b))) / size:.2e} of the largest"
 
 
+def differences(got, want, tolerance, what):
+    """ "" or what is wrong first."""
+    pairs = enumerate(zip(got, want, strict=True))
+    return next(filter(None, (difference(x, y, tolerance, f"{what} {i}") for i, (x, y) in pairs)), "")
+
+
+def refusal(error, label):
+    """The verdict on an exception on the device: no kernel, a case that is not for a device, anything else is wrong."""
+    if missing := NO_KERNEL.match(str(error)):
+        return "missing", missing[1]
+    return "skipped" if HOST_OPERAND.search(str(error)) else "wrong", f"{label}: {type(error).__name__}: {error}"
+
+
 def compare(family, seed, dtype, compiled, device="cuda"):
     """(verdict, text): "ok"; "wrong" with the difference; "missing" with the op; "skipped" with the reason."""
     rng = np.random.default_rng([seed, zlib.crc32(family.encode())])
@@ -78,26 +108,31 @@ def compare(family, seed, dtype, compiled, device="cuda"):
         want = results(case.ours, case.arrays, dtype, "cpu", weights)
     except (TypeError, ValueError) as error:
         return "skipped", f"{label}: the CPU refuses: {error}"
+    what = label
     try:
-        got = results(case.ours, case.arrays, dtype, device, weights)
-        fc.cuda.synchronize()
-    except (TypeError, ValueError) as error:
-        if missing := NO_KERNEL.match(str(error)):
-            return "missing", missing[1]
-        if HOST_OPERAND in str(error):
-            return "skipped", f"{label}: {error}"
-        return "wrong", f"{label}: {type(error).__name__}: {error}"
-    for kind, a, b in zip(("value", "gradient"), got, want, strict=True):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            if text := difference(x, y, tolerance * (1 if kind == "value" else 4), f"{label}: {kind} {i}"):
+        with operands_on(device):
+            got = results(case.ours, case.arrays, dtype, device, weights)
+            fc.cuda.synchronize()
+            if text := differences(got[0], want[0], tolerance, f"{label}: value"):
                 return "wrong", text
-    if compiled and case.compiled:
-        plan = fc.compile(case.ours)
-        operands = [fc.tensor(np.asarray(a)) for a in case.arrays]
-        operands = [t.to(getattr(fc, dtype)) if "float" in str(t.dtype) else t for t in operands]
-        with fc.no_grad():
-            planned = listed(plan(*(t.to(device) for t in operands)))
-        for i, (x, y) in enumerate(zip(planned, got[0], strict=True)):
-            if text := difference(x, y.detach(), max(tolerance / 4, 1e-12), f"{label}: plan's value {i}"):
+            if text := differences(got[1], want[1], tolerance * 4, f"{label}: gradient"):
                 return "wrong", text
+            if compiled and case.compiled:
+                what = f"{label}: plan"
+                planned = plan_values(case, dtype, device)
+                if text := differences(planned, got[0], max(tolerance / 4, 1e-12), f"{what}'s value"):
+                    return "wrong", text
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are still to be compared
+        return refusal(error, what)
     return "ok", ""
+
+
+def plan_values(case, dtype, device):
+    """What a plan of the case gives, on the device."""
+    plan = fc.compile(case.ours)
+    operands = [fc.tensor(np.asarray(a)) for a in case.arrays]
+    operands = [t.to(getattr(fc, dtype)) if "float" in str(t.dtype) else t for t in operands]
+    with fc.no_grad():
+        values = listed(plan(*(t.to(device) for t in operands)))
+    fc.cuda.synchronize()
+    return values

@@ -5,10 +5,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import fastcnn as fc
 import numpy as np
 import pytest
+from fastcnn.bench import nets
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import check_cuda_compile as compile_check
@@ -52,6 +54,27 @@ def test_gradients_pass_through_a_move():
     x = fc.tensor([1.0, 2.0], requires_grad=True)
     (x.cuda() * 3).sum().backward()
     assert np.array_equal(x.grad.numpy(), [3, 3])
+
+
+@device
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.flip([0]), lambda x: x.flip([1, 2]), lambda x: x.permute(2, 0, 1).flip([0, 1]),
+        lambda x: x[::-2, 3:0:-1, ::3], lambda x: x[2:3].expand(4, 5, 6).flip([0, 2]), lambda x: x[::-1, 4:4, :],
+    ],
+)  # fmt: skip
+def test_gradients_of_views_that_go_backwards(view):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 5, 6)).astype("float32")
+    dy = rng.standard_normal(tuple(view(fc.tensor(x)).shape)).astype("float32")
+
+    def gradient(where):
+        leaf = fc.tensor(x, device=where, requires_grad=True)
+        backwards = fc.tensor(np.flip(dy).copy(), device=where).flip(list(range(dy.ndim)))
+        return fc.grad([view(leaf)], [leaf], [backwards])[0].cpu().numpy()
+
+    np.testing.assert_allclose(gradient("cuda"), gradient("cpu"), rtol=1e-5, atol=1e-6)
 
 
 @device
@@ -225,8 +248,9 @@ def test_plans_fuse_what_surrounds_a_convolution():
     step(x)
     ops = [line.split()[1] for line in step.describe().splitlines() if line[:1].isdigit()]
     assert ops.count("batch_norm") == 2, step.describe()
-    assert ops.count("activation") == 1, step.describe()  # SiLU: its gradient reads its input
-    assert ops.count("activation_bwd") == 2, step.describe()  # SiLU's, and ReLU's behind a convolution
+    assert ops.count("batch_norm_bwd") == 2, step.describe()
+    assert "activation" not in ops, step.describe()  # SiLU's gradient makes norm(x) again
+    assert ops.count("activation_bwd") == 1, step.describe()  # ReLU's behind a convolution
     model.eval()
     infer = fc.compile(model)
     with fc.no_grad():
@@ -272,6 +296,26 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
 
 
 @device
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
+    def losses_on(where):
+        fc.manual_seed(5)
+        n, relu = fc.nn, fc.nn.LeakyReLU
+        generator = n.Sequential(
+            n.ConvTranspose2d(7, 8, 4), n.BatchNorm2d(8), n.ReLU(), n.ConvTranspose2d(8, 3, 4, 2, 1)
+        )
+        discriminator = n.Sequential(n.Conv2d(3, 8, 4, 2, 1), n.BatchNorm2d(8), relu(0.2), n.Conv2d(8, 1, 4))
+        pair = fc.models.gan.GANPair(generator, discriminator).to(where).train()
+        task = nets.Task(nets.Net("dcgan", 3, (3, 8, 8)), "train", 3, precision)
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(shape).astype("float32") for shape in ((3, 3, 8, 8), (3, 7, 1, 1))]
+        plan = fc.compile(nets.step_of(pair, task))
+        return [plan(*(fc.tensor(a, device=where) for a in arrays)).item() for _ in range(3)]
+
+    np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=1e-4 if precision == "f32" else 2e-2)
+
+
+@device
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_op_families_give_what_the_cpu_gives(dtype):
     pytest.importorskip("torch")  # the cases name PyTorch's calls too
@@ -280,6 +324,29 @@ def test_op_families_give_what_the_cpu_gives(dtype):
     verdicts = [(family, *cuda_ops.compare(family, 0, dtype, compiled=True)) for family in cuda_ops.FAMILIES]
     assert not [text for _, verdict, text in verdicts if verdict == "wrong"]
     assert sum(verdict == "ok" for _, verdict, _ in verdicts) > 0.75 * len(verdicts), verdicts
+
+
+@device
+def test_whatever_a_case_raises_is_a_verdict(monkeypatch):
+    pytest.importorskip("torch")
+    import cuda_ops
+    from fuzz_base import Case
+
+    def verdict(call):
+        case = Case(call, None, [np.ones(3)], "", compiled=True)
+        monkeypatch.setitem(cuda_ops.FAMILIES, "one", lambda rng: case)
+        return cuda_ops.compare("one", 0, "float32", compiled=True)
+
+    def fails(x):
+        if str(x.device) != "cpu":
+            raise RuntimeError("no such thing")
+        return x * 2
+
+    on_cpu, array = fc.ones(3), np.array([2, 0])
+    assert verdict(lambda x: x * on_cpu)[0] == "skipped"
+    assert verdict(lambda x: x * on_cpu.to(x.device)) == ("skipped", mock.ANY)  # the plan cannot record the copy
+    assert verdict(lambda x: x[fc._core.tensor(array)]) == ("ok", "")
+    assert verdict(fails) == ("wrong", "one seed=0 float32 : RuntimeError: no such thing")
 
 
 @device

@@ -174,6 +174,20 @@ def test_prod_gradient_is_exact_at_zeros(isa):  # noqa: F811
         compare(lambda x: ops.prod(x), lambda x: torch.prod(x), [x])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_prod_of_16_bit_floats_is_rounded_once_with_a_gradient_too(dtype):
+    x = fc.tensor(rand(4, 2000, seed=1).clip(-1, 1) * 0.05 + 1).to(getattr(fc, dtype))
+    leaf = x.detach().requires_grad_()
+    y = ops.prod(leaf, 1)
+    assert y.tolist() == ops.prod(x, 1).tolist()
+    (dx,) = fc.grad([y.sum()], [leaf])
+    assert dx.dtype == x.dtype
+    wide = x.to(fc.float64).numpy()
+    np.testing.assert_allclose(
+        dx.to(fc.float64).numpy(), wide.prod(1, keepdims=True) / wide, rtol=1e-2 if dtype == "bfloat16" else 2e-3
+    )
+
+
 def test_large_reductions_match_float64(isa):  # noqa: F811
     x = rand(64, 33, 17, 5).astype(np.float32)
     for dim in (None, (0, 2, 3), 1, 3):

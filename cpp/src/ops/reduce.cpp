@@ -161,10 +161,11 @@ Tensor prod(const Tensor& x, const std::vector<int>& dims, bool keepdim) {
   uint32_t mask = dims_mask("prod", dims, x.shape());
   if (!(grad_enabled() && x.requires_grad()) || x.numel() == 0)
     return drop(reduce(rule, Reduce::prod, x.detach(), mask, sum_type(x.dtype())), x.shape(), mask, keepdim);
-  Tensor y = x;
+  // 16-bit products would be rounded at each halving.
+  Tensor y = dtype_size(x.dtype()) == 2 ? cast(x, DType::float32) : x;
   for (int d = 0; d < x.ndim(); ++d)
     if (mask >> d & 1) y = prod_by_halves(y, d);
-  return drop(y, x.shape(), mask, keepdim);
+  return drop(cast(y, x.dtype()), x.shape(), mask, keepdim);
 }
 
 Tensor amax(const Tensor& x, const std::vector<int>& dims, bool keepdim) {

@@ -112,7 +112,7 @@ def training_step(task, arrays, state=None):
     """
     model = build(task.net, state).train()
     tensors = tuple(_core.tensor(a).contiguous() for a in arrays)
-    plan = compile_function(_gan_step(model, task) if task.net.name == "dcgan" else _step(model, task))
+    plan = compile_function(step_of(model, task))
 
     def run():
         return plan(*tensors)
@@ -123,6 +123,11 @@ def training_step(task, arrays, state=None):
 
 def _autocast(precision):
     return autocast(dtype=_core.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def step_of(model, task):
+    """A function of the arrays' tensors that does one training step of a model on the device of its parameters."""
+    return _gan_step(model, task) if task.net.name == "dcgan" else _step(model, task)
 
 
 def _step(model, task):
@@ -149,15 +154,23 @@ def _gan_step(model, task):
     opt_g = optim.Adam(generator.parameters(), **adam)
     opt_d = optim.Adam(discriminator.parameters(), **adam)
     bce = _core.ops.binary_cross_entropy_with_logits
-    ones, zeros = _core.ops.ones((task.batch,)), _core.ops.zeros((task.batch,))
+    device = next(iter(generator.parameters())).device
+    ones, zeros = (make((task.batch,), device=device) for make in (_core.ops.ones, _core.ops.zeros))
+
+    def cost(logits, target):
+        return bce(logits.flatten().to(_core.float32), target)
 
     def step(real, noise):
-        fake = generator(noise)
-        loss_d = bce(discriminator(real).flatten(), ones) + bce(discriminator(fake.detach()).flatten(), zeros)
+        with _autocast(task.precision):
+            fake = generator(noise)
+            of_real, of_fake = discriminator(real), discriminator(fake.detach())
+        loss_d = cost(of_real, ones) + cost(of_fake, zeros)
         loss_d.backward()
         opt_d.step()
         opt_d.zero_grad()
-        loss_g = bce(discriminator(fake).flatten(), ones)
+        with _autocast(task.precision):
+            of_fake = discriminator(fake)
+        loss_g = cost(of_fake, ones)
         loss_g.backward()
         opt_g.step()
         opt_g.zero_grad()

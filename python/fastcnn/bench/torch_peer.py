@@ -130,7 +130,8 @@ def training_step(net, state, arrays, mode="torch NCHW", precision="f32", compil
     model = _model(net, state, layout).train()
     inputs = _inputs(arrays, layout)
     if net.name == "dcgan":
-        return _gan_step(model, *inputs, compiled)
+        compile_part = torch.compile if compiled else lambda part: part
+        return gan_step(model, *inputs, compile_part, lambda: _autocast(precision))
     optimizer = torch.optim.SGD(model.parameters(), lr=net.lr, momentum=0.9, fused=True)
     x, y = inputs
 
@@ -152,23 +153,31 @@ def training_step(net, state, arrays, mode="torch NCHW", precision="f32", compil
     return step
 
 
-def _gan_step(model, real, noise, compiled):
+def gan_step(model, real, noise, compile_part, autocast, **adam_options):
+    """nets.py's step of a GAN; compile_part: applied to both nets; autocast: gives the context of what they compute."""
     generator, discriminator = model["generator"], model["discriminator"]
-    adam = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True}
+    adam = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True, **adam_options}
     opt_g = torch.optim.Adam(generator.parameters(), **adam)
     opt_d = torch.optim.Adam(discriminator.parameters(), **adam)
-    g, d = (torch.compile(generator), torch.compile(discriminator)) if compiled else (generator, discriminator)
+    g, d = compile_part(generator), compile_part(discriminator)
     bce = F.binary_cross_entropy_with_logits
-    ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
+    ones, zeros = torch.ones(len(real), device=real.device), torch.zeros(len(real), device=real.device)
+
+    def cost(logits, target):
+        return bce(logits.flatten().float(), target)
 
     def step():
         opt_d.zero_grad(set_to_none=True)
-        fake = g(noise)
-        loss_d = bce(d(real).flatten(), ones) + bce(d(fake.detach()).flatten(), zeros)
+        with autocast():
+            fake = g(noise)
+            of_real, of_fake = d(real), d(fake.detach())
+        loss_d = cost(of_real, ones) + cost(of_fake, zeros)
         loss_d.backward()
         opt_d.step()
         opt_g.zero_grad(set_to_none=True)
-        loss_g = bce(d(fake).flatten(), ones)
+        with autocast():
+            of_fake = d(fake)
+        loss_g = cost(of_fake, ones)
         loss_g.backward()
         opt_g.step()
         return loss_d.detach() + loss_g.detach()
