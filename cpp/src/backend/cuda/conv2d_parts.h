@@ -10,6 +10,11 @@ namespace fastcnn::cuda {
 int64_t conv2d_bias_bytes(const Call& c);
 void conv2d_bias_gradient(const Call& c);
 
+// By the copy engine and wgmma.
+Implementation conv2d_boxes();
+Implementation conv2d_bwd_data_boxes();
+Implementation conv2d_bwd_weights_boxes();
+
 // Channels that do not fill runs of 16 bytes, by way of copies.
 Implementation conv2d_widened();
 Implementation conv2d_bwd_data_widened();

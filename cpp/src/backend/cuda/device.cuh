@@ -9,6 +9,7 @@
 #include "fastcnn/params.h"
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define FASTCNN_KERNEL __global__ void
@@ -64,6 +65,10 @@ FASTCNN_DEVICE T from_real(Real<T> v) {
       float16 h;
       h.bits = __half_as_ushort(__float2half_rn(v));
       return h;
+    } else {
+      bfloat16 b;
+      b.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v));
+      return b;
     }
 #endif
     return T(v);

@@ -13,9 +13,9 @@ template <int MI_, int BN_, int stages_, int flying_, int blocks_, bool keep_ = 
 struct LineTile {
   static constexpr bool keep = keep_;
   static constexpr int MI = MI_, BM = 128 * MI, BN = BN_, stages = stages_, flying = flying_, blocks = blocks_;
-  static constexpr int threads = 256, ahead = stages - 1 - flying, slab = 64;
+  static constexpr int threads = 256, ahead = stages - 1 - flying;
   static constexpr int stage = (BM + BN) * kLineDepth;  // elements
-  static constexpr size_t drain = threads / 32 * 16 * (slab + 4) * sizeof(float);
+  static constexpr size_t drain = threads / 32 * kFragmentDrain;
   static_assert(ahead >= 1);
   // Few steps need few stages; the way out goes through the same memory.
   static constexpr size_t shared(int64_t steps) {
@@ -60,9 +60,9 @@ FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> epilogue, const T* any,
                   Destination to) {
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI, kWarpRow = Tile::slab + 4;
+  constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI;
   T* shared = shared_memory<T>();
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int group_row = warp / 4 * 64 * MI;  // of this group of four warps
   const auto problem = static_cast<int32_t>(blockIdx.z) / splits,
              split = static_cast<int32_t>(blockIdx.z) % splits;
@@ -108,23 +108,12 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   wait_copies<0>();
   __syncthreads();
 
-  float* drain = shared_memory<float>() + warp * 16 * kWarpRow;
+  float* drain = shared_memory<float>() + warp * kFragmentDrain / sizeof(float);
   const int64_t part = static_cast<int64_t>(split) * (static_cast<int32_t>(gridDim.z) / splits) + problem;
   FASTCNN_UNROLL
-  for (int i = 0; i < MI; ++i) FASTCNN_UNROLL
-  for (int slab = 0; slab < BN / Tile::slab; ++slab) {
-    FASTCNN_UNROLL
-    for (int j = 0; j < Tile::slab / 8; ++j) {
-      const float* v = sum[i] + (slab * Tile::slab / 8 + j) * 4;
-      float* at = drain + lane / 4 * kWarpRow + j * 8 + lane % 4 * 2;
-      at[0] = v[0], at[1] = v[1];
-      at[8 * kWarpRow] = v[2], at[8 * kWarpRow + 1] = v[3];
-    }
-    sync_warp();
-    store_rows<T, Tile::slab>(load, q, epilogue, to, splits, part, m0 + group_row + i * 64 + warp % 4 * 16,
-                              n0 + slab * Tile::slab, drain);
-    sync_warp();
-  }
+  for (int i = 0; i < MI; ++i)
+    store_fragments<T, BN>(load, q, epilogue, to, splits, part, m0 + group_row + i * 64 + warp % 4 * 16, n0,
+                           sum[i], drain);
 #endif
 }
 

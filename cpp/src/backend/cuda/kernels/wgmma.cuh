@@ -38,6 +38,26 @@ FASTCNN_DEVICE void publish_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
+// The number, of which the compiler knows nothing.
+FASTCNN_DEVICE int32_t hidden(int32_t v) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+// Registers of a group of four warps given back to, and taken from, the block.
+template <int count>
+FASTCNN_DEVICE void keep_registers() {
+#if defined(__CUDACC__) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
+template <int count>
+FASTCNN_DEVICE void take_registers() {
+#if defined(__CUDACC__) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+#endif
+}
 FASTCNN_DEVICE void begin_products() {
 #if defined(__CUDACC__) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
