@@ -12,12 +12,14 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define FASTCNN_KERNEL __global__ void
+#define FASTCNN_KERNEL_BOUNDS(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define FASTCNN_DEVICE __device__ __forceinline__
 #define FASTCNN_UNROLL _Pragma("unroll")
 #define FASTCNN_NO_UNROLL _Pragma("unroll 1")
 #else
 #include "cuda_host/executor.h"
 #define FASTCNN_KERNEL void
+#define FASTCNN_KERNEL_BOUNDS(threads, blocks) void
 #define FASTCNN_DEVICE inline
 #define FASTCNN_UNROLL
 #define FASTCNN_NO_UNROLL
