@@ -87,6 +87,26 @@ TEST_CASE("cuda casts: every pair of dtypes, out of range and NaN included") {
     }
 }
 
+TEST_CASE("cuda casts, arithmetic and activations in packs: one, many and several per thread, unaligned ends") {
+  constexpr DType half[] = {DType::float32, DType::bfloat16, DType::float16};
+  for (int64_t n : {3, 4096, 4099})
+    for (DType from : half)
+      for (DType to : half) {
+        const UnaryParams p;
+        const Shaped x = tensor({n}, 1, from, 0, 2);
+        set_at(x.array, 0, NAN), set_at(x.array, 1, INFINITY), set_at(x.array, 2, -1e30);
+        CHECK(check_cuda(FASTCNN_CUDA_OP(unary), &p, {x}, {{{n}, to}}) == 1);
+      }
+  // More packs than a device has threads, so that each takes several.
+  const int64_t n = 132 * 2048 * 8 + 3 * 2048 * 8 + 5;
+  const DType t = DType::bfloat16;
+  const Shaped a = tensor({n}, 1, t), b = tensor({n}, 2, t);
+  const BinaryParams add{Binary::add};
+  const UnaryParams cast;
+  CHECK(check_cuda(FASTCNN_CUDA_OP(binary), &add, {a, b}, {{{n}, t}}) == 1);
+  CHECK(check_cuda(FASTCNN_CUDA_OP(unary), &cast, {a}, {{{n}, DType::float32}}) == 1);
+}
+
 TEST_CASE("cuda binary, where: every op, broadcast and dense, floats and whole numbers") {
   for (int op = 0; op < static_cast<int>(Binary::count); ++op) {
     BinaryParams p;

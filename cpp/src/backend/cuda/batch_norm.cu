@@ -68,20 +68,6 @@ int64_t most_slices(DType t, int64_t rows, int64_t C) {
   return most;
 }
 
-// f.template operator()<A>() with an activation that kernels are compiled for; false for the others.
-template <class F>
-bool with_common_act(Act act, F&& f) {
-  switch (act) {
-    case Act::none: return f.template operator()<Act::none>(), true;
-    case Act::relu: return f.template operator()<Act::relu>(), true;
-    case Act::relu6: return f.template operator()<Act::relu6>(), true;
-    case Act::leaky_relu: return f.template operator()<Act::leaky_relu>(), true;
-    case Act::silu: return f.template operator()<Act::silu>(), true;
-    case Act::hardswish: return f.template operator()<Act::hardswish>(), true;
-    default: return false;
-  }
-}
-
 LaunchPlan finish_plan(int slices, int64_t C, size_t value) {
   unsigned lanes = 4;
   while (lanes < 128 && lanes * 4 < static_cast<unsigned>(slices)) lanes *= 2;

@@ -66,6 +66,31 @@ void launch_dense(const char* name, const DenseIn& in, void* y, int64_t n, const
   launch(name, for_elements(n, aligned ? Pack<T>::n : 1), dense_map<T, N, F>, in, y, n, packs, f);
 }
 
+// f.template operator()<A>() with an activation that kernels are compiled for; false for the others.
+template <class F>
+bool with_common_act(Act act, F&& f) {
+  switch (act) {
+    case Act::none: return f.template operator()<Act::none>(), true;
+    case Act::relu: return f.template operator()<Act::relu>(), true;
+    case Act::relu6: return f.template operator()<Act::relu6>(), true;
+    case Act::leaky_relu: return f.template operator()<Act::leaky_relu>(), true;
+    case Act::silu: return f.template operator()<Act::silu>(), true;
+    case Act::hardswish: return f.template operator()<Act::hardswish>(), true;
+    default: return false;
+  }
+}
+
+// The same for a functor that is short enough to be compiled into many packs; false where operands are not
+// aligned.
+template <class T, int N, class F>
+bool launch_packs(const char* name, const DenseIn& in, void* y, int64_t n, const F& f) {
+  bool aligned = aligned16({y});
+  for (int k = 0; k < N; ++k) aligned &= aligned16({in.p[k]});
+  if (!aligned) return false;
+  launch(name, for_packs(n / Pack<T>::n, kPacksPerThread<N>), dense_packs<T, N, F>, in, y, n, f);
+  return true;
+}
+
 // A strided copy of elements of one dtype; used by cat and strided_scatter too.
 void copy_elements(const Operand& x, const Operand& y);
 
