@@ -55,6 +55,27 @@ def test_gradients_pass_through_a_move():
 
 
 @device
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.flip([0]), lambda x: x.flip([1, 2]), lambda x: x.permute(2, 0, 1).flip([0, 1]),
+        lambda x: x[::-2, 3:0:-1, ::3], lambda x: x[2:3].expand(4, 5, 6).flip([0, 2]), lambda x: x[::-1, 4:4, :],
+    ],
+)  # fmt: skip
+def test_gradients_of_views_that_go_backwards(view):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 5, 6)).astype("float32")
+    dy = rng.standard_normal(tuple(view(fc.tensor(x)).shape)).astype("float32")
+
+    def gradient(where):
+        leaf = fc.tensor(x, device=where, requires_grad=True)
+        backwards = fc.tensor(np.flip(dy).copy(), device=where).flip(list(range(dy.ndim)))
+        return fc.grad([view(leaf)], [leaf], [backwards])[0].cpu().numpy()
+
+    np.testing.assert_allclose(gradient("cuda"), gradient("cpu"), rtol=1e-5, atol=1e-6)
+
+
+@device
 def test_what_kernels_find_is_raised_at_the_next_wait():
     x, ids = fc.zeros((2, 3), device="cuda"), fc.tensor([0, 5], device="cuda")
     loss = fc.ops.cross_entropy(x, ids)

@@ -61,30 +61,36 @@ int64_t add_workspace(const Call& c) {
   return t == DType::float32 || dtype_size(t) == 8 ? 0 : c.out[0].numel() * (is_floating(t) ? 4 : 8);
 }
 
-// Dims that go nowhere are repeats, the others must not land in one place twice.
+// Dims that go nowhere are repeats, the others must not land in one place twice. Dims that go backwards (flip,
+// slices of a negative step) are walked from their other end, so that every `to` is above 0.
 bool window_of(const Call& c, WindowArgs* a) {
   const auto& p = c.as<ScatterParams>();
   const Operand& x = c.in[0];
   a->offset = p.offset;
-  int order[kMaxDims], n = 0;
+  int order[kMaxDims];  // dims of the window in ascending order of `to`
   for (int d = 0; d < x.ndim; ++d) {
     if (x.shape[d] == 1) continue;
-    Dense& to = p.strides[d] == 0 ? a->repeats : a->window;
-    to.shape[to.ndim] = x.shape[d], to.strides[to.ndim] = x.strides[d];
-    if (p.strides[d] == 0) {
+    int64_t step = p.strides[d], stride = x.strides[d];
+    Dense& to = step == 0 ? a->repeats : a->window;
+    if (step == 0) {
       a->repeated *= x.shape[d];
     } else {
-      a->to[to.ndim] = p.strides[d];
-      int at = n++;
-      for (; at > 0 && p.strides[order[at - 1]] > p.strides[d]; --at) order[at] = order[at - 1];
-      order[at] = d;
+      if (step < 0) {
+        a->offset += step * (x.shape[d] - 1), a->from += stride * (x.shape[d] - 1);
+        step = -step, stride = -stride;
+      }
+      a->to[to.ndim] = step;
+      int at = to.ndim;
+      for (; at > 0 && a->to[order[at - 1]] > step; --at) order[at] = order[at - 1];
+      order[at] = to.ndim;
     }
+    to.shape[to.ndim] = x.shape[d], to.strides[to.ndim] = stride;
     ++to.ndim;
   }
   int64_t reach = 0;
-  for (int i = 0; i < n; ++i) {
-    if (p.strides[order[i]] <= reach) return false;
-    reach += p.strides[order[i]] * (x.shape[order[i]] - 1);
+  for (int i = 0; i < a->window.ndim; ++i) {
+    if (a->to[order[i]] <= reach) return false;
+    reach += a->to[order[i]] * (a->window.shape[order[i]] - 1);
   }
   return true;
 }

@@ -87,8 +87,9 @@ FASTCNN_KERNEL narrow_kernel(const W* x, void* y, DType type, int64_t n) {
 // x lands in a strided window of y: each place of `window` gets the sum over `repeats`, the dims of x that all go
 // to one place (an expand seen backwards). Windows do not overlap otherwise.
 struct WindowArgs {
-  Dense window, repeats;  // strides of x
-  int64_t offset = 0, to[kMaxDims] = {};
+  Dense window, repeats;                  // strides of x
+  int64_t from = 0;                       // where the window begins in x
+  int64_t offset = 0, to[kMaxDims] = {};  // the same in y; steps above 0
   int64_t repeated = 1;
 };
 template <class W>
@@ -97,7 +98,7 @@ FASTCNN_KERNEL window_kernel(WindowArgs a, const void* x, void* y, DType type, i
     int64_t at[kMaxDims], to = a.offset;
     unravel(a.window, i, at);
     for (int d = 0; d < a.window.ndim; ++d) to += at[d] * a.to[d];
-    const int64_t from = offset_at(a.window, at);
+    const int64_t from = a.from + offset_at(a.window, at);
     W s = load_as<W>(x, type, from);
     for (int64_t k = 1; k < a.repeated; ++k) {
       unravel(a.repeats, k, at);
@@ -119,7 +120,7 @@ FASTCNN_KERNEL overlap_kernel(OverlapArgs a, const void* x, void* y, DType type,
   for (int64_t o = global_thread(); o < total; o += global_threads()) {
     W sum = 0;
     int64_t at[kMaxDims], last[kMaxDims], rest[kMaxDims + 1], from[kMaxDims + 1];  // dim d searches rest[d + 1]
-    rest[n] = o - a.w.offset, from[n] = 0;
+    rest[n] = o - a.w.offset, from[n] = a.w.from;
     auto open = [&](int d) {  // the indices of dim d that leave what the dims below it reach
       const int64_t step = a.w.to[d], below = d ? a.reach[d - 1] : 0, r = rest[d + 1];
       at[d] = r > below ? (r - below + step - 1) / step : 0;
@@ -138,7 +139,7 @@ FASTCNN_KERNEL overlap_kernel(OverlapArgs a, const void* x, void* y, DType type,
     };
     int d = n - 1;
     if (d < 0) {
-      if (rest[n] == 0) take(0);
+      if (rest[n] == 0) take(from[n]);
     } else {
       open(d);
     }
