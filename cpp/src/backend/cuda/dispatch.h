@@ -37,6 +37,18 @@ void with_size(DType t, F&& f) {
   }
 }
 
+// Elements of 1 to 16 bytes.
+template <class F>
+void with_bytes(size_t size, F&& f) {
+  switch (size) {
+    case 1: return f.template operator()<uint8_t>();
+    case 2: return f.template operator()<uint16_t>();
+    case 4: return f.template operator()<uint32_t>();
+    case 8: return f.template operator()<uint64_t>();
+    default: return f.template operator()<Pack<uint32_t>>();
+  }
+}
+
 inline bool aligned16(std::initializer_list<const void*> pointers) {
   for (const void* p : pointers)
     if (reinterpret_cast<uintptr_t>(p) % 16) return false;

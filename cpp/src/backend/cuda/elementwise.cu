@@ -188,14 +188,28 @@ void check_target_run(const Call& c) {
 }  // namespace
 
 void copy_elements(const Operand& x, const Operand& y) {
-  const EltLoop l = plan_loop({&y, &x});
-  with_size(y.dtype, [&]<class T>() {
-    if (all_dense(l)) {
-      if (x.data != y.data && l.total) rt::copy_within(y.data, x.data, static_cast<size_t>(l.total) * sizeof(T));
-      return;
-    }
-    launch("copy", for_elements(l.total), strided_copy<T>, l, x.as<T>(), y.as<T>());
-  });
+  EltLoop l = plan_loop({&y, &x});
+  size_t size = dtype_size(y.dtype);
+  if (!l.total) return;
+  if (all_dense(l)) {
+    if (x.data != y.data) rt::copy_within(y.data, x.data, static_cast<size_t>(l.total) * size);
+    return;
+  }
+  // Neighbours that stay neighbours travel together, up to 16 bytes.
+  const int last = l.ndim - 1;
+  auto fits = [&](int64_t k) {
+    const auto bytes = static_cast<uintptr_t>(k) * size;
+    bool ok = l.shape[last] % k == 0 && l.strides[0][last] == 1 && l.strides[1][last] == 1 &&
+              reinterpret_cast<uintptr_t>(x.data) % bytes == 0 && reinterpret_cast<uintptr_t>(y.data) % bytes == 0;
+    for (int d = 0; d < last; ++d) ok &= l.strides[0][d] % k == 0 && l.strides[1][d] % k == 0;
+    return ok;
+  };
+  auto k = static_cast<int64_t>(16 / size);
+  while (k > 1 && !fits(k)) k /= 2;
+  l.shape[last] /= k, l.total /= k, size *= static_cast<size_t>(k);
+  for (int d = 0; d < last; ++d) l.strides[0][d] /= k, l.strides[1][d] /= k;
+  with_bytes(size,
+             [&]<class T>() { launch("copy", for_elements(l.total), strided_copy<T>, l, x.as<T>(), y.as<T>()); });
 }
 
 List unary_list() {
