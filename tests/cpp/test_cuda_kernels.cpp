@@ -89,6 +89,54 @@ TEST_CASE("cuda casts: every pair of dtypes, out of range and NaN included") {
     }
 }
 
+TEST_CASE("cuda casts, arithmetic and activations in packs: one, many and several per thread, unaligned ends") {
+  constexpr DType half[] = {DType::float32, DType::bfloat16, DType::float16};
+  for (int64_t n : {3, 4096, 4099})
+    for (DType from : half)
+      for (DType to : half) {
+        const UnaryParams p;
+        const Shaped x = tensor({n}, 1, from, 0, 2);
+        set_at(x.array, 0, NAN), set_at(x.array, 1, INFINITY), set_at(x.array, 2, -1e30);
+        CHECK(check_cuda(FASTCNN_CUDA_OP(unary), &p, {x}, {{{n}, to}}) == 1);
+      }
+  // More packs than a device has threads, so that each takes several.
+  const int64_t n = 132 * 2048 * 8 + 3 * 2048 * 8 + 5;
+  const DType t = DType::bfloat16;
+  const Shaped a = tensor({n}, 1, t), b = tensor({n}, 2, t);
+  const BinaryParams add{Binary::add};
+  const UnaryParams cast;
+  CHECK(check_cuda(FASTCNN_CUDA_OP(binary), &add, {a, b}, {{{n}, t}}) == 1);
+  CHECK(check_cuda(FASTCNN_CUDA_OP(unary), &cast, {a}, {{{n}, DType::float32}}) == 1);
+}
+
+TEST_CASE("cuda pad, strided_scatter and cat of channels: packs of 16, 8 and fewer bytes") {
+  for (DType t : {DType::float32, DType::bfloat16, DType::float64, DType::uint8})
+    for (int64_t C : {16, 12, 6, 5}) {
+      const double whole = is_floating(t) ? 0 : 9;
+      const Shaped x = tensor({2, C, 4, 3}, 1, t, whole);
+      PadParams p;  // a shortcut between widths, and rows around it
+      p.before[1] = C / 2, p.after[1] = C / 2, p.value = 3;
+      p.before[2] = 1;
+      const std::vector<int64_t> y{2, C + C / 2 * 2, 5, 3};
+      CHECK(check_cuda(FASTCNN_CUDA_OP(pad), &p, {x}, {{y, t}}) == 1);
+      if (is_floating(t)) CHECK(check_cuda(FASTCNN_CUDA_OP(pad_bwd), &p, {tensor(y, 2, t)}, {{x.shape, t}}) == 1);
+      PadParams rows;
+      rows.mode = PadMode::reflect, rows.before[2] = 2, rows.after[3] = 1;
+      CHECK(check_cuda(FASTCNN_CUDA_OP(pad), &rows, {x}, {{{2, C, 6, 4}, t}}) == 1);
+      ScatterParams s;  // every other pixel, rows from below where they go backwards
+      for (bool backwards : {false, true}) {
+        const int64_t row = 6 * C * 2;
+        s.strides[0] = 8 * 6 * C, s.strides[1] = 1, s.strides[2] = backwards ? -row : row, s.strides[3] = 2 * C;
+        s.offset = backwards ? 3 * row : 0;
+        CHECK(check_cuda(FASTCNN_CUDA_OP(strided_scatter), &s, {x}, {{{2, C, 8, 6}, t}}) == 2);
+      }
+      CatParams cat;
+      cat.dim = 1;
+      CHECK(check_cuda(FASTCNN_CUDA_OP(cat), &cat, {x, tensor({2, 8, 4, 3}, 2, t, whole)},
+                       {{{2, C + 8, 4, 3}, t}}) == 1);
+    }
+}
+
 TEST_CASE("cuda binary, where: every op, broadcast and dense, floats and whole numbers") {
   for (int op = 0; op < static_cast<int>(Binary::count); ++op) {
     BinaryParams p;

@@ -1,8 +1,8 @@
 // What it is: batch normalisation on CUDA, forward, backward and inference: slices of rows, then one pass that
-// applies.
-#include "backend/cuda/kernels/batch_norm.cuh"
-
+// applies; in packs where rows allow it and the activation is common, else element by element.
 #include <algorithm>
+
+#include "backend/cuda/kernels/batch_norm_packs.cuh"
 
 #include "backend/cuda/dispatch.h"
 
@@ -17,6 +17,120 @@ int slices_of(int64_t rows, int64_t C) {
 LaunchPlan over_slices(int64_t rows, int64_t C, size_t value) {
   return {dim3(columns(C), static_cast<unsigned>(slices_of(rows, C))), dim3(kNormColumns, kNormRows),
           kNormColumns * kNormRows * value};
+}
+
+// Blocks in packs: about `blocks` of them, each with as many tiles as any other.
+struct PackPlan {
+  RowTiles tiles;
+  unsigned chunks = 1;
+  int slices = 1;
+  LaunchPlan launch(int values) const {  // values: of shared memory per thread
+    return {dim3(chunks, static_cast<unsigned>(slices)), dim3(kPackThreads),
+            static_cast<size_t>(values) * kPackThreads * sizeof(float)};
+  }
+};
+PackPlan packs_of(int64_t rows, int64_t C, int64_t width, int unroll, int64_t blocks) {
+  PackPlan p;
+  RowTiles& t = p.tiles;
+  t.rows = rows, t.packs = static_cast<int32_t>(C / width);
+  // Up to 512 bytes of a row per block: more would leave the sums of few rows to each of many blocks.
+  t.columns = t.packs <= 32 ? t.packs : static_cast<int32_t>((ceil_div(t.packs, ceil_div(t.packs, 32)) + 1) & ~1u);
+  t.group = kPackThreads / t.columns;
+  p.chunks = ceil_div(t.packs, t.columns);
+  t.tiles = ceil_div(rows, int64_t{t.group} * unroll);
+  const int64_t per_block = ceil_div(t.tiles * p.chunks, blocks);
+  p.slices = static_cast<int>(std::min<int64_t>(ceil_div(t.tiles, per_block), 65535));
+  return p;
+}
+// Sums fill 132 processors once, as each block leaves a part; what applies is cut finer: 12 is whole waves of 2,
+// 3, 4 and 6 blocks per processor.
+PackPlan moments_packs(int64_t rows, int64_t C, int64_t width) { return packs_of(rows, C, width, 4, 132 * 4); }
+template <class T, SlopeFrom from>
+PackPlan sums_packs(int64_t rows, int64_t C) {
+  using S = SumsShape<T, from>;
+  return packs_of(rows, C, Pack<T>::n, S::unroll, 132 * S::blocks);
+}
+constexpr int64_t kApplyBlocks = 132 * 12;
+
+bool fill_packs(int64_t rows, int64_t C, int64_t width) {
+  return rows > 0 && C > 0 && C % width == 0 && C <= INT32_MAX && rows <= (int64_t{1} << 32);
+}
+// The most slices that sums of this dtype take, whichever kernel runs.
+int64_t most_slices(DType t, int64_t rows, int64_t C) {
+  int64_t most = slices_of(rows, C);
+  with_floating(t, "batch_norm", [&]<class T>() {
+    if constexpr (!is_same<T, double>)
+      if (fill_packs(rows, C, Pack<T>::n))
+        most = std::max<int64_t>({most, moments_packs(rows, C, Pack<T>::n).slices,
+                                  sums_packs<T, SlopeFrom::none>(rows, C).slices,
+                                  sums_packs<T, SlopeFrom::x>(rows, C).slices});
+  });
+  return most;
+}
+
+LaunchPlan finish_plan(int slices, int64_t C, size_t value) {
+  unsigned lanes = 4;
+  while (lanes < 128 && lanes * 4 < static_cast<unsigned>(slices)) lanes *= 2;
+  return {dim3(ceil_div(C, kFinishChannels)), dim3(kFinishChannels, lanes), kFinishChannels * lanes * value};
+}
+
+// y from x, or false where only the scalar kernel does it.
+template <class T, class R>
+bool apply_in_packs(const BatchNormParams& p, const T* x, const R* mean, const R* spread, bool is_variance,
+                    const R* gamma, const R* beta, const T* residual, T* y) {
+  if constexpr (is_same<T, double>) {
+    return false;
+  } else {
+    if (!fill_packs(p.rows, p.C, Pack<T>::n) || !aligned16({x, mean, spread, gamma, beta, residual, y}))
+      return false;
+    return with_common_act(p.act.act, [&]<Act A>() {
+      auto run = [&]<bool has_residual>() {
+        const PackPlan plan = packs_of(p.rows, p.C, Pack<T>::n, has_residual ? 2 : 4, kApplyBlocks);
+        launch("bn_apply", plan.launch(0), bn_apply_packs<T, A, has_residual>, plan.tiles, x, mean, spread,
+               is_variance, p.eps, gamma, beta, residual, ActOf<R>(p.act), y);
+      };
+      residual ? run.template operator()<true>() : run.template operator()<false>();
+    });
+  }
+}
+template <class T, class R>
+void apply(const BatchNormParams& p, const T* x, const R* mean, const R* spread, bool is_variance, const R* gamma,
+           const R* beta, const T* residual, T* y) {
+  if (!apply_in_packs(p, x, mean, spread, is_variance, gamma, beta, residual, y))
+    launch("bn_apply", for_elements(p.rows * p.C), bn_apply<T>, x, mean, spread, is_variance, p.eps, gamma, beta,
+           residual, ActOf<R>(p.act), y, p.rows, p.C);
+}
+
+// parts of x; returns the number of slices.
+template <class T, class R>
+int moments(const BatchNormParams& p, const T* x, Moments<R>* parts) {
+  if constexpr (!is_same<T, double>)
+    if (fill_packs(p.rows, p.C, Pack<T>::n) && aligned16({x})) {
+      const PackPlan plan = moments_packs(p.rows, p.C, Pack<T>::n);
+      launch("bn_moments", plan.launch(1 + 2 * Pack<T>::n), bn_moments_packs<T>, plan.tiles, x, parts);
+      return plan.slices;
+    }
+  launch("bn_moments", over_slices(p.rows, p.C, sizeof(Moments<R>)), bn_moments<T>, x, p.rows, p.C, parts);
+  return slices_of(p.rows, p.C);
+}
+
+// f.template operator()<A, from>() where the backward pass in packs takes these operands.
+template <class T, class F>
+bool with_grad_packs(const BatchNormParams& p, const BnGrad<T>& g, F&& f) {
+  if constexpr (is_same<T, double>) {
+    return false;
+  } else {
+    if (!fill_packs(p.rows, p.C, Pack<T>::n) || !aligned16({g.dy, g.dy2, g.x, g.y, g.mean, g.affine}) ||
+        (g.y && !act_bwd_uses_output(p.act.act)))
+      return false;
+    return with_common_act(p.act.act, [&]<Act A>() {
+      if constexpr (A == Act::none)
+        return f.template operator()<A, SlopeFrom::none>();
+      else if (g.affine)
+        return f.template operator()<A, SlopeFrom::x>();
+      if constexpr (A == Act::relu || A == Act::relu6) f.template operator()<A, SlopeFrom::y>();
+    });
+  }
 }
 
 // Statistics and parameters have the real type of the values; moments of a convolution come from CPU plans alone.
@@ -34,7 +148,9 @@ const char* forward_declines(const Call& c) {
 
 int64_t forward_workspace(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
-  return slices_of(p.rows, p.C) * p.C * static_cast<int64_t>(sizeof(Moments<double>));
+  const DType t = c.in[0].dtype;
+  const size_t value = t == DType::float64 ? sizeof(Moments<double>) : sizeof(Moments<float>);
+  return most_slices(t, p.rows, p.C) * p.C * static_cast<int64_t>(value);
 }
 
 void forward(const Call& c) {
@@ -44,12 +160,10 @@ void forward(const Call& c) {
     auto* parts = static_cast<Moments<R>*>(c.workspace);
     const NormStats<R> s{c.out[1].as<R>(), c.out[2].as<R>(), p.has_affine ? c.out[3].as<R>() : nullptr,
                          c.in[1].as<R>(), c.in[2].as<R>()};
-    launch("bn_moments", over_slices(p.rows, p.C, sizeof(Moments<R>)), bn_moments<T>, c.in[0].as<T>(), p.rows, p.C,
-           parts);
-    launch("bn_finish", for_elements(p.C), bn_finish<R>, parts, slices_of(p.rows, p.C), p.C, p.eps, s);
-    launch("bn_apply", for_elements(p.rows * p.C), bn_apply<T>, c.in[0].as<T>(), s.mean, s.invstd, false, p.eps,
-           s.gamma, s.beta, p.has_residual ? c.in[3].as<T>() : nullptr, ActOf<R>(p.act), c.out[0].as<T>(), p.rows,
-           p.C);
+    const int slices = moments(p, c.in[0].as<T>(), parts);
+    launch("bn_finish", finish_plan(slices, p.C, sizeof(Moments<R>)), bn_finish<R>, parts, slices, p.C, p.eps, s);
+    apply<T, R>(p, c.in[0].as<T>(), s.mean, s.invstd, false, s.gamma, s.beta,
+                p.has_residual ? c.in[3].as<T>() : nullptr, c.out[0].as<T>());
   });
 }
 
@@ -57,9 +171,8 @@ void infer(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   with_floating(c.in[0].dtype, "batch_norm_infer", [&]<class T>() {
     using R = Real<T>;
-    launch("bn_apply", for_elements(p.rows * p.C), bn_apply<T>, c.in[0].as<T>(), c.in[3].as<R>(), c.in[4].as<R>(),
-           true, p.eps, c.in[1].as<R>(), c.in[2].as<R>(), p.has_residual ? c.in[5].as<T>() : nullptr,
-           ActOf<R>(p.act), c.out[0].as<T>(), p.rows, p.C);
+    apply<T, R>(p, c.in[0].as<T>(), c.in[3].as<R>(), c.in[4].as<R>(), true, c.in[1].as<R>(), c.in[2].as<R>(),
+                p.has_residual ? c.in[5].as<T>() : nullptr, c.out[0].as<T>());
   });
 }
 const char* infer_declines(const Call& c) { return stats_decline(c, 1, 5); }
@@ -70,7 +183,8 @@ const char* backward_declines(const Call& c) {
 }
 int64_t backward_workspace(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
-  return (slices_of(p.rows, p.C) + 1) * 2 * p.C * int64_t{8};
+  const DType t = c.in[0].dtype;
+  return (most_slices(t, p.rows, p.C) + 1) * 2 * p.C * (t == DType::float64 ? int64_t{8} : int64_t{4});
 }
 
 void backward(const Call& c) {
@@ -85,14 +199,26 @@ void backward(const Call& c) {
                       ActOf<R>(p.act)};
     auto* coef = static_cast<R*>(c.workspace);
     R* parts = coef + 2 * p.C;
-    const int slices = slices_of(p.rows, p.C);
-    const R* invstd = c.in[4].as<R>();
-    if (!p.has_sums)
+    const R *gamma = c.in[2].as<R>(), *invstd = c.in[4].as<R>();
+    T *dx = c.out[0].as<T>(), *dresidual = p.has_residual ? c.out[3].as<T>() : nullptr;
+
+    int slices = slices_of(p.rows, p.C);
+    if (!p.has_sums && !with_grad_packs(p, g, [&]<Act A, SlopeFrom from>() {
+          const PackPlan plan = sums_packs<T, from>(p.rows, p.C);
+          slices = plan.slices;
+          launch("bn_bwd_sums", plan.launch(2 * Pack<T>::n), bn_bwd_sums_packs<T, A, from>, plan.tiles, g, parts);
+        }))
       launch("bn_bwd_sums", over_slices(p.rows, p.C, 2 * sizeof(R)), bn_bwd_sums<T>, g, p.rows, p.C, parts);
-    launch("bn_bwd_finish", for_elements(p.C), bn_bwd_finish<R>, parts, slices, p.rows, p.C,
-           p.has_sums ? last.as<double>() : nullptr, invstd, c.out[1].as<R>(), c.out[2].as<R>(), coef);
-    launch("bn_bwd_apply", for_elements(p.rows * p.C), bn_bwd_apply<T>, g, c.in[2].as<R>(), invstd, coef,
-           c.out[0].as<T>(), p.has_residual ? c.out[3].as<T>() : nullptr, p.rows, p.C);
+    launch("bn_bwd_finish", finish_plan(p.has_sums ? 1 : slices, p.C, 2 * sizeof(R)), bn_bwd_finish<R>, parts,
+           slices, p.rows, p.C, p.has_sums ? last.as<double>() : nullptr, invstd, c.out[1].as<R>(),
+           c.out[2].as<R>(), coef);
+    if (!aligned16({gamma, invstd, coef, dx, dresidual}) || !with_grad_packs(p, g, [&]<Act A, SlopeFrom from>() {
+          const PackPlan plan = packs_of(p.rows, p.C, Pack<T>::n, 2, kApplyBlocks);
+          launch("bn_bwd_apply", plan.launch(0), bn_bwd_apply_packs<T, A, from>, plan.tiles, g, gamma, invstd,
+                 coef, dx, dresidual);
+        }))
+      launch("bn_bwd_apply", for_elements(p.rows * p.C), bn_bwd_apply<T>, g, gamma, invstd, coef, dx, dresidual,
+             p.rows, p.C);
   });
 }
 

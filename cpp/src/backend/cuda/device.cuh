@@ -28,7 +28,8 @@
 
 namespace fastcnn::cuda {
 
-// ---- numbers ----------------------------------------------------------------------------------------------------
+// ---- numbers
+// ----------------------------------------------------------------------------------------------------
 template <class T>
 struct RealOf {
   using type = float;
@@ -69,6 +70,11 @@ FASTCNN_DEVICE T from_real(Real<T> v) {
       bfloat16 b;
       b.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v));
       return b;
+    }
+    if constexpr (is_same<T, bfloat16>) {
+      bfloat16 h;
+      asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.bits) : "f"(v));
+      return h;
     }
 #endif
     return T(v);
@@ -125,14 +131,16 @@ FASTCNN_DEVICE void store_as(void* p, DType t, int64_t i, W v) {
     static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(w);  // int8 has the same bits
 }
 
-// ---- 16 bytes at once -------------------------------------------------------------------------------------------
+// ---- 16 bytes at once
+// -------------------------------------------------------------------------------------------
 template <class T>
 struct alignas(16) Pack {
   static constexpr int n = 16 / sizeof(T);
   T v[n];
 };
 
-// ---- where this thread is ---------------------------------------------------------------------------------------
+// ---- where this thread is
+// ---------------------------------------------------------------------------------------
 FASTCNN_DEVICE int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 FASTCNN_DEVICE int64_t global_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
@@ -146,9 +154,10 @@ FASTCNN_DEVICE T* shared_memory() {
 #endif
 }
 
-// ---- sums over a block ------------------------------------------------------------------------------------------
-// `combine` must be symmetric; the tree is fixed, so every thread gets the same bits in every run. `scratch`: one
-// value per warp. The block is one row of whole warps.
+// ---- sums over a block
+// ------------------------------------------------------------------------------------------ `combine` must be
+// symmetric; the tree is fixed, so every thread gets the same bits in every run. `scratch`: one value per warp.
+// The block is one row of whole warps.
 template <class V, class F>
 FASTCNN_DEVICE V block_combine(V v, V* scratch, F combine) {
   for (int d = 16; d > 0; d >>= 1) v = combine(v, v.from_lane_xor(d));

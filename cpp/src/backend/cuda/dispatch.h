@@ -37,6 +37,18 @@ void with_size(DType t, F&& f) {
   }
 }
 
+// Elements of 1 to 16 bytes.
+template <class F>
+void with_bytes(size_t size, F&& f) {
+  switch (size) {
+    case 1: return f.template operator()<uint8_t>();
+    case 2: return f.template operator()<uint16_t>();
+    case 4: return f.template operator()<uint32_t>();
+    case 8: return f.template operator()<uint64_t>();
+    default: return f.template operator()<Pack<uint32_t>>();
+  }
+}
+
 inline bool aligned16(std::initializer_list<const void*> pointers) {
   for (const void* p : pointers)
     if (reinterpret_cast<uintptr_t>(p) % 16) return false;
@@ -64,6 +76,31 @@ void launch_dense(const char* name, const DenseIn& in, void* y, int64_t n, const
   for (int k = 0; k < N; ++k) aligned &= aligned16({in.p[k]});
   const int64_t packs = aligned ? n / Pack<T>::n : 0;
   launch(name, for_elements(n, aligned ? Pack<T>::n : 1), dense_map<T, N, F>, in, y, n, packs, f);
+}
+
+// f.template operator()<A>() with an activation that kernels are compiled for; false for the others.
+template <class F>
+bool with_common_act(Act act, F&& f) {
+  switch (act) {
+    case Act::none: return f.template operator()<Act::none>(), true;
+    case Act::relu: return f.template operator()<Act::relu>(), true;
+    case Act::relu6: return f.template operator()<Act::relu6>(), true;
+    case Act::leaky_relu: return f.template operator()<Act::leaky_relu>(), true;
+    case Act::silu: return f.template operator()<Act::silu>(), true;
+    case Act::hardswish: return f.template operator()<Act::hardswish>(), true;
+    default: return false;
+  }
+}
+
+// The same for a functor that is short enough to be compiled into many packs; false where operands are not
+// aligned.
+template <class T, int N, class F>
+bool launch_packs(const char* name, const DenseIn& in, void* y, int64_t n, const F& f) {
+  bool aligned = aligned16({y});
+  for (int k = 0; k < N; ++k) aligned &= aligned16({in.p[k]});
+  if (!aligned) return false;
+  launch(name, for_packs(n / Pack<T>::n, kPacksPerThread<N>), dense_packs<T, N, F>, in, y, n, f);
+  return true;
 }
 
 // A strided copy of elements of one dtype; used by cat and strided_scatter too.

@@ -9,14 +9,59 @@ namespace fastcnn::cuda {
 
 namespace {
 
-// Dense operands of one floating dtype through a functor of that many inputs.
-template <int N, template <class> class F, class... A>
-void run_dense(const Call& c, const char* name, const A&... args) {
+// Common ops between dense operands of T: compiled in. False for the others.
+template <class T>
+bool common_unary(const UnaryOp<float>& f, const void* x, void* y, int64_t n) {
+  auto run = [&]<Unary op>() { return launch_packs<T, 1>("unary", DenseIn{{x}}, y, n, FixedUnary<op>{f.a, f.b}); };
+  switch (f.op) {
+    case Unary::affine: return run.template operator()<Unary::affine>();
+    case Unary::clamp: return run.template operator()<Unary::clamp>();
+    case Unary::square: return run.template operator()<Unary::square>();
+    default: return false;
+  }
+}
+template <class T>
+bool common_binary(Binary op, const void* a, const void* b, void* y, int64_t n) {
+  auto run = [&]<Binary fixed>() {
+    return launch_packs<T, 2>("binary", DenseIn{{a, b}}, y, n, FixedBinary<fixed>{});
+  };
+  switch (op) {
+    case Binary::add: return run.template operator()<Binary::add>();
+    case Binary::sub: return run.template operator()<Binary::sub>();
+    case Binary::mul: return run.template operator()<Binary::mul>();
+    case Binary::div: return run.template operator()<Binary::div>();
+    default: return false;
+  }
+}
+
+// An activation or its gradient.
+template <int N, template <class> class F>
+void run_act(const Call& c, const char* name) {
+  const auto& p = c.as<ActParams>();
   with_floating(c.out[0].dtype, name, [&]<class T>() {
     const int64_t n = c.out[0].numel();
     DenseIn in{};
     for (int k = 0; k < N; ++k) in.p[k] = c.in[k].data;
-    launch_dense<T, N>(name, in, c.out[0].data, n, F<Real<T>>{ActOf<Real<T>>(args)...});
+    bool done = false;
+    if constexpr (!is_same<T, double>)
+      with_common_act(p.act, [&]<Act A>() {
+        done = launch_packs<T, N>(name, in, c.out[0].data, n, FixedAct<F, A>{ActOf<float>(p)});
+      });
+    if (!done) launch_dense<T, N>(name, in, c.out[0].data, n, F<Real<T>>{ActOf<Real<T>>(p)});
+  });
+}
+
+// Dense float32 and 16-bit floats into each other.
+bool dense_floats(const EltLoop& l, const Operand& x, const Operand& y) {
+  auto cast = [](DType t) { return t == DType::float32 || t == DType::bfloat16 || t == DType::float16; };
+  return cast(x.dtype) && cast(y.dtype) && x.dtype != y.dtype && all_dense(l) && aligned16({x.data, y.data});
+}
+void cast_floats(const Operand& x, const Operand& y, int64_t n) {
+  with_floating(x.dtype, "cast", [&]<class From>() {
+    with_floating(y.dtype, "cast", [&]<class To>() {
+      if constexpr (!is_same<From, To> && !is_same<From, double> && !is_same<To, double>)
+        launch("cast", for_packs(n / 4, kPacksPerThread<1>), dense_cast<From, To>, x.as<From>(), y.as<To>(), n);
+    });
   });
 }
 
@@ -60,6 +105,7 @@ void unary_run(const Call& c) {
   const Operand &x = c.in[0], &y = c.out[0];
   if (p.op == Unary::copy && x.dtype == y.dtype) return copy_elements(x, y);
   const EltLoop l = plan_loop({&y, &x});
+  if (p.op == Unary::copy && dense_floats(l, x, y)) return cast_floats(x, y, l.total);
   const bool wide = x.dtype == DType::float64 || y.dtype == DType::float64;
   if (integral(x.dtype) && (p.op == Unary::copy || (integral(y.dtype) && stays_whole(p)))) {
     const bool clamp = p.op == Unary::clamp;
@@ -71,7 +117,9 @@ void unary_run(const Call& c) {
   const UnaryOp<float> f{p.op, static_cast<float>(p.alpha), static_cast<float>(p.beta)};
   if (x.dtype != y.dtype || !all_dense(l)) return unary_as<float>(c, l, f);
   with_floating(x.dtype, "unary", [&]<class T>() {
-    if constexpr (!is_same<T, double>) launch_dense<T, 1>("unary", DenseIn{{x.data}}, y.data, l.total, f);
+    if constexpr (!is_same<T, double>)
+      if (!common_unary<T>(f, x.data, y.data, l.total))
+        launch_dense<T, 1>("unary", DenseIn{{x.data}}, y.data, l.total, f);
   });
 }
 
@@ -90,8 +138,9 @@ void binary_run(const Call& c) {
   if (a.dtype != y.dtype || !all_dense(l)) return binary_as<float>(c, l, op);
   with_floating(a.dtype, "binary", [&]<class T>() {
     if constexpr (!is_same<T, double>)
-      launch_dense<T, 2>("binary", DenseIn{{a.data, b.data}}, y.data, l.total,
-                         BinaryOp<float>{op, rt::error_record()});
+      if (!common_binary<T>(op, a.data, b.data, y.data, l.total))
+        launch_dense<T, 2>("binary", DenseIn{{a.data, b.data}}, y.data, l.total,
+                           BinaryOp<float>{op, rt::error_record()});
   });
 }
 const char* binary_declines(const Call& c) {
@@ -120,9 +169,14 @@ void fill_run(const Call& c) {
          p.arange ? p.step : 0.0);
 }
 
-void activation_run(const Call& c) { run_dense<1, ActForward>(c, "activation", c.as<ActParams>()); }
-void activation_bwd_run(const Call& c) { run_dense<2, ActBackward>(c, "activation_bwd", c.as<ActParams>()); }
-void activation_bwd2_run(const Call& c) { run_dense<3, ActSecond>(c, "activation_bwd2", c.as<ActParams>()); }
+void activation_run(const Call& c) { run_act<1, ActForward>(c, "activation"); }
+void activation_bwd_run(const Call& c) { run_act<2, ActBackward>(c, "activation_bwd"); }
+void activation_bwd2_run(const Call& c) {
+  with_floating(c.out[0].dtype, "activation_bwd2", [&]<class T>() {
+    launch_dense<T, 3>("activation_bwd2", DenseIn{{c.in[0].data, c.in[1].data, c.in[2].data}}, c.out[0].data,
+                       c.out[0].numel(), ActSecond<Real<T>>{ActOf<Real<T>>(c.as<ActParams>())});
+  });
+}
 
 void check_target_run(const Call& c) {
   with_floating(c.out[0].dtype, "check_target", [&]<class T>() {
@@ -134,14 +188,28 @@ void check_target_run(const Call& c) {
 }  // namespace
 
 void copy_elements(const Operand& x, const Operand& y) {
-  const EltLoop l = plan_loop({&y, &x});
-  with_size(y.dtype, [&]<class T>() {
-    if (all_dense(l)) {
-      if (x.data != y.data && l.total) rt::copy_within(y.data, x.data, static_cast<size_t>(l.total) * sizeof(T));
-      return;
-    }
-    launch("copy", for_elements(l.total), strided_copy<T>, l, x.as<T>(), y.as<T>());
-  });
+  EltLoop l = plan_loop({&y, &x});
+  size_t size = dtype_size(y.dtype);
+  if (!l.total) return;
+  if (all_dense(l)) {
+    if (x.data != y.data) rt::copy_within(y.data, x.data, static_cast<size_t>(l.total) * size);
+    return;
+  }
+  // Neighbours that stay neighbours travel together, up to 16 bytes.
+  const int last = l.ndim - 1;
+  auto fits = [&](int64_t k) {
+    const auto bytes = static_cast<uintptr_t>(k) * size;
+    bool ok = l.shape[last] % k == 0 && l.strides[0][last] == 1 && l.strides[1][last] == 1 &&
+              reinterpret_cast<uintptr_t>(x.data) % bytes == 0 && reinterpret_cast<uintptr_t>(y.data) % bytes == 0;
+    for (int d = 0; d < last; ++d) ok &= l.strides[0][d] % k == 0 && l.strides[1][d] % k == 0;
+    return ok;
+  };
+  auto k = static_cast<int64_t>(16 / size);
+  while (k > 1 && !fits(k)) k /= 2;
+  l.shape[last] /= k, l.total /= k, size *= static_cast<size_t>(k);
+  for (int d = 0; d < last; ++d) l.strides[0][d] /= k, l.strides[1][d] /= k;
+  with_bytes(size,
+             [&]<class T>() { launch("copy", for_elements(l.total), strided_copy<T>, l, x.as<T>(), y.as<T>()); });
 }
 
 List unary_list() {

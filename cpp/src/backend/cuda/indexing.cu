@@ -2,6 +2,7 @@
 #include "backend/cuda/kernels/indexing.cuh"
 
 #include <algorithm>
+#include <cstring>
 
 #include "backend/cuda/dispatch.h"
 
@@ -113,8 +114,20 @@ void scatter(const Call& c) {
   WindowArgs a;
   window_of(c, &a);
   const Operand &x = c.in[0], &y = c.out[0];
-  if (const int64_t n = y.numel()) rt::zero(y.data, static_cast<size_t>(n) * dtype_size(y.dtype));
-  const int64_t total = a.repeated ? x.numel() / a.repeated : 0;
+  const int64_t n = y.numel(), total = a.repeated ? x.numel() / a.repeated : 0;
+  const auto size = static_cast<int64_t>(dtype_size(y.dtype));
+  if (n > total || a.repeated != 1) rt::zero(y.data, static_cast<size_t>(n * size));
+  if (total == 0) return;
+  if (a.repeated == 1) {  // nothing is added up: a copy into the window
+    Operand from = x, to = y;
+    from.data = static_cast<char*>(x.data) + a.from * size, to.data = static_cast<char*>(y.data) + a.offset * size;
+    from.ndim = to.ndim = a.window.ndim;
+    for (int d = 0; d < a.window.ndim; ++d) {
+      from.shape[d] = to.shape[d] = a.window.shape[d];
+      from.strides[d] = a.window.strides[d], to.strides[d] = a.to[d];
+    }
+    return copy_elements(from, to);
+  }
   auto run = [&]<class W>() {
     launch("strided_scatter", for_elements(total), window_kernel<W>, a, x.data, y.data, y.dtype, total);
   };
@@ -185,33 +198,92 @@ const char* cat_declines(const Call& c) {
   return nullptr;
 }
 
-template <class T>
-T fill_value(double v) {
-  if constexpr (is_same<T, bfloat16> || is_same<T, float16>)
-    return T(static_cast<float>(v));
-  else
-    return static_cast<T>(v);
+// `value` as an element of y, repeated in 16 bytes.
+Pack<uint8_t> fill_bytes(double value, DType t) {
+  Pack<uint8_t> bytes;
+  auto repeat = [&](auto v) {
+    for (size_t at = 0; at < 16; at += sizeof v) std::memcpy(bytes.v + at, &v, sizeof v);
+  };
+  switch (t) {
+    case DType::float32: repeat(static_cast<float>(value)); break;
+    case DType::float64: repeat(value); break;
+    case DType::bfloat16: repeat(bfloat16(static_cast<float>(value))); break;
+    case DType::float16: repeat(float16(static_cast<float>(value))); break;
+    case DType::int64: repeat(static_cast<int64_t>(value)); break;
+    case DType::int32: repeat(static_cast<int32_t>(value)); break;
+    case DType::int8: repeat(static_cast<int8_t>(value)); break;
+    case DType::bool_: repeat(static_cast<bool>(value)); break;
+    default: repeat(static_cast<uint8_t>(value));
+  }
+  return bytes;
+}
+
+// Dims as y lies in memory, outermost first.
+PadArgs pad_args(const PadParams& p, const Operand& x, const Operand& y) {
+  PadArgs a;
+  a.p = p;
+  int order[kMaxDims];
+  for (int d = 0; d < y.ndim; ++d) {
+    int at = d;
+    for (; at > 0 && y.strides[order[at - 1]] < y.strides[d]; --at) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  a.inner.ndim = a.padded.ndim = y.ndim;
+  for (int k = 0; k < y.ndim; ++k) {
+    const int d = order[k];
+    a.p.before[k] = p.before[d], a.p.after[k] = p.after[d];
+    a.inner.shape[k] = x.shape[d], a.inner.strides[k] = x.strides[d];
+    a.padded.shape[k] = y.shape[d], a.padded.strides[k] = y.strides[d];
+  }
+  return a;
 }
 void pad(const Call& c) {
   const auto& p = c.as<PadParams>();
   const Operand &x = c.in[0], &y = c.out[0];
-  const PadArgs a{p, dense_of(x), dense_of(y)};
-  auto run = [&]<class T>() {
-    launch("pad", for_elements(y.numel()), pad_kernel<T>, a, x.as<T>(), y.as<T>(), fill_value<T>(p.value),
-           y.numel());
-  };
-  switch (y.dtype) {
-    case DType::int64: return run.template operator()<int64_t>();
-    case DType::int32: return run.template operator()<int32_t>();
-    case DType::int8: return run.template operator()<int8_t>();
-    case DType::uint8: return run.template operator()<uint8_t>();
-    case DType::bool_: return run.template operator()<bool>();
-    default: return with_floating(y.dtype, "pad", run);
+  PadArgs a = pad_args(p, x, y);
+  int64_t total = y.numel();
+  size_t size = dtype_size(y.dtype);
+  if (const int last = y.ndim - 1; last >= 0) {
+    // Whole packs are padding or not, and come from one place, where the innermost dim is cut at packs.
+    const bool whole = p.mode == PadMode::constant || (a.p.before[last] == 0 && a.p.after[last] == 0);
+    auto fits = [&](int64_t k) {
+      const auto bytes = static_cast<uintptr_t>(k) * size;
+      bool ok = whole && a.inner.strides[last] == 1 && a.padded.strides[last] == 1 &&
+                a.inner.shape[last] % k == 0 && a.padded.shape[last] % k == 0 && a.p.before[last] % k == 0 &&
+                reinterpret_cast<uintptr_t>(x.data) % bytes == 0 &&
+                reinterpret_cast<uintptr_t>(y.data) % bytes == 0;
+      for (int d = 0; d < last; ++d) ok &= a.inner.strides[d] % k == 0 && a.padded.strides[d] % k == 0;
+      return ok;
+    };
+    auto k = static_cast<int64_t>(16 / size);
+    while (k > 1 && !fits(k)) k /= 2;
+    a.inner.shape[last] /= k, a.padded.shape[last] /= k, a.p.before[last] /= k, a.p.after[last] /= k;
+    for (int d = 0; d < last; ++d) a.inner.strides[d] /= k, a.padded.strides[d] /= k;
+    total /= k, size *= static_cast<size_t>(k);
   }
+  const Pack<uint8_t> fill = fill_bytes(p.value, y.dtype);
+  with_bytes(size, [&]<class T>() {
+    T value;
+    std::memcpy(&value, fill.v, sizeof value);
+    launch("pad", for_elements(total), pad_kernel<T>, a, x.as<T>(), y.as<T>(), value, total);
+  });
 }
 void pad_bwd(const Call& c) {
+  const auto& p = c.as<PadParams>();
   const Operand &dy = c.in[0], &dx = c.out[0];
-  const PadArgs a{c.as<PadParams>(), dense_of(dx), dense_of(dy)};
+  bool inside = p.mode == PadMode::constant;  // every element of x is one of y: nothing to add or to leave out
+  int64_t first = 0;
+  for (int d = 0; d < dx.ndim; ++d) {
+    inside &= p.before[d] >= 0 && p.after[d] >= 0;
+    first += p.before[d] * dy.strides[d];
+  }
+  if (inside) {
+    Operand part = dy;
+    for (int d = 0; d < dx.ndim; ++d) part.shape[d] = dx.shape[d];
+    part.data = static_cast<char*>(dy.data) + first * static_cast<int64_t>(dtype_size(dy.dtype));
+    return copy_elements(part, dx);
+  }
+  const PadArgs a{p, dense_of(dx), dense_of(dy)};
   with_floating(dx.dtype, "pad_bwd", [&]<class T>() {
     launch("pad_bwd", for_elements(dx.numel()), pad_bwd_kernel<T>, a, dy.as<T>(), dx.as<T>(), dx.numel());
   });

@@ -38,6 +38,13 @@ inline LaunchPlan for_elements(int64_t n, int64_t per_thread = 1) {
   const int64_t threads = (n + per_thread - 1) / per_thread, blocks = (threads + kThreads - 1) / kThreads;
   return {dim3(static_cast<unsigned>(blocks < 65536 ? blocks : 65536)), dim3(kThreads), 0};
 }
+// Packs that kernels take `at_once` (over_packs in kernels/map.cuh): fewer threads once one each would fill a
+// device.
+inline LaunchPlan for_packs(int64_t packs, int at_once) {
+  constexpr int64_t device = 132 * 2048;
+  if (packs <= device) return for_elements(packs > 0 ? packs : 1);
+  return for_elements(packs <= device * at_once ? device : (packs + at_once - 1) / at_once);
+}
 inline unsigned ceil_div(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }
 
 }  // namespace fastcnn::cuda

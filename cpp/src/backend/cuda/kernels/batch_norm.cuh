@@ -67,16 +67,41 @@ struct NormStats {
   const S *gamma, *beta;
 };
 
+// What the slices of a channel say together, for lane 0. Block (kFinishChannels, lanes), lanes a power of two:
+// each lane takes every lanes-th slice, four at once, then the lanes are joined in a tree. Shared: a V per thread.
+constexpr int kFinishChannels = 8;
+template <class V, class Get, class Join>
+FASTCNN_DEVICE V join_slices(int slices, const V& nothing, const Get& get, const Join& join) {
+  const int lanes = static_cast<int>(blockDim.y), lane = static_cast<int>(threadIdx.y);
+  V all = nothing;
+  for (int k = lane; k < slices; k += 4 * lanes) {
+    V v[4];
+    FASTCNN_UNROLL
+    for (int u = 0; u < 4; ++u) v[u] = k + u * lanes < slices ? get(k + u * lanes) : nothing;
+    FASTCNN_UNROLL
+    for (int u = 0; u < 4; ++u) all = join(all, v[u]);
+  }
+  V* mine = shared_memory<V>() + lane * kFinishChannels + static_cast<int>(threadIdx.x);
+  *mine = all;
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) *mine = join(*mine, mine[half * kFinishChannels]);
+  }
+  return *mine;
+}
+
 template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
-  for (int64_t c = global_thread(); c < C; c += global_threads()) {
-    Moments<S> m = parts[c];
-    for (int k = 1; k < slices; ++k) m = merge(m, parts[k * C + c]);
-    const S var = m.n > 0 ? m.m2 / m.n : S(0);
-    const S inv = 1 / sqrt((var < 0 ? S(0) : var) + static_cast<S>(eps));
-    s.mean[c] = m.mean, s.invstd[c] = inv;
-    if (s.affine) s.affine[c] = inv * s.gamma[c], s.affine[C + c] = s.beta[c];
-  }
+  using M = Moments<S>;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
+  const M m = join_slices(
+      c < C ? slices : 0, M{0, 0, 0}, [&](int k) { return parts[k * C + c]; },
+      [](const M& a, const M& b) { return merge(a, b); });
+  if (threadIdx.y != 0 || c >= C) return;
+  const S var = m.n > 0 ? m.m2 / m.n : S(0);
+  const S inv = 1 / sqrt((var < 0 ? S(0) : var) + static_cast<S>(eps));
+  s.mean[c] = m.mean, s.invstd[c] = inv;
+  if (s.affine) s.affine[c] = inv * s.gamma[c], s.affine[C + c] = s.beta[c];
 }
 
 // y = act((x - mean) * scale + beta + residual) with scale = spread * gamma: spread is invstd, or a variance.
@@ -143,16 +168,17 @@ FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts)
 template <class S>
 FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
                              const S* invstd, S* dgamma, S* dbeta, S* coef) {
-  for (int64_t c = global_thread(); c < C; c += global_threads()) {
-    S sum = 0, dot = 0;
-    if (given)
-      sum = static_cast<S>(given[c]), dot = static_cast<S>(given[C + c]);
-    else
-      for (int k = 0; k < slices; ++k) sum += parts[k * 2 * C + c], dot += parts[(k * 2 + 1) * C + c];
-    const S n = static_cast<S>(rows > 0 ? rows : 1);
-    dgamma[c] = dot * invstd[c], dbeta[c] = sum;
-    coef[c] = sum / n, coef[C + c] = dot * invstd[c] * invstd[c] / n;
-  }
+  using V = Sums<S, 2>;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
+  V all = join_slices(
+      c < C && !given ? slices : 0, V{{S(0), S(0)}},
+      [&](int k) { return V{{parts[k * 2 * C + c], parts[(k * 2 + 1) * C + c]}}; },
+      [](const V& a, const V& b) { return V{{a.v[0] + b.v[0], a.v[1] + b.v[1]}}; });
+  if (threadIdx.y != 0 || c >= C) return;
+  if (given) all = {{static_cast<S>(given[c]), static_cast<S>(given[C + c])}};
+  const S sum = all.v[0], dot = all.v[1], n = static_cast<S>(rows > 0 ? rows : 1);
+  dgamma[c] = dot * invstd[c], dbeta[c] = sum;
+  coef[c] = sum / n, coef[C + c] = dot * invstd[c] * invstd[c] / n;
 }
 
 template <class T>

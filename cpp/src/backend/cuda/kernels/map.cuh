@@ -1,9 +1,10 @@
-// What it is: elementwise kernels as frames around a functor: dense operands of one type in 16-byte packs, or
-// strided operands of any dtypes. A functor is called with the element's number and its inputs as real numbers.
-// What it is not: the arithmetic (math.cuh, act.cuh).
+// What it is: elementwise kernels as frames around a functor: dense operands of one type in 16-byte packs, casts
+// of dense floats, or strided operands of any dtypes. A functor is called with the element's number and its inputs
+// as real numbers. What it is not: the arithmetic (math.cuh, act.cuh).
 #pragma once
 #include "backend/cpu/kernels/eltwise_args.h"
 #include "backend/cuda/device.cuh"
+#include "backend/cuda/kernels/packs.cuh"
 
 namespace fastcnn::cuda {
 
@@ -35,6 +36,80 @@ FASTCNN_KERNEL dense_map(DenseIn in, void* out, int64_t n, int64_t packs, F f) {
   }
   for (int64_t i = packs * W + global_thread(); i < n; i += global_threads())
     y[i] = one(i, p[0] + i, p[1] + i, p[2] + i);
+}
+
+// f<N>(v, step): N of `packs` at v + k * step, `unroll` at once where the grid leaves that many to each thread.
+template <int unroll, class F>
+FASTCNN_DEVICE void over_packs(int64_t packs, const F& f) {
+  const int64_t step = global_threads();
+  int64_t v = global_thread();
+  for (; v + (unroll - 1) * step < packs; v += unroll * step) f.template operator()<unroll>(v, step);
+  for (; v < packs; v += step) f.template operator()<1>(v, step);
+}
+
+// dense_map for aligned operands and short functors, which may be compiled many times: more loads in flight.
+template <int N>
+constexpr int kPacksPerThread = N == 1 ? 4 : 2;
+template <class T, int N, class F>
+FASTCNN_KERNEL dense_packs(DenseIn in, void* out, int64_t n, F f) {
+  constexpr int W = Pack<T>::n;
+  static_assert(N == 1 || N == 2);
+  const T *a = static_cast<const T*>(in.p[0]), *b = static_cast<const T*>(in.p[N - 1]);
+  T* y = static_cast<T*>(out);
+  over_packs<kPacksPerThread<N>>(n / W, [&]<int M>(int64_t v, int64_t step) {
+    Pack<T> p[M];
+    [[maybe_unused]] Pack<T> q[M];
+    FASTCNN_UNROLL
+    for (int u = 0; u < M; ++u) {
+      p[u] = load_pack(a + (v + u * step) * W);
+      if constexpr (N == 2) q[u] = load_pack(b + (v + u * step) * W);
+    }
+    FASTCNN_UNROLL
+    for (int u = 0; u < M; ++u) {
+      const int64_t i = (v + u * step) * W;
+      float r[W];
+      [[maybe_unused]] float s[W];
+      widen(p[u], r);
+      if constexpr (N == 2) widen(q[u], s);
+      FASTCNN_UNROLL
+      for (int j = 0; j < W; ++j) {
+        if constexpr (N == 1)
+          r[j] = f(i + j, r[j]);
+        else
+          r[j] = f(i + j, r[j], s[j]);
+      }
+      store_pack(y + i, narrow<T>(r));
+    }
+  });
+  const int64_t i = n / W * W + global_thread();
+  if (i >= n) return;
+  if constexpr (N == 1)
+    y[i] = from_real<T>(f(i, to_real(a[i])));
+  else
+    y[i] = from_real<T>(f(i, to_real(a[i]), to_real(b[i])));
+}
+
+// Between float32 and 16-bit floats: four elements at once, so that neighbours touch whole lines on both sides.
+template <class T>
+struct alignas(4 * sizeof(T)) Quartet {
+  T v[4];
+};
+template <class From, class To>
+FASTCNN_KERNEL dense_cast(const From* x, To* y, int64_t n) {
+  over_packs<kPacksPerThread<1>>(n / 4, [&]<int M>(int64_t v, int64_t step) {
+    Quartet<From> q[M];
+    FASTCNN_UNROLL
+    for (int u = 0; u < M; ++u) q[u] = reinterpret_cast<const Quartet<From>*>(x)[v + u * step];
+    FASTCNN_UNROLL
+    for (int u = 0; u < M; ++u) {
+      Quartet<To> r;
+      FASTCNN_UNROLL
+      for (int j = 0; j < 4; ++j) r.v[j] = from_real<To>(to_real(q[u].v[j]));
+      reinterpret_cast<Quartet<To>*>(y)[v + u * step] = r;
+    }
+  });
+  const int64_t i = n / 4 * 4 + global_thread();
+  if (i < n) y[i] = from_real<To>(to_real(x[i]));
 }
 
 // The place of element i of the loop in each operand.

@@ -172,6 +172,29 @@ struct ActSecond {
   FASTCNN_DEVICE R operator()(int64_t, R g, R dy, R r) const { return g * dy * act_curve(act, r); }
 };
 
+// The same with the op known when it is compiled.
+template <Unary op>
+struct FixedUnary {
+  float a, b;
+  FASTCNN_DEVICE float operator()(int64_t i, float x) const { return UnaryOp<float>{op, a, b}(i, x); }
+};
+template <Binary op>
+struct FixedBinary {
+  FASTCNN_DEVICE float operator()(int64_t i, float a, float b) const {
+    return BinaryOp<float>{op, nullptr}(i, a, b);
+  }
+};
+template <template <class> class F, Act A>
+struct FixedAct {
+  ActOf<float> act;
+  template <class... X>
+  FASTCNN_DEVICE float operator()(int64_t i, X... x) const {
+    F<float> f{act};
+    f.act.act = A;
+    return f(i, x...);
+  }
+};
+
 template <class R>
 struct TargetCopy {  // notes NaN
   ErrorRecord* errors;
