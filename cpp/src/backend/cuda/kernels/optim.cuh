@@ -222,9 +222,20 @@ using FiniteTable = TensorTable<FiniteTensor, kMostTensors>;
 // The exponent of a NaN or an infinity has all bits set.
 template <class U>
 FASTCNN_DEVICE bool any_bits(const void* x, int64_t begin, int64_t end, U exponent) {
+  constexpr int W = Pack<U>::n;
+  const U* values = static_cast<const U*>(x);
   bool any = false;
-  for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x)
-    any |= (static_cast<const U*>(x)[i] & exponent) == exponent;
+  int64_t done = begin;
+  if (reinterpret_cast<uintptr_t>(x) % 16 == 0) {  // begin is a multiple of kPerBlock
+    done += (end - begin) / W * W;
+    FASTCNN_UNROLL
+    for (int64_t i = begin + threadIdx.x * W; i < done; i += static_cast<int64_t>(blockDim.x) * W) {
+      const Pack<U> p = *reinterpret_cast<const Pack<U>*>(values + i);
+      FASTCNN_UNROLL
+      for (int j = 0; j < W; ++j) any |= (p.v[j] & exponent) == exponent;
+    }
+  }
+  for (int64_t i = done + threadIdx.x; i < end; i += blockDim.x) any |= (values[i] & exponent) == exponent;
   return any;
 }
 FASTCNN_DEVICE bool any_non_finite(const FiniteTensor& s, int64_t begin, int64_t end) {
