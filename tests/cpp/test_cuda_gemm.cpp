@@ -4,6 +4,7 @@
 #include <set>
 
 #include "backend/cuda/kernels/gemm_load.cuh"
+#include "backend/cuda/kernels/tma_feed.h"
 #include "cuda_check.h"
 #include "fastcnn/runtime.h"
 
@@ -91,7 +92,8 @@ TEST_CASE(
       const Shaped in[] = {tensor(x, 1, t), tensor(y, 5, t)};
       CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {in[0], in[1]}, {{w, t}, {{p.O}, t}}, 6e-6) == 3);
       for (const Implementation& impl : cuda::conv2d_bwd_weights_list()) {
-        if (std::string name = impl.name; name.starts_with("simt depthwise") || name == "widened" || name == "boxes")
+        if (std::string name = impl.name;
+            name.starts_with("simt depthwise") || name == "widened" || name == "boxes")
           continue;
         const Shaped narrow[] = {{Array(count_of(w), t), w}, {Array(p.O, t), {p.O}}};
         const Shaped wide[] = {{Array(count_of(w), DType::float32), w}, {Array(p.O, DType::float32), {p.O}}};
@@ -162,10 +164,63 @@ std::set<std::array<int64_t, 3>> walk(const Load& load, const T* a, const T* b, 
   return met;
 }
 
+// What the copy engine gives as row i of a box of pixels, channel c of it: an offset in (N,H,W,C), -1: zero.
+int64_t pixel(const cuda::PixelBox& b, const cuda::Window& w, int64_t i, int64_t c, const int64_t (&shape)[4]) {
+  const auto [N, H, W, C] = shape;
+  if ((b.h - w.top) % w.stride_h || (b.w - w.left) % w.stride_w || b.right < 0 || b.down < 0)
+    throw std::logic_error("a box that begins off the window's pixels");
+  const int64_t at =
+      (int64_t{b.n} * w.rows + (b.h - w.top) / w.stride_h) * w.columns + (b.w - w.left) / w.stride_w + i;
+  const int64_t n = at / w.columns / w.rows, h = w.top + at / w.columns % w.rows * w.stride_h + b.down,
+                v = w.left + at % w.columns * w.stride_w + b.right;
+  if (n >= N || h < 0 || h >= H || v < 0 || v >= W || b.c + c >= C) return -1;
+  return ((n * H + h) * W + v) * C + b.c + c;
+}
+
+// walk() by the boxes that Feed names, tiles of 8 rows (of a product along the depth) or 64, and 64 columns.
+template <class Load>
+std::set<std::array<int64_t, 3>> walk_boxes(const Load& load, const Conv2dParams& p, int32_t problems) {
+  using F = cuda::Feed<Load>;
+  std::set<std::array<int64_t, 3>> met;
+  int64_t again = 0;
+  const int64_t x[4] = {p.N, p.H, p.W, p.C}, y[4] = {p.N, p.oH, p.oW, p.O}, taps = p.kH * p.kW;
+  constexpr int tile = Load::a_along_k ? 8 : 64, depth = cuda::kBoxDepth;
+  for (int32_t z = 0; z < problems; ++z) {
+    const auto q = load.problem(z);
+    const cuda::Window w = F::window(load, z);
+    for (int32_t m0 = 0; m0 < q.M; m0 += tile)
+      for (int32_t n0 = 0; n0 < q.N; n0 += 64)
+        for (int32_t step = 0; step < F::steps(load, q); ++step)
+          for (int k = 0; k < depth; ++k)
+            for (int i = 0; i < tile && m0 + i < q.M; ++i)
+              for (int j = 0; j < 64 && n0 + j < q.N; ++j) {
+                int64_t a, b = -1;
+                if constexpr (Load::a_along_k) {
+                  a = pixel(F::a(load, q, m0, step), w, i, k, Load::b_along_k ? x : y);
+                  const cuda::WeightBox box = F::b(load, q, n0, step);
+                  const int64_t o = box.o + (Load::b_along_k ? j : k), c = box.c + (Load::b_along_k ? k : j);
+                  if (o < p.O && c < p.C) b = (o * taps + box.tap) * p.C + c;
+                } else {
+                  const int64_t pixel_of_y = int64_t{step} * depth + k;
+                  a = pixel_of_y < p.N * p.oH * p.oW ? pixel_of_y * p.O + m0 + i : -1;
+                  b = pixel(F::b(load, q, n0, step), w, k, j, x);
+                }
+                if (a >= 0 && b >= 0) again += !met.insert({a, load.out_row(q, m0 + i) + n0 + j, b}).second;
+              }
+  }
+  CHECK(again == 0);
+  return met;
+}
+
 }  // namespace
 
-TEST_CASE("cuda implicit GEMM: every index of small problems is what plain loops visit, in all three passes") {
-  for (const Conv2dParams& p : problems()) {
+TEST_CASE(
+    "cuda implicit GEMM: every index of small problems is what plain loops visit, in all three passes, by elements"
+    " and by the boxes of the copy engine") {
+  std::vector<Conv2dParams> all = problems();
+  all.push_back(conv(2, 64, 3, 3, 2, 3, 1, 1, 1, 1));
+  all.push_back(conv(1, 70, 4, 5, 3, 2, 2, 0, 1, 1));  // more channels than a box holds
+  for (const Conv2dParams& p : all) {
     if (p.O * p.C > 600) continue;  // the sets grow with both
     const int64_t Cg = p.C / p.groups, Og = p.O / p.groups;
     const std::vector<float> x(static_cast<size_t>(p.N * p.H * p.W * p.C)),
@@ -192,6 +247,11 @@ TEST_CASE("cuda implicit GEMM: every index of small problems is what plain loops
     CHECK(walk(cuda::ConvForward<float>{s, x.data(), w.data()}, x.data(), w.data(), groups) == forward);
     CHECK(walk(cuda::ConvBwdData<float>{s, y.data(), w.data()}, y.data(), w.data(), groups * parities) == data);
     CHECK(walk(cuda::ConvBwdWeights<float>{s, x.data(), y.data()}, y.data(), x.data(), groups) == weights);
+    if (p.groups > 1 || parities > 4) continue;
+    CHECK(walk_boxes(cuda::ConvForward<float>{s, x.data(), w.data()}, p, 1) == forward);
+    CHECK(walk_boxes(cuda::ConvBwdData<float>{s, y.data(), w.data()}, p, parities) == data);
+    if (p.C % 64 == 0 || p.kH * p.kW == 1)
+      CHECK(walk_boxes(cuda::ConvBwdWeights<float>{s, x.data(), y.data()}, p, 1) == weights);
   }
 }
 
