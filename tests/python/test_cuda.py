@@ -296,6 +296,31 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
 
 
 @device
+@pytest.mark.parametrize("compiled", [False, True])
+def test_averages_of_a_model_with_warmup(compiled):
+    def average(where):
+        model = net().to(where)
+        ema = fc.nn.utils.EMA(model, 0.99, warmup=True)
+
+        def step():
+            with fc.no_grad():
+                for p in model.parameters():
+                    p.mul_(1.5)
+            ema.update()
+
+        run = fc.compile(step) if compiled else step
+        for _ in range(3):
+            run()
+        saved = {k: v.cpu() for k, v in ema.state_dict().items()}
+        ema.load_state_dict(saved)
+        assert ema.updates.item() == 3
+        return [v.numpy() for v in saved.values()]
+
+    for got, want in zip(average("cuda"), average("cpu"), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@device
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
     def losses_on(where):

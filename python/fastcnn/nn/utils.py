@@ -94,7 +94,8 @@ class EMA:
         self.decay, self.warmup = decay, warmup
         self.model = model
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self.updates = _core.tensor(0.0)
+        held = next(iter(self.module._state().values()), None)
+        self.updates = _core.tensor(0.0, device=None if held is None else held.device)
 
     def update(self, model=None):
         """Moves the average towards the model; integer buffers are copied."""
