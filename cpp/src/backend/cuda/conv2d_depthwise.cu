@@ -155,7 +155,7 @@ WeightsPlan weights_plan(const Call& c) {
   divide(w.rows, p.N, weights_strip(p.kH, p.sH));
   const int64_t packs = packs_of(c);
   w.width = packs_of_block(packs, p.kH, 24);
-  w.lanes = 256 / (w.width * static_cast<int>(p.kH));
+  w.lanes = std::min(256 / (w.width * static_cast<int>(p.kH)), 64);  // the most that a block has in z
   w.chunks = ceil_div(packs, w.width);
   const int64_t wanted = 2 * rt::device().multiprocessors / w.chunks, most = w.rows.units / (2 * w.lanes);
   w.slices = static_cast<int>(std::clamp<int64_t>(std::min(wanted, most), 1, 1024));
