@@ -342,13 +342,14 @@ def net_rows(budget, precisions, quick, compiled, all_layouts):
     rows = []
     by_name = {net.name: net for net in nets.NETS}
     at_least = 0.05 if quick else 0.5
-    for name, train, infer in QUICK_NETS if quick else NETS:
-        shapes = [("train", train), *(("infer", batch) for batch in (infer, 1) if infer)]
-        for what, batch in dict.fromkeys(shapes):
-            for precision in precisions:
-                task = nets.Task(by_name[name], what, batch, precision)
-                if budget.allows(f"nets {task.name}", 90.0 if torch and compiled else 12.0):
-                    rows.append(net_row(torch, task, at_least, compiled, all_layouts))
+    chosen = QUICK_NETS if quick else NETS
+    shapes = [(name, "train", train) for name, train, _ in chosen]  # first: time may end before the list does
+    shapes += [(name, "infer", batch) for name, _, infer in chosen for batch in (infer, 1) if infer]
+    for precision in precisions:
+        for name, what, batch in dict.fromkeys(shapes):
+            task = nets.Task(by_name[name], what, batch, precision)
+            if budget.allows(f"nets {task.name}", 90.0 if torch and compiled else 8.0):
+                rows.append(net_row(torch, task, at_least, compiled, all_layouts))
     return rows
 
 
@@ -395,13 +396,13 @@ def main(argv=None):
     if args.tf32:
         fc.set_float32_matmul_precision("high")
     budget = Budget(args.seconds)
-    halves = [d for d in args.dtypes if d in ("bfloat16", "float32")] or args.dtypes[:1]
+    halves = [d for d in ("float32", "bfloat16") if d in args.dtypes] or ["float32"]
     result = {"device": device_facts(), "float32": fc.get_float32_matmul_precision(), **machine.describe()}
     work = {
         "ops": lambda: ops(budget, args.dtypes, args.seeds),
         "copy": lambda: copy(budget, 1 if args.quick else 1024),
         "layers": lambda: layer_rows(budget, halves, args.quick),
-        "nets": lambda: net_rows(budget, ["bf16", "f32"] if "bfloat16" in halves else ["f32"], args.quick,
+        "nets": lambda: net_rows(budget, [{"bfloat16": "bf16", "float32": "f32"}[d] for d in halves[::-1]], args.quick,
                                  args.torch_compile, args.all_layouts),
     }  # fmt: skip
     for section in args.section or SECTIONS:
