@@ -1,6 +1,7 @@
 // Batch norm on CUDA in packs of channels, on the executor against the CPU's reference: every kernel that an
 // activation, a residual, a second gradient or an affine map chooses, and shapes whose channels divide a block or
-// not, in one block or many. What goes element by element: test_cuda_kernels.cpp.
+// not, in one block or many; running statistics of every dtype. What goes element by element:
+// test_cuda_kernels.cpp.
 #include "cuda_check.h"
 
 using namespace fastcnn;
@@ -101,4 +102,43 @@ TEST_CASE("cuda batch_norm: operands that are not aligned go element by element"
   const std::vector<Operand> views{x, gamma.operand(), beta.operand()};
   CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm), &p, {memory, gamma, beta},
                    {{{60, 16}, DType::bfloat16}, {{16}, f}, {{16}, f}}, 2e-5, &views) == 1);
+}
+
+TEST_CASE(
+    "cuda batch_norm_infer: parameters and running statistics of any dtype, in packs and element by element") {
+  constexpr DType floats[] = {DType::float32, DType::bfloat16, DType::float16, DType::float64};
+  for (int64_t C : {5, 24})
+    for (Act act : {Act::relu, Act::gelu})
+      for (bool residual : {false, true})
+        for (DType t : floats)
+          for (DType affine : floats)
+            for (DType stats : floats) {
+              BatchNormParams p = params(70, C, act);
+              p.has_residual = residual;
+              std::vector<Shaped> in{tensor({70, C}, 1, t, 0, 2, 3), tensor({C}, 3, affine, 0, 0.3, 1),
+                                     tensor({C}, 4, affine), tensor({C}, 5, stats, 0, 1, 3),
+                                     tensor({C}, 6, stats, 3, 1, 1)};
+              if (residual) in.push_back(tensor({70, C}, 2, t));
+              CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_infer), &p, in, {{{70, C}, t}}, 4e-6) == 1);
+            }
+  BatchNormParams p = params(0, 8, Act::none);
+  const DType h = DType::bfloat16;
+  const Shaped v = tensor({8}, 3, h, 3, 1, 1);
+  CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_infer), &p, {tensor({0, 8}, 1, h), v, v, v, v}, {{{0, 8}, h}}) == 1);
+}
+
+TEST_CASE("cuda bn_update_running: statistics of a batch and running ones of any dtype, each its own") {
+  constexpr DType floats[] = {DType::float32, DType::bfloat16, DType::float16, DType::float64};
+  for (DType batch : {DType::float32, DType::float64})
+    for (DType mean : floats)
+      for (DType var : floats)
+        for (double momentum : {0.1, 0.0, 1.0, -1.0})
+          for (int64_t rows : {0, 40}) {
+            BnUpdateParams u;
+            u.rows = rows, u.C = 300, u.momentum = momentum;
+            std::vector<Shaped> in{tensor({300}, 1, batch), tensor({300}, 2, batch, 3, 1, 1),
+                                   tensor({300}, 3, mean), tensor({300}, 4, var, 3, 1, 1)};
+            if (momentum < 0) in.push_back(tensor({1}, 5, DType::int64, 3, 1, 2));
+            CHECK(check_cuda(FASTCNN_CUDA_OP(bn_update_running), &u, in, {{{300}, mean}, {{300}, var}}) == 1);
+          }
 }

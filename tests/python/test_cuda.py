@@ -298,6 +298,42 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
 
 @device
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_16_bit_model_with_16_bit_running_statistics_trains_and_infers_as_on_the_cpu(dtype, compiled):
+    def run_on(where):
+        fc.manual_seed(4)
+        n = fc.nn
+        model = n.Sequential(
+            n.Conv2d(3, 16, 3, padding=1), n.BatchNorm2d(16), n.ReLU(), n.BatchNorm2d(16), n.MaxPool2d(2),
+            n.Conv2d(16, 5, 1), n.BatchNorm2d(5, momentum=None), n.AdaptiveAvgPool2d(1), n.Flatten(),
+        ).to(where).to(getattr(fc, dtype))  # fmt: skip
+        x = np.random.default_rng(0).standard_normal((8, 3, 10, 10)).astype("float32")
+        x = fc.tensor(x, device=where).to(getattr(fc, dtype))
+
+        def step(x):
+            loss = (model(x).float() ** 2).mean()
+            model.zero_grad()
+            loss.backward()
+            return loss
+
+        run = fc.compile(step) if compiled else step
+        for _ in range(3):
+            run(x)
+        out = [p.grad for p in model.parameters()]
+        for norm in (m for m in model.modules() if isinstance(m, n.BatchNorm2d)):
+            assert norm.running_var.dtype == getattr(fc, dtype)
+            out += [norm.running_mean, norm.running_var]
+        model.eval()
+        with fc.no_grad():
+            out.append((fc.compile(model) if compiled else model)(x))
+        return [v.detach().float().cpu().numpy() for v in out]
+
+    for got, want in zip(run_on("cuda"), run_on("cpu"), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-2 * abs(want).max() + 1e-4)
+
+
+@device
+@pytest.mark.parametrize("compiled", [False, True])
 def test_averages_of_a_model_with_warmup(compiled):
     def average(where):
         model = net().to(where)

@@ -133,13 +133,29 @@ bool with_grad_packs(const BatchNormParams& p, const BnGrad<T>& g, F&& f) {
   }
 }
 
-// Statistics and parameters have the real type of the values; moments of a convolution come from CPU plans alone.
-const char* stats_decline(const Call& c, size_t first_in, size_t end_in) {
+// Parameters, and statistics of a batch, have the real type of the values: ops widen 16-bit parameters before.
+// Running statistics have any floating dtype. Moments of a convolution come from CPU plans alone.
+bool all_real(const Call& c, size_t first_in, size_t end_in) {
   const DType want = c.in[0].dtype == DType::float64 ? DType::float64 : DType::float32;
   for (size_t k = first_in; k < end_in; ++k)
-    if (c.in[k].dtype != want) return "parameters or statistics of another dtype";
+    if (c.in[k].dtype != want) return false;
+  return true;
+}
+const char* stats_decline(const Call& c, size_t first_in, size_t end_in) {
+  if (!all_real(c, first_in, end_in)) return "parameters or statistics of another dtype";
   return is_floating(c.in[0].dtype) ? nullptr : "dtype is not floating";
 }
+const char* not_floating(std::span<const Operand> operands) {
+  for (const Operand& o : operands)
+    if (!is_floating(o.dtype)) return "dtype is not floating";
+  return nullptr;
+}
+ChannelVectors vectors(std::span<const Operand> four) {
+  ChannelVectors v;
+  for (size_t k = 0; k < 4; ++k) v.p[k] = four[k].data, v.t[k] = four[k].dtype;
+  return v;
+}
+
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   if (p.stats_only || p.has_moments) return "statistics apart from the norm";
@@ -167,15 +183,28 @@ void forward(const Call& c) {
   });
 }
 
+// Vectors of other dtypes are widened first: a launch over C, and images keep their pass in packs.
+int64_t infer_workspace(const Call& c) {
+  const auto value = static_cast<int64_t>(c.in[0].dtype == DType::float64 ? sizeof(double) : sizeof(float));
+  return all_real(c, 1, 5) ? 0 : 4 * c.as<BatchNormParams>().C * value;
+}
+
 void infer(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   with_floating(c.in[0].dtype, "batch_norm_infer", [&]<class T>() {
     using R = Real<T>;
-    apply<T, R>(p, c.in[0].as<T>(), c.in[3].as<R>(), c.in[4].as<R>(), true, c.in[1].as<R>(), c.in[2].as<R>(),
-                p.has_residual ? c.in[5].as<T>() : nullptr, c.out[0].as<T>());
+    const R* v[4];  // gamma, beta, mean, variance
+    for (size_t k = 0; k < 4; ++k) v[k] = c.in[k + 1].as<R>();
+    if (!all_real(c, 1, 5)) {
+      auto* wide = static_cast<R*>(c.workspace);
+      launch("bn_widen", for_elements(p.C), bn_widen<R>, vectors(c.in.subspan(1, 4)), p.C, wide);
+      for (int k = 0; k < 4; ++k) v[k] = wide + k * p.C;
+    }
+    apply<T, R>(p, c.in[0].as<T>(), v[2], v[3], true, v[0], v[1], p.has_residual ? c.in[5].as<T>() : nullptr,
+                c.out[0].as<T>());
   });
 }
-const char* infer_declines(const Call& c) { return stats_decline(c, 1, 5); }
+const char* infer_declines(const Call& c) { return not_floating(c.in); }
 
 const char* backward_declines(const Call& c) {
   if (c.as<BatchNormParams>().coef_only) return "coefficients alone";
@@ -226,14 +255,8 @@ void update_running(const Call& c) {
   const auto& p = c.as<BnUpdateParams>();
   if (p.rows == 1)
     throw std::invalid_argument("batch_norm: expected more than 1 value per channel when training, got 1");
-  auto run = [&]<class T>() {
-    launch("bn_running", for_elements(p.C), bn_running<T>, c.in[0].as<T>(), c.in[1].as<T>(), c.in[2].as<T>(),
-           c.in[3].as<T>(), c.in[4].as<int64_t>(), p, c.out[0].as<T>(), c.out[1].as<T>());
-  };
-  if (c.in[0].dtype == DType::float64)
-    run.template operator()<double>();
-  else
-    run.template operator()<float>();
+  launch("bn_running", for_elements(p.C), bn_running, vectors(c.in.first(4)),
+         c.in.size() > 4 ? c.in[4].as<int64_t>() : nullptr, p, c.out[0].data, c.out[1].data);
 }
 void fold(const Call& c) {
   const auto& p = c.as<FoldParams>();
@@ -245,9 +268,9 @@ void fold(const Call& c) {
   });
 }
 const char* running_declines(const Call& c) {
-  for (size_t k = 1; k < 4; ++k)
-    if (c.in[k].dtype != c.in[0].dtype) return "statistics of several dtypes";
-  return c.in[0].dtype == DType::float32 || c.in[0].dtype == DType::float64 ? nullptr : "16-bit statistics";
+  for (size_t k = 0; k < 2; ++k)
+    if (c.out[k].dtype != c.in[k + 2].dtype) return "statistics change their dtype";
+  return not_floating(c.in.first(4));
 }
 
 }  // namespace
@@ -261,7 +284,7 @@ List batch_norm_bwd_list() {
   return list;
 }
 List batch_norm_infer_list() {
-  static const Implementation list[] = {{"simt", infer_declines, nullptr, infer}};
+  static const Implementation list[] = {{"simt", infer_declines, infer_workspace, infer}};
   return list;
 }
 List fold_batch_norm_list() {

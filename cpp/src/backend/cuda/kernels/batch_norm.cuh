@@ -194,19 +194,37 @@ FASTCNN_KERNEL bn_bwd_apply(BnGrad<T> g, const Real<T>* gamma, const Real<T>* in
   }
 }
 
+// Vectors over channels, each of a floating dtype known at run time only: running statistics keep the dtype of
+// their module, whatever that of the images.
+struct ChannelVectors {
+  const void* p[4];
+  DType t[4];
+  template <class W>
+  FASTCNN_DEVICE W load(int k, int64_t c) const {
+    return load_as<W>(p[k], t[k], c);
+  }
+};
+
+// wide (4, C): the vectors in the real type that the passes over images take.
 template <class S>
-FASTCNN_KERNEL bn_running(const S* mean, const S* invstd, const S* old_mean, const S* old_var,
-                          const int64_t* batches, BnUpdateParams p, S* run_mean, S* run_var) {
+FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
+  for (int64_t c = global_thread(); c < C; c += global_threads())
+    for (int k = 0; k < 4; ++k) wide[k * C + c] = in.load<S>(k, c);
+}
+
+// in: mean and invstd of the batch, mean and variance so far; the latter two are replaced.
+FASTCNN_KERNEL bn_running(ChannelVectors in, const int64_t* batches, BnUpdateParams p, void* run_mean,
+                          void* run_var) {
   double f = p.momentum;
   if (f < 0) f = 1.0 / static_cast<double>(*batches > 1 ? *batches : 1);
   if (p.rows == 0) f = 0;
   const double unbias = p.rows > 1 ? static_cast<double>(p.rows) / static_cast<double>(p.rows - 1) : 1;
   for (int64_t c = global_thread(); c < p.C; c += global_threads()) {
-    const double inv = invstd[c];
+    const double mean = in.load<double>(0, c), inv = in.load<double>(1, c);
     double var = 1 / (inv * inv) - p.eps;
     if (var < 0) var = 0;
-    run_mean[c] = static_cast<S>((1 - f) * old_mean[c] + (f ? f * mean[c] : 0));
-    run_var[c] = static_cast<S>((1 - f) * old_var[c] + (f ? f * var * unbias : 0));
+    store_as(run_mean, in.t[2], c, (1 - f) * in.load<double>(2, c) + (f ? f * mean : 0));
+    store_as(run_var, in.t[3], c, (1 - f) * in.load<double>(3, c) + (f ? f * var * unbias : 0));
   }
 }
 
