@@ -64,11 +64,18 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   T* shared = shared_memory<T>();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int group_row = warp / 4 * 64 * MI;  // of this group of four warps
-  const auto problem = static_cast<int32_t>(blockIdx.z) / splits,
-             split = static_cast<int32_t>(blockIdx.z) % splits;
-  const auto q = load.problem(problem);
-  int32_t column;
-  const int32_t m0 = column_tiles.split(static_cast<int32_t>(blockIdx.x), &column) * BM, n0 = column * BN;
+  struct Place {
+    int32_t m0, n0, problem, split;
+  };
+  auto place = [&](unsigned x, unsigned z) {
+    int32_t column;
+    const int32_t row = column_tiles.split(hidden(static_cast<int32_t>(x)), &column);
+    const int32_t at = hidden(static_cast<int32_t>(z));
+    return Place{row * BM, column * BN, at / splits, at % splits};
+  };
+  const Place here = place(blockIdx.x, blockIdx.z);
+  const int32_t m0 = here.m0, n0 = here.n0, split = here.split;
+  const auto q = load.problem(here.problem);
   if (m0 >= q.M) return;  // of a parity with fewer pixels
   const int32_t per = ((q.K + splits - 1) / splits + kLineDepth - 1) / kLineDepth * kLineDepth;
   const int32_t begin = split * per < q.K ? split * per : q.K, end = q.K - begin < per ? q.K : begin + per;
@@ -109,11 +116,12 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   __syncthreads();
 
   float* drain = shared_memory<float>() + warp * kFragmentDrain / sizeof(float);
-  const int64_t part = static_cast<int64_t>(split) * (static_cast<int32_t>(gridDim.z) / splits) + problem;
+  const Place p = place(blockIdx.x, blockIdx.z);  // made anew: registers are short while products run
+  const int64_t part = static_cast<int64_t>(p.split) * (static_cast<int32_t>(gridDim.z) / splits) + p.problem;
   FASTCNN_UNROLL
   for (int i = 0; i < MI; ++i)
-    store_fragments<T, BN>(load, q, epilogue, to, splits, part, m0 + group_row + i * 64 + warp % 4 * 16, n0,
-                           sum[i], drain);
+    store_fragments<T, BN>(load, load.problem(p.problem), epilogue, to, splits, part,
+                           p.m0 + group_row + i * 64 + warp % 4 * 16, p.n0, sum[i], drain);
 #endif
 }
 
