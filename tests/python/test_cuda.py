@@ -377,6 +377,38 @@ def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
     np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=1e-4 if precision == "f32" else 2e-2)
 
 
+# Channels that fill the copy engine's boxes: input (N,C,H,W), channels out, kernel, stride, padding, dilation.
+BOXES = (
+    ((2, 64, 7, 9), 72, 3, 1, 1, 1), ((1, 128, 4, 4), 64, 4, 1, 0, 1), ((2, 64, 1, 1), 64, 3, 1, 1, 1),
+    ((3, 96, 8, 6), 64, 1, 1, 0, 1), ((3, 64, 8, 6), 136, 1, 2, 0, 1), ((2, 64, 12, 10), 64, 4, 2, 1, 1),
+    ((2, 64, 9, 9), 64, 3, 1, 2, 2), ((1, 192, 5, 5), 48, 5, 1, 2, 1), ((2, 64, 11, 11), 64, 3, 2, 1, 1),
+    ((1, 64, 14, 13), 264, 1, 1, 0, 1),
+)  # fmt: skip
+
+
+@device
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", BOXES, ids=str)
+def test_convolutions_of_many_channels_give_what_the_cpu_gives(case, dtype):
+    shape, out, kernel, stride, padding, dilation = case
+    rng = np.random.default_rng(0)
+    half = getattr(fc, dtype)
+    x = fc.tensor(rng.standard_normal(shape).astype("float32")).to(half)
+    fan_in = shape[1] * kernel * kernel
+    w = fc.tensor(rng.standard_normal((out, shape[1], kernel, kernel)).astype("float32") / fan_in**0.5).to(half)
+    b = fc.tensor(rng.standard_normal(out).astype("float32")).to(half)
+
+    def results(where, act):
+        leaves = [t.to(where).detach().requires_grad_() for t in (x, w, b)]
+        y = fc.ops.conv2d(*leaves, stride, padding, dilation, 1)
+        y = fc.ops.relu(y) if act else y
+        return [t.detach().cpu().to(fc.float32).numpy() for t in (y, *fc.grad([y], leaves, [y.detach()]))]
+
+    for act in (False, True):
+        for got, want in zip(results("cuda", act), results("cpu", act), strict=True):
+            assert np.linalg.norm(got - want) <= 6e-3 * np.linalg.norm(want)
+
+
 @device
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_op_families_give_what_the_cpu_gives(dtype):

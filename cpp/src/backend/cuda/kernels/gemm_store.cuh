@@ -130,7 +130,7 @@ FASTCNN_DEVICE void turn_four(uint32_t (&r)[4]) {
 // May the bias be read two at a time? (The residual has C's alignment.)
 template <class T>
 FASTCNN_DEVICE bool aligned_pairs(const Epilogue<T>& e, int32_t column) {
-  return (reinterpret_cast<uintptr_t>(e.bias + column) & 3) == 0 || !e.bias;
+  return !e.bias || (reinterpret_cast<uintptr_t>(e.bias + column) & 3) == 0;
 }
 
 // Straight from registers: 64 bytes of 8 rows at a time. `more`: bias, residual, relu or relu6.
