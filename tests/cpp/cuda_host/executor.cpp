@@ -188,8 +188,8 @@ size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + 4095) / 4096
 }  // namespace
 
 void launch(const char* kernel, dim3 grid, dim3 block_dim, size_t shared, const std::function<void()>& body) {
-  if (block_dim.x * block_dim.y * block_dim.z > 1024 || block_dim.z > 64 || shared > (size_t(227) << 10) || grid.y > 65535 ||
-      grid.z > 65535 || grid.x > 2147483647u)
+  if (block_dim.x * block_dim.y * block_dim.z > 1024 || block_dim.z > 64 || shared > (size_t(227) << 10) ||
+      grid.y > 65535 || grid.z > 65535 || grid.x > 2147483647u)
     throw std::logic_error(std::string(kernel) + ": a launch that no device takes");
   recorded_count += recorder != nullptr;
   run_or_record([=] {
