@@ -1,6 +1,6 @@
 """A CUDA device: every op against the CPU, then times of layers and nets, beside PyTorch's where it is installed.
 
-    python -m bench.gpu [ops] [copy] [layers] [nets] [--seconds N] [--json PATH] [--dtypes bfloat16 ...] [--quick]
+    python -m bench.gpu [ops] [copy] [nets] [layers] [--seconds N] [--json PATH] [--dtypes bfloat16 ...] [--quick]
 
 What bench/gpu_check.sh runs after it has built the extension. Without a device it says why and ends with 2. Rows that
 the time does not reach are named as left out. Times are wall-clock around a wait for the device, the median of blocks.
@@ -26,7 +26,7 @@ from fastcnn.bench import layers, machine, nets
 
 ROOT = Path(__file__).resolve().parents[1]
 THEIRS = "cuda"  # where PyTorch's side runs; "cpu" tries this file without a GPU
-SECTIONS = ("ops", "copy", "layers", "nets")
+SECTIONS = ("ops", "copy", "nets", "layers")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Batches at which a large device is busy: (net, training, inference).
 NETS = (("resnet20", 512, 512), ("resnet18", 256, 256), ("resnet50", 128, 64), ("mobilenet_v2", 128, 64),
@@ -396,22 +396,28 @@ def main(argv=None):
     if args.tf32:
         fc.set_float32_matmul_precision("high")
     budget = Budget(args.seconds)
-    halves = [d for d in ("float32", "bfloat16") if d in args.dtypes] or ["float32"]
+    timed = [d for d in ("bfloat16", "float32") if d in args.dtypes] or ["float32"]
     result = {"device": device_facts(), "float32": fc.get_float32_matmul_precision(), **machine.describe()}
     work = {
         "ops": lambda: ops(budget, args.dtypes, args.seeds),
         "copy": lambda: copy(budget, 1 if args.quick else 1024),
-        "layers": lambda: layer_rows(budget, halves, args.quick),
-        "nets": lambda: net_rows(budget, [{"bfloat16": "bf16", "float32": "f32"}[d] for d in halves[::-1]], args.quick,
-                                 args.torch_compile, args.all_layouts),
+        "layers": lambda dtype: layer_rows(budget, [dtype], args.quick),
+        "nets": lambda dtype: net_rows(budget, ["bf16" if dtype == "bfloat16" else "f32"], args.quick,
+                                       args.torch_compile, args.all_layouts),
     }  # fmt: skip
-    for section in args.section or SECTIONS:
-        print(f"== {section}", flush=True)
-        result[section] = work[section]()
+    chosen = args.section or SECTIONS
+    steps = [(section, ()) for section in chosen if section in ("ops", "copy")]
+    steps += [(section, (dtype,)) for dtype in timed for section in chosen if section in ("nets", "layers")]
+    for section, of in steps:
+        print(" ".join(("==", section, *of)), flush=True)
+        found = work[section](*of)
         if section in ("ops", "copy"):
-            print("  " + json.dumps({k: v for k, v in result[section].items() if k != "failures"}), flush=True)
+            print("  " + json.dumps({k: v for k, v in found.items() if k != "failures"}), flush=True)
+            result[section] = found
+        else:
+            result.setdefault(section, []).extend(found)
         result["left out"] = budget.left_out
-        if args.json:  # after each section: what is measured stays, whatever comes next
+        if args.json:  # after each step: what is measured stays, whatever comes next
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if budget.left_out:
         print(f"left out: {len(budget.left_out)} rows, the first {budget.left_out[0]}")

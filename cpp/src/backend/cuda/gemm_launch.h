@@ -1,6 +1,6 @@
-// What it is: how a product of gemm_load.cuh starts: on tensor cores or plain multiply-adds, which tile, how often
-// the depth is split. What it is not: the loaders (conv2d.cu, matmul.cu). Tiles and splits are by counting blocks;
-// no device has timed them.
+// What it is: how a product of gemm_load.cuh starts: by wgmma, mma.sync or plain multiply-adds, which tile, how often
+// the depth is split. What it is not: the loaders (conv2d_gemm.h, matmul.cu); boxes of the copy engine
+// (conv2d_boxes.cu). Tiles of mma.sync are chosen by counting blocks, those of wgmma by a model fitted to an H100.
 #pragma once
 #include <algorithm>
 
