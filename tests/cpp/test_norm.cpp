@@ -155,8 +155,9 @@ TEST_CASE("batch_norm backward: bfloat16 images behind activations that go by th
           bwd[0].as<bfloat16>()[i] = bfloat16(0);
       std::vector<Out> grads{{n, half}, {k.C}, {k.C}};
       if (residual) grads.push_back({n, half});
+      // A residual's gradient is stored, rounded, and read again for dx.
       CHECK(check_op(cpu::batch_norm_bwd_list(), &p, bwd, grads, name("bf16 batch_norm_bwd", k, p.act, residual),
-                     {2e-5}) > 0);
+                     {residual ? 2e-3 : 2e-5}) > 0);
       auto out = make_outputs(grads);
       CHECK(reason(cpu::batch_norm_bwd_list(), &p, bwd, out) == "");  // not by way of float32 copies
     }
