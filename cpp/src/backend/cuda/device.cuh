@@ -9,6 +9,7 @@
 #include "fastcnn/params.h"
 
 #if defined(__CUDACC__)
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>

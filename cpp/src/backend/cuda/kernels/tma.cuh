@@ -3,8 +3,6 @@
 // the executor, which has no copy engine.
 #pragma once
 #if defined(__CUDACC__)
-#include <cuda.h>
-
 #include "backend/cuda/device.cuh"
 
 namespace fastcnn::cuda {
