@@ -1,5 +1,5 @@
-// What it is: how a product of gemm_load.cuh starts: by wgmma, mma.sync or plain multiply-adds, which tile, how often
-// the depth is split. What it is not: the loaders (conv2d_gemm.h, matmul.cu); boxes of the copy engine
+// What it is: how a product of gemm_load.cuh starts: by wgmma, mma.sync or plain multiply-adds, which tile, how
+// often the depth is split. What it is not: the loaders (conv2d_gemm.h, matmul.cu); boxes of the copy engine
 // (conv2d_boxes.cu). Tiles of mma.sync are chosen by counting blocks, those of wgmma by a model fitted to an H100.
 #pragma once
 #include <algorithm>
