@@ -31,7 +31,7 @@ const char* conv_lines_decline(const Call& c) {
 bool forward_chunked(const Call& c) { return in_chunks(c.as<Conv2dParams>().C, c); }
 bool narrow_windows(const Conv2dParams& p) { return p.kH * p.kW > 1 && p.C / p.groups <= 32; }
 
-LinePlan forward_line_plan(const Call& c) { return line_plan(forward_sizes(c.as<Conv2dParams>()), true); }
+TilePlan forward_line_plan(const Call& c) { return line_plan(forward_sizes(c.as<Conv2dParams>()), true); }
 void forward_lines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   with_half(c.out[0].dtype, [&]<class T>() {
@@ -72,7 +72,7 @@ void bwd_data_mma(const Call& c) {
                   {c.in[0].data, c.in[1].data}, bwd_data_epilogue<T>(c), c.workspace, c.out[0], in_chunks(p.C, c));
   });
 }
-LinePlan bwd_data_line_plan(const Call& c) {
+TilePlan bwd_data_line_plan(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   return line_plan(bwd_data_sizes(p), one_parity(p));
 }
@@ -144,7 +144,7 @@ void bwd_weights_mma(const Call& c) {
     bias_gradient<T>(c);
   });
 }
-LinePlan bwd_weights_line_plan(const Call& c) { return line_plan(bwd_weights_sizes(c.as<Conv2dParams>()), true); }
+TilePlan bwd_weights_line_plan(const Call& c) { return line_plan(bwd_weights_sizes(c.as<Conv2dParams>()), true); }
 void bwd_weights_lines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   with_half(c.in[0].dtype, [&]<class T>() {

@@ -13,35 +13,9 @@ namespace {
 
 #if defined(__CUDACC__) && defined(FASTCNN_HAS_SM90A)
 
-// Rows, columns, blocks on a multiprocessor; microseconds for a step of all tiles there and for their ends. Fitted
-// to an H100's times of the layers of ResNet-50 (bfloat16, batch 128); see bench/NOTES.md.
-struct BoxCost {
-  int64_t m, n, blocks;
-  double step, edge;
-};
-constexpr BoxCost kCosts[] = {
+// Fitted to an H100's times of the layers of ResNet-50 (bfloat16, batch 128); see bench/NOTES.md.
+constexpr TileCost kCosts[] = {
     {128, 256, 1, 0.62, 3.2}, {256, 128, 1, 0.62, 3.2}, {256, 64, 1, 0.41, 3.1}, {128, 64, 2, 0.44, 3.0}};
-
-struct BoxPlan {
-  int tile = 0, splits = 1;
-};
-BoxPlan box_plan(const Sizes& s, int64_t steps, bool may_split) {
-  BoxPlan best;
-  double least = 1e30;
-  for (int t = 0; t < 4; ++t) {
-    const BoxCost& cost = kCosts[t];
-    const int64_t tiles = int64_t{ceil_div(s.M, cost.m)} * ceil_div(s.N, cost.n) * s.problems;
-    const int64_t slots = cost.blocks * rt::device().multiprocessors;
-    for (int splits = 1; splits <= 128 && (splits == 1 || (may_split && steps >= 2 * splits));
-         splits += splits < 8 ? 1 : splits / 4) {
-      const double waves = static_cast<double>((tiles * splits + slots - 1) / slots);
-      double time = 3 + waves * (static_cast<double>((steps + splits - 1) / splits) * cost.step + cost.edge);
-      if (splits > 1) time += 3 + static_cast<double>(s.M * s.N * s.problems) * splits * 8 / 2.5e6;
-      if (time < least) least = time, best = {t, splits};
-    }
-  }
-  return best;
-}
 
 template <class T, class Load, class Tile, class Describe>
 void launch_box_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
@@ -59,7 +33,7 @@ void launch_box_tile(const char* name, const Load& load, const Sizes& s, int spl
 
 // describe(maps, BM, BN) fills in the boxes.
 template <class T, class Load, class Describe>
-void launch_boxes(const char* name, const Load& load, const Sizes& s, const BoxPlan& p, const Epilogue<T>& e,
+void launch_boxes(const char* name, const Load& load, const Sizes& s, const TilePlan& p, const Epilogue<T>& e,
                   void* workspace, const Operand& out, bool out_chunked, const Describe& describe) {
   const Destination to = destination<T>(s, p.splits, e, out, out_chunked, workspace);
   auto run = [&]<class Tile>() { launch_box_tile<T, Load, Tile>(name, load, s, p.splits, e, to, describe); };
@@ -130,9 +104,9 @@ const char* bwd_weights_declines(const Call& c) {
 
 // ---- y
 // ------------------------------------------------------------------------------------------------------------
-BoxPlan forward_plan(const Call& c) {
+TilePlan forward_plan(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return box_plan(forward_sizes(p), p.kH * p.kW * blocks_of(static_cast<int32_t>(p.C)), true);
+  return cheapest(kCosts, forward_sizes(p), p.kH * p.kW * blocks_of(static_cast<int32_t>(p.C)), true);
 }
 int64_t forward_workspace(const Call& c) {
   return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);
@@ -153,10 +127,10 @@ void forward(const Call& c) {
 
 // ---- dx
 // -----------------------------------------------------------------------------------------------------------
-BoxPlan bwd_data_plan(const Call& c) {
+TilePlan bwd_data_plan(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const int64_t taps = int64_t{ceil_div(p.kH, p.sH)} * ceil_div(p.kW, p.sW);
-  return box_plan(bwd_data_sizes(p), taps * blocks_of(static_cast<int32_t>(p.O)), one_parity(p));
+  return cheapest(kCosts, bwd_data_sizes(p), taps * blocks_of(static_cast<int32_t>(p.O)), one_parity(p));
 }
 int64_t bwd_data_workspace(const Call& c) {
   return parts_bytes(bwd_data_sizes(c.as<Conv2dParams>()), bwd_data_plan(c).splits, 4);
@@ -179,9 +153,9 @@ void bwd_data(const Call& c) {
 
 // ---- dw, dbias
 // ----------------------------------------------------------------------------------------------------
-BoxPlan bwd_weights_plan(const Call& c) {
+TilePlan bwd_weights_plan(const Call& c) {
   const Sizes s = bwd_weights_sizes(c.as<Conv2dParams>());
-  return box_plan(s, blocks_of(static_cast<int32_t>(s.K)), true);
+  return cheapest(kCosts, s, blocks_of(static_cast<int32_t>(s.K)), true);
 }
 int64_t bwd_weights_workspace(const Call& c) {
   return conv2d_bias_bytes(c) +

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kRun = 8;
 int64_t runs(int64_t channels) { return (channels + kRun - 1) / kRun * kRun; }
-bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
 
 enum class Pass { forward, data, weights };
 
@@ -31,7 +30,8 @@ class Wide {
   bool x = false, y = false, bias = false;  // copied?
   int64_t bytes = 0;
 
-  Wide(const Call& c, Pass pass, const void* workspace) : params(c.as<Conv2dParams>()), base_(workspace) {
+  Wide(const Call& c, Pass pass, void* workspace)
+      : params(c.as<Conv2dParams>()), base_(static_cast<char*>(workspace)) {
     const Conv2dParams p = params;
     const DType t = c.in[0].dtype;
     params.C = runs(p.C);
@@ -64,7 +64,7 @@ class Wide {
 
  private:
   void* take(int64_t n) {
-    void* p = base_ ? static_cast<char*>(const_cast<void*>(base_)) + bytes : nullptr;
+    void* p = base_ ? base_ + bytes : nullptr;
     bytes += (n + 255) / 256 * 256;
     return p;
   }
@@ -75,7 +75,7 @@ class Wide {
     wide.data = take(elements * static_cast<int64_t>(dtype_size(t)));
     return wide;
   }
-  const void* base_;
+  char* base_;  // null: to measure
   std::vector<Operand> in_, out_;
 };
 
@@ -132,10 +132,7 @@ void run(const Call& c) {
       narrow<T, float>(k.call.out[0], p.O * taps, C, p.C, c.out[0]);
     conv2d_bias_gradient(c);
   };
-  if (c.in[0].dtype == DType::bfloat16)
-    go.template operator()<bfloat16>();
-  else
-    go.template operator()<float16>();
+  with_half(c.in[0].dtype, go);
 }
 
 template <Pass pass>

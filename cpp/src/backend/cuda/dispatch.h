@@ -26,6 +26,12 @@ void with_floating(DType t, const char* op, F&& f) {
     default: throw std::logic_error(std::string(op) + ": floating dtype expected");
   }
 }
+inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
+template <class F>
+void with_half(DType t, F&& f) {
+  if (t == DType::bfloat16) return f.template operator()<bfloat16>();
+  return f.template operator()<float16>();
+}
 // The same bytes, another place.
 template <class F>
 void with_size(DType t, F&& f) {

@@ -3,6 +3,7 @@
 // (conv2d_boxes.cu). Tiles of mma.sync are chosen by counting blocks, those of wgmma by a model fitted to an H100.
 #pragma once
 #include <algorithm>
+#include <span>
 
 #include "backend/cuda/dispatch.h"
 #include "backend/cuda/kernels/gemm.cuh"
@@ -65,12 +66,6 @@ inline int simt_splits(const Sizes& s) { return splits_of(s, kTileM, kTileN, 8 *
 // ---- tensor cores
 // -------------------------------------------------------------------------------------------------
 // What tensor cores take: 16-bit floats, and float32 where TF32 is allowed.
-inline bool is_half(DType t) { return t == DType::bfloat16 || t == DType::float16; }
-template <class F>
-void with_half(DType t, F&& f) {
-  if (t == DType::bfloat16) return f.template operator()<bfloat16>();
-  return f.template operator()<float16>();
-}
 template <class F>
 void with_mma(DType t, F&& f) {
   if (t == DType::float32) return f.template operator()<float>();
@@ -159,35 +154,40 @@ inline const char* lines_decline(DType t, bool chunked) {
   return chunked ? nullptr : "channels do not fill runs of 16 bytes";
 }
 
-struct LinePlan {
+// What a kind of tile costs on a device.
+struct TileCost {
+  int64_t m, n, blocks;  // of a tile; tiles on a multiprocessor
+  double step, edge;     // microseconds: a step of the depth of all tiles there, their beginning and end
+};
+struct TilePlan {
   int tile = 0, splits = 1;
 };
-struct LineCost {
-  int64_t m, n, blocks;  // of a tile; tiles on a multiprocessor
-  double step, edge;     // microseconds: a stage of all tiles there, their beginning and end
-};
-// Fitted to an H100's times of the layers of ResNet-50 (bfloat16, batch 128); see bench/NOTES.md.
-constexpr LineCost kLineCosts[] = {{128, 64, 3, 1.19, 5.2}, {128, 128, 2, 1.18, 5.5}, {128, 256, 1, 0.9, 7}};
-
-// The cheapest by that model, of tiles and of parts of the depth.
-inline LinePlan line_plan(const Sizes& s, bool may_split) {
-  LinePlan best;
+// The cheapest of tiles and of parts of the depth, `steps` long.
+inline TilePlan cheapest(std::span<const TileCost> tiles, const Sizes& s, int64_t steps, bool may_split) {
+  TilePlan best;
   double least = 1e30;
-  const int64_t steps = (s.K + kLineDepth - 1) / kLineDepth;
-  for (int t = 0; t < 3; ++t) {
-    const LineCost& cost = kLineCosts[t];
-    const int64_t tiles = int64_t{ceil_div(s.M, cost.m)} * ceil_div(s.N, cost.n) * s.problems;
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const TileCost& cost = tiles[t];
+    const int64_t count = int64_t{ceil_div(s.M, cost.m)} * ceil_div(s.N, cost.n) * s.problems;
     const int64_t slots = cost.blocks * rt::device().multiprocessors;
-    for (int splits = 1; splits <= 128 && (splits == 1 || (may_split && steps >= 2 * splits));
-         splits += splits < 8 ? 1 : splits / 4) {
-      const double waves = static_cast<double>((tiles * splits + slots - 1) / slots);
+    // Problems and splits share a dimension of the grid.
+    const int64_t most =
+        may_split ? std::min({int64_t{128}, steps / 2, 65535 / std::max<int64_t>(s.problems, 1)}) : 1;
+    for (int splits = 1; splits == 1 || splits <= most; splits += splits < 8 ? 1 : splits / 4) {
+      const double waves = static_cast<double>((count * splits + slots - 1) / slots);
       double time = waves * (static_cast<double>((steps + splits - 1) / splits) * cost.step + cost.edge);
       if (splits > 1)  // joining: a launch, and float32 written and read
         time += 3 + static_cast<double>(s.M * s.N * s.problems) * splits * 8 / 2.5e6;
-      if (time < least) least = time, best = {t, splits};
+      if (time < least) least = time, best = {static_cast<int>(t), splits};
     }
   }
   return best;
+}
+
+// Fitted to an H100's times of the layers of ResNet-50 (bfloat16, batch 128); see bench/NOTES.md.
+constexpr TileCost kLineCosts[] = {{128, 64, 3, 1.19, 5.2}, {128, 128, 2, 1.18, 5.5}, {128, 256, 1, 0.9, 7}};
+inline TilePlan line_plan(const Sizes& s, bool may_split) {
+  return cheapest(kLineCosts, s, (s.K + kLineDepth - 1) / kLineDepth, may_split);
 }
 
 template <class T, class Load, class Tile>
@@ -203,7 +203,7 @@ void launch_line_tile(const char* name, const Load& load, const Sizes& s, int sp
 
 // `reread`: blocks read the same elements several times from nearby (narrow windows).
 template <class T, class Load>
-void launch_lines(const char* name, const Load& load, const Sizes& s, const LinePlan& p, bool reread,
+void launch_lines(const char* name, const Load& load, const Sizes& s, const TilePlan& p, bool reread,
                   std::initializer_list<const void*> operands, const Epilogue<T>& e, void* workspace,
                   const Operand& out, bool out_chunked) {
   if (!aligned16(operands))

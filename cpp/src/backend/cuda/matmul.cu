@@ -68,7 +68,7 @@ const char* matmul_lines_decline(const Call& c) {
   const char* why = lines_decline(c.out[0].dtype, chunked(c));
   return why ? why : simt_declines(c);
 }
-LinePlan line_plan_of(const Call& c) { return line_plan(sizes_of(c.as<MatmulParams>()), true); }
+TilePlan line_plan_of(const Call& c) { return line_plan(sizes_of(c.as<MatmulParams>()), true); }
 void lines(const Call& c) {
   const auto& p = c.as<MatmulParams>();
   with_half(c.out[0].dtype, [&]<class T>() {

@@ -13,12 +13,6 @@ struct Destination {
   float* parts;
 };
 
-struct alignas(16) Quad4 {
-  float v[4];
-};
-struct alignas(16) Four {
-  uint32_t v[4];
-};
 template <class R>
 struct alignas(2 * sizeof(R)) Two {
   R v[2];
@@ -45,7 +39,7 @@ FASTCNN_DEVICE void store_rows(const Load& load, const typename Load::Problem& q
         if (to.packed) {
           FASTCNN_UNROLL
           for (int j = 0; j < kChunk; j += 4)
-            *reinterpret_cast<Quad4*>(y + j) = *reinterpret_cast<const Quad4*>(v + j);
+            *reinterpret_cast<Pack<float>*>(y + j) = *reinterpret_cast<const Pack<float>*>(v + j);
         } else {
           for (int j = 0; j < width; ++j) y[j] = v[j];
         }
@@ -167,7 +161,7 @@ FASTCNN_DEVICE void store_packed(const Load& load, const typename Load::Problem&
       }
       turn_four(r);
       if (inside && n0 + four * 32 + in_four * 8 < q.N)
-        *reinterpret_cast<Four*>(y + four * 32) = Four{{r[0], r[1], r[2], r[3]}};
+        *reinterpret_cast<Pack<uint32_t>*>(y + four * 32) = Pack<uint32_t>{{r[0], r[1], r[2], r[3]}};
     }
   }
 }

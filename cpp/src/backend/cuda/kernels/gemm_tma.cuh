@@ -120,12 +120,7 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
         barrier_wait(full + s, round / S & 1);
         const T* As = shared + s * Tile::stage;
         const T* Bs = As + BM * kBoxDepth;
-        begin_products();
-        FASTCNN_UNROLL
-        for (int k = 0; k < kBoxDepth; k += 16) FASTCNN_UNROLL
-        for (int i = 0; i < MI; ++i)
-          multiply_lines<T, BN, Load::a_along_k, Load::b_along_k>(sum[i], As, group_row + i * 64, Bs, k);
-        commit_products();
+        multiply_stage<T, MI, BN, Load::a_along_k, Load::b_along_k>(sum, As, group_row, Bs);
         wait_products<1>();
         if (step > first && lane == 0) barrier_arrive(empty + (round + S - 1) % S);
       }

@@ -103,12 +103,7 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
     __syncthreads();
     const T* As = shared + step % Tile::stages * Tile::stage;
     const T* Bs = As + BM * kLineDepth;
-    begin_products();
-    FASTCNN_UNROLL
-    for (int k = 0; k < kLineDepth; k += 16) FASTCNN_UNROLL
-    for (int i = 0; i < MI; ++i)
-      multiply_lines<T, BN, Load::a_along_k, Load::b_along_k>(sum[i], As, group_row + i * 64, Bs, k);
-    commit_products();
+    multiply_stage<T, MI, BN, Load::a_along_k, Load::b_along_k>(sum, As, group_row, Bs);
     bring(step + Tile::ahead);  // into what everybody has multiplied
   }
   wait_products<0>();

@@ -149,4 +149,14 @@ void multiply_lines(float (&d)[N / 2], const T* A, int m, const T* B, int k) {
 }
 #endif
 
+// A stage: MI times 64 rows from `row` on, all of its depth.
+template <class T, int MI, int BN, bool a_along_k, bool b_along_k>
+FASTCNN_DEVICE void multiply_stage(float (&sum)[MI][BN / 2], const T* A, int row, const T* B) {
+  begin_products();
+  FASTCNN_UNROLL
+  for (int k = 0; k < kLineDepth; k += 16) FASTCNN_UNROLL
+  for (int i = 0; i < MI; ++i) multiply_lines<T, BN, a_along_k, b_along_k>(sum[i], A, row + i * 64, B, k);
+  commit_products();
+}
+
 }  // namespace fastcnn::cuda
