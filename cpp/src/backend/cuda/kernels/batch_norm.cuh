@@ -71,7 +71,7 @@ struct NormStats {
 // each lane takes every lanes-th slice, four at once, then the lanes are joined in a tree. Shared: a V per thread.
 constexpr int kFinishChannels = 8;
 template <class V, class Get, class Join>
-FASTCNN_DEVICE V join_slices(int slices, const V& nothing, const Get& get, const Join& join) {
+FASTCNN_DEVICE V total_of_slices(int slices, const V& nothing, const Get& get, const Join& join) {
   const int lanes = static_cast<int>(blockDim.y), lane = static_cast<int>(threadIdx.y);
   V all = nothing;
   for (int k = lane; k < slices; k += 4 * lanes) {
@@ -94,7 +94,7 @@ template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
   using M = Moments<S>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
-  const M m = join_slices(
+  const M m = total_of_slices(
       c < C ? slices : 0, M{0, 0, 0}, [&](int k) { return parts[k * C + c]; },
       [](const M& a, const M& b) { return merge(a, b); });
   if (threadIdx.y != 0 || c >= C) return;
@@ -170,7 +170,7 @@ FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C
                              const S* invstd, S* dgamma, S* dbeta, S* coef) {
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
-  V all = join_slices(
+  V all = total_of_slices(
       c < C && !given ? slices : 0, V{{S(0), S(0)}},
       [&](int k) { return V{{parts[k * 2 * C + c], parts[(k * 2 + 1) * C + c]}}; },
       [](const V& a, const V& b) { return V{{a.v[0] + b.v[0], a.v[1] + b.v[1]}}; });

@@ -2,6 +2,7 @@
 // rounding; or as parts of a split depth. What it is not: the product.
 #pragma once
 #include "backend/cuda/kernels/gemm_load.cuh"
+#include "backend/cuda/kernels/packs.cuh"
 #include "backend/cuda/kernels/tensor_core.cuh"
 
 namespace fastcnn::cuda {
@@ -80,20 +81,7 @@ FASTCNN_DEVICE void store_rows(const Load& load, const typename Load::Problem& q
   }
 }
 
-// Two neighbours as 16-bit floats in a word, and back.
-template <class T>
-FASTCNN_DEVICE uint32_t to_pair(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  uint32_t pair;
-  if constexpr (is_same<T, bfloat16>)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  return pair;
-#else
-  return static_cast<uint32_t>(from_real<T>(a).bits) | static_cast<uint32_t>(from_real<T>(b).bits) << 16;
-#endif
-}
+// Two 16-bit floats in a word (to_pair), added.
 template <class T>
 FASTCNN_DEVICE void add_pair(uint32_t pair, float* a, float* b) {
   T v;

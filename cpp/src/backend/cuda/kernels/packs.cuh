@@ -44,6 +44,20 @@ FASTCNN_DEVICE void widen(const Pack<T>& p, float (&v)[Pack<T>::n]) {
   for (int k = 0; k < Pack<T>::n; ++k) v[k] = to_real(p.v[k]);
 }
 
+// Two numbers as 16-bit floats in a word.
+template <class T>
+FASTCNN_DEVICE uint32_t to_pair(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t pair;
+  if constexpr (is_same<T, bfloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  return pair;
+#else
+  return static_cast<uint32_t>(from_real<T>(a).bits) | static_cast<uint32_t>(from_real<T>(b).bits) << 16;
+#endif
+}
 template <class T>
 FASTCNN_DEVICE Pack<T> narrow(const float (&v)[Pack<T>::n]) {
   Pack<T> p;
@@ -51,12 +65,7 @@ FASTCNN_DEVICE Pack<T> narrow(const float (&v)[Pack<T>::n]) {
   if constexpr (!is_same<T, float>) {  // two at a time: bfloat16's constructor is eight instructions
     uint32_t w[4];
     FASTCNN_UNROLL
-    for (int k = 0; k < 4; ++k) {
-      if constexpr (is_same<T, bfloat16>)
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(w[k]) : "f"(v[2 * k + 1]), "f"(v[2 * k]));
-      else
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(w[k]) : "f"(v[2 * k + 1]), "f"(v[2 * k]));
-    }
+    for (int k = 0; k < 4; ++k) w[k] = to_pair<T>(v[2 * k], v[2 * k + 1]);
     __builtin_memcpy(static_cast<void*>(&p), w, 16);
     return p;
   }
