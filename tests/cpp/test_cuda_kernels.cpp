@@ -332,7 +332,9 @@ TEST_CASE("cuda batch_norm: training, inference, backward, residual, activation,
               if (dy2) bwd.push_back(tensor({rows, C}, 10, t));
               std::vector<std::pair<std::vector<int64_t>, DType>> outs{{map, t}, {{C}, s}, {{C}, s}};
               if (residual) outs.push_back({map, t});
-              CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_bwd), &q, bwd, outs, 2e-5) == 1);
+              // A residual's gradient is stored, rounded, and read again for dx.
+              CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_bwd), &q, bwd, outs,
+                               residual && dtype_size(t) == 2 ? 2e-3 : 2e-5) == 1);
             }
         }
   BatchNormParams p;

@@ -44,7 +44,9 @@ void check_backward(BatchNormParams p, DType t, bool residual, bool affine, bool
   if (sums) in.push_back(tensor({2, p.C}, 11, DType::float64));
   std::vector<std::pair<std::vector<int64_t>, DType>> outs{{map, t}, {row, f}, {row, f}};
   if (residual) outs.push_back({map, t});
-  CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_bwd), &p, in, outs, 3e-5) == 1);
+  // A residual's gradient is stored, rounded, and read again for dx.
+  CHECK(check_cuda(FASTCNN_CUDA_OP(batch_norm_bwd), &p, in, outs, residual && dtype_size(t) == 2 ? 2e-3 : 3e-5) ==
+        1);
 }
 
 }  // namespace

@@ -121,9 +121,9 @@ bool with_grad_packs(const BatchNormParams& p, const BnGrad<T>& g, F&& f) {
     return false;
   } else {
     if (!fill_packs(p.rows, p.C, Pack<T>::n) || !aligned16({g.dy, g.dy2, g.x, g.y, g.mean, g.affine}) ||
-        (g.y && !act_bwd_uses_output(p.act.act)))
+        (g.y && !act_bwd_uses_output(g.act.act)))
       return false;
-    return with_common_act(p.act.act, [&]<Act A>() {
+    return with_common_act(g.act.act, [&]<Act A>() {
       if constexpr (A == Act::none)
         return f.template operator()<A, SlopeFrom::none>();
       else if (g.affine)
@@ -222,22 +222,31 @@ void backward(const Call& c) {
     using R = Real<T>;
     const bool act = p.act.act != Act::none;
     const Operand& last = c.in[c.in.size() - 1];
-    const BnGrad<T> g{c.in[0].as<T>(), p.has_dy2 ? last.as<T>() : nullptr,
-                      c.in[1].as<T>(), act && !p.has_affine ? c.in[5].as<T>() : nullptr,
-                      c.in[3].as<R>(), act && p.has_affine ? c.in[5].as<R>() : nullptr,
-                      ActOf<R>(p.act)};
+    BnGrad<T> g{c.in[0].as<T>(), p.has_dy2 ? last.as<T>() : nullptr,
+                c.in[1].as<T>(), act && !p.has_affine ? c.in[5].as<T>() : nullptr,
+                c.in[3].as<R>(), act && p.has_affine ? c.in[5].as<R>() : nullptr,
+                ActOf<R>(p.act)};
     auto* coef = static_cast<R*>(c.workspace);
     R* parts = coef + 2 * p.C;
     const R *gamma = c.in[2].as<R>(), *invstd = c.in[4].as<R>();
     T *dx = c.out[0].as<T>(), *dresidual = p.has_residual ? c.out[3].as<T>() : nullptr;
 
+    // The residual's gradient is dz: made by the pass of sums, it is all that the other pass reads beside x.
+    T* made = (g.dy2 || g.y) && aligned16({dresidual}) ? dresidual : nullptr;
     int slices = slices_of(p.rows, p.C);
-    if (!p.has_sums && !with_grad_packs(p, g, [&]<Act A, SlopeFrom from>() {
+    if (!p.has_sums && with_grad_packs(p, g, [&]<Act A, SlopeFrom from>() {
           const PackPlan plan = sums_packs<T, from>(p.rows, p.C);
           slices = plan.slices;
-          launch("bn_bwd_sums", plan.launch(2 * Pack<T>::n), bn_bwd_sums_packs<T, A, from>, plan.tiles, g, parts);
-        }))
+          launch("bn_bwd_sums", plan.launch(2 * Pack<T>::n), bn_bwd_sums_packs<T, A, from>, plan.tiles, g, parts,
+                 made);
+        })) {
+      if (made) {
+        g.dy = made, g.dy2 = g.y = nullptr, g.affine = nullptr, g.act.act = Act::none;
+        dresidual = nullptr;
+      }
+    } else if (!p.has_sums) {
       launch("bn_bwd_sums", over_slices(p.rows, p.C, 2 * sizeof(R)), bn_bwd_sums<T>, g, p.rows, p.C, parts);
+    }
     launch("bn_bwd_finish", finish_plan(p.has_sums ? 1 : slices, p.C, 2 * sizeof(R)), bn_bwd_finish<R>, parts,
            slices, p.rows, p.C, p.has_sums ? last.as<double>() : nullptr, invstd, c.out[1].as<R>(),
            c.out[2].as<R>(), coef);

@@ -235,17 +235,19 @@ struct SumsShape {
   static constexpr int blocks = heavy ? 2 : 3, unroll = heavy ? 4 : 2;
 };
 
-// parts (slices, 2, C) as bn_bwd_sums makes them. Shared: 2 * W values per thread.
+// parts (slices, 2, C) as bn_bwd_sums makes them. `made`: where dz is stored, or null. Shared: 2 * W values per
+// thread.
 template <class T, Act A, SlopeFrom from>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, (SumsShape<T, from>::blocks))
-bn_bwd_sums_packs(RowTiles t, BnGrad<T> g, float* parts) {
+bn_bwd_sums_packs(RowTiles t, BnGrad<T> g, float* parts, T* made) {
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   float sum[W] = {}, dot[W] = {};
   if (me.works) {
     const PackGrad<T, A, from> grad(g, t.packs, me.pack);
     over_rows<SumsShape<T, from>::unroll>(t, me, true, [&]<int N>(int64_t at, int64_t step) {
-      grad.template each<N>(g, at, step, [&](int64_t, const float (&dz)[W], const float (&x)[W]) {
+      grad.template each<N>(g, at, step, [&](int64_t i, const float (&dz)[W], const float (&x)[W]) {
+        if (made) store_pack(made + i * W, narrow<T>(dz));
         FASTCNN_UNROLL
         for (int j = 0; j < W; ++j) sum[j] += dz[j], dot[j] += dz[j] * x[j];
       });
