@@ -27,6 +27,7 @@ from fastcnn.bench import layers, machine, nets
 ROOT = Path(__file__).resolve().parents[1]
 THEIRS = "cuda"  # where PyTorch's side runs; "cpu" tries this file without a GPU
 SECTIONS = ("ops", "copy", "nets", "layers")
+COMPILED = ("default", "reduce-overhead", "max-autotune", "graph")  # modes of torch.compile
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Batches at which a large device is busy: (net, training, inference).
 NETS = (("resnet20", 512, 512), ("resnet18", 256, 256), ("resnet50", 128, 64), ("mobilenet_v2", 128, 64),
@@ -258,10 +259,9 @@ def torch_modes(torch, precision, compiled, all_layouts):
     nhwc, nchw = torch.channels_last, torch.contiguous_format
     layouts = {"NHWC": nhwc, "NCHW": nchw} if all_layouts or precision == "f32" else {"NHWC": nhwc}
     modes = {name: (layout, None, False) for name, layout in layouts.items()}
-    if compiled:
-        for mode in ("max-autotune", "max-autotune-no-cudagraphs"):
-            modes[f"NHWC {mode}"] = nhwc, mode, False
-    return modes | {f"{name} graph": (layout, None, True) for name, layout in layouts.items()}
+    modes |= {f"NHWC {mode}": (nhwc, mode, False) for mode in compiled if mode != "graph"}
+    modes |= {f"{name} graph": (layout, None, True) for name, layout in layouts.items()}
+    return modes | ({"NHWC compiled graph": (nhwc, "default", True)} if "graph" in compiled else {})
 
 
 def torch_net(torch, task, arrays, layout, compiled=None, graph=False):
@@ -383,7 +383,9 @@ def main(argv=None):
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--seeds", type=int, default=4, help="cases of each op family and dtype (default 4)")
     parser.add_argument("--quick", action="store_true", help="one small layer and net: for the executor")
-    parser.add_argument("--torch-compile", action="store_true", help="PyTorch compiled too (minutes per net)")
+    parser.add_argument("--torch-compile", nargs="+", choices=COMPILED, default=[], metavar="MODE",
+                        help=f"PyTorch compiled too (a minute or more per net): of {', '.join(COMPILED)}; "
+                        "graph: compiled without a mode, its whole step one CUDA graph")  # fmt: skip
     parser.add_argument("--all-layouts", action="store_true", help="PyTorch's 16-bit nets in NCHW too")
     parser.add_argument("--tf32", action="store_true", help="float32 products on tensor cores, on both sides")
     parser.add_argument("--json", type=Path, help="where the results go")

@@ -353,7 +353,7 @@ def test_a_mode_of_torch_that_fails_on_a_device_is_noted(monkeypatch):
     monkeypatch.setattr(gpu, "THEIRS", "cpu")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     task = nets.Task(next(n for n in nets.NETS if n.name == "lenet"), "train", 2, "bf16")
-    modes = gpu.torch_modes(torch, task.precision, compiled=False, all_layouts=False)
+    modes = gpu.torch_modes(torch, task.precision, compiled=(), all_layouts=False)
     assert list(modes) == ["NHWC", "NHWC graph"]
     call = gpu.torch_net(torch, task, nets.arrays_of(task), *modes["NHWC"])
     cell = gpu.torch_cell(torch, 1.0, {"NHWC": lambda: call, "NHWC graph": fails}, 0.01)
@@ -362,4 +362,4 @@ def test_a_mode_of_torch_that_fails_on_a_device_is_noted(monkeypatch):
     assert gpu.torch_cell(torch, 1.0, {"NHWC": fails}, 0.01) == {
         "torch modes": {}, "torch failed": {"NHWC": "RuntimeError: no such kernel"},
     }  # fmt: skip
-    assert len(gpu.torch_modes(torch, "f32", compiled=True, all_layouts=False)) == 6
+    assert len(gpu.torch_modes(torch, "f32", ("reduce-overhead", "graph"), all_layouts=False)) == 6
