@@ -32,9 +32,14 @@ std::vector<Conv2dParams> problems() {
   odd.kW = 2, odd.pT = 2, odd.pR = 1, odd.sW = 2;
   odd.oH = conv_out_size(6, 2, 0, 3, 1, 1), odd.oW = conv_out_size(5, 0, 1, 2, 2, 1);
   all.push_back(odd);
-  all.push_back(conv(1, 8, 8, 7, 16, 1, 2, 0, 1, 1));   // pixels that no tap meets
-  all.push_back(conv(1, 8, 9, 10, 8, 3, 3, 2, 2, 1));   // stride and dilation
-  all.push_back(conv(1, 32, 9, 8, 48, 3, 2, 1, 1, 2));  // chunks in groups
+  all.push_back(conv(1, 8, 8, 7, 16, 1, 2, 0, 1, 1));          // pixels that no tap meets
+  all.push_back(conv(1, 8, 9, 10, 8, 3, 3, 2, 2, 1));          // stride and dilation
+  all.push_back(conv(1, 32, 9, 8, 48, 3, 2, 1, 1, 2));         // chunks in groups
+  Conv2dParams first = conv(2, 3, 13, 14, 17, 7, 2, 3, 1, 1);  // squares of pixels as channels
+  first.pT = 2, first.pR = 0;
+  first.oH = conv_out_size(13, 2, 3, 7, 2, 1), first.oW = conv_out_size(14, 3, 0, 7, 2, 1);
+  all.push_back(first);
+  all.push_back(conv(2, 3, 9, 12, 16, 4, 4, 0, 1, 1));
   return all;
 }
 
@@ -54,10 +59,13 @@ TEST_CASE("cuda conv2d and both gradients: strides, padding, dilation, groups, d
         // wgmma takes channels in runs; others are widened to such.
         const bool runs_in = p.C / p.groups % 8 == 0 || p.groups == 1,
                    runs_out = p.O / p.groups % 8 == 0 || p.groups == 1;
+        // Squares of pixels as large as the stride become channels.
+        const int squares = mma && p.groups == 1 && p.sH > 1 && p.sH == p.sW && p.dH == 1 && p.C % 8;
         std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)};
         if (p.has_bias) in.push_back(tensor({p.O}, 3, t));
         if (p.has_residual) in.push_back(tensor(y, 4, t));
-        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p, in, {{y, t}}, 4e-6) == implementations + (mma && runs_in));
+        CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p, in, {{y, t}}, 4e-6) ==
+              implementations + squares + (mma && runs_in));
         if (extra > 1) continue;
         std::vector<Shaped> data{tensor(y, 5, t), tensor(w, 2, t)};
         if (p.has_bias) data.push_back(tensor({p.C}, 6, t));
@@ -66,7 +74,7 @@ TEST_CASE("cuda conv2d and both gradients: strides, padding, dilation, groups, d
         std::vector<std::pair<std::vector<int64_t>, DType>> outs{{w, t}};
         if (p.has_bias) outs.push_back({{p.O}, t});
         CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {tensor(x, 1, t), tensor(y, 5, t)}, outs,
-                         6e-6) == implementations + (mma && runs_in && runs_out));
+                         6e-6) == implementations + squares + (mma && runs_in && runs_out));
       }
   const Conv2dParams deep = conv(3, 3, 20, 21, 5, 3, 1, 1, 1, 1);  // enough pixels for several splits
   CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &deep,
@@ -93,7 +101,7 @@ TEST_CASE(
       CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {in[0], in[1]}, {{w, t}, {{p.O}, t}}, 6e-6) == 3);
       for (const Implementation& impl : cuda::conv2d_bwd_weights_list()) {
         if (std::string name = impl.name;
-            name.starts_with("simt depthwise") || name == "widened" || name == "boxes")
+            name.starts_with("simt depthwise") || name == "widened" || name == "boxes" || name == "space to depth")
           continue;
         const Shaped narrow[] = {{Array(count_of(w), t), w}, {Array(p.O, t), {p.O}}};
         const Shaped wide[] = {{Array(count_of(w), DType::float32), w}, {Array(p.O, DType::float32), {p.O}}};

@@ -61,9 +61,9 @@ int64_t most_slices(DType t, int64_t rows, int64_t C) {
   with_floating(t, "batch_norm", [&]<class T>() {
     if constexpr (!is_same<T, double>)
       if (fill_packs(rows, C, Pack<T>::n))
-        most = std::max<int64_t>({most, moments_packs(rows, C, Pack<T>::n).slices,
-                                  sums_packs<T, SlopeFrom::none>(rows, C).slices,
-                                  sums_packs<T, SlopeFrom::x>(rows, C).slices});
+        most = std::max<int64_t>(
+            {most, moments_packs(rows, C, Pack<T>::n).slices, sums_packs<T, SlopeFrom::none>(rows, C).slices,
+             sums_packs<T, SlopeFrom::y>(rows, C).slices, sums_packs<T, SlopeFrom::x>(rows, C).slices});
   });
   return most;
 }

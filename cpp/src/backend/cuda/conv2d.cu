@@ -192,6 +192,7 @@ List conv2d_list() {
   static const Implementation list[] = {
       {"simt depthwise rows", depthwise_rows_declines<one_dtype>, nullptr, depthwise_forward_rows},
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_forward_elements},
+      conv2d_space_to_depth(),
       conv2d_widened(),
       conv2d_boxes(),
       {"wgmma", conv_lines_decline<forward_sizes, one_dtype, forward_chunked>, forward_lines_workspace,
@@ -217,6 +218,7 @@ List conv2d_bwd_weights_list() {
       {"simt depthwise rows", depthwise_rows_declines<weights_dtypes>, depthwise_rows_weights_workspace,
        bwd_weights_depthwise_rows},
       {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
+      conv2d_bwd_weights_space_to_depth(),
       conv2d_bwd_weights_widened(),
       conv2d_bwd_weights_boxes(),
       {"wgmma", conv_lines_decline<bwd_weights_sizes, weights_dtypes, bwd_chunked>, bwd_weights_lines_workspace,

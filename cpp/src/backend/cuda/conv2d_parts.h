@@ -20,4 +20,8 @@ Implementation conv2d_widened();
 Implementation conv2d_bwd_data_widened();
 Implementation conv2d_bwd_weights_widened();
 
+// Few channels and a stride: squares of pixels made channels.
+Implementation conv2d_space_to_depth();
+Implementation conv2d_bwd_weights_space_to_depth();
+
 }  // namespace fastcnn::cuda

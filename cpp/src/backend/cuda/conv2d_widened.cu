@@ -1,37 +1,18 @@
 // What it is: convolutions of 16-bit floats whose channels do not fill runs of 16 bytes (images of 3 channels):
 // operands are copied to channels that do and given to the implementation that reads runs. What it is not: for
 // groups.
-#include <algorithm>
-
-#include "backend/cuda/conv2d_parts.h"
-#include "backend/cuda/dispatch.h"
+#include "backend/cuda/conv2d_rewritten.h"
 #include "backend/cuda/kernels/channels.cuh"
 
 namespace fastcnn::cuda {
 namespace {
 
-constexpr int64_t kRun = 8;
-int64_t runs(int64_t channels) { return (channels + kRun - 1) / kRun * kRun; }
-
-enum class Pass { forward, data, weights };
-
-List list_of(Pass pass) {
-  return pass == Pass::forward ? conv2d_list()
-         : pass == Pass::data  ? conv2d_bwd_data_list()
-                               : conv2d_bwd_weights_list();
-}
-
-// The call on wide channels: copies lie in the workspace, whole 256 bytes each.
-class Wide {
+// The call on wide channels.
+class Wide : public Rewritten {
  public:
-  Conv2dParams params;
-  Call call;
-  const Implementation* chosen = nullptr;
   bool x = false, y = false, bias = false;  // copied?
-  int64_t bytes = 0;
 
-  Wide(const Call& c, Pass pass, void* workspace)
-      : params(c.as<Conv2dParams>()), base_(static_cast<char*>(workspace)) {
+  Wide(const Call& c, Pass pass, void* workspace) : Rewritten(c, workspace) {
     const Conv2dParams p = params;
     const DType t = c.in[0].dtype;
     params.C = runs(p.C);
@@ -52,44 +33,15 @@ class Wide {
       in_[1] = operand(c.in[1], true, params.O * taps * params.C, t);
       out_ = {c.out[0]};
     }
-    call.kind = c.kind, call.params = &params, call.in = in_, call.out = out_;
-    for (const Implementation& i : list_of(pass))
-      if (!i.declines || !i.declines(call)) {
-        chosen = &i;
-        break;
-      }
-    if (chosen && chosen->workspace) call.workspace = take(chosen->workspace(call));
+    choose(c, pass);
   }
-  Wide(const Wide&) = delete;
-
- private:
-  void* take(int64_t n) {
-    void* p = base_ ? base_ + bytes : nullptr;
-    bytes += (n + 255) / 256 * 256;
-    return p;
-  }
-  Operand operand(const Operand& o, bool copied, int64_t elements, DType t) {
-    if (!copied) return o;
-    Operand wide;
-    wide.dtype = t, wide.ndim = 1, wide.shape[0] = elements, wide.strides[0] = 1;
-    wide.data = take(elements * static_cast<int64_t>(dtype_size(t)));
-    return wide;
-  }
-  char* base_;  // null: to measure
-  std::vector<Operand> in_, out_;
 };
 
 template <Pass pass>
 const char* declines(const Call& c) {
+  if (const char* why = rewriting_declines<pass>(c)) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (!is_half(c.in[0].dtype)) return "not a 16-bit float";
-  if (p.groups != 1) return "groups";
   if (p.C % kRun == 0 && (pass == Pass::forward || p.O % kRun == 0)) return "channels fill runs of 16 bytes";
-  for (const Operand& o : c.in)
-    if (o.dtype != c.in[0].dtype) return "operands of several dtypes";
-  for (const Operand& o : c.out)
-    if (o.dtype != c.in[0].dtype && !(pass == Pass::weights && o.dtype == DType::float32))
-      return "a result of another dtype";
   return Wide(c, pass, nullptr).chosen ? nullptr : "no implementation of the wide call";
 }
 template <Pass pass>

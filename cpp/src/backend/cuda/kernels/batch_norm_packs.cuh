@@ -227,11 +227,11 @@ struct PackGrad {
   }
 };
 
-// How many blocks of sums a processor holds and what each thread has in flight: eight channels with an affine map
-// need more than 80 registers.
+// How many blocks of sums a processor holds and what each thread has in flight: eight channels with an affine map,
+// or with an output to read and dz to store, need more than 80 registers.
 template <class T, SlopeFrom from>
 struct SumsShape {
-  static constexpr bool heavy = from == SlopeFrom::x && Pack<T>::n == 8;
+  static constexpr bool heavy = from != SlopeFrom::none && Pack<T>::n == 8;
   static constexpr int blocks = heavy ? 2 : 3, unroll = heavy ? 4 : 2;
 };
 
