@@ -28,6 +28,18 @@ inline const char* one_dtype(const Call& c) {
     if (o.dtype != c.in[0].dtype) return "a result of another dtype";
   return is_floating(c.in[0].dtype) ? nullptr : "dtype is not floating";
 }
+// Of a forward pass that gives moments: of the bare product.
+inline const char* one_dtype_or_moments(const Call& c) {
+  Conv2dParams p = c.as<Conv2dParams>();
+  if (!p.has_moments) return one_dtype(c);
+  if (p.has_bias || p.has_residual || p.act.act != Act::none)
+    return "moments of a result with bias, residual or activation";
+  if (p.N * p.oH * p.oW == 0) return "moments of no pixels";
+  Call bare = c;
+  p.has_moments = 0;
+  bare.params = &p, bare.out = c.out.first(1);
+  return one_dtype(bare);
+}
 // Weight gradients of 16-bit operands may be float32.
 inline const char* weights_dtypes(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
