@@ -17,11 +17,10 @@ namespace {
 constexpr TileCost kCosts[] = {
     {128, 256, 1, 0.62, 3.2}, {256, 128, 1, 0.62, 3.2}, {256, 64, 1, 0.41, 3.1}, {128, 64, 2, 0.44, 3.0}};
 
-// Blocks that also give moments, and how many slices of sums they leave (see TileGrid).
+// Blocks that also give moments, and how many slices of sums they leave (see gemm_tma_kernel).
 struct MomentsPlan {
   int64_t blocks, slices;
   bool each;
-  int64_t bytes(const Sizes& s) const { return slices * kSummingWarps * 2 * s.N * int64_t{sizeof(float)}; }
 };
 MomentsPlan moments_plan(const Sizes& s, const TilePlan& p) {
   const TileCost& tile = kCosts[p.tile];
@@ -31,12 +30,12 @@ MomentsPlan moments_plan(const Sizes& s, const TilePlan& p) {
   // Fewer blocks that stay in their columns, where that takes hardly longer.
   if (even && int64_t{ceil_div(total, even)} * 16 <= int64_t{ceil_div(total, all)} * 17)
     return {even, even / columns, false};
-  return {all, rows, true};
+  return {all, rows * kSummingWarps, true};
 }
 
 template <class T, class Load, class Tile, bool moments = false, class Describe>
 void launch_box_tile(const char* name, const Load& load, const Sizes& s, const TilePlan& p, const Epilogue<T>& e,
-                     const Destination& to, const Describe& describe, float* sums = nullptr) {
+                     const Destination& to, const Describe& describe) {
   TensorMaps maps;
   describe(maps, Tile::BM, Tile::BN);
   const int64_t columns = ceil_div(s.N, Tile::BN), rows = ceil_div(s.M, Tile::BM);
@@ -46,7 +45,7 @@ void launch_box_tile(const char* name, const Load& load, const Sizes& s, const T
   int64_t blocks = std::min<int64_t>(total, int64_t{Tile::blocks} * rt::device().multiprocessors);
   if constexpr (moments) {
     const MomentsPlan m = moments_plan(s, p);
-    blocks = m.blocks, grid.sums = sums, grid.each = m.each;
+    blocks = m.blocks, grid.each = m.each;
   }
   launch(name, {dim3(static_cast<unsigned>(blocks)), dim3(Tile::threads), Tile::shared},
          gemm_tma_kernel<T, Load, Tile, moments>, maps, load, grid, e, to);
@@ -137,7 +136,8 @@ const char* bwd_weights_declines(const Call& c) {
 int64_t forward_workspace(const Call& c) {
   const Sizes s = forward_sizes(c.as<Conv2dParams>());
   const TilePlan plan = forward_plan(c);
-  return c.as<Conv2dParams>().has_moments ? moments_plan(s, plan).bytes(s) : parts_bytes(s, plan.splits, 4);
+  return c.as<Conv2dParams>().has_moments ? sums_bytes(moments_plan(s, plan).slices, s.N)
+                                          : parts_bytes(s, plan.splits, 4);
 }
 void forward(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -153,12 +153,11 @@ void forward(const Call& c) {
       describe_tile(&maps.b, t, load.w, p.O, p.kH * p.kW, p.C, BN, 1, kBoxDepth);
     };
     if (!p.has_moments) return launch_boxes<T>("conv2d", load, s, plan, e, c.workspace, c.out[0], true, describe);
-    const Destination to = destination<T>(s, 1, e, c.out[0], true, nullptr);
-    auto* sums = static_cast<float*>(c.workspace);
+    const Destination to = destination<T>(s, 1, e, c.out[0], true, c.workspace);
     with_box_tile(plan.tile, [&]<class Tile>() {
-      launch_box_tile<T, Load, Tile, true>("conv2d", load, s, plan, e, to, describe, sums);
+      launch_box_tile<T, Load, Tile, true>("conv2d", load, s, plan, e, to, describe);
     });
-    launch_join_moments(sums, moments_plan(s, plan).slices * kSummingWarps, s.M, s.N, c.out[1].as<double>());
+    launch_join_moments(to.parts, moments_plan(s, plan).slices, s.M, s.N, c.out[1].as<double>());
   });
 }
 

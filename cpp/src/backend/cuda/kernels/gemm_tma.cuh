@@ -23,14 +23,12 @@ struct BoxTile {
 struct TileGrid {
   FastDiv columns, rows;  // tiles
   int32_t total, splits, problems;
-  // Sums of columns (slices * kSummingWarps, 2, N). A slice is a row of tiles (`each`), or as many blocks as there
-  // are columns of tiles: a block stays in one then.
-  float* sums = nullptr;
-  bool each = false;
+  bool each = false;  // with moments: the sums of every tile are left, else a block keeps its column
 };
 
 #if defined(__CUDACC__)
-// `moments`: also the sums of columns; of one problem in one part.
+// `moments`: the bare product, of one problem in one part, and in to.parts (slices, 2, N) the sums of its columns:
+// a slice is a warp of a row of tiles (`each`) or as many blocks as there are columns of tiles.
 template <class T, class Load, class Tile, bool moments>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid grid, Epilogue<T> epilogue,
@@ -147,13 +145,20 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
         FASTCNN_UNROLL
         for (int i = 0; i < MI; ++i) clear_rows<BN>(sum[i], p.m0 + group_row + i * 64 + warp % 4 * 16, q.M);
         add_column_sums<MI, BN>(sum, total);
-        if (grid.each || grid.total - t <= static_cast<int32_t>(gridDim.x)) {
-          const int64_t slice = grid.columns.quotient(grid.each ? t : static_cast<int32_t>(blockIdx.x));
-          leave_column_sums<BN>(total, grid.sums + (slice * kSummingWarps + warp) * 2 * q.N, p.n0, q.N);
+        if (grid.each) {
+          const int64_t slice = int64_t{grid.columns.quotient(t)} * kSummingWarps + warp;
+          leave_column_sums<BN>(total, to.parts + slice * 2 * q.N, p.n0, q.N);
           FASTCNN_UNROLL
           for (int k = 0; k < BN / 16; ++k) total[k] = 0;
         }
       }
+    }
+    if constexpr (moments) {
+      if (grid.each) return;
+      int32_t column;
+      const int64_t slice = grid.columns.split(static_cast<int32_t>(blockIdx.x), &column), N = load.problem(0).N;
+      leave_block_sums<BN>(total, reinterpret_cast<float*>(shared), to.parts + slice * 2 * N, column * BN,
+                           static_cast<int32_t>(N), sync_threads<1, Tile::multiplying>);
     }
   }
 #endif

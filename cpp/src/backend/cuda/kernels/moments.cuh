@@ -69,6 +69,24 @@ FASTCNN_DEVICE void leave_column_sums(const float (&total)[BN / 16], float* part
   }
 }
 
+// part (2, N): the totals of this block's warps, by way of `shared`, 2 BN floats for each of them. sync: meets all
+// of their threads.
+template <int BN, class Sync>
+FASTCNN_DEVICE void leave_block_sums(const float (&total)[BN / 16], float* shared, float* part, int32_t n0,
+                                     int32_t N, const Sync& sync) {
+  const int thread = static_cast<int>(threadIdx.x);
+  sync();  // what lay in `shared` has been read
+  leave_column_sums<BN>(total, shared + thread / 32 * 2 * BN, 0, BN);
+  sync();
+  FASTCNN_NO_UNROLL
+  for (int i = thread; i < 2 * BN; i += 32 * kSummingWarps) {
+    float s = 0;
+    FASTCNN_UNROLL
+    for (int w = 0; w < kSummingWarps; ++w) s += shared[w * 2 * BN + i];
+    if (n0 + i % BN < N) part[i / BN * N + n0 + i % BN] = s;
+  }
+}
+
 // parts (slices, 2, C) to moments (2, C): mean and biased variance of `rows` values.
 template <class S>
 FASTCNN_KERNEL join_moments(const float* parts, int slices, int64_t rows, int64_t C, S* moments) {
@@ -83,9 +101,17 @@ FASTCNN_KERNEL join_moments(const float* parts, int slices, int64_t rows, int64_
   moments[c] = mean, moments[C + c] = var < 0 ? S(0) : var;
 }
 
-inline void launch_join_moments(const float* parts, int64_t slices, int64_t rows, int64_t C, double* moments) {
-  launch("join_moments", finish_plan(slices, C, sizeof(Sums<double, 2>)), join_moments<double>, parts,
-         static_cast<int>(slices), rows, C, moments);
+// parts (grid.y, 2, C): sums over slices of values (rows, C) that another kernel left. Block (32 channels).
+template <class T>
+FASTCNN_KERNEL sum_values(const T* x, int64_t rows, int64_t C, float* parts) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  if (c >= C) return;
+  float s = 0, q = 0;
+  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+    const float v = to_real(x[r * C + c]);
+    s += v, q += v * v;
+  }
+  parts[blockIdx.y * 2 * C + c] = s, parts[(blockIdx.y * 2 + 1) * C + c] = q;
 }
 
 }  // namespace fastcnn::cuda
