@@ -297,6 +297,61 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
 
 
 @device
+@pytest.mark.parametrize("width", [8, 64])
+def test_convolutions_give_the_statistics_of_the_norm_behind_them(width):
+    """Of channels that fill the copy engine's boxes, and of few; a second norm reads the same result, one has a bias
+    before it."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((16, 3, 33, 30)).astype("float32")
+
+    def run(compiled, given=True):
+        fc.manual_seed(6)
+        n, relu = fc.nn, fc.ops.relu
+        convs = n.ModuleList([
+            n.Conv2d(3, width, 5, stride=2, padding=2, bias=False), n.Conv2d(width, width, 3, padding=1, bias=False),
+            n.Conv2d(width, 4 * width, 1, bias=False), n.Conv2d(4 * width, width, 1, bias=True),
+        ])  # fmt: skip
+        norms = n.ModuleList([n.BatchNorm2d(conv.out_channels) for conv in (*convs, convs[2])])
+        model = n.ModuleList([convs, norms]).to("cuda").train()
+        x = fc.tensor(data, device="cuda")
+
+        def step(x):
+            with fc.autocast(dtype=fc.bfloat16):
+                h = relu(norms[0](convs[0](x)))
+                h = relu(norms[1](convs[1](h)))
+                y = convs[2](h)
+                h = relu(norms[2](y)) + norms[4](y)
+                h = norms[3](convs[3](h))
+            loss = (h.float() * h.float().tanh()).mean()
+            return [loss, *fc.grad(loss, list(model.parameters()))]
+
+        fc._core.give_conv2d_moments(given)
+        try:
+            f = fc.compile(step) if compiled else step
+            out = [[t.cpu().numpy() for t in f(x)] for _ in range(2)][-1]
+        finally:
+            fc._core.give_conv2d_moments(True)
+        return out + [b.cpu().numpy() for b in model.buffers()], f
+
+    got, f = run(True)
+    plain, other = run(True, given=False)
+    want, _ = run(False)
+
+    def taking(f):  # a batch_norm reads moments behind its vectors
+        norms = [s["shapes"].split("->")[0] for s in f._core.steps() if s["op"] == "batch_norm"]
+        return sum(len(re.findall(r"\(2, \d+\)", s)) == 1 for s in norms)
+
+    assert taking(other) == 0
+    # All but the one behind a bias; on the executor wide tiles give none.
+    assert taking(f) == (4 if width == 8 or "[boxes]" in f.describe() else 2), f.describe()
+    top = max(np.abs(w).max() for w in want[1:])
+    for numbers in (got, plain):
+        np.testing.assert_allclose(numbers[0], want[0], rtol=1e-2)
+        for a, b in zip(numbers, want, strict=True):
+            assert np.abs(a - b).max() <= 2e-2 * top
+
+
+@device
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_16_bit_model_with_16_bit_running_statistics_trains_and_infers_as_on_the_cpu(dtype, compiled):

@@ -60,8 +60,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     norm_on_load(graph_);
     norm_bwd_on_load(graph_);
     depthwise_pointwise(graph_);
-    conv2d_moments(graph_);
   }
+  conv2d_moments(graph_);
   if (device_.type == DeviceType::cpu)
     schedule(graph_);  // elsewhere optimizer steps stay together, to be one launch
   prepared_.emplace(graph_, take_constant(graph_), device_);

@@ -190,7 +190,7 @@ inline TilePlan line_plan(const Sizes& s, bool may_split) {
   return cheapest(kLineCosts, s, (s.K + kLineDepth - 1) / kLineDepth, may_split);
 }
 
-template <class T, class Load, class Tile>
+template <class T, class Load, class Tile, bool moments = false>
 void launch_line_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
                       const T* any, const Destination& to) {
   const int64_t columns = ceil_div(s.N, Tile::BN), per = (s.K + splits - 1) / splits;
@@ -198,7 +198,7 @@ void launch_line_tile(const char* name, const Load& load, const Sizes& s, int sp
          {dim3(static_cast<unsigned>(ceil_div(s.M, Tile::BM) * columns), 1,
                static_cast<unsigned>(s.problems * splits)),
           dim3(Tile::threads), Tile::shared((per + kLineDepth - 1) / kLineDepth)},
-         gemm_wgmma_kernel<T, Load, Tile>, load, splits, FastDiv(columns), e, any, to);
+         gemm_wgmma_kernel<T, Load, Tile, moments>, load, splits, FastDiv(columns), e, any, to);
 }
 
 // `reread`: blocks read the same elements several times from nearby (narrow windows).

@@ -3,6 +3,7 @@
 // not: running statistics over devices.
 #pragma once
 #include "backend/cuda/kernels/act.cuh"
+#include "backend/cuda/kernels/slices.cuh"
 
 namespace fastcnn::cuda {
 
@@ -65,30 +66,12 @@ template <class S>
 struct NormStats {
   S *mean, *invstd, *affine;  // affine (2, C) may be null
   const S *gamma, *beta;
+  FASTCNN_DEVICE void set(int64_t c, int64_t C, S m, S var, S eps) const {
+    const S inv = 1 / sqrt((var < 0 ? S(0) : var) + eps);
+    mean[c] = m, invstd[c] = inv;
+    if (affine) affine[c] = inv * gamma[c], affine[C + c] = beta[c];
+  }
 };
-
-// What the slices of a channel say together, for lane 0. Block (kFinishChannels, lanes), lanes a power of two:
-// each lane takes every lanes-th slice, four at once, then the lanes are joined in a tree. Shared: a V per thread.
-constexpr int kFinishChannels = 8;
-template <class V, class Get, class Join>
-FASTCNN_DEVICE V total_of_slices(int slices, const V& nothing, const Get& get, const Join& join) {
-  const int lanes = static_cast<int>(blockDim.y), lane = static_cast<int>(threadIdx.y);
-  V all = nothing;
-  for (int k = lane; k < slices; k += 4 * lanes) {
-    V v[4];
-    FASTCNN_UNROLL
-    for (int u = 0; u < 4; ++u) v[u] = k + u * lanes < slices ? get(k + u * lanes) : nothing;
-    FASTCNN_UNROLL
-    for (int u = 0; u < 4; ++u) all = join(all, v[u]);
-  }
-  V* mine = shared_memory<V>() + lane * kFinishChannels + static_cast<int>(threadIdx.x);
-  *mine = all;
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (lane < half) *mine = join(*mine, mine[half * kFinishChannels]);
-  }
-  return *mine;
-}
 
 template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
@@ -97,11 +80,14 @@ FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double 
   const M m = total_of_slices(
       c < C ? slices : 0, M{0, 0, 0}, [&](int k) { return parts[k * C + c]; },
       [](const M& a, const M& b) { return merge(a, b); });
-  if (threadIdx.y != 0 || c >= C) return;
-  const S var = m.n > 0 ? m.m2 / m.n : S(0);
-  const S inv = 1 / sqrt((var < 0 ? S(0) : var) + static_cast<S>(eps));
-  s.mean[c] = m.mean, s.invstd[c] = inv;
-  if (s.affine) s.affine[c] = inv * s.gamma[c], s.affine[C + c] = s.beta[c];
+  if (threadIdx.y == 0 && c < C) s.set(c, C, m.mean, m.n > 0 ? m.m2 / m.n : S(0), static_cast<S>(eps));
+}
+
+// From moments (2, C) that a convolution gave.
+template <class S>
+FASTCNN_KERNEL bn_take_moments(const double* moments, int64_t C, double eps, NormStats<S> s) {
+  for (int64_t c = global_thread(); c < C; c += global_threads())
+    s.set(c, C, static_cast<S>(moments[c]), static_cast<S>(moments[C + c]), static_cast<S>(eps));
 }
 
 // y = act((x - mean) * scale + beta + residual) with scale = spread * gamma: spread is invstd, or a variance.

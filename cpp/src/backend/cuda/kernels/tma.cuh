@@ -36,6 +36,12 @@ FASTCNN_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
+// Meets `count` threads of a block at a barrier of their own (1 to 15).
+template <int barrier, int count>
+FASTCNN_DEVICE void sync_threads() {
+  asm volatile("bar.sync %0, %1;" ::"n"(barrier), "n"(count) : "memory");
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 FASTCNN_DEVICE void bring_tile(void* shared, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
   asm volatile(
