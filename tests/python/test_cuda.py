@@ -342,8 +342,7 @@ def test_convolutions_give_the_statistics_of_the_norm_behind_them(width):
         return sum(len(re.findall(r"\(2, \d+\)", s)) == 1 for s in norms)
 
     assert taking(other) == 0
-    # All but the one behind a bias; on the executor wide tiles give none.
-    assert taking(f) == (4 if width == 8 or "[boxes]" in f.describe() else 2), f.describe()
+    assert taking(f) == 4, f.describe()  # all but the one behind a bias
     top = max(np.abs(w).max() for w in want[1:])
     for numbers in (got, plain):
         np.testing.assert_allclose(numbers[0], want[0], rtol=1e-2)

@@ -32,10 +32,8 @@ bool forward_chunked(const Call& c) { return in_chunks(c.as<Conv2dParams>().C, c
 bool narrow_windows(const Conv2dParams& p) { return p.kH * p.kW > 1 && p.C / p.groups <= 32; }
 
 TilePlan forward_line_plan(const Call& c) { return line_plan(forward_sizes(c.as<Conv2dParams>()), true); }
-// With moments, tiles of 128 rows that leave their sums, then the sums joined.
-using MomentsTile = LineTile<1, 64, 3, 0, 3>;
-using NarrowMomentsTile = LineTile<1, 64, 3, 0, 3, true>;
-int64_t moments_slices(const Sizes& s) { return ceil_div(s.M, MomentsTile::BM); }
+// With moments: every row of tiles leaves sums, which are joined then.
+int64_t moments_slices(const Sizes& s) { return ceil_div(s.M, kLineCosts[0].m); }
 template <class T>
 void forward_moments(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -43,20 +41,17 @@ void forward_moments(const Call& c) {
   const ConvForward<T> load = forward_load<T>(c);
   const Epilogue<T> e = forward_epilogue<T>(c);
   const Destination to = destination<T>(s, 1, e, c.out[0], in_chunks(p.O, c), c.workspace);
-  auto run = [&]<class Tile>() {
-    launch_line_tile<T, ConvForward<T>, Tile, true>("conv2d", load, s, 1, e, c.in[0].as<T>(), to);
-  };
   int64_t slices = moments_slices(s);
-  if (!aligned16({c.in[0].data, c.in[1].data})) {
+  if (aligned16({c.in[0].data, c.in[1].data})) {
+    with_line_tile(forward_line_plan(c).tile, narrow_windows(p), [&]<class Tile>() {
+      launch_line_tile<T, ConvForward<T>, Tile, true>("conv2d", load, s, 1, e, c.in[0].as<T>(), to);
+    });
+  } else {
     launch_mma<T>("conv2d", load, s, MmaPlan{}, false, {c.in[0].data, c.in[1].data}, e, nullptr, c.out[0],
                   in_chunks(p.O, c));
     slices = std::min<int64_t>(slices, 64);
     launch("sum_values", {dim3(ceil_div(p.O, 32), static_cast<unsigned>(slices)), dim3(32)}, sum_values<T>,
            c.out[0].as<T>(), s.M, s.N, to.parts);
-  } else if (narrow_windows(p)) {
-    run.template operator()<NarrowMomentsTile>();
-  } else {
-    run.template operator()<MomentsTile>();
   }
   launch_join_moments(to.parts, slices, s.M, s.N, c.out[1].as<double>());
 }
@@ -78,10 +73,8 @@ const char* forward_lines_decline(const Call& c) {
   if (const char* why = conv_lines_decline<forward_sizes, one_dtype_or_moments, forward_chunked>(c)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (!p.has_moments) return nullptr;
-  const TilePlan plan = forward_line_plan(c);
-  return p.groups > 1                        ? "moments of groups"
-         : plan.tile != 0 || plan.splits > 1 ? "moments of wide tiles or of parts of the depth"
-                                             : nullptr;
+  if (p.groups > 1) return "moments of groups";
+  return forward_line_plan(c).splits > 1 ? "moments of parts of the depth" : nullptr;
 }
 int64_t forward_mma_workspace(const Call& c) {
   return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);

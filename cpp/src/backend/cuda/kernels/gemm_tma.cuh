@@ -14,7 +14,7 @@ template <int MI_, int BN_, int stages_, int blocks_>
 struct BoxTile {
   static constexpr int MI = MI_, BM = 128 * MI, BN = BN_, stages = stages_, blocks = blocks_;
   // A block alone has a whole group that asks, since registers move between groups.
-  static constexpr int multiplying = 256, threads = multiplying + (blocks == 1 ? 128 : 32);
+  static constexpr int multiplying = 32 * kSummingWarps, threads = multiplying + (blocks == 1 ? 128 : 32);
   static constexpr int stage = (BM + BN) * kBoxDepth;  // elements
   static constexpr size_t drain = multiplying / 32 * kFragmentDrain;
   static constexpr size_t shared = static_cast<size_t>(stages) * stage * 2 + drain + 2 * stages * 8;
@@ -106,7 +106,7 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
     if constexpr (Tile::blocks == 1) take_registers<240>();
     const int group_row = warp / 4 * 64 * MI;
     float* drain = drains + warp * kFragmentDrain / sizeof(float);
-    [[maybe_unused]] float total[BN / 16] = {};
+    [[maybe_unused]] float total[BN / 16] = {};  // with moments
     for (int32_t t = static_cast<int32_t>(blockIdx.x); t < grid.total; t += static_cast<int32_t>(gridDim.x)) {
       int32_t first, end;
       {
