@@ -30,6 +30,7 @@ template <class T, class Load, class Tile>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid grid, Epilogue<T> epilogue,
                 Destination to) {
+  let_next_start();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI, S = Tile::stages;
   using F = Feed<Load>;
@@ -43,6 +44,7 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
     publish_barriers();
   }
   __syncthreads();
+  await_previous();
 
   struct Place {
     int32_t m0, n0, problem, split;
