@@ -42,6 +42,8 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
   if (threadIdx.x == 0) {
     for (int s = 0; s < S; ++s) barrier_init(full + s, 1), barrier_init(empty + s, Tile::multiplying / 32);
     publish_barriers();
+    fetch_map(&maps.b);
+    if constexpr (Load::a_along_k == Load::b_along_k) fetch_map(maps.a);  // else of a parity, which may be empty
   }
   __syncthreads();
   await_previous();
