@@ -32,6 +32,7 @@ FASTCNN_DEVICE void slice_of(int64_t rows, int64_t* begin, int64_t* end) {
 // Block (32 channels, 8 rows), grid (channels, slices); parts (slices, C).
 template <class T>
 FASTCNN_KERNEL bn_moments(const T* x, int64_t rows, int64_t C, Moments<Real<T>>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -75,6 +76,7 @@ struct NormStats {
 
 template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
+  follow_previous();
   using M = Moments<S>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   const M m = total_of_slices(
@@ -95,6 +97,7 @@ template <class T>
 FASTCNN_KERNEL bn_apply(const T* x, const Real<T>* mean, const Real<T>* spread, bool is_variance, double eps,
                         const Real<T>* gamma, const Real<T>* beta, const T* residual, ActOf<Real<T>> act, T* y,
                         int64_t rows, int64_t C) {
+  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -126,6 +129,7 @@ struct BnGrad {
 // parts (slices, 2, C): sums of dz and dz * (x - mean).
 template <class T>
 FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -154,6 +158,7 @@ FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts)
 template <class S>
 FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
                              const S* invstd, S* dgamma, S* dbeta, S* coef) {
+  follow_previous();
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   V all = total_of_slices(
@@ -170,6 +175,7 @@ FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C
 template <class T>
 FASTCNN_KERNEL bn_bwd_apply(BnGrad<T> g, const Real<T>* gamma, const Real<T>* invstd, const Real<T>* coef, T* dx,
                             T* dresidual, int64_t rows, int64_t C) {
+  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -194,6 +200,7 @@ struct ChannelVectors {
 // wide (4, C): the vectors in the real type that the passes over images take.
 template <class S>
 FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
+  follow_previous();
   for (int64_t c = global_thread(); c < C; c += global_threads())
     for (int k = 0; k < 4; ++k) wide[k * C + c] = in.load<S>(k, c);
 }
@@ -201,6 +208,7 @@ FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
 // in: mean and invstd of the batch, mean and variance so far; the latter two are replaced.
 FASTCNN_KERNEL bn_running(ChannelVectors in, const int64_t* batches, BnUpdateParams p, void* run_mean,
                           void* run_var) {
+  follow_previous();
   double f = p.momentum;
   if (f < 0) f = 1.0 / static_cast<double>(*batches > 1 ? *batches : 1);
   if (p.rows == 0) f = 0;
@@ -218,6 +226,7 @@ FASTCNN_KERNEL bn_running(ChannelVectors in, const int64_t* batches, BnUpdatePar
 template <class T>
 FASTCNN_KERNEL bn_fold(FoldParams p, int64_t n, const T* w, const T* gamma, const T* beta, const T* mean,
                        const T* var, const T* bias, T* folded, T* shift) {
+  follow_previous();
   using R = Real<T>;
   auto scale = [&](int64_t c) { return to_real(gamma[c]) / sqrt(to_real(var[c]) + static_cast<R>(p.eps)); };
   for (int64_t i = global_thread(); i < n || i < p.C; i += global_threads()) {

@@ -16,6 +16,7 @@ struct DenseIn {
 // one by one.
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_map(DenseIn in, void* out, int64_t n, int64_t packs, F f) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   auto one = [&](int64_t i, const T* a, const T* b, const T* c) {
     if constexpr (N == 1)
@@ -52,6 +53,7 @@ template <int N>
 constexpr int kPacksPerThread = N == 1 ? 4 : 2;
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_packs(DenseIn in, void* out, int64_t n, F f) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   static_assert(N == 1 || N == 2);
   const T *a = static_cast<const T*>(in.p[0]), *b = static_cast<const T*>(in.p[N - 1]);
@@ -96,6 +98,7 @@ struct alignas(4 * sizeof(T)) Quartet {
 };
 template <class From, class To>
 FASTCNN_KERNEL dense_cast(const From* x, To* y, int64_t n) {
+  follow_previous();
   over_packs<kPacksPerThread<1>>(n / 4, [&]<int M>(int64_t v, int64_t step) {
     Quartet<From> q[M];
     FASTCNN_UNROLL
@@ -135,6 +138,7 @@ FASTCNN_DEVICE void offsets(const EltLoop& l, int64_t i, int64_t (&at)[N]) {
 // Operand 0 is the output. W: what the elements travel as.
 template <class W, int N, class F>
 FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType out_type, F f) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[N + 1];
     offsets(l, i, at);
@@ -150,6 +154,7 @@ FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType o
 // Bytes moved as they are.
 template <class T>
 FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[2];
     offsets(l, i, at);
@@ -159,6 +164,7 @@ FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
 
 template <class T>
 FASTCNN_KERNEL strided_where(EltLoop l, const uint8_t* condition, const T* a, const T* b, T* y) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[4];
     offsets(l, i, at);
