@@ -186,7 +186,7 @@ halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
 // The gradient of the weights: parts (gridDim.x, O, K, K, C). Warps: (slices of a tile's pixels, rows of taps).
 // `most`: pixels of dy of a tile, in shared memory behind those of x.
 template <class T, int C, int O, int K, int slices, int most>
-FASTCNN_KERNEL_BOUNDS(slices * K * 32, C* O > 512 ? 1 : 2)
+FASTCNN_KERNEL_BOUNDS(slices * K * 32, halo_weight_blocks(C))
 halo_weights_kernel(Halo g, const T* x, const T* dy, float* parts) {
   constexpr int OM = O / 16, CN = C / 8, dy_plane = most + 64 / O, steps = most / 16 / slices;
   constexpr int threads = slices * K * 32, stages = kHaloWeightStages;
