@@ -228,6 +228,7 @@ List conv2d_list() {
       conv2d_space_to_depth(),
       conv2d_widened(),
       conv2d_boxes(),
+      conv2d_halo(),
       {"wgmma", forward_lines_decline, forward_lines_workspace, forward_lines},
       {"tensor cores", mma_declines<forward_sizes, one_dtype>, forward_mma_workspace, forward_mma},
       {"simt gemm", gemm_declines<forward_sizes, one_dtype>, simt_workspace<forward_sizes>, forward_simt}};
@@ -239,6 +240,7 @@ List conv2d_bwd_data_list() {
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_bwd_data_elements},
       conv2d_bwd_data_widened(),
       conv2d_bwd_data_boxes(),
+      conv2d_bwd_data_halo(),
       {"wgmma", conv_lines_decline<bwd_data_sizes, one_dtype, bwd_chunked>, bwd_data_lines_workspace,
        bwd_data_lines},
       {"tensor cores", mma_declines<bwd_data_sizes, one_dtype>, bwd_data_mma_workspace, bwd_data_mma},
@@ -254,6 +256,7 @@ List conv2d_bwd_weights_list() {
       conv2d_bwd_weights_widened(),
       conv2d_bwd_weights_strips(),
       conv2d_bwd_weights_boxes(),
+      conv2d_bwd_weights_halo(),
       {"wgmma", conv_lines_decline<bwd_weights_sizes, weights_dtypes, bwd_chunked>, bwd_weights_lines_workspace,
        bwd_weights_lines},
       {"tensor cores", mma_declines<bwd_weights_sizes, weights_dtypes>, bwd_weights_mma_workspace,

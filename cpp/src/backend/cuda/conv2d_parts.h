@@ -16,6 +16,11 @@ Implementation conv2d_bwd_data_boxes();
 Implementation conv2d_bwd_weights_boxes();
 Implementation conv2d_bwd_weights_strips();
 
+// Few channels, memory bound: every pixel is brought once for all taps.
+Implementation conv2d_halo();
+Implementation conv2d_bwd_data_halo();
+Implementation conv2d_bwd_weights_halo();
+
 // Channels that do not fill runs of 16 bytes, by way of copies.
 Implementation conv2d_widened();
 Implementation conv2d_bwd_data_widened();

@@ -59,6 +59,32 @@ FASTCNN_DEVICE R apply_act(const ActOf<R>& p, R x) {
   }
 }
 
+// act on all values: those that clamp at once, others in a loop that turns the registers, because seventeen
+// formulas for each of 32 values fill the instruction cache.
+template <int M, int V>
+FASTCNN_DEVICE void apply_act_to(const ActOf<float>& act, float (&v)[M][V]) {
+  if (act.act == Act::none) return;
+  if (act.act == Act::relu || act.act == Act::relu6) {
+    const float top = act.act == Act::relu ? INFINITY : 6;
+    FASTCNN_UNROLL
+    for (int i = 0; i < M; ++i) {
+      FASTCNN_UNROLL
+      for (int k = 0; k < V; ++k) v[i][k] = clamp_to(v[i][k], 0.f, top);
+    }
+    return;
+  }
+  FASTCNN_NO_UNROLL
+  for (int turn = 0; turn < V; ++turn) {
+    FASTCNN_UNROLL
+    for (int i = 0; i < M; ++i) {
+      const float made = apply_act(act, v[i][0]);
+      FASTCNN_UNROLL
+      for (int k = 0; k + 1 < V; ++k) v[i][k] = v[i][k + 1];
+      v[i][V - 1] = made;
+    }
+  }
+}
+
 // dy * f'; r is the output where act_bwd_uses_output(act), else the input.
 template <class R>
 FASTCNN_DEVICE R act_slope(const ActOf<R>& p, R dy, R r) {

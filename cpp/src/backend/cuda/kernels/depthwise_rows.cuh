@@ -19,32 +19,6 @@ struct DepthwiseRows {
   FastDiv strips, groups;
 };
 
-// act on all values: those that clamp at once, others in a loop that turns the registers, because seventeen
-// formulas for each of 32 values fill the instruction cache.
-template <int M, int V>
-FASTCNN_DEVICE void apply_act_to(const ActOf<float>& act, float (&v)[M][V]) {
-  if (act.act == Act::none) return;
-  if (act.act == Act::relu || act.act == Act::relu6) {
-    const float top = act.act == Act::relu ? INFINITY : 6;
-    FASTCNN_UNROLL
-    for (int i = 0; i < M; ++i) {
-      FASTCNN_UNROLL
-      for (int k = 0; k < V; ++k) v[i][k] = clamp_to(v[i][k], 0.f, top);
-    }
-    return;
-  }
-  FASTCNN_NO_UNROLL
-  for (int turn = 0; turn < V; ++turn) {
-    FASTCNN_UNROLL
-    for (int i = 0; i < M; ++i) {
-      const float made = apply_act(act, v[i][0]);
-      FASTCNN_UNROLL
-      for (int k = 0; k + 1 < V; ++k) v[i][k] = v[i][k + 1];
-      v[i][V - 1] = made;
-    }
-  }
-}
-
 // back: the gradient of the input. Forward, tap k of column i reads column i * s + k; backward, the taps k = i mod
 // s read column (i - k) / s, and rows likewise. Block (packs, units), grid (units, packs). Shared: taps and bias
 // as rows of the block's channels, in planes of four channels a pack, so that a warp reads 16 bytes a thread

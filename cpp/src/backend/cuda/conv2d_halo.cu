@@ -1,0 +1,145 @@
+// What it is: 3x3 convolutions of 16-bit floats between 16 or 32 channels, which memory bounds: tiles with their
+// halo, brought once for all taps (kernels/halo.h, kernels/halo.cuh). What it is not: for more channels, whose
+// products take longer than their memory (conv2d_boxes.cu, conv2d_strips.cu).
+#include <algorithm>
+
+#include "backend/cuda/conv2d_depthwise.h"
+#include "backend/cuda/conv2d_gemm.h"
+#include "backend/cuda/kernels/halo.cuh"
+
+namespace fastcnn::cuda {
+namespace {
+
+constexpr int kWindow = 3, kGroups = 4, kSlices = 4;  // groups of 16 pixels of a warp; slices of a tile's pixels
+constexpr int kTilePixels = kHaloThreads / 32 * kGroups * 16;
+constexpr int64_t kSharedBytes = 227 << 10, kReserved = 1 << 10;  // of a multiprocessor; of each block there
+
+// ---- who takes what
+// -----------------------------------------------------------------------------------------------
+bool few(int64_t channels) { return channels == 16 || channels == 32; }
+
+const char* common_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (!is_half(c.in[0].dtype)) return "not a 16-bit float";
+  if (p.groups != 1 || !few(p.C) || !few(p.O)) return "channels other than 16 or 32";
+  if (p.kH != kWindow || p.kW != kWindow || p.dH * p.dW != 1) return "not 3x3";
+  if (p.sH != p.sW || p.sH > 2) return "strides other than 1 or 2";
+  for (const Operand& o : c.in)
+    if (o.data && !aligned16({o.data})) return "operands not aligned to 16 bytes";
+  for (const Operand& o : c.out)
+    if (o.data && !aligned16({o.data})) return "results not aligned to 16 bytes";
+  return nullptr;
+}
+
+Halo forward_halo(const Conv2dParams& p) {
+  return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8, kTilePixels);
+}
+Halo bwd_data_halo(const Conv2dParams& p) {
+  return halo_of(p.N, p.oH, p.oW, p.H, p.W, kWindow - 1 - p.pT, kWindow - 1 - p.pL, kWindow, 1, p.O / 8,
+                 kTilePixels);
+}
+int64_t data_shared(const Conv2dParams& p, const Halo& g, int64_t channels) {
+  return 2 * (kWindow * kWindow * p.C * p.O + kHaloStages * g.plane * channels);
+}
+int64_t weights_shared(const Conv2dParams& p, const Halo& g) {
+  return 2 * kHaloWeightStages * (g.plane * p.C + (kTilePixels + 64 / p.O) * p.O);
+}
+int blocks_for(const Halo& g, int64_t shared, int64_t most) {
+  const int64_t here = std::min(most, kSharedBytes / (shared + kReserved));
+  return static_cast<int>(std::min<int64_t>(g.tiles, here * rt::device().multiprocessors));
+}
+
+const char* too_long(const Halo& g, int64_t shared) {
+  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows too long for a tile";
+}
+const char* forward_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (const char* why = common_declines(c)) return why;
+  const Halo g = forward_halo(p);
+  if (const char* why = too_long(g, data_shared(p, g, p.C))) return why;
+  return gemm_declines<forward_sizes, one_dtype>(c);
+}
+const char* bwd_data_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (const char* why = common_declines(c)) return why;
+  if (p.sH != 1) return "a gradient at a stride";
+  const Halo g = bwd_data_halo(p);
+  if (const char* why = too_long(g, data_shared(p, g, p.O))) return why;
+  return gemm_declines<bwd_data_sizes, one_dtype>(c);
+}
+const char* bwd_weights_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (const char* why = common_declines(c)) return why;
+  const Halo g = forward_halo(p);
+  if (const char* why = too_long(g, weights_shared(p, g))) return why;
+  return gemm_declines<bwd_weights_sizes, weights_dtypes>(c);
+}
+
+// f.template operator()<A, B>() of two numbers of channels.
+template <class F>
+void with_channels(int64_t a, int64_t b, F&& f) {
+  auto with_b = [&]<int A>() { b == 16 ? f.template operator()<A, 16>() : f.template operator()<A, 32>(); };
+  a == 16 ? with_b.template operator()<16>() : with_b.template operator()<32>();
+}
+
+// ---- y, dx
+// --------------------------------------------------------------------------------------------------------
+template <bool back>
+void run_data(const Call& c, const char* name) {
+  const auto& p = c.as<Conv2dParams>();
+  const Halo g = back ? bwd_data_halo(p) : forward_halo(p);
+  const int64_t from = back ? p.O : p.C, to = back ? p.C : p.O, shared = data_shared(p, g, from);
+  with_half(c.in[0].dtype, [&]<class T>() {
+    Epilogue<T> e;
+    if constexpr (back)
+      e = bwd_data_epilogue<T>(c);
+    else
+      e = forward_epilogue<T>(c);
+    with_channels(from, to, [&]<int A, int B>() {
+      launch(
+          name,
+          {dim3(static_cast<unsigned>(blocks_for(g, shared, halo_blocks(p.C, p.O)))), dim3(kHaloThreads), static_cast<size_t>(shared)},
+          halo_kernel<T, A, B, kWindow, kGroups, back>, g, c.in[0].as<T>(), c.in[1].as<T>(), e, c.out[0].as<T>());
+    });
+  });
+}
+void forward(const Call& c) { run_data<false>(c, "conv2d"); }
+void bwd_data(const Call& c) { run_data<true>(c, "conv2d_bwd_data"); }
+
+// ---- dw, dbias
+// ----------------------------------------------------------------------------------------------------
+int parts_of(const Conv2dParams& p) {
+  const Halo g = forward_halo(p);
+  return blocks_for(g, weights_shared(p, g), halo_weight_blocks(p.C));
+}
+int64_t bwd_weights_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return conv2d_bias_bytes(c) + parts_of(p) * p.O * kWindow * kWindow * p.C * static_cast<int64_t>(sizeof(float));
+}
+void bwd_weights(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const Halo g = forward_halo(p);
+  const int parts = parts_of(p);
+  auto* sums = reinterpret_cast<float*>(static_cast<char*>(c.workspace) + conv2d_bias_bytes(c));
+  with_half(c.in[0].dtype, [&]<class T>() {
+    with_channels(p.C, p.O, [&]<int C, int O>() {
+      launch("conv2d_bwd_weights",
+             {dim3(static_cast<unsigned>(parts)), dim3(kSlices * kWindow * 32),
+              static_cast<size_t>(weights_shared(p, g))},
+             halo_weights_kernel<T, C, O, kWindow, kSlices, kTilePixels>, g, c.in[0].as<T>(), c.in[1].as<T>(),
+             sums);
+    });
+    join_into<T>(sums, parts, p.O * kWindow * kWindow * p.C, c.out[0]);
+  });
+  conv2d_bias_gradient(c);
+}
+
+}  // namespace
+
+Implementation conv2d_halo() { return {"halo", forward_declines, nullptr, forward}; }
+Implementation conv2d_bwd_data_halo() { return {"halo", bwd_data_declines, nullptr, bwd_data}; }
+Implementation conv2d_bwd_weights_halo() {
+  return {"halo", bwd_weights_declines, bwd_weights_workspace, bwd_weights};
+}
+
+}  // namespace fastcnn::cuda

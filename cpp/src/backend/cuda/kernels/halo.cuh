@@ -1,0 +1,280 @@
+// What it is: convolutions of few channels (16 to 64), 16-bit floats, on tensor cores (mma.sync), which memory and
+// not arithmetic bounds: a block brings a tile of x with its halo (halo.h) once and takes all taps from there,
+// while the next one is on its way. What it is not: for many channels, whose weights do not fit beside a tile.
+#pragma once
+#include "backend/cuda/kernels/gemm_load.cuh"
+#include "backend/cuda/kernels/gemm_store.cuh"
+#include "backend/cuda/kernels/halo.h"
+
+namespace fastcnn::cuda {
+
+constexpr int kHaloThreads = 128, kHaloStages = 2, kHaloWeightStages = 3;
+// Blocks on a multiprocessor, as registers allow.
+constexpr int halo_blocks(int64_t C, int64_t O) { return C * O > 512 ? 3 : 4; }
+constexpr int halo_weight_blocks(int64_t C) { return C > 16 ? 1 : 2; }
+
+// The pixels of tile `t` into planes of chunks at `to`. `channels` / 8 chunks a pixel.
+template <int channels, class T>
+FASTCNN_DEVICE void bring_halo(const Halo& g, const HaloTile& t, const T* x, T* to) {
+  constexpr unsigned chunks = channels / 8;
+  const T* from = x + static_cast<int64_t>(t.from) * channels;
+  const unsigned all = static_cast<unsigned>(g.pixels_brought()) * chunks;
+  for (unsigned e = threadIdx.x; e < all; e += blockDim.x) {
+    const auto pixel = static_cast<int32_t>(e / chunks), chunk = static_cast<int32_t>(e % chunks);
+    const bool there = t.from + pixel >= t.begin && t.from + pixel < t.end;
+    copy_async16(to + (chunk * g.plane + g.place_brought(pixel)) * 8, there ? from + e * 8u : x, there);
+  }
+}
+// Zeros, 16 bytes at once.
+template <class T>
+FASTCNN_DEVICE void clear_shared(T* at, int elements) {
+  for (int i = static_cast<int>(threadIdx.x); i < elements / 8; i += static_cast<int>(blockDim.x))
+    reinterpret_cast<Pack<uint32_t>*>(at)[i] = Pack<uint32_t>{};
+}
+
+// Pixel m of 16 by all result channels, as mma leaves them: half h of the words is row h * 8 + lane / 4, channels
+// j * 8 + lane % 4 * 2 and the next one of word j.
+template <class T, int O, bool more>
+FASTCNN_DEVICE void store_halo(const Epilogue<T>& e, float (&sum)[O / 8][4], int32_t m, int32_t count, int64_t to,
+                               T* y) {
+  constexpr int NT = O / 8;
+  const int lane = static_cast<int>(threadIdx.x) % 32, four = lane / 4, in_four = lane % 4;
+  if constexpr (more) {
+    FASTCNN_UNROLL
+    for (int j = 0; j < NT; ++j) {
+      const int o = j * 8 + in_four * 2;
+      if (e.bias) {
+        const float b0 = to_real(e.bias[o]), b1 = to_real(e.bias[o + 1]);
+        sum[j][0] += b0, sum[j][1] += b1, sum[j][2] += b0, sum[j][3] += b1;
+      }
+      if (e.residual) {
+        FASTCNN_UNROLL
+        for (int half = 0; half < 2; ++half)
+          if (m + half * 8 + four < count)
+            add_pair<T>(*reinterpret_cast<const uint32_t*>(e.residual + (to + m + half * 8 + four) * O + o),
+                        &sum[j][half * 2], &sum[j][half * 2 + 1]);
+      }
+    }
+    float all[1][NT * 4];  // one row: one copy of the formulas
+    FASTCNN_UNROLL
+    for (int k = 0; k < NT * 4; ++k) all[0][k] = sum[k / 4][k % 4];
+    apply_act_to(e.act, all);
+    FASTCNN_UNROLL
+    for (int k = 0; k < NT * 4; ++k) sum[k / 4][k % 4] = all[0][k];
+  }
+  FASTCNN_UNROLL
+  for (int first = 0; first < 2 * NT; first += 4) {
+    uint32_t r[4];
+    FASTCNN_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      const int half = (first + k) / NT, j = (first + k) % NT;
+      r[k] = to_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]);
+    }
+    turn_four(r);
+    const int half = (first + in_four) / NT, j = (first + in_four) % NT, at = m + half * 8 + four;
+    if (at < count)
+      *reinterpret_cast<Pack<uint32_t>*>(y + (to + at) * O + j * 8) = Pack<uint32_t>{{r[0], r[1], r[2], r[3]}};
+  }
+}
+
+// y from x at `C` channels to `O`; back: the gradient of x at stride 1, C the channels of dy, whose taps go the
+// other way. w: (O, K, K, C), back: (C, K, K, O). MI: groups of 16 pixels of a warp. Shared: weights, then stages.
+template <class T, int C, int O, int K, int MI, bool back>
+FASTCNN_KERNEL_BOUNDS(kHaloThreads, halo_blocks(C, O))
+halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
+  constexpr int taps = K * K, KC = C / 16, NT = O / 8, inner = back ? O : C, outer = back ? C : O;
+  constexpr int weights = taps * C * O;
+  constexpr bool kept = taps * KC * NT * 2 <= 36;  // all weights in registers
+  T* shared = shared_memory<T>();
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int stage = g.plane * C;
+  clear_shared(shared + weights, kHaloStages * stage);
+  for (int e = static_cast<int>(threadIdx.x); e < weights / 8; e += kHaloThreads) {
+    constexpr int per_row = taps * inner / 8;
+    copy_async16(shared + (e % per_row * outer + e / per_row) * 8, w + e * 8, true);
+  }
+  __syncthreads();
+  auto t = static_cast<int32_t>(blockIdx.x);
+  HaloTile tile = g.tile(t);
+  bring_halo<C>(g, tile, x, shared + weights);
+  commit_copies();
+
+  // Columns j * 16 on of depth kk * 16 on: two fragments.
+  auto load_weights = [&](int tap, int kk, int j, uint32_t (&r)[4]) {
+    if constexpr (back)
+      load_matrices<true>(
+          shared + ((((taps - 1 - tap) * (inner / 8) + j * 2 + lane / 16) * outer) + kk * 16 + lane % 16) * 8, r);
+    else
+      load_matrices<false>(
+          shared + ((tap * (inner / 8) + kk * 2 + lane / 8 % 2) * outer + j * 16 + lane / 16 * 8 + lane % 8) * 8,
+          r);
+  };
+  constexpr int keep = kept ? taps * KC * (NT / 2) : 1;
+  uint32_t kept_w[keep][4];
+  int at[MI];  // what this lane reads for tap (0, 0), in elements
+  FASTCNN_UNROLL
+  for (int i = 0; i < MI; ++i)
+    at[i] = weights + (lane / 16 * g.plane + g.place_read((warp * MI + i) * 16 + lane % 16)) * 8;
+  const bool plain = !epilogue.bias && !epilogue.residual && epilogue.act.act == Act::none;
+
+  wait_copies<0>();
+  __syncthreads();
+  if constexpr (kept) {
+    FASTCNN_UNROLL
+    for (int k = 0; k < keep; ++k) load_weights(k / (NT / 2) / KC, k / (NT / 2) % KC, k % (NT / 2), kept_w[k]);
+  }
+  FASTCNN_NO_UNROLL
+  for (int now = 0;; now = stage - now) {
+    const int32_t next = t + static_cast<int32_t>(gridDim.x);
+    const HaloTile tile_now = tile;
+    if (next < g.tiles) {
+      tile = g.tile(next);
+      bring_halo<C>(g, tile, x, shared + weights + (stage - now));
+      commit_copies();
+    }
+    float sum[MI][NT][4] = {};
+    FASTCNN_UNROLL
+    for (int tap = 0; tap < taps; ++tap) {
+      FASTCNN_UNROLL
+      for (int kk = 0; kk < KC; ++kk) {
+        const int shift = now + (kk * 2 * g.plane + tap / K * g.pitch + tap % K) * 8;
+        uint32_t b[NT / 2][4], a[MI][4];
+        if constexpr (!kept) {
+          FASTCNN_UNROLL
+          for (int j = 0; j < NT / 2; ++j) load_weights(tap, kk, j, b[j]);
+        }
+        FASTCNN_UNROLL
+        for (int i = 0; i < MI; ++i) load_matrices<false>(shared + at[i] + shift, a[i]);
+        FASTCNN_UNROLL
+        for (int i = 0; i < MI; ++i) {
+          FASTCNN_UNROLL
+          for (int j = 0; j < NT; ++j) {
+            if constexpr (kept)
+              multiply_add<T>(sum[i][j], a[i], &kept_w[(tap * KC + kk) * (NT / 2) + j / 2][j % 2 * 2]);
+            else
+              multiply_add<T>(sum[i][j], a[i], &b[j / 2][j % 2 * 2]);
+          }
+        }
+      }
+    }
+    const int32_t m0 = warp * MI * 16;
+    if (plain) {
+      FASTCNN_UNROLL
+      for (int i = 0; i < MI; ++i)
+        store_halo<T, O, false>(epilogue, sum[i], m0 + i * 16, tile_now.count, tile_now.to, y);
+    } else {  // not unrolled: the formulas of all activations stand here once
+      FASTCNN_NO_UNROLL
+      for (int i = 0; i < MI; ++i) {
+        store_halo<T, O, true>(epilogue, sum[0], m0 + i * 16, tile_now.count, tile_now.to, y);
+        FASTCNN_UNROLL
+        for (int k = 0; k + 1 < MI; ++k) {
+          FASTCNN_UNROLL
+          for (int j = 0; j < NT; ++j) {
+            FASTCNN_UNROLL
+            for (int n = 0; n < 4; ++n) sum[k][j][n] = sum[k + 1][j][n];
+          }
+        }
+      }
+    }
+    if (next >= g.tiles) return;
+    t = next;
+    wait_copies<0>();
+    __syncthreads();  // all have brought the next tile, and have read this one
+  }
+}
+
+// The gradient of the weights: parts (gridDim.x, O, K, K, C). Warps: (slices of a tile's pixels, rows of taps).
+// `most`: pixels of dy of a tile, in shared memory behind those of x.
+template <class T, int C, int O, int K, int slices, int most>
+FASTCNN_KERNEL_BOUNDS(slices * K * 32, halo_weight_blocks(C))
+halo_weights_kernel(Halo g, const T* x, const T* dy, float* parts) {
+  constexpr int OM = O / 16, CN = C / 8, dy_plane = most + 64 / O, steps = most / 16 / slices;
+  constexpr int threads = slices * K * 32, stages = kHaloWeightStages;
+  static_assert(steps * 16 * slices == most);
+  T* shared = shared_memory<T>();
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int kh = warp % K, slice = warp / K;
+  const int dy_at = g.plane * C, stage = dy_at + dy_plane * O;
+  clear_shared(shared, stages * stage);
+  __syncthreads();
+  auto bring = [&](int32_t t, int s) {
+    if (t < g.tiles) {
+      const HaloTile tile = g.tile(t);
+      bring_halo<C>(g, tile, x, shared + s * stage);
+      const T* from = dy + static_cast<int64_t>(tile.to) * O;
+      const auto there = static_cast<unsigned>(tile.count) * (O / 8);
+      for (unsigned e = threadIdx.x; e < most * (O / 8); e += threads)
+        copy_async16(shared + s * stage + dy_at + (e % (O / 8) * dy_plane + e / (O / 8)) * 8,
+                     e < there ? from + e * 8u : dy, e < there);
+    }
+    commit_copies();  // empty groups too: waiting counts them
+  };
+  const auto grid = static_cast<int32_t>(gridDim.x);
+  auto t = static_cast<int32_t>(blockIdx.x);
+  for (int s = 0; s < stages - 1; ++s) bring(t + s * grid, s);
+  int at[steps];
+  FASTCNN_UNROLL
+  for (int k = 0; k < steps; ++k)
+    at[k] = (lane / 16 * g.plane + kh * g.pitch + g.place_read((slice * steps + k) * 16 + lane % 16)) * 8;
+  const int a_at = dy_at + (lane / 8 % 2 * dy_plane + slice * steps * 16 + lane / 16 * 8 + lane % 8) * 8;
+
+  float sum[OM][K][CN][4] = {};
+  for (int s = 0; t < g.tiles; t += grid, s = s + 1 == stages ? 0 : s + 1) {
+    wait_copies<stages - 2>();
+    __syncthreads();
+    bring(t + (stages - 1) * grid, s == 0 ? stages - 1 : s - 1);  // into what everybody has read one tile ago
+    const T* now = shared + s * stage;
+    FASTCNN_UNROLL
+    for (int k = 0; k < steps; ++k) {
+      uint32_t a[OM][4];
+      FASTCNN_UNROLL
+      for (int i = 0; i < OM; ++i) load_matrices<true>(now + a_at + (i * 2 * dy_plane + k * 16) * 8, a[i]);
+      FASTCNN_UNROLL
+      for (int kw = 0; kw < K; ++kw) {
+        FASTCNN_UNROLL
+        for (int j = 0; j < CN / 2; ++j) {
+          uint32_t b[4];
+          load_matrices<true>(now + at[k] + (j * 2 * g.plane + kw) * 8, b);
+          FASTCNN_UNROLL
+          for (int i = 0; i < OM; ++i) {
+            multiply_add<T>(sum[i][kw][j * 2], a[i], &b[0]);
+            multiply_add<T>(sum[i][kw][j * 2 + 1], a[i], &b[2]);
+          }
+        }
+      }
+    }
+  }
+
+  // Slices are added one after the other.
+  wait_copies<0>();
+  __syncthreads();
+  float* others = shared_memory<float>() + kh * 32 + lane;
+  FASTCNN_NO_UNROLL
+  for (int s = 1; s < slices; ++s) {
+    auto each = [&](auto&& f) {
+      FASTCNN_UNROLL
+      for (int i = 0; i < OM; ++i) FASTCNN_UNROLL
+      for (int kw = 0; kw < K; ++kw) FASTCNN_UNROLL
+      for (int j = 0; j < CN; ++j) FASTCNN_UNROLL
+      for (int n = 0; n < 4; ++n) f(sum[i][kw][j][n], others[(((i * K + kw) * CN + j) * 4 + n) * (K * 32)]);
+    };
+    if (slice == s) each([](float& mine, float& there) { there = mine; });
+    __syncthreads();
+    if (slice == 0) each([](float& mine, float& there) { mine += there; });
+    __syncthreads();
+  }
+  if (slice > 0) return;
+  FASTCNN_UNROLL
+  for (int i = 0; i < OM; ++i) FASTCNN_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int o = i * 16 + half * 8 + lane / 4;
+    float* to = parts + ((static_cast<int64_t>(blockIdx.x) * O + o) * K + kh) * K * C + lane % 4 * 2;
+    FASTCNN_UNROLL
+    for (int kw = 0; kw < K; ++kw) FASTCNN_UNROLL
+    for (int j = 0; j < CN; ++j)
+      *reinterpret_cast<Two<float>*>(to + kw * C + j * 8) =
+          Two<float>{{sum[i][kw][j][half * 2], sum[i][kw][j][half * 2 + 1]}};
+  }
+}
+
+}  // namespace fastcnn::cuda
