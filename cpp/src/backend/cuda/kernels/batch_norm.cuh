@@ -88,6 +88,7 @@ FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double 
 // From moments (2, C) that a convolution gave.
 template <class S>
 FASTCNN_KERNEL bn_take_moments(const double* moments, int64_t C, double eps, NormStats<S> s) {
+  follow_previous();
   for (int64_t c = global_thread(); c < C; c += global_threads())
     s.set(c, C, static_cast<S>(moments[c]), static_cast<S>(moments[C + c]), static_cast<S>(eps));
 }
