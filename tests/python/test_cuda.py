@@ -185,8 +185,119 @@ def test_optimizer_steps_of_a_plan_are_one_launch():
 
     run = fc.compile(step)
     run(fc.zeros((2, 3, 12, 12), device="cuda"))
-    parameters = len(list(model.parameters()))
-    assert f"{parameters} steps share kernels" in run.describe(), run.describe()
+    steps = len(list(model.parameters())) + 2 + 2  # counters and running statistics of the norms are a launch each
+    assert f"{steps} steps share kernels" in run.describe(), run.describe()
+
+
+def recorded(run):
+    kernels, joined = re.search(r"recorded: (\d+) kernels.*; (\d+) steps share kernels", run.describe()).groups()
+    return int(kernels), int(joined)
+
+
+def deep(blocks, **norm):
+    fc.manual_seed(3)
+    n = fc.nn
+    layers = [
+        [n.Conv2d(8 if i else 3, 8, 3, padding=1, bias=False), n.BatchNorm2d(8, **norm), n.ReLU()]
+        for i in range(blocks)
+    ]
+    return n.Sequential(*sum(layers, []), n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(8, 5))
+
+
+def state(model):
+    return {k: v.cpu().numpy() for k, v in model.state_dict().items()}
+
+
+@device
+@pytest.mark.parametrize("norm", [{}, {"momentum": None}])
+@pytest.mark.parametrize("dtype", [fc.bfloat16, fc.float16])
+def test_casts_counters_and_running_statistics_of_a_plan_are_one_launch_each(norm, dtype):
+    def train(compiled, blocks=4):
+        model = deep(blocks, **norm).to("cuda")
+        optimizer = fc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        rng = np.random.default_rng(0)
+        x = fc.tensor(rng.standard_normal((4, 3, 8, 8)).astype("float32"), device="cuda")
+        y = fc.tensor(rng.integers(0, 5, 4), device="cuda")
+
+        def step(x, y):
+            with fc.autocast(dtype=dtype):
+                loss = fc.ops.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = fc.compile(step) if compiled else step
+        return [run(x, y).item() for _ in range(3)], state(model), run
+
+    (got, after, run), (want, expect, _) = train(True), train(False)
+    assert got == pytest.approx(want, rel=1e-2)
+    for k in after:
+        tolerance = 0 if "tracked" in k else 2e-2
+        np.testing.assert_allclose(after[k], expect[k], rtol=tolerance, atol=tolerance, err_msg=k)
+        assert "tracked" not in k or after[k] == 3
+    # A block more is a convolution, a norm and an activation with their gradients, none of those small launches.
+    few, more = recorded(run), recorded(train(True, 5)[2])
+    assert more[1] - few[1] == 3 + 1 + 1 + 1, run.describe()  # of the optimizer, cast, counter, statistics
+    kinds = [line.split()[1] for line in run.describe().splitlines() if " [" in line]
+    updates = [i for i, k in enumerate(kinds) if k == "bn_update_running"]
+    assert updates == list(range(updates[0], updates[0] + 4)), run.describe()
+
+
+@device
+def test_casts_stay_behind_changes_of_what_they_cast():
+    w, v = (fc.tensor(np.arange(1, 9, dtype="float32") * k, device="cuda") for k in (1, 3))
+
+    def step(x):
+        a = w.to(fc.bfloat16) * x
+        w.mul_(2)
+        b = w.to(fc.bfloat16) * x
+        c = v.to(fc.bfloat16) * x
+        v.mul_(0.5)
+        w.add_(v)
+        return a, b, c, w.to(fc.bfloat16), v.to(fc.bfloat16)
+
+    x = fc.tensor(np.ones(8, "float32"), device="cuda").to(fc.bfloat16)
+    run, before = fc.compile(step), (w.cpu().numpy(), v.cpu().numpy())
+    got = [[t.float().cpu().numpy() for t in run(x)] for _ in range(2)]
+    with fc.no_grad():
+        w.copy_(fc.tensor(before[0], device="cuda"))
+        v.copy_(fc.tensor(before[1], device="cuda"))
+    want = [[t.float().cpu().numpy() for t in step(x)] for _ in range(2)]
+    np.testing.assert_array_equal(got, want)
+
+
+@device
+def test_running_statistics_are_read_and_updated_in_the_order_of_the_step():
+    def train(compiled):
+        model = deep(3).to("cuda")
+        shadow = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
+        rng = np.random.default_rng(0)
+        x, z = (fc.tensor(rng.standard_normal((4, 3, 8, 8)).astype("float32"), device="cuda") for _ in range(2))
+
+        @fc.no_grad()
+        def step(x, z):
+            model.train()
+            model(x)
+            model.eval()
+            a = model(z)  # with statistics of x
+            for k, v in model.state_dict().items():
+                if k in shadow:
+                    shadow[k].mul_(0.5).add_(v * 0.5)
+            model.train()
+            model(z)
+            model(x)
+            model.eval()
+            return a, model(z)
+
+        run = fc.compile(step) if compiled else step
+        out = [t.cpu().numpy() for _ in range(2) for t in run(x, z)]
+        return out, {**state(model), **{"shadow." + k: v.cpu().numpy() for k, v in shadow.items()}}
+
+    (got, after), (want, expect) = train(True), train(False)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    for k in after:
+        np.testing.assert_allclose(after[k], expect[k], rtol=1e-5, atol=1e-6, err_msg=k)
 
 
 def net():

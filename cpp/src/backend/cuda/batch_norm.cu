@@ -262,13 +262,26 @@ void backward(const Call& c) {
   });
 }
 
-void update_running(const Call& c) {
-  const auto& p = c.as<BnUpdateParams>();
-  if (p.rows == 1)
-    throw std::invalid_argument("batch_norm: expected more than 1 value per channel when training, got 1");
-  launch("bn_running", for_elements(p.C), bn_running, vectors(c.in.first(4)),
-         c.in.size() > 4 ? c.in[4].as<int64_t>() : nullptr, p, c.out[0].data, c.out[1].data);
+template <int most>
+void update_running(std::span<const Call> calls) {
+  for (size_t i = 0; i < calls.size();) {
+    RunningTable<most> table;
+    for (; i < calls.size() && table.count < most; ++i) {
+      const Call& c = calls[i];
+      const auto& p = c.as<BnUpdateParams>();
+      if (p.rows == 1)
+        throw std::invalid_argument("batch_norm: expected more than 1 value per channel when training, got 1");
+      if (p.C)
+        table.add({vectors(c.in.first(4)), static_cast<int32_t>(p.C), c.out[0].data, c.out[1].data,
+                   c.in.size() > 4 ? c.in[4].as<int64_t>() : nullptr, p.rows, p.eps, p.momentum},
+                  ceil_div(p.C, kRunningChannels));
+    }
+    launch("bn_running", {dim3(static_cast<unsigned>(table.blocks)), dim3(kRunningChannels)}, bn_running<most>,
+           table);
+  }
 }
+void update_running_one(const Call& c) { update_running<1>({&c, 1}); }
+bool any_join(const Call&, const Call&) { return true; }
 void fold(const Call& c) {
   const auto& p = c.as<FoldParams>();
   const int64_t n = c.in[0].numel();
@@ -303,7 +316,8 @@ List fold_batch_norm_list() {
   return list;
 }
 List bn_update_running_list() {
-  static const Implementation list[] = {{"simt", running_declines, nullptr, update_running}};
+  static const Implementation list[] = {{"simt", running_declines, nullptr, update_running_one, nullptr, nullptr,
+                                         nullptr, update_running<kMostNorms>, any_join}};
   return list;
 }
 

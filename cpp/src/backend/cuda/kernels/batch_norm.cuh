@@ -4,6 +4,7 @@
 #pragma once
 #include "backend/cuda/kernels/act.cuh"
 #include "backend/cuda/kernels/slices.cuh"
+#include "backend/cuda/kernels/tensor_table.cuh"
 
 namespace fastcnn::cuda {
 
@@ -206,21 +207,38 @@ FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
     for (int k = 0; k < 4; ++k) wide[k * C + c] = in.load<S>(k, c);
 }
 
-// in: mean and invstd of the batch, mean and variance so far; the latter two are replaced.
-FASTCNN_KERNEL bn_running(ChannelVectors in, const int64_t* batches, BnUpdateParams p, void* run_mean,
-                          void* run_var) {
+// in: mean and invstd of the batch, mean and variance so far; the latter two are replaced. A block takes
+// kRunningChannels of one norm.
+struct RunningNorm {
+  ChannelVectors in;
+  int32_t C;
+  void *mean, *var;
+  const int64_t* batches;  // momentum < 0
+  int64_t rows;
+  double eps, momentum;
+};
+template <int most>
+using RunningTable = TensorTable<RunningNorm, most>;
+constexpr int kRunningChannels = 256, kMostNorms = kMostTensors < 300 ? kMostTensors : 300;
+static_assert(sizeof(RunningTable<kMostNorms>) <= (kMostTensors < 300 ? 4096 : 32764));
+
+template <int most>
+FASTCNN_KERNEL bn_running(const FASTCNN_GRID_CONSTANT RunningTable<most> table) {
   follow_previous();
-  double f = p.momentum;
-  if (f < 0) f = 1.0 / static_cast<double>(*batches > 1 ? *batches : 1);
-  if (p.rows == 0) f = 0;
-  const double unbias = p.rows > 1 ? static_cast<double>(p.rows) / static_cast<double>(p.rows - 1) : 1;
-  for (int64_t c = global_thread(); c < p.C; c += global_threads()) {
-    const double mean = in.load<double>(0, c), inv = in.load<double>(1, c);
-    double var = 1 / (inv * inv) - p.eps;
-    if (var < 0) var = 0;
-    store_as(run_mean, in.t[2], c, (1 - f) * in.load<double>(2, c) + (f ? f * mean : 0));
-    store_as(run_var, in.t[3], c, (1 - f) * in.load<double>(3, c) + (f ? f * var * unbias : 0));
-  }
+  const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
+  const RunningNorm& s = table.tensor[t];
+  const int32_t c = (static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kRunningChannels +
+                    static_cast<int32_t>(threadIdx.x);
+  if (c >= s.C) return;
+  double f = s.momentum;
+  if (f < 0) f = 1.0 / static_cast<double>(*s.batches > 1 ? *s.batches : 1);
+  if (s.rows == 0) f = 0;
+  const double unbias = s.rows > 1 ? static_cast<double>(s.rows) / static_cast<double>(s.rows - 1) : 1;
+  const double mean = s.in.load<double>(0, c), inv = s.in.load<double>(1, c);
+  double var = 1 / (inv * inv) - s.eps;
+  if (var < 0) var = 0;
+  store_as(s.mean, s.in.t[2], c, (1 - f) * s.in.load<double>(2, c) + (f ? f * mean : 0));
+  store_as(s.var, s.in.t[3], c, (1 - f) * s.in.load<double>(3, c) + (f ? f * var * unbias : 0));
 }
 
 // Inference folded into the weights before it; see FoldParams.
