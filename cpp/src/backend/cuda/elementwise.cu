@@ -212,7 +212,6 @@ void where_run(const Call& c) {
 
 template <class W>
 FASTCNN_KERNEL fill_kernel(void* y, DType t, int64_t n, W value, W step) {
-  follow_previous();
   for (int64_t i = global_thread(); i < n; i += global_threads())
     store_as<W>(y, t, i, value + step * static_cast<W>(i));
 }

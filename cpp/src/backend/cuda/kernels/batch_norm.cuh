@@ -33,7 +33,6 @@ FASTCNN_DEVICE void slice_of(int64_t rows, int64_t* begin, int64_t* end) {
 // Block (32 channels, 8 rows), grid (channels, slices); parts (slices, C).
 template <class T>
 FASTCNN_KERNEL bn_moments(const T* x, int64_t rows, int64_t C, Moments<Real<T>>* parts) {
-  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -77,7 +76,6 @@ struct NormStats {
 
 template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
-  follow_previous();
   using M = Moments<S>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   const M m = total_of_slices(
@@ -89,7 +87,6 @@ FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double 
 // From moments (2, C) that a convolution gave.
 template <class S>
 FASTCNN_KERNEL bn_take_moments(const double* moments, int64_t C, double eps, NormStats<S> s) {
-  follow_previous();
   for (int64_t c = global_thread(); c < C; c += global_threads())
     s.set(c, C, static_cast<S>(moments[c]), static_cast<S>(moments[C + c]), static_cast<S>(eps));
 }
@@ -99,7 +96,6 @@ template <class T>
 FASTCNN_KERNEL bn_apply(const T* x, const Real<T>* mean, const Real<T>* spread, bool is_variance, double eps,
                         const Real<T>* gamma, const Real<T>* beta, const T* residual, ActOf<Real<T>> act, T* y,
                         int64_t rows, int64_t C) {
-  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -131,7 +127,6 @@ struct BnGrad {
 // parts (slices, 2, C): sums of dz and dz * (x - mean).
 template <class T>
 FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts) {
-  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -160,7 +155,6 @@ FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts)
 template <class S>
 FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
                              const S* invstd, S* dgamma, S* dbeta, S* coef) {
-  follow_previous();
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   V all = total_of_slices(
@@ -177,7 +171,6 @@ FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C
 template <class T>
 FASTCNN_KERNEL bn_bwd_apply(BnGrad<T> g, const Real<T>* gamma, const Real<T>* invstd, const Real<T>* coef, T* dx,
                             T* dresidual, int64_t rows, int64_t C) {
-  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -202,7 +195,6 @@ struct ChannelVectors {
 // wide (4, C): the vectors in the real type that the passes over images take.
 template <class S>
 FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
-  follow_previous();
   for (int64_t c = global_thread(); c < C; c += global_threads())
     for (int k = 0; k < 4; ++k) wide[k * C + c] = in.load<S>(k, c);
 }
@@ -224,7 +216,6 @@ static_assert(sizeof(RunningTable<kMostNorms>) <= (kMostTensors < 300 ? 4096 : 3
 
 template <int most>
 FASTCNN_KERNEL bn_running(const FASTCNN_GRID_CONSTANT RunningTable<most> table) {
-  follow_previous();
   const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
   const RunningNorm& s = table.tensor[t];
   const int32_t c = (static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kRunningChannels +
@@ -245,7 +236,6 @@ FASTCNN_KERNEL bn_running(const FASTCNN_GRID_CONSTANT RunningTable<most> table) 
 template <class T>
 FASTCNN_KERNEL bn_fold(FoldParams p, int64_t n, const T* w, const T* gamma, const T* beta, const T* mean,
                        const T* var, const T* bias, T* folded, T* shift) {
-  follow_previous();
   using R = Real<T>;
   auto scale = [&](int64_t c) { return to_real(gamma[c]) / sqrt(to_real(var[c]) + static_cast<R>(p.eps)); };
   for (int64_t i = global_thread(); i < n || i < p.C; i += global_threads()) {

@@ -33,7 +33,6 @@ template <class T, class Load, class Tile, bool moments>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid grid, Epilogue<T> epilogue,
                 Destination to) {
-  let_next_start();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI, S = Tile::stages;
   using F = Feed<Load>;
@@ -45,11 +44,8 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
   if (threadIdx.x == 0) {
     for (int s = 0; s < S; ++s) barrier_init(full + s, 1), barrier_init(empty + s, Tile::multiplying / 32);
     publish_barriers();
-    fetch_map(&maps.b);
-    if constexpr (Load::a_along_k == Load::b_along_k) fetch_map(maps.a);  // else of a parity, which may be empty
   }
   __syncthreads();
-  await_previous();
 
   struct Place {
     int32_t m0, n0, problem, split;

@@ -62,7 +62,6 @@ template <class T, class Load, class Tile, bool moments>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> epilogue, const T* any,
                   Destination to) {
-  let_next_start();
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI;
   T* shared = shared_memory<T>();
@@ -80,7 +79,7 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   const Place here = place(blockIdx.x, blockIdx.z);
   const int32_t m0 = here.m0, n0 = here.n0, split = here.split;
   const auto q = load.problem(here.problem);
-  if (m0 >= q.M) return;  // of a parity with fewer pixels; the grid ends with blocks that wait
+  if (m0 >= q.M) return;  // of a parity with fewer pixels
   const int32_t per = ((q.K + splits - 1) / splits + kLineDepth - 1) / kLineDepth * kLineDepth;
   const int32_t begin = split * per < q.K ? split * per : q.K, end = q.K - begin < per ? q.K : begin + per;
   const int32_t steps = (end - begin + kLineDepth - 1) / kLineDepth;
@@ -89,7 +88,6 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   const SideB<Load> side_b{load, q};
   const LineStager<T, SideA<Load>, BM, Tile::threads, Tile::keep> a(side_a, m0);
   const LineStager<T, SideB<Load>, BN, Tile::threads, false> b(side_b, n0);
-  await_previous();  // what is above is numbers alone
   auto bring = [&](int32_t step) {
     if (step < steps) {
       T* stage = shared + step % Tile::stages * Tile::stage;

@@ -18,7 +18,6 @@ struct DenseIn {
 // one by one.
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_map(DenseIn in, void* out, int64_t n, int64_t packs, F f) {
-  follow_previous();
   constexpr int W = Pack<T>::n;
   auto one = [&](int64_t i, const T* a, const T* b, const T* c) {
     if constexpr (N == 1)
@@ -55,7 +54,6 @@ template <int N>
 constexpr int kPacksPerThread = N == 1 ? 4 : 2;
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_packs(DenseIn in, void* out, int64_t n, F f) {
-  follow_previous();
   constexpr int W = Pack<T>::n;
   static_assert(N == 1 || N == 2);
   const T *a = static_cast<const T*>(in.p[0]), *b = static_cast<const T*>(in.p[N - 1]);
@@ -100,7 +98,6 @@ struct alignas(4 * sizeof(T)) Quartet {
 };
 template <class From, class To>
 FASTCNN_KERNEL dense_cast(const From* x, To* y, int64_t n) {
-  follow_previous();
   over_packs<kPacksPerThread<1>>(n / 4, [&]<int M>(int64_t v, int64_t step) {
     Quartet<From> q[M];
     FASTCNN_UNROLL
@@ -129,7 +126,6 @@ constexpr int kCastsPerBlock = 4096, kCastThreads = 256;
 
 template <class From, class To>
 FASTCNN_KERNEL dense_casts(const FASTCNN_GRID_CONSTANT CastTable table) {
-  follow_previous();
   constexpr int M = kCastsPerBlock / 4 / kCastThreads;  // quartets of a thread
   const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
   const CastTensor& s = table.tensor[t];
@@ -180,7 +176,6 @@ FASTCNN_DEVICE void offsets(const EltLoop& l, int64_t i, int64_t (&at)[N]) {
 // Operand 0 is the output. W: what the elements travel as.
 template <class W, int N, class F>
 FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType out_type, F f) {
-  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[N + 1];
     offsets(l, i, at);
@@ -203,7 +198,6 @@ struct ScalarTable {
 };
 template <class W, class F>
 FASTCNN_KERNEL scalar_map(const FASTCNN_GRID_CONSTANT ScalarTable table, DType type, DType out_type, F f) {
-  follow_previous();
   const int64_t i = global_thread();
   if (i >= table.count) return;
   const auto& s = table.of[i];
@@ -213,7 +207,6 @@ FASTCNN_KERNEL scalar_map(const FASTCNN_GRID_CONSTANT ScalarTable table, DType t
 // Bytes moved as they are.
 template <class T>
 FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
-  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[2];
     offsets(l, i, at);
@@ -223,7 +216,6 @@ FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
 
 template <class T>
 FASTCNN_KERNEL strided_where(EltLoop l, const uint8_t* condition, const T* a, const T* b, T* y) {
-  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[4];
     offsets(l, i, at);

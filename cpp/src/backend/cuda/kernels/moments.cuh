@@ -90,7 +90,6 @@ FASTCNN_DEVICE void leave_block_sums(const float (&total)[BN / 16], float* share
 // parts (slices, 2, C) to moments (2, C): mean and biased variance of `rows` values.
 template <class S>
 FASTCNN_KERNEL join_moments(const float* parts, int slices, int64_t rows, int64_t C, S* moments) {
-  follow_previous();
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   const V all = total_of_slices(
@@ -105,7 +104,6 @@ FASTCNN_KERNEL join_moments(const float* parts, int slices, int64_t rows, int64_
 // parts (grid.y, 2, C): sums over slices of values (rows, C) that another kernel left. Block (32 channels).
 template <class T>
 FASTCNN_KERNEL sum_values(const T* x, int64_t rows, int64_t C, float* parts) {
-  follow_previous();
   const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   if (c >= C) return;
   float s = 0, q = 0;

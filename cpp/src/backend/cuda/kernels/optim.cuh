@@ -129,7 +129,6 @@ struct LionRule {
 template <class T, template <class> class Rule, int most>
 FASTCNN_KERNEL step_kernel(Rule<Real<T>> rule, const FASTCNN_GRID_CONSTANT StepTable<most> table,
                            const float* hyper, const float* scale) {
-  follow_previous();
   using R = Real<T>;
   constexpr int W = Pack<T>::n, K = Rule<R>::tensors;
   auto* shared = shared_memory<cpu::StepNumbers>();
@@ -218,7 +217,6 @@ FASTCNN_DEVICE bool any_non_finite(const FiniteTensor& s, int64_t begin, int64_t
 }
 // found starts as zero; whoever finds one writes the same.
 FASTCNN_KERNEL non_finite_kernel(const FASTCNN_GRID_CONSTANT FiniteTable table, float* found) {
-  follow_previous();
   const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
   const FiniteTensor& s = table.tensor[t];
   const int64_t begin = static_cast<int64_t>(static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kPerBlock;
