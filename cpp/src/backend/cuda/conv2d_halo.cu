@@ -5,7 +5,7 @@
 
 #include "backend/cuda/conv2d_depthwise.h"
 #include "backend/cuda/conv2d_gemm.h"
-#include "backend/cuda/kernels/halo.cuh"
+#include "backend/cuda/kernels/halo_strided.cuh"
 
 namespace fastcnn::cuda {
 namespace {
@@ -38,6 +38,9 @@ Halo forward_halo(const Conv2dParams& p) {
   return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8, kTilePixels, kRoom / 2 / p.C);
 }
 Halo bwd_data_halo(const Conv2dParams& p) {
+  if (p.sH == 2)  // one pixel of the grid for two by two of x
+    return halo_of(p.N, p.oH, p.oW, (p.H + 1) / 2, (p.W + 1) / 2, HaloParities::before(p.pT),
+                   HaloParities::before(p.pL), 2, 1, p.O / 8, kTilePixels, kRoom / 2 / p.O);
   return halo_of(p.N, p.oH, p.oW, p.H, p.W, kWindow - 1 - p.pT, kWindow - 1 - p.pL, kWindow, 1, p.O / 8,
                  kTilePixels, kRoom / 2 / p.O);
 }
@@ -57,7 +60,7 @@ dim3 grid_for(const Halo& g, int64_t shared, int64_t most, int64_t channels) {
 }
 
 const char* too_long(const Halo& g, int64_t shared) {
-  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows too long for a tile";
+  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows or padding too long for a tile";
 }
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -70,7 +73,6 @@ const char* forward_declines(const Call& c) {
 const char* bwd_data_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = common_declines(c)) return why;
-  if (p.sH != 1) return "a gradient at a stride";
   if (!few(p.O) || !made(p.C)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = bwd_data_halo(p);
   if (const char* why = too_long(g, data_shared(g, p.O, p.C))) return why;
@@ -113,7 +115,25 @@ void run_data(const Call& c, const char* name) {
   });
 }
 void forward(const Call& c) { run_data<false>(c, "conv2d"); }
-void bwd_data(const Call& c) { run_data<true>(c, "conv2d_bwd_data"); }
+void bwd_data(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.sH == 1) return run_data<true>(c, "conv2d_bwd_data");
+  HaloParities q{bwd_data_halo(p),
+                 static_cast<int32_t>(p.H),
+                 static_cast<int32_t>(p.W),
+                 static_cast<int32_t>(p.pT % 2),
+                 static_cast<int32_t>(p.pL % 2),
+                 FastDiv((p.H + 1) / 2)};
+  const int64_t shared = data_shared(q.g, p.O, p.C);
+  with_half(c.in[0].dtype, [&]<class T>() {
+    with_channels(p.O, block_of(p.C), [&]<int A, int B>() {
+      launch("conv2d_bwd_data",
+             {grid_for(q.g, shared, halo_blocks(A, B), p.C), dim3(kHaloThreads), static_cast<size_t>(shared)},
+             halo_strided_back_kernel<T, A, B, kGroups>, q, static_cast<int32_t>(p.C), c.in[0].as<T>(),
+             c.in[1].as<T>(), bwd_data_epilogue<T>(c), c.out[0].as<T>());
+    });
+  });
+}
 
 // ---- dw, dbias
 // ----------------------------------------------------------------------------------------------------
