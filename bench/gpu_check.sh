@@ -52,13 +52,13 @@ echo "   until second $((SECONDS - began))"
 
 status=0
 echo "== device tests"
-"$PYTHON" -m pytest tests/python/test_cuda.py -q -p no:cacheprovider || status=1
+"$PYTHON" -m pytest tests/python/test_cuda.py tests/python/test_cuda_training.py -q -p no:cacheprovider || status=1
 
 if [ -z "$host" ] && command -v compute-sanitizer >/dev/null; then
   echo "== compute-sanitizer on a small training, eager and compiled"
   for tool in memcheck racecheck; do
     timeout 90 compute-sanitizer --tool $tool --error-exitcode 9 --print-limit 5 "$PYTHON" -m pytest \
-      tests/python/test_cuda.py -q -p no:cacheprovider -k "SGD or bfloat16_net" | tail -15 || status=1
+      tests/python/test_cuda.py tests/python/test_cuda_training.py -q -p no:cacheprovider -k "SGD or bfloat16_net" | tail -15 || status=1
   done
 fi
 

@@ -13,4 +13,4 @@ trap 'rm -rf "$package"' EXIT
 cp -r python/fastcnn "$package/"
 rm -f "$package"/fastcnn/_core*.so
 ln -s "$(realpath "$build")"/_core*.so "$package/fastcnn/"
-PYTHONPATH=$package python -m pytest tests/python/test_cuda.py -q -p no:cacheprovider
+PYTHONPATH=$package python -m pytest tests/python/test_cuda.py tests/python/test_cuda_training.py -q -p no:cacheprovider

@@ -1,8 +1,8 @@
 """device="cuda": what bad input gets without a device; with one (a GPU, or a build with FASTCNN_CUDA=HOST, whose
-kernels run on this processor) tensors, ops, training and plans against the CPU."""
+kernels run on this processor) tensors and ops against the CPU. What it is not: training and plans
+(test_cuda_training.py)."""
 
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +11,6 @@ from unittest import mock
 import fastcnn as fc
 import numpy as np
 import pytest
-from fastcnn.bench import nets
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import check_cuda_compile as compile_check
@@ -146,237 +145,6 @@ def test_dlpack_shares_device_memory_both_ways_and_copies_only_when_asked():
         x.__dlpack__(stream=0)
 
 
-@device
-def test_16_mixed_trains_on_the_device_as_on_the_cpu_and_leaves_bad_steps_out():
-    def run(where):
-        model = net().to(where)
-        optimizer = fc.optim.AdamW(model.parameters(), lr=1e-3)
-        scaler = fc.GradScaler(where, init_scale=2.0**40)  # too large at first
-        rng = np.random.default_rng(0)
-        x = fc.tensor(rng.standard_normal((6, 3, 12, 12)).astype("float32"), device=where)
-        y = fc.tensor(rng.integers(0, 5, 6), device=where)
-
-        def step(x, y):
-            with fc.autocast(dtype=fc.float16):
-                loss = fc.ops.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            return loss
-
-        run = fc.compile(step)
-        return [run(x, y).item() for _ in range(4)], scaler.get_scale()
-
-    (got, scale), (want, other) = run("cuda"), run("cpu")
-    np.testing.assert_allclose(got, want, rtol=2e-2)
-    assert scale == other < 2.0**40
-
-
-@device
-def test_optimizer_steps_of_a_plan_are_one_launch():
-    model = net().to("cuda")
-    optimizer = fc.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def step(x):
-        optimizer.zero_grad()
-        model(x).sum().backward()
-        optimizer.step()
-
-    run = fc.compile(step)
-    run(fc.zeros((2, 3, 12, 12), device="cuda"))
-    parameters = len(list(model.parameters()))
-    assert f"{parameters} steps share kernels" in run.describe(), run.describe()
-
-
-def net():
-    fc.manual_seed(3)
-    n = fc.nn
-    return n.Sequential(
-        n.Conv2d(3, 8, 3, padding=1, bias=False), n.BatchNorm2d(8), n.ReLU(), n.MaxPool2d(2),
-        n.Conv2d(8, 8, 3, padding=1, groups=8), n.BatchNorm2d(8), n.SiLU(), n.Conv2d(8, 12, 1, stride=2), n.ReLU(),
-        n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(12, 5),
-    )  # fmt: skip
-
-
-def losses(where, compiled, make_optimizer, steps=4):
-    model = net().to(where)
-    optimizer = make_optimizer(model.parameters())
-    rng = np.random.default_rng(0)
-    x = fc.tensor(rng.standard_normal((6, 3, 12, 12)).astype("float32"), device=where)
-    y = fc.tensor(rng.integers(0, 5, 6), device=where)
-
-    def step(x, y):
-        loss = fc.ops.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    run = fc.compile(step) if compiled else step
-    out = [run(x, y).item() for _ in range(steps)]
-    return out, [p.cpu().detach().numpy().copy() for p in model.parameters()]
-
-
-@device
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "RMSprop"])
-def test_training_gives_the_losses_and_weights_of_the_cpu(compiled, optimizer):
-    make = {
-        "SGD": lambda p: fc.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-4),
-        "AdamW": lambda p: fc.optim.AdamW(p, lr=1e-3),
-        "RMSprop": lambda p: fc.optim.RMSprop(p, lr=1e-3),
-    }[optimizer]
-    want, weights = losses("cpu", False, make)
-    got, moved = losses("cuda", compiled, make)
-    np.testing.assert_allclose(got, want, rtol=2e-4)
-    for a, b in zip(weights, moved, strict=True):
-        # Adam's first steps divide by tiny second moments: rounding becomes a fraction of lr
-        np.testing.assert_allclose(b, a, atol=1e-4 if optimizer == "SGD" else 4e-3)
-
-
-@device
-def test_a_recorded_step_equals_eager_bit_for_bit():
-    make = lambda p: fc.optim.SGD(p, lr=0.05, momentum=0.9)  # noqa: E731
-    assert losses("cuda", True, make)[0] == losses("cuda", False, make)[0]
-
-
-@device
-def test_plans_fuse_what_surrounds_a_convolution():
-    model = net().to("cuda")
-    x = fc.tensor(np.random.default_rng(1).standard_normal((4, 3, 12, 12)).astype("float32"), device="cuda")
-    step = fc.compile(lambda x: model.train()(x).sum().backward())
-    step(x)
-    ops = [line.split()[1] for line in step.describe().splitlines() if line[:1].isdigit()]
-    assert ops.count("batch_norm") == 2, step.describe()
-    assert ops.count("batch_norm_bwd") == 2, step.describe()
-    assert "activation" not in ops, step.describe()  # SiLU's gradient makes norm(x) again
-    assert ops.count("activation_bwd") == 1, step.describe()  # ReLU's behind a convolution
-    model.eval()
-    infer = fc.compile(model)
-    with fc.no_grad():
-        got, want = infer(x).cpu().numpy(), model(x).cpu().numpy()
-    ops = [line.split()[1] for line in infer.describe().splitlines() if line[:1].isdigit()]
-    assert "batch_norm_infer" not in ops and "activation" not in ops, infer.describe()
-    assert "prepared when weights change" in infer.describe()
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-@device
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled):
-    def losses_on(where):
-        fc.manual_seed(4)
-        n = fc.nn
-        model = n.Sequential(
-            n.Conv2d(3, 16, 3, padding=1), n.BatchNorm2d(16), n.ReLU(), n.Conv2d(16, 24, 3, stride=2, padding=1),
-            n.BatchNorm2d(24), n.ReLU(), n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(24, 8),
-        ).to(where)  # fmt: skip
-        optimizer = fc.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        rng = np.random.default_rng(0)
-        x = fc.tensor(rng.standard_normal((4, 3, 10, 10)).astype("float32"), device=where)
-        y = fc.tensor(rng.integers(0, 8, 4), device=where)
-
-        def step(x, y):
-            with fc.autocast(dtype=fc.bfloat16):
-                out = model(x)
-            loss = fc.ops.cross_entropy(out.float(), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        run = fc.compile(step) if compiled else step
-        out = [run(x, y).item() for _ in range(3)]
-        if compiled and where == "cuda":
-            for op in ("conv2d", "conv2d_bwd_weights"):  # by mma.sync, wgmma or the copy engine's boxes
-                assert re.search(rf"{op} \[(tensor cores|wgmma|boxes|strips|halo|widened|space to depth)\]", run.describe())
-        return out
-
-    np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=2e-2)
-
-
-@device
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_16_bit_model_with_16_bit_running_statistics_trains_and_infers_as_on_the_cpu(dtype, compiled):
-    def run_on(where):
-        fc.manual_seed(4)
-        n = fc.nn
-        model = n.Sequential(
-            n.Conv2d(3, 16, 3, padding=1), n.BatchNorm2d(16), n.ReLU(), n.BatchNorm2d(16), n.MaxPool2d(2),
-            n.Conv2d(16, 5, 1), n.BatchNorm2d(5, momentum=None), n.AdaptiveAvgPool2d(1), n.Flatten(),
-        ).to(where).to(getattr(fc, dtype))  # fmt: skip
-        x = np.random.default_rng(0).standard_normal((8, 3, 10, 10)).astype("float32")
-        x = fc.tensor(x, device=where).to(getattr(fc, dtype))
-
-        def step(x):
-            loss = (model(x).float() ** 2).mean()
-            model.zero_grad()
-            loss.backward()
-            return loss
-
-        run = fc.compile(step) if compiled else step
-        for _ in range(3):
-            run(x)
-        out = [p.grad for p in model.parameters()]
-        for norm in (m for m in model.modules() if isinstance(m, n.BatchNorm2d)):
-            assert norm.running_var.dtype == getattr(fc, dtype)
-            out += [norm.running_mean, norm.running_var]
-        model.eval()
-        with fc.no_grad():
-            out.append((fc.compile(model) if compiled else model)(x))
-        return [v.detach().float().cpu().numpy() for v in out]
-
-    for got, want in zip(run_on("cuda"), run_on("cpu"), strict=True):
-        np.testing.assert_allclose(got, want, atol=2e-2 * abs(want).max() + 1e-4)
-
-
-@device
-@pytest.mark.parametrize("compiled", [False, True])
-def test_averages_of_a_model_with_warmup(compiled):
-    def average(where):
-        model = net().to(where)
-        ema = fc.nn.utils.EMA(model, 0.99, warmup=True)
-
-        def step():
-            with fc.no_grad():
-                for p in model.parameters():
-                    p.mul_(1.5)
-            ema.update()
-
-        run = fc.compile(step) if compiled else step
-        for _ in range(3):
-            run()
-        saved = {k: v.cpu() for k, v in ema.state_dict().items()}
-        ema.load_state_dict(saved)
-        assert ema.updates.item() == 3
-        return [v.numpy() for v in saved.values()]
-
-    for got, want in zip(average("cuda"), average("cpu"), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-@device
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
-    def losses_on(where):
-        fc.manual_seed(5)
-        n, relu = fc.nn, fc.nn.LeakyReLU
-        generator = n.Sequential(
-            n.ConvTranspose2d(7, 8, 4), n.BatchNorm2d(8), n.ReLU(), n.ConvTranspose2d(8, 3, 4, 2, 1)
-        )
-        discriminator = n.Sequential(n.Conv2d(3, 8, 4, 2, 1), n.BatchNorm2d(8), relu(0.2), n.Conv2d(8, 1, 4))
-        pair = fc.models.gan.GANPair(generator, discriminator).to(where).train()
-        task = nets.Task(nets.Net("dcgan", 3, (3, 8, 8)), "train", 3, precision)
-        rng = np.random.default_rng(0)
-        arrays = [rng.standard_normal(shape).astype("float32") for shape in ((3, 3, 8, 8), (3, 7, 1, 1))]
-        plan = fc.compile(nets.step_of(pair, task))
-        return [plan(*(fc.tensor(a, device=where) for a in arrays)).item() for _ in range(3)]
-
-    np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=1e-4 if precision == "f32" else 2e-2)
-
-
 # Channels that fill the copy engine's boxes: input (N,C,H,W), channels out, kernel, stride, padding, dilation.
 BOXES = (
     ((2, 64, 7, 9), 72, 3, 1, 1, 1), ((1, 128, 4, 4), 64, 4, 1, 0, 1), ((2, 64, 1, 1), 64, 3, 1, 1, 1),
@@ -384,12 +152,17 @@ BOXES = (
     ((2, 64, 9, 9), 64, 3, 1, 2, 2), ((1, 192, 5, 5), 48, 5, 1, 2, 1), ((2, 64, 11, 11), 64, 3, 2, 1, 1),
     ((1, 64, 14, 13), 264, 1, 1, 0, 1),
 )  # fmt: skip
+# Rows as strips, squares of pixels as channels, few channels.
+STRIPS = (((3, 64, 8, 8), 64, 3, 1, 1, 1), ((2, 64, 9, 21), 64, 3, 1, 0, 1), ((1, 64, 9, 56), 64, 3, 1, 1, 1))
+SQUARES = (((2, 3, 30, 31), 64, 7, 2, 3, 1), ((2, 3, 16, 15), 32, 3, 2, 1, 1), ((2, 1, 12, 12), 16, 4, 4, 0, 1))
+FEW = (((3, 16, 32, 32), 16, 3, 1, 1, 1), ((3, 32, 16, 16), 32, 3, 1, 1, 1), ((2, 16, 9, 11), 32, 3, 2, 1, 1),
+       ((2, 16, 7, 5), 32, 1, 2, 0, 1), ((1, 32, 6, 40), 16, 3, 1, 1, 1), ((2, 16, 11, 6), 64, 4, 1, 0, 1))  # fmt: skip
 
 
 @device
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", BOXES, ids=str)
-def test_convolutions_of_many_channels_give_what_the_cpu_gives(case, dtype):
+@pytest.mark.parametrize("case", BOXES + STRIPS + SQUARES + FEW, ids=str)
+def test_convolutions_in_every_form_give_what_the_cpu_gives(case, dtype):
     shape, out, kernel, stride, padding, dilation = case
     rng = np.random.default_rng(0)
     half = getattr(fc, dtype)

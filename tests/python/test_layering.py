@@ -94,6 +94,88 @@ def test_only_their_folder_sees_openmp_pybind11_and_cuda():
             assert folder == "bindings", path
 
 
+def without_comments(text):
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+
+
+def behind(text, at, pair="()"):
+    """Where the pair that opens at or after ``at`` is closed, plus one."""
+    at, depth = text.index(pair[0], at), 0
+    for i in range(at, len(text)):
+        depth += (text[i] == pair[0]) - (text[i] == pair[1])
+        if not depth:
+            return i + 1
+    raise AssertionError(f"not closed: {text[at : at + 80]!r}")
+
+
+def kernels_of(text):
+    """(name, body) of each kernel of a CUDA source without comments."""
+    for macro in re.finditer(r"^(?!\s*#)[^\n]*?\bFASTCNN_KERNEL(_BOUNDS)?\b", text, re.M):
+        head = behind(text, macro.end()) if macro[1] else macro.end()
+        name = re.compile(r"\s*(\w+)\s*(?=\()").match(text, head)
+        assert name, text[macro.start() : head + 80]
+        end = behind(text, name.end())
+        if text[end:].lstrip().startswith(";"):
+            continue  # a declaration
+        assert text[end:].lstrip().startswith("{"), name[1]
+        start = text.index("{", end)
+        yield name[1], text[start + 1 : behind(text, start, "{}") - 1]
+
+
+# Kernels that prepare numbers and barriers of their block before they wait for the kernel before them.
+WAIT_LATER = {"gemm_tma_kernel", "gemm_wgmma_kernel"}
+
+
+def begins_well(name, body):
+    """Does a kernel wait for the one before it, first of all or, where that was read with care, for all threads?"""
+    if name not in WAIT_LATER:
+        return body.split(";")[0].strip() == "follow_previous()"
+    before, _, after = body.partition("await_previous();")
+    return (
+        before.split(";")[0].strip() == "let_next_start()"
+        and before.count("{") == before.count("}")
+        and "await_previous" not in after
+        and bool(after)
+    )
+
+
+def test_kernels_wait_for_the_kernel_before_them():
+    found = []
+    for path in sources():
+        text = without_comments(path.read_text())
+        if path.name != "device.cuh":
+            assert "__global__" not in text, f"{path}: kernels are declared by FASTCNN_KERNEL (device.cuh)"
+            found += [(path.name, name, body) for name, body in kernels_of(text)]
+    assert len(found) > 80 and WAIT_LATER < {name for _, name, _ in found}
+    wrong = [f"{file}: {name}" for file, name, body in found if not begins_well(name, body)]
+    assert not wrong, "these race with the kernel before them (device.cuh: follow_previous):\n" + "\n".join(wrong)
+
+
+def test_a_kernel_that_does_not_wait_is_found():
+    text = """
+template <class T>
+FASTCNN_KERNEL good(Box<T> b, const T* x) {
+  follow_previous();
+  if (b.empty()) return;
+}
+FASTCNN_KERNEL_BOUNDS(256, (A<B>::c))
+late(int n, const float* x) {
+  const float v = x[n];
+  follow_previous();
+}
+inline FASTCNN_KERNEL never(float* y) { *y = 0; }
+FASTCNN_KERNEL gemm_tma_kernel(float* y) {
+  let_next_start();
+  if (threadIdx.x == 0) { await_previous(); }
+}
+"""
+    assert [name for name, body in kernels_of(text) if not begins_well(name, body)] == [
+        "late",
+        "never",
+        "gemm_tma_kernel",
+    ]
+
+
 # package -> lower layers it must not import
 ABOVE = {
     "nn": ("models", "data", "metrics", "viz", "trainer", "gan", "cli", "callbacks"),

@@ -60,8 +60,11 @@ struct Implementation {
   int64_t (*prepared_bytes)(const Call&) = nullptr;  // 0: not for this call
   void (*prepare)(const Call&, void* dst) = nullptr;
   uint32_t (*prepared_operands)(const Call&) = nullptr;  // a bit for each that prepare() reads; nullptr: operand 1
-  // Optional: calls of one dtype and equal params, none of which reads or writes what another writes, as one.
+  // Optional: calls none of which reads or writes what another writes, as one, if `joins` says so of the first and
+  // each other; nullptr: those of one dtype and equal params.
   void (*run_many)(std::span<const Call>) = nullptr;
+  bool (*joins)(const Call& first,
+                const Call& other) = nullptr;  // on shapes alone; plans move such calls together
 };
 
 // Where the two ends of a copy are: host to device, device to host, device to device.

@@ -70,6 +70,7 @@ void norm_bwd_on_load(Graph& g);  // batch_norm_bwd without its result, where th
 void depthwise_pointwise(Graph& g);  // depthwise convolutions with the 1x1 around them, in strips of rows
 void conv2d_moments(Graph& g);       // statistics of a batch_norm out of the convolution before it
 void schedule(Graph& g);             // optimizer steps where their gradients are born
+void join_launches(Graph& g);        // small work that kernels take many of moves together (a device's plans)
 // Nodes whose operands are constant (constant_external, or made by such nodes) leave g.nodes: a plan runs them
 // once and again when a source has changed. Bounded: nothing large is kept that is cheap to make.
 std::vector<Node> take_constant(Graph& g);

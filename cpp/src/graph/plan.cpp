@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <unordered_set>
+#include <iterator>
+#include <map>
+#include <utility>
 
 #include "graph/cost.h"
 #include "graph/select.h"
@@ -60,11 +62,12 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     norm_on_load(graph_);
     norm_bwd_on_load(graph_);
     depthwise_pointwise(graph_);
-    conv2d_moments(graph_);
   }
+  conv2d_moments(graph_);
   if (device_.type == DeviceType::cpu)
     schedule(graph_);  // elsewhere optimizer steps stay together, to be one launch
   prepared_.emplace(graph_, take_constant(graph_), device_);
+  if (device_.type == DeviceType::cuda) join_launches(graph_);
   info_.steps = static_cast<int>(graph_.nodes.size());
 
   // Choose implementations on shapes alone.
@@ -93,8 +96,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     const Implementation& impl = select_implementation(backend, step.call);
     step.call.prepared = nullptr;
     step.run = impl.run;
-    step.run_many = impl.run_many;
-    step.implementation = impl.name;
+    step.implementation = &impl;
     const uint32_t prepared = prepared_->covered(impl, step.call, n);
     if (prepared) step.call.prepared = prepared_->add(impl, step.call, n, prepared);
     workspace.push_back(impl.workspace ? impl.workspace(step.call) : 0);
@@ -230,31 +232,67 @@ void Plan::record() {
   recording_ = backend_of(device_).record([this] { run_joined(); });
 }
 
+namespace {
+
+// Addresses that steps touch, as ranges that do not meet.
+class Ranges {
+ public:
+  void add(const Operand& o) {
+    auto [begin, end] = of(o);
+    if (begin == end) return;
+    for (auto it = first_behind(begin); it != end_of_.end() && it->first < end; it = end_of_.erase(it))
+      begin = std::min(begin, it->first), end = std::max(end, it->second);
+    end_of_[begin] = end;
+  }
+  bool meets(const Operand& o) const {
+    const auto [begin, end] = of(o);
+    auto it = first_behind(begin);
+    return begin != end && it != end_of_.end() && it->first < end;
+  }
+
+ private:
+  static std::pair<uintptr_t, uintptr_t> of(const Operand& o) {
+    const auto begin = reinterpret_cast<uintptr_t>(o.data);
+    int64_t elements = o.numel() ? 1 : 0;
+    for (int d = 0; elements && d < o.ndim; ++d) elements += (o.shape[d] - 1) * o.strides[d];
+    return {begin, begin + static_cast<uintptr_t>(elements) * dtype_size(o.dtype)};
+  }
+  std::map<uintptr_t, uintptr_t>::const_iterator first_behind(uintptr_t begin) const {  // that ends behind it
+    auto it = end_of_.upper_bound(begin);
+    if (it != end_of_.begin() && std::prev(it)->second > begin) --it;
+    return it;
+  }
+  std::map<uintptr_t, uintptr_t> end_of_;
+};
+
+}  // namespace
+
 // Behind the last of the steps from `first` on that may run as one.
 size_t Plan::joined_until(size_t first) const {
   const Step& f = steps_[first];
+  const Implementation& kernel = *f.implementation;
   size_t i = first + 1;
-  if (!f.run_many) return i;
-  std::unordered_set<const void*> read, written;
+  if (!kernel.run_many || (kernel.joins && !kernel.joins(f.call, f.call))) return i;
+  Ranges read, written;
   auto add = [&](const Call& c) {
-    for (const Operand& o : c.in) read.insert(o.data);
-    for (const Operand& o : c.out) written.insert(o.data);
+    for (const Operand& o : c.in) read.add(o);
+    for (const Operand& o : c.out) written.add(o);
   };
   auto apart = [&](const Call& c) {
     for (const Operand& o : c.in)
-      if (written.count(o.data)) return false;
+      if (written.meets(o)) return false;
     for (const Operand& o : c.out)
-      if (written.count(o.data) || read.count(o.data)) return false;
+      if (written.meets(o) || read.meets(o)) return false;
     return true;
   };
+  auto joins = [&](const Step& s) {
+    if (s.implementation != &kernel || s.call.kind != f.call.kind) return false;
+    if (kernel.joins) return kernel.joins(f.call, s.call);
+    return s.params == f.params && s.call.in.size() == f.call.in.size() &&
+           s.call.in[0].dtype == f.call.in[0].dtype;
+  };
   add(f.call);
-  for (; i < steps_.size(); ++i) {
-    const Step& s = steps_[i];
-    if (s.run_many != f.run_many || s.call.kind != f.call.kind || s.params != f.params ||
-        s.call.in.size() != f.call.in.size() || s.call.in[0].dtype != f.call.in[0].dtype || !apart(s.call))
-      break;
-    add(s.call);
-  }
+  for (; i < steps_.size() && joins(steps_[i]) && apart(steps_[i].call); ++i) add(steps_[i].call);
   return i;
 }
 
@@ -267,7 +305,7 @@ void Plan::run_joined() {
     } else {
       calls.clear();
       for (size_t k = i; k < end; ++k) calls.push_back(steps_[k].call);
-      steps_[i].run_many(calls);
+      steps_[i].implementation->run_many(calls);
       joined_ += static_cast<int>(end - i);
     }
     i = end;
@@ -372,7 +410,7 @@ std::vector<StepInfo> Plan::steps() const {
     shapes << " ->";
     for (const Value& v : n.out) shapes << ' ' << v.shape;
     Cost cost = cost_of(steps_[i].call);
-    StepInfo s{op_name(n.kind), steps_[i].implementation, shapes.str(), cost.bytes, cost.flops};
+    StepInfo s{op_name(n.kind), steps_[i].implementation->name, shapes.str(), cost.bytes, cost.flops};
     if (runs) {
       const double* last = stamps_.data() + (runs - 1) * stride();
       s.last_start_ms = last[i] - last[0];

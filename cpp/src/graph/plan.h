@@ -49,9 +49,8 @@ class Plan {
  private:
   struct Step {
     void (*run)(const Call&);
-    void (*run_many)(std::span<const Call>);
     Call call;
-    const char* implementation;
+    const Implementation* implementation;
     Params params;
   };
   struct Patch {  // an operand whose memory changes from run to run

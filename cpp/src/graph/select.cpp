@@ -100,8 +100,8 @@ bool has_kernel(const Node& n, Device device) {
   return k && (device.type != DeviceType::cpu || k != &backend_of(device).implementations(n.kind).back());
 }
 
-bool same_kernel(const Node& before, const Node& after) {
-  return has_kernel(before) && kernel_of(before) == kernel_of(after);
+bool same_kernel(const Node& before, const Node& after, Device device) {
+  return has_kernel(before, device) && kernel_of(before, device) == kernel_of(after, device);
 }
 
 void record_choices(bool on) {

@@ -20,7 +20,7 @@ const Implementation* kernel_of(const Node& n, Device device = {});  // the same
 // Better than the reference; on a device that has none, any.
 bool has_kernel(const Node& n, Device device = {});
 // Has the node as it becomes the kernel of the node as it was? A fusion must not move an op to a slower one.
-bool same_kernel(const Node& before, const Node& after);
+bool same_kernel(const Node& before, const Node& after, Device device = {});
 
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.
 void record_choices(bool on);

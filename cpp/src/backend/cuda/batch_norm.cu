@@ -68,12 +68,6 @@ int64_t most_slices(DType t, int64_t rows, int64_t C) {
   return most;
 }
 
-LaunchPlan finish_plan(int slices, int64_t C, size_t value) {
-  unsigned lanes = 4;
-  while (lanes < 128 && lanes * 4 < static_cast<unsigned>(slices)) lanes *= 2;
-  return {dim3(ceil_div(C, kFinishChannels)), dim3(kFinishChannels, lanes), kFinishChannels * lanes * value};
-}
-
 // y from x, or false where only the scalar kernel does it.
 template <class T, class R>
 bool apply_in_packs(const BatchNormParams& p, const T* x, const R* mean, const R* spread, bool is_variance,
@@ -134,7 +128,7 @@ bool with_grad_packs(const BatchNormParams& p, const BnGrad<T>& g, F&& f) {
 }
 
 // Parameters, and statistics of a batch, have the real type of the values: ops widen 16-bit parameters before.
-// Running statistics have any floating dtype. Moments of a convolution come from CPU plans alone.
+// Running statistics have any floating dtype.
 bool all_real(const Call& c, size_t first_in, size_t end_in) {
   const DType want = c.in[0].dtype == DType::float64 ? DType::float64 : DType::float32;
   for (size_t k = first_in; k < end_in; ++k)
@@ -158,12 +152,14 @@ ChannelVectors vectors(std::span<const Operand> four) {
 
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
-  if (p.stats_only || p.has_moments) return "statistics apart from the norm";
+  if (p.stats_only) return "statistics apart from the norm";
+  if (p.has_moments && c.in[c.in.size() - 1].dtype != DType::float64) return "moments of another dtype";
   return stats_decline(c, 1, 3);
 }
 
 int64_t forward_workspace(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
+  if (p.has_moments) return 0;
   const DType t = c.in[0].dtype;
   const size_t value = t == DType::float64 ? sizeof(Moments<double>) : sizeof(Moments<float>);
   return most_slices(t, p.rows, p.C) * p.C * static_cast<int64_t>(value);
@@ -173,11 +169,17 @@ void forward(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   with_floating(c.in[0].dtype, "batch_norm", [&]<class T>() {
     using R = Real<T>;
-    auto* parts = static_cast<Moments<R>*>(c.workspace);
     const NormStats<R> s{c.out[1].as<R>(), c.out[2].as<R>(), p.has_affine ? c.out[3].as<R>() : nullptr,
                          c.in[1].as<R>(), c.in[2].as<R>()};
-    const int slices = moments(p, c.in[0].as<T>(), parts);
-    launch("bn_finish", finish_plan(slices, p.C, sizeof(Moments<R>)), bn_finish<R>, parts, slices, p.C, p.eps, s);
+    if (p.has_moments) {
+      launch("bn_take_moments", for_elements(p.C), bn_take_moments<R>, c.in[c.in.size() - 1].as<double>(), p.C,
+             p.eps, s);
+    } else {
+      auto* parts = static_cast<Moments<R>*>(c.workspace);
+      const int slices = moments(p, c.in[0].as<T>(), parts);
+      launch("bn_finish", finish_plan(slices, p.C, sizeof(Moments<R>)), bn_finish<R>, parts, slices, p.C, p.eps,
+             s);
+    }
     apply<T, R>(p, c.in[0].as<T>(), s.mean, s.invstd, false, s.gamma, s.beta,
                 p.has_residual ? c.in[3].as<T>() : nullptr, c.out[0].as<T>());
   });
@@ -260,13 +262,26 @@ void backward(const Call& c) {
   });
 }
 
-void update_running(const Call& c) {
-  const auto& p = c.as<BnUpdateParams>();
-  if (p.rows == 1)
-    throw std::invalid_argument("batch_norm: expected more than 1 value per channel when training, got 1");
-  launch("bn_running", for_elements(p.C), bn_running, vectors(c.in.first(4)),
-         c.in.size() > 4 ? c.in[4].as<int64_t>() : nullptr, p, c.out[0].data, c.out[1].data);
+template <int most>
+void update_running(std::span<const Call> calls) {
+  for (size_t i = 0; i < calls.size();) {
+    RunningTable<most> table;
+    for (; i < calls.size() && table.count < most; ++i) {
+      const Call& c = calls[i];
+      const auto& p = c.as<BnUpdateParams>();
+      if (p.rows == 1)
+        throw std::invalid_argument("batch_norm: expected more than 1 value per channel when training, got 1");
+      if (p.C)
+        table.add({vectors(c.in.first(4)), static_cast<int32_t>(p.C), c.out[0].data, c.out[1].data,
+                   c.in.size() > 4 ? c.in[4].as<int64_t>() : nullptr, p.rows, p.eps, p.momentum},
+                  ceil_div(p.C, kRunningChannels));
+    }
+    launch("bn_running", {dim3(static_cast<unsigned>(table.blocks)), dim3(kRunningChannels)}, bn_running<most>,
+           table);
+  }
 }
+void update_running_one(const Call& c) { update_running<1>({&c, 1}); }
+bool any_join(const Call&, const Call&) { return true; }
 void fold(const Call& c) {
   const auto& p = c.as<FoldParams>();
   const int64_t n = c.in[0].numel();
@@ -301,7 +316,8 @@ List fold_batch_norm_list() {
   return list;
 }
 List bn_update_running_list() {
-  static const Implementation list[] = {{"simt", running_declines, nullptr, update_running}};
+  static const Implementation list[] = {{"simt", running_declines, nullptr, update_running_one, nullptr, nullptr,
+                                         nullptr, update_running<kMostNorms>, any_join}};
   return list;
 }
 

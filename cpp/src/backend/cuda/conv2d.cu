@@ -32,16 +32,49 @@ bool forward_chunked(const Call& c) { return in_chunks(c.as<Conv2dParams>().C, c
 bool narrow_windows(const Conv2dParams& p) { return p.kH * p.kW > 1 && p.C / p.groups <= 32; }
 
 TilePlan forward_line_plan(const Call& c) { return line_plan(forward_sizes(c.as<Conv2dParams>()), true); }
+// With moments: every row of tiles leaves sums, which are joined then.
+int64_t moments_slices(const Sizes& s) { return ceil_div(s.M, kLineCosts[0].m); }
+template <class T>
+void forward_moments(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const Sizes s = forward_sizes(p);
+  const ConvForward<T> load = forward_load<T>(c);
+  const Epilogue<T> e = forward_epilogue<T>(c);
+  const Destination to = destination<T>(s, 1, e, c.out[0], in_chunks(p.O, c), c.workspace);
+  int64_t slices = moments_slices(s);
+  if (aligned16({c.in[0].data, c.in[1].data})) {
+    with_line_tile(forward_line_plan(c).tile, narrow_windows(p), [&]<class Tile>() {
+      launch_line_tile<T, ConvForward<T>, Tile, true>("conv2d", load, s, 1, e, c.in[0].as<T>(), to);
+    });
+  } else {
+    launch_mma<T>("conv2d", load, s, MmaPlan{}, false, {c.in[0].data, c.in[1].data}, e, nullptr, c.out[0],
+                  in_chunks(p.O, c));
+    slices = std::min<int64_t>(slices, 64);
+    launch("sum_values", {dim3(ceil_div(p.O, 32), static_cast<unsigned>(slices)), dim3(32)}, sum_values<T>,
+           c.out[0].as<T>(), s.M, s.N, to.parts);
+  }
+  launch_join_moments(to.parts, slices, s.M, s.N, c.out[1].as<double>());
+}
 void forward_lines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   with_half(c.out[0].dtype, [&]<class T>() {
+    if (p.has_moments) return forward_moments<T>(c);
     launch_lines<T>("conv2d", forward_load<T>(c), forward_sizes(p), forward_line_plan(c), narrow_windows(p),
                     {c.in[0].data, c.in[1].data}, forward_epilogue<T>(c), c.workspace, c.out[0],
                     in_chunks(p.O, c));
   });
 }
 int64_t forward_lines_workspace(const Call& c) {
-  return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_line_plan(c).splits, 4);
+  const Sizes s = forward_sizes(c.as<Conv2dParams>());
+  return c.as<Conv2dParams>().has_moments ? sums_bytes(moments_slices(s), s.N)
+                                          : parts_bytes(s, forward_line_plan(c).splits, 4);
+}
+const char* forward_lines_decline(const Call& c) {
+  if (const char* why = conv_lines_decline<forward_sizes, one_dtype_or_moments, forward_chunked>(c)) return why;
+  const auto& p = c.as<Conv2dParams>();
+  if (!p.has_moments) return nullptr;
+  if (p.groups > 1) return "moments of groups";
+  return forward_line_plan(c).splits > 1 ? "moments of parts of the depth" : nullptr;
 }
 int64_t forward_mma_workspace(const Call& c) {
   return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);
@@ -196,8 +229,7 @@ List conv2d_list() {
       conv2d_widened(),
       conv2d_boxes(),
       conv2d_halo(),
-      {"wgmma", conv_lines_decline<forward_sizes, one_dtype, forward_chunked>, forward_lines_workspace,
-       forward_lines},
+      {"wgmma", forward_lines_decline, forward_lines_workspace, forward_lines},
       {"tensor cores", mma_declines<forward_sizes, one_dtype>, forward_mma_workspace, forward_mma},
       {"simt gemm", gemm_declines<forward_sizes, one_dtype>, simt_workspace<forward_sizes>, forward_simt}};
   return list;

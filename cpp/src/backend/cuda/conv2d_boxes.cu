@@ -17,18 +17,50 @@ namespace {
 constexpr TileCost kCosts[] = {
     {128, 256, 1, 0.62, 3.2}, {256, 128, 1, 0.62, 3.2}, {256, 64, 1, 0.41, 3.1}, {128, 64, 2, 0.44, 3.0}};
 
-template <class T, class Load, class Tile, class Describe>
-void launch_box_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
+// Blocks that also give moments, and how many slices of sums they leave (see gemm_tma_kernel).
+struct MomentsPlan {
+  int64_t blocks, slices;
+  bool each;
+};
+MomentsPlan moments_plan(const Sizes& s, const TilePlan& p) {
+  const TileCost& tile = kCosts[p.tile];
+  const int64_t columns = ceil_div(s.N, tile.n), rows = ceil_div(s.M, tile.m), total = columns * rows;
+  const int64_t all = std::min<int64_t>(total, tile.blocks * rt::device().multiprocessors);
+  const int64_t even = all / columns * columns;
+  // Fewer blocks that stay in their columns, where that takes hardly longer.
+  if (even && int64_t{ceil_div(total, even)} * 16 <= int64_t{ceil_div(total, all)} * 17)
+    return {even, even / columns, false};
+  return {all, rows * kSummingWarps, true};
+}
+
+template <class T, class Load, class Tile, bool moments = false, class Describe>
+void launch_box_tile(const char* name, const Load& load, const Sizes& s, const TilePlan& p, const Epilogue<T>& e,
                      const Destination& to, const Describe& describe) {
   TensorMaps maps;
   describe(maps, Tile::BM, Tile::BN);
   const int64_t columns = ceil_div(s.N, Tile::BN), rows = ceil_div(s.M, Tile::BM);
-  const int64_t total = columns * rows * s.problems * splits;
-  const TileGrid grid{FastDiv(columns), FastDiv(rows), static_cast<int32_t>(total), splits,
-                      static_cast<int32_t>(s.problems)};
-  const int64_t blocks = std::min<int64_t>(total, int64_t{Tile::blocks} * rt::device().multiprocessors);
+  const int64_t total = columns * rows * s.problems * p.splits;
+  TileGrid grid{FastDiv(columns), FastDiv(rows), static_cast<int32_t>(total), p.splits,
+                static_cast<int32_t>(s.problems)};
+  int64_t blocks = std::min<int64_t>(total, int64_t{Tile::blocks} * rt::device().multiprocessors);
+  if constexpr (moments) {
+    const MomentsPlan m = moments_plan(s, p);
+    blocks = m.blocks, grid.each = m.each;
+  }
   launch(name, {dim3(static_cast<unsigned>(blocks)), dim3(Tile::threads), Tile::shared},
-         gemm_tma_kernel<T, Load, Tile>, maps, load, grid, e, to);
+         gemm_tma_kernel<T, Load, Tile, moments>, maps, load, grid, e, to);
+}
+
+template <class F>
+void with_box_tile(int tile, F&& f) {
+  if (tile == 0)
+    f.template operator()<BoxTile<1, 256, 4, 1>>();
+  else if (tile == 1)
+    f.template operator()<BoxTile<2, 128, 4, 1>>();
+  else if (tile == 2)
+    f.template operator()<BoxTile<2, 64, 4, 1>>();
+  else
+    f.template operator()<BoxTile<1, 64, 4, 2>>();
 }
 
 // describe(maps, BM, BN) fills in the boxes.
@@ -36,15 +68,7 @@ template <class T, class Load, class Describe>
 void launch_boxes(const char* name, const Load& load, const Sizes& s, const TilePlan& p, const Epilogue<T>& e,
                   void* workspace, const Operand& out, bool out_chunked, const Describe& describe) {
   const Destination to = destination<T>(s, p.splits, e, out, out_chunked, workspace);
-  auto run = [&]<class Tile>() { launch_box_tile<T, Load, Tile>(name, load, s, p.splits, e, to, describe); };
-  if (p.tile == 0)
-    run.template operator()<BoxTile<1, 256, 4, 1>>();
-  else if (p.tile == 1)
-    run.template operator()<BoxTile<2, 128, 4, 1>>();
-  else if (p.tile == 2)
-    run.template operator()<BoxTile<2, 64, 4, 1>>();
-  else
-    run.template operator()<BoxTile<1, 64, 4, 2>>();
+  with_box_tile(p.tile, [&]<class Tile>() { launch_box_tile<T, Load, Tile>(name, load, s, p, e, to, describe); });
   join_parts<T>("gemm_join", load, s, p.splits, e, to.parts, out);
 }
 
@@ -76,10 +100,15 @@ const char* common_declines(const Call& c) {
     if (o.data && !aligned16({o.data})) return "operands not aligned to 16 bytes";
   return gemm_declines<sizes, dtypes>(c);
 }
+TilePlan forward_plan(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  return cheapest(kCosts, forward_sizes(p), p.kH * p.kW * blocks_of(static_cast<int32_t>(p.C)), true);
+}
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  if (const char* why = common_declines<forward_sizes, one_dtype>(c)) return why;
+  if (const char* why = common_declines<forward_sizes, one_dtype_or_moments>(c)) return why;
   if (!fills_steps(p.C)) return "few input channels";
+  if (p.has_moments && forward_plan(c).splits > 1) return "moments of parts of the depth";
   return windows_fit(forward_load<bfloat16>(c), 1, p.H, p.W, (p.kH - 1) * p.dH, (p.kW - 1) * p.dW)
              ? nullptr
              : "the window is too large for the copy engine";
@@ -104,24 +133,31 @@ const char* bwd_weights_declines(const Call& c) {
 
 // ---- y
 // ------------------------------------------------------------------------------------------------------------
-TilePlan forward_plan(const Call& c) {
-  const auto& p = c.as<Conv2dParams>();
-  return cheapest(kCosts, forward_sizes(p), p.kH * p.kW * blocks_of(static_cast<int32_t>(p.C)), true);
-}
 int64_t forward_workspace(const Call& c) {
-  return parts_bytes(forward_sizes(c.as<Conv2dParams>()), forward_plan(c).splits, 4);
+  const Sizes s = forward_sizes(c.as<Conv2dParams>());
+  const TilePlan plan = forward_plan(c);
+  return c.as<Conv2dParams>().has_moments ? sums_bytes(moments_plan(s, plan).slices, s.N)
+                                          : parts_bytes(s, plan.splits, 4);
 }
 void forward(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
+  const Sizes s = forward_sizes(p);
+  const TilePlan plan = forward_plan(c);
   const DType t = c.out[0].dtype;
   with_half(t, [&]<class T>() {
-    const auto load = forward_load<T>(c);
-    launch_boxes<T>("conv2d", load, forward_sizes(p), forward_plan(c), forward_epilogue<T>(c), c.workspace,
-                    c.out[0], true, [&](TensorMaps& maps, int BM, int BN) {
-                      describe_pixels(&maps.a[0], t, load.x, p.N, p.H, p.W, p.C,
-                                      Feed<ConvForward<T>>::window(load, 0), BM);
-                      describe_tile(&maps.b, t, load.w, p.O, p.kH * p.kW, p.C, BN, 1, kBoxDepth);
-                    });
+    using Load = ConvForward<T>;
+    const Load load = forward_load<T>(c);
+    const Epilogue<T> e = forward_epilogue<T>(c);
+    auto describe = [&](TensorMaps& maps, int BM, int BN) {
+      describe_pixels(&maps.a[0], t, load.x, p.N, p.H, p.W, p.C, Feed<Load>::window(load, 0), BM);
+      describe_tile(&maps.b, t, load.w, p.O, p.kH * p.kW, p.C, BN, 1, kBoxDepth);
+    };
+    if (!p.has_moments) return launch_boxes<T>("conv2d", load, s, plan, e, c.workspace, c.out[0], true, describe);
+    const Destination to = destination<T>(s, 1, e, c.out[0], true, c.workspace);
+    with_box_tile(plan.tile, [&]<class Tile>() {
+      launch_box_tile<T, Load, Tile, true>("conv2d", load, s, plan, e, to, describe);
+    });
+    launch_join_moments(to.parts, moments_plan(s, plan).slices, s.M, s.N, c.out[1].as<double>());
   });
 }
 

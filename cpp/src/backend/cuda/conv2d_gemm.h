@@ -3,6 +3,7 @@
 #pragma once
 #include "backend/cuda/conv2d_parts.h"
 #include "backend/cuda/gemm_launch.h"
+#include "backend/cuda/kernels/depthwise.cuh"
 
 namespace fastcnn::cuda {
 
@@ -27,6 +28,18 @@ inline const char* one_dtype(const Call& c) {
   for (const Operand& o : c.out)
     if (o.dtype != c.in[0].dtype) return "a result of another dtype";
   return is_floating(c.in[0].dtype) ? nullptr : "dtype is not floating";
+}
+// Of a forward pass that gives moments: of the bare product.
+inline const char* one_dtype_or_moments(const Call& c) {
+  Conv2dParams p = c.as<Conv2dParams>();
+  if (!p.has_moments) return one_dtype(c);
+  if (p.has_bias || p.has_residual || p.act.act != Act::none)
+    return "moments of a result with bias, residual or activation";
+  if (p.N * p.oH * p.oW == 0) return "moments of no pixels";
+  Call bare = c;
+  p.has_moments = 0;
+  bare.params = &p, bare.out = c.out.first(1);
+  return one_dtype(bare);
 }
 // Weight gradients of 16-bit operands may be float32.
 inline const char* weights_dtypes(const Call& c) {
@@ -65,6 +78,27 @@ template <class T>
 ConvForward<T> forward_load(const Call& c) {
   return {ConvSizes(c.as<Conv2dParams>()), c.in[0].as<T>(), c.in[1].as<T>()};
 }
+// ---- moments of y
+// -----------------------------------------------------------------------------------------------
+// Of more slices than these, groups are summed first: a join has a block for every 8 channels alone.
+constexpr int64_t kFewSlices = 1024, kSliceGroups = 64;
+
+// Of sums (slices, 2, C), and of what the join takes.
+inline int64_t sums_bytes(int64_t slices, int64_t C) {
+  return (slices + (slices > kFewSlices ? kSliceGroups : 0)) * 2 * C * int64_t{sizeof(float)};
+}
+inline void launch_join_moments(float* parts, int64_t slices, int64_t rows, int64_t C, double* moments) {
+  if (slices > kFewSlices) {
+    float* groups = parts + slices * 2 * C;
+    launch("column_sums",
+           {dim3(ceil_div(2 * C, 32), static_cast<unsigned>(kSliceGroups)), dim3(32, 8), 256 * sizeof(float)},
+           column_sums<float>, parts, slices, 2 * C, groups);
+    parts = groups, slices = kSliceGroups;
+  }
+  launch("join_moments", finish_plan(slices, C, sizeof(Sums<double, 2>)), join_moments<double>, parts,
+         static_cast<int>(slices), rows, C, moments);
+}
+
 // Do the channels of a group fill whole chunks of 16 bytes?
 inline bool in_chunks(int64_t channels, const Call& c) {
   return channels / c.as<Conv2dParams>().groups % chunk_of(c.in[0].dtype) == 0;

@@ -45,9 +45,14 @@ class Rewritten {
   }
   void choose(const Call& c, Pass pass) {
     call.kind = c.kind, call.params = &params, call.in = in_, call.out = out_;
+    // Moments are worth no other implementation.
+    Conv2dParams bare = params;
+    bare.has_moments = 0;
+    Call product = call;
+    product.params = &bare, product.out = call.out.first(params.has_moments ? 1 : call.out.size());
     for (const Implementation& i : list_of(pass))
-      if (!i.declines || !i.declines(call)) {
-        chosen = &i;
+      if (!i.declines || !i.declines(product)) {
+        if (!params.has_moments || !i.declines || !i.declines(call)) chosen = &i;
         break;
       }
     if (chosen && chosen->workspace) call.workspace = take(chosen->workspace(call));
@@ -65,7 +70,7 @@ const char* rewriting_declines(const Call& c) {
   if (c.as<Conv2dParams>().groups != 1) return "groups";
   for (const Operand& o : c.in)
     if (o.dtype != c.in[0].dtype) return "operands of several dtypes";
-  for (const Operand& o : c.out)
+  for (const Operand& o : c.as<Conv2dParams>().has_moments ? c.out.first(1) : c.out)
     if (o.dtype != c.in[0].dtype && !(pass == Pass::weights && o.dtype == DType::float32))
       return "a result of another dtype";
   return nullptr;

@@ -34,7 +34,7 @@ class Deep : public Rewritten {
       out_ = {operand(c.out[0], true, in_weights, DType::float32)};
     } else {
       in_[1] = operand(c.in[1], true, in_weights, t);
-      out_ = {c.out[0]};
+      out_.assign(c.out.begin(), c.out.end());
     }
     choose(c, pass);
   }

@@ -31,7 +31,7 @@ class Wide : public Rewritten {
       in_.assign(c.in.begin(), c.in.end());
       in_[0] = operand(c.in[0], x, pixels * params.C, t);
       in_[1] = operand(c.in[1], true, params.O * taps * params.C, t);
-      out_ = {c.out[0]};
+      out_.assign(c.out.begin(), c.out.end());
     }
     choose(c, pass);
   }

@@ -140,6 +140,27 @@ struct alignas(16) Pack {
   T v[n];
 };
 
+// ---- one kernel after another
+// -----------------------------------------------------------------------------------
+// From compute capability 9.0 on a kernel is put on the device while the last blocks of the one before it run
+// (launch.h). Every kernel begins with follow_previous(), before it returns or touches global memory: the next one
+// may start once all blocks of this one have, and this one goes on when the one before, which has waited in its
+// turn, is complete and what it wrote is seen. A kernel with much to prepare waits after that instead.
+FASTCNN_DEVICE void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+FASTCNN_DEVICE void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+FASTCNN_DEVICE void follow_previous() {
+  let_next_start();
+  await_previous();
+}
+
 // ---- where this thread is
 // ---------------------------------------------------------------------------------------
 FASTCNN_DEVICE int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -1,5 +1,5 @@
 // What it is: unary, binary, where, fill, activations and NaN-checked targets on CUDA: which frame of map.cuh
-// runs.
+// runs; in plans, casts and counters that stand together as one launch.
 #include <cmath>
 
 #include "backend/cuda/dispatch.h"
@@ -54,14 +54,43 @@ void run_act(const Call& c, const char* name) {
 // Dense float32 and 16-bit floats into each other.
 bool dense_floats(const EltLoop& l, const Operand& x, const Operand& y) {
   auto cast = [](DType t) { return t == DType::float32 || t == DType::bfloat16 || t == DType::float16; };
-  return cast(x.dtype) && cast(y.dtype) && x.dtype != y.dtype && all_dense(l) && aligned16({x.data, y.data});
+  return cast(x.dtype) && cast(y.dtype) && x.dtype != y.dtype && all_dense(l);
+}
+template <class F>
+void with_cast(DType from, DType to, F&& f) {
+  with_floating(from, "cast", [&]<class From>() {
+    with_floating(to, "cast", [&]<class To>() {
+      if constexpr (!is_same<From, To> && !is_same<From, double> && !is_same<To, double>)
+        f.template operator()<From, To>();
+    });
+  });
 }
 void cast_floats(const Operand& x, const Operand& y, int64_t n) {
-  with_floating(x.dtype, "cast", [&]<class From>() {
-    with_floating(y.dtype, "cast", [&]<class To>() {
-      if constexpr (!is_same<From, To> && !is_same<From, double> && !is_same<To, double>)
-        launch("cast", for_packs(n / 4, kPacksPerThread<1>), dense_cast<From, To>, x.as<From>(), y.as<To>(), n);
-    });
+  with_cast(x.dtype, y.dtype, [&]<class From, class To>() {
+    launch("cast", for_packs(n / 4, kPacksPerThread<1>), dense_cast<From, To>, x.as<From>(), y.as<To>(), n);
+  });
+}
+
+// Of many tensors, parameters as a rule, as one launch.
+bool casts_join(const Call& a, const Call& b) {
+  for (const Call* c : {&a, &b}) {
+    const Operand &x = c->in[0], &y = c->out[0];
+    if (c->as<UnaryParams>().op != Unary::copy || !dense_floats(plan_loop({&y, &x}), x, y)) return false;
+  }
+  return a.in[0].dtype == b.in[0].dtype && a.out[0].dtype == b.out[0].dtype;
+}
+void cast_many(std::span<const Call> calls) {
+  with_cast(calls[0].in[0].dtype, calls[0].out[0].dtype, [&]<class From, class To>() {
+    for (size_t i = 0; i < calls.size();) {
+      CastTable table;
+      for (; i < calls.size() && table.count < kMostTensors; ++i) {
+        const Operand &x = calls[i].in[0], &y = calls[i].out[0];
+        if (const int64_t n = x.numel())
+          table.add({x.data, y.data, n, aligned16({x.data, y.data})}, ceil_div(n, kCastsPerBlock));
+      }
+      launch("casts", {dim3(static_cast<unsigned>(table.blocks)), dim3(kCastThreads)}, dense_casts<From, To>,
+             table);
+    }
   });
 }
 
@@ -105,7 +134,8 @@ void unary_run(const Call& c) {
   const Operand &x = c.in[0], &y = c.out[0];
   if (p.op == Unary::copy && x.dtype == y.dtype) return copy_elements(x, y);
   const EltLoop l = plan_loop({&y, &x});
-  if (p.op == Unary::copy && dense_floats(l, x, y)) return cast_floats(x, y, l.total);
+  if (p.op == Unary::copy && dense_floats(l, x, y) && aligned16({x.data, y.data}))
+    return cast_floats(x, y, l.total);
   const bool wide = x.dtype == DType::float64 || y.dtype == DType::float64;
   if (integral(x.dtype) && (p.op == Unary::copy || (integral(y.dtype) && stays_whole(p)))) {
     const bool clamp = p.op == Unary::clamp;
@@ -143,6 +173,30 @@ void binary_run(const Call& c) {
                            BinaryOp<float>{op, rt::error_record()});
   });
 }
+// Counters of many modules, one element each, as one launch.
+bool scalars_join(const Call& a, const Call& b) {
+  for (const Call* c : {&a, &b})
+    if (c->in[0].numel() != 1 || c->in[1].numel() != 1 || c->out[0].numel() != 1) return false;
+  return a.as<BinaryParams>().op == b.as<BinaryParams>().op && a.in[0].dtype == b.in[0].dtype &&
+         a.out[0].dtype == b.out[0].dtype;
+}
+template <class W>
+void scalars_as(std::span<const Call> calls) {
+  const BinaryOp<W> f{calls[0].as<BinaryParams>().op, rt::error_record()};
+  for (size_t i = 0; i < calls.size();) {
+    ScalarTable table;
+    for (; i < calls.size() && table.count < kMostTensors; ++i)
+      table.of[table.count++] = {calls[i].in[0].data, calls[i].in[1].data, calls[i].out[0].data};
+    launch("scalars", for_elements(table.count), scalar_map<W, BinaryOp<W>>, table, calls[0].in[0].dtype,
+           calls[0].out[0].dtype, f);
+  }
+}
+void binary_many(std::span<const Call> calls) {
+  const DType t = calls[0].in[0].dtype;
+  if (integral(t)) return scalars_as<int64_t>(calls);
+  if (t == DType::float64) return scalars_as<double>(calls);
+  scalars_as<float>(calls);
+}
 const char* binary_declines(const Call& c) {
   return c.in[0].dtype == c.in[1].dtype ? nullptr : "operands of two dtypes";
 }
@@ -158,6 +212,7 @@ void where_run(const Call& c) {
 
 template <class W>
 FASTCNN_KERNEL fill_kernel(void* y, DType t, int64_t n, W value, W step) {
+  follow_previous();
   for (int64_t i = global_thread(); i < n; i += global_threads())
     store_as<W>(y, t, i, value + step * static_cast<W>(i));
 }
@@ -213,11 +268,13 @@ void copy_elements(const Operand& x, const Operand& y) {
 }
 
 List unary_list() {
-  static const Implementation list[] = {{"simt", nullptr, nullptr, unary_run}};
+  static const Implementation list[] = {
+      {"simt", nullptr, nullptr, unary_run, nullptr, nullptr, nullptr, cast_many, casts_join}};
   return list;
 }
 List binary_list() {
-  static const Implementation list[] = {{"simt", binary_declines, nullptr, binary_run}};
+  static const Implementation list[] = {
+      {"simt", binary_declines, nullptr, binary_run, nullptr, nullptr, nullptr, binary_many, scalars_join}};
   return list;
 }
 List where_list() {

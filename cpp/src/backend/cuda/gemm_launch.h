@@ -190,7 +190,7 @@ inline TilePlan line_plan(const Sizes& s, bool may_split) {
   return cheapest(kLineCosts, s, (s.K + kLineDepth - 1) / kLineDepth, may_split);
 }
 
-template <class T, class Load, class Tile>
+template <class T, class Load, class Tile, bool moments = false>
 void launch_line_tile(const char* name, const Load& load, const Sizes& s, int splits, const Epilogue<T>& e,
                       const T* any, const Destination& to) {
   const int64_t columns = ceil_div(s.N, Tile::BN), per = (s.K + splits - 1) / splits;
@@ -198,10 +198,22 @@ void launch_line_tile(const char* name, const Load& load, const Sizes& s, int sp
          {dim3(static_cast<unsigned>(ceil_div(s.M, Tile::BM) * columns), 1,
                static_cast<unsigned>(s.problems * splits)),
           dim3(Tile::threads), Tile::shared((per + kLineDepth - 1) / kLineDepth)},
-         gemm_wgmma_kernel<T, Load, Tile>, load, splits, FastDiv(columns), e, any, to);
+         gemm_wgmma_kernel<T, Load, Tile, moments>, load, splits, FastDiv(columns), e, any, to);
 }
 
 // `reread`: blocks read the same elements several times from nearby (narrow windows).
+template <class F>
+void with_line_tile(int tile, bool reread, F&& f) {
+  if (tile == 0 && reread)
+    f.template operator()<LineTile<1, 64, 3, 0, 3, true>>();
+  else if (tile == 0)
+    f.template operator()<LineTile<1, 64, 3, 0, 3>>();
+  else if (tile == 1)
+    f.template operator()<LineTile<1, 128, 3, 0, 2>>();
+  else
+    f.template operator()<LineTile<1, 256, 4, 1, 1>>();
+}
+
 template <class T, class Load>
 void launch_lines(const char* name, const Load& load, const Sizes& s, const TilePlan& p, bool reread,
                   std::initializer_list<const void*> operands, const Epilogue<T>& e, void* workspace,
@@ -210,15 +222,8 @@ void launch_lines(const char* name, const Load& load, const Sizes& s, const Tile
     return launch_mma<T>(name, load, s, MmaPlan{}, false, operands, e, workspace, out, out_chunked);
   const T* any = static_cast<const T*>(*operands.begin());
   const Destination to = destination<T>(s, p.splits, e, out, out_chunked, workspace);
-  auto run = [&]<class Tile>() { launch_line_tile<T, Load, Tile>(name, load, s, p.splits, e, any, to); };
-  if (p.tile == 0 && reread)
-    run.template operator()<LineTile<1, 64, 3, 0, 3, true>>();
-  else if (p.tile == 0)
-    run.template operator()<LineTile<1, 64, 3, 0, 3>>();
-  else if (p.tile == 1)
-    run.template operator()<LineTile<1, 128, 3, 0, 2>>();
-  else
-    run.template operator()<LineTile<1, 256, 4, 1, 1>>();
+  with_line_tile(p.tile, reread,
+                 [&]<class Tile>() { launch_line_tile<T, Load, Tile>(name, load, s, p.splits, e, any, to); });
   join_parts<T>("gemm_join", load, s, p.splits, e, to.parts, out);
 }
 

@@ -12,16 +12,17 @@ struct LaunchPlan {
 };
 
 #if defined(__CUDACC__)
-cudaStream_t current_stream();
-void allow_shared(const char* name, const void* kernel, size_t bytes);  // more than every kernel may have
-void check_launch(const char* kernel);  // throws what the launch reported, with the kernel's name
+// `args`: where each argument lies. Throws what the launch reported, with the kernel's name. The kernel may start
+// before the one queued last has ended (device.cuh: follow_previous).
+void launch_kernel(const char* name, const LaunchPlan& plan, const void* kernel, void** args);
 
 template <class... P, class... A>
 void launch(const char* name, const LaunchPlan& plan, void (*kernel)(P...), const A&... args) {
   if (plan.grid.x == 0 || plan.grid.y == 0 || plan.grid.z == 0) return;
-  if (plan.shared > 48 << 10) allow_shared(name, reinterpret_cast<const void*>(kernel), plan.shared);
-  kernel<<<plan.grid, plan.block, plan.shared, current_stream()>>>(static_cast<P>(args)...);
-  check_launch(name);
+  [&](P... values) {
+    void* all[] = {&values...};
+    launch_kernel(name, plan, reinterpret_cast<const void*>(kernel), all);
+  }(static_cast<P>(args)...);
 }
 #else
 template <class... P, class... A>

@@ -32,14 +32,6 @@ StepTensor tensor_of(const Call& c, const States& states) {
   return s;
 }
 
-template <class Table, class Entry>
-void add(Table* table, const Entry& entry) {
-  table->tensor[table->count] = entry;
-  table->first_block[table->count] = table->blocks;
-  table->blocks += static_cast<int32_t>(ceil_div(entry.n, kPerBlock));
-  ++table->count;
-}
-
 // All calls, launches of up to `most` tensors that share hyper and scale.
 template <class T, template <class> class Rule, int most, class P>
 void step(std::span<const Call> calls, const char* name) {
@@ -52,7 +44,8 @@ void step(std::span<const Call> calls, const char* name) {
     StepTable<most> table;
     for (; i < calls.size() && table.count < most; ++i) {
       if (calls[i].in[at].as<float>() != hyper || scale_of(calls[i]) != scale) break;
-      if (calls[i].in[0].numel()) add(&table, tensor_of(calls[i], states));
+      if (calls[i].in[0].numel())
+        table.add(tensor_of(calls[i], states), ceil_div(calls[i].in[0].numel(), kPerBlock));
     }
     launch(name, {dim3(static_cast<unsigned>(table.blocks)), dim3(kThreads), sizeof(cpu::StepNumbers)},
            step_kernel<T, Rule, most>, rule, table, hyper, scale);
@@ -86,7 +79,8 @@ void non_finite(const Call& c) {
   for (size_t i = 0; i < c.in.size();) {
     FiniteTable table;
     for (; i < c.in.size() && table.count < kMostTensors; ++i)
-      if (const Operand& o = c.in[i]; o.numel()) add(&table, FiniteTensor{o.data, o.numel(), o.dtype});
+      if (const Operand& o = c.in[i]; o.numel())
+        table.add({o.data, o.numel(), o.dtype}, ceil_div(o.numel(), kPerBlock));
     launch("non_finite", {dim3(static_cast<unsigned>(table.blocks)), dim3(kThreads)}, non_finite_kernel, table,
            c.out[0].as<float>());
   }

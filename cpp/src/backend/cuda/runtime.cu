@@ -2,6 +2,7 @@
 #include "backend/cuda/runtime.h"
 
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <stdexcept>
@@ -44,6 +45,22 @@ struct Staging {
   }
 };
 
+FASTCNN_KERNEL probe() { follow_previous(); }
+
+// May a kernel start before the one queued last has ended? It waits for that by itself if it was compiled for 9.0
+// or newer, which is what ptxVersion tells; binaryVersion does not: a driver makes code for 9.0 of PTX for 8.0.
+// Recordings hold such pairs since CUDA 12.3. FASTCNN_CUDA_OVERLAP=0 is for measurements.
+bool may_overlap() {
+  const char* v = std::getenv("FASTCNN_CUDA_OVERLAP");
+  if (CUDART_VERSION < 12030 || (v && *v == '0')) return false;
+  int driver = 0;
+  cudaFuncAttributes code;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && cudaFuncGetAttributes(&code, probe) == cudaSuccess)
+    return driver >= 12030 && code.ptxVersion >= 90;
+  (void)cudaGetLastError();  // no code for this device: the first launch says so
+  return false;
+}
+
 struct State {
   rt::DeviceInfo info;
   Stream stream, copies;
@@ -52,6 +69,7 @@ struct State {
   int next_staging = 0;
   std::mutex upload_mutex;
   ErrorRecord* record = nullptr;
+  bool overlap = false;
   State() {
     FASTCNN_CUDA_CHECK(cudaSetDevice(0));
     cudaDeviceProp p;
@@ -67,12 +85,15 @@ struct State {
     void* pinned;
     FASTCNN_CUDA_CHECK(cudaHostAlloc(&pinned, sizeof(ErrorRecord), cudaHostAllocMapped));
     record = new (pinned) ErrorRecord{};
+    overlap = may_overlap();
   }
 };
 State& state() {
   static auto* s = new State;  // never destroyed: the driver may be gone before statics are
   return *s;
 }
+
+cudaStream_t current_stream() { return state().stream.get(); }
 
 class CudaRecording final : public rt::Recording {
  public:
@@ -113,15 +134,20 @@ void throw_cuda_error(cudaError_t code, const char* call) {
 }
 const char* last_kernel() { return last.load(); }
 
-cudaStream_t current_stream() { return state().stream.get(); }
-void allow_shared(const char* name, const void* kernel, size_t bytes) {
+void launch_kernel(const char* name, const LaunchPlan& plan, const void* kernel, void** args) {
+  State& s = state();
   last = name;
-  FASTCNN_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-}
-void check_launch(const char* kernel) {
-  last = kernel;
-  FASTCNN_CUDA_CHECK(cudaGetLastError());
+  if (plan.shared > 48 << 10)  // more than every kernel may have
+    FASTCNN_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(plan.shared)));
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = plan.grid, config.blockDim = plan.block, config.dynamicSmemBytes = plan.shared;
+  config.stream = s.stream.get();
+  config.attrs = &overlap, config.numAttrs = s.overlap;
+  FASTCNN_CUDA_CHECK(cudaLaunchKernelExC(&config, kernel, args));
 }
 
 namespace rt {

@@ -45,7 +45,7 @@ class Conv2dMoments {
     }
     reader.params.as<BatchNormParams>().has_moments = 1;
     reader.in.push_back(conv.out[1]);
-    if (!same_kernel(norm, reader) || (fresh && !same_kernel(g_.nodes[w], conv))) return;
+    if (!same_kernel(norm, reader, g_.device) || (fresh && !same_kernel(g_.nodes[w], conv, g_.device))) return;
     if (fresh) {
       const auto bytes = 2 * p.O * static_cast<int64_t>(dtype_size(DType::float64));
       g_.buffers.push_back({Buffer::Kind::temporary, bytes, nullptr});

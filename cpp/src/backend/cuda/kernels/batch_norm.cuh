@@ -3,6 +3,8 @@
 // not: running statistics over devices.
 #pragma once
 #include "backend/cuda/kernels/act.cuh"
+#include "backend/cuda/kernels/slices.cuh"
+#include "backend/cuda/kernels/tensor_table.cuh"
 
 namespace fastcnn::cuda {
 
@@ -31,6 +33,7 @@ FASTCNN_DEVICE void slice_of(int64_t rows, int64_t* begin, int64_t* end) {
 // Block (32 channels, 8 rows), grid (channels, slices); parts (slices, C).
 template <class T>
 FASTCNN_KERNEL bn_moments(const T* x, int64_t rows, int64_t C, Moments<Real<T>>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -65,43 +68,30 @@ template <class S>
 struct NormStats {
   S *mean, *invstd, *affine;  // affine (2, C) may be null
   const S *gamma, *beta;
+  FASTCNN_DEVICE void set(int64_t c, int64_t C, S m, S var, S eps) const {
+    const S inv = 1 / sqrt((var < 0 ? S(0) : var) + eps);
+    mean[c] = m, invstd[c] = inv;
+    if (affine) affine[c] = inv * gamma[c], affine[C + c] = beta[c];
+  }
 };
-
-// What the slices of a channel say together, for lane 0. Block (kFinishChannels, lanes), lanes a power of two:
-// each lane takes every lanes-th slice, four at once, then the lanes are joined in a tree. Shared: a V per thread.
-constexpr int kFinishChannels = 8;
-template <class V, class Get, class Join>
-FASTCNN_DEVICE V total_of_slices(int slices, const V& nothing, const Get& get, const Join& join) {
-  const int lanes = static_cast<int>(blockDim.y), lane = static_cast<int>(threadIdx.y);
-  V all = nothing;
-  for (int k = lane; k < slices; k += 4 * lanes) {
-    V v[4];
-    FASTCNN_UNROLL
-    for (int u = 0; u < 4; ++u) v[u] = k + u * lanes < slices ? get(k + u * lanes) : nothing;
-    FASTCNN_UNROLL
-    for (int u = 0; u < 4; ++u) all = join(all, v[u]);
-  }
-  V* mine = shared_memory<V>() + lane * kFinishChannels + static_cast<int>(threadIdx.x);
-  *mine = all;
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (lane < half) *mine = join(*mine, mine[half * kFinishChannels]);
-  }
-  return *mine;
-}
 
 template <class S>
 FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double eps, NormStats<S> s) {
+  follow_previous();
   using M = Moments<S>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   const M m = total_of_slices(
       c < C ? slices : 0, M{0, 0, 0}, [&](int k) { return parts[k * C + c]; },
       [](const M& a, const M& b) { return merge(a, b); });
-  if (threadIdx.y != 0 || c >= C) return;
-  const S var = m.n > 0 ? m.m2 / m.n : S(0);
-  const S inv = 1 / sqrt((var < 0 ? S(0) : var) + static_cast<S>(eps));
-  s.mean[c] = m.mean, s.invstd[c] = inv;
-  if (s.affine) s.affine[c] = inv * s.gamma[c], s.affine[C + c] = s.beta[c];
+  if (threadIdx.y == 0 && c < C) s.set(c, C, m.mean, m.n > 0 ? m.m2 / m.n : S(0), static_cast<S>(eps));
+}
+
+// From moments (2, C) that a convolution gave.
+template <class S>
+FASTCNN_KERNEL bn_take_moments(const double* moments, int64_t C, double eps, NormStats<S> s) {
+  follow_previous();
+  for (int64_t c = global_thread(); c < C; c += global_threads())
+    s.set(c, C, static_cast<S>(moments[c]), static_cast<S>(moments[C + c]), static_cast<S>(eps));
 }
 
 // y = act((x - mean) * scale + beta + residual) with scale = spread * gamma: spread is invstd, or a variance.
@@ -109,6 +99,7 @@ template <class T>
 FASTCNN_KERNEL bn_apply(const T* x, const Real<T>* mean, const Real<T>* spread, bool is_variance, double eps,
                         const Real<T>* gamma, const Real<T>* beta, const T* residual, ActOf<Real<T>> act, T* y,
                         int64_t rows, int64_t C) {
+  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -140,6 +131,7 @@ struct BnGrad {
 // parts (slices, 2, C): sums of dz and dz * (x - mean).
 template <class T>
 FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
   int64_t begin, end;
@@ -168,6 +160,7 @@ FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts)
 template <class S>
 FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
                              const S* invstd, S* dgamma, S* dbeta, S* coef) {
+  follow_previous();
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   V all = total_of_slices(
@@ -184,6 +177,7 @@ FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C
 template <class T>
 FASTCNN_KERNEL bn_bwd_apply(BnGrad<T> g, const Real<T>* gamma, const Real<T>* invstd, const Real<T>* coef, T* dx,
                             T* dresidual, int64_t rows, int64_t C) {
+  follow_previous();
   using R = Real<T>;
   const int64_t n = rows * C;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -208,30 +202,50 @@ struct ChannelVectors {
 // wide (4, C): the vectors in the real type that the passes over images take.
 template <class S>
 FASTCNN_KERNEL bn_widen(ChannelVectors in, int64_t C, S* wide) {
+  follow_previous();
   for (int64_t c = global_thread(); c < C; c += global_threads())
     for (int k = 0; k < 4; ++k) wide[k * C + c] = in.load<S>(k, c);
 }
 
-// in: mean and invstd of the batch, mean and variance so far; the latter two are replaced.
-FASTCNN_KERNEL bn_running(ChannelVectors in, const int64_t* batches, BnUpdateParams p, void* run_mean,
-                          void* run_var) {
-  double f = p.momentum;
-  if (f < 0) f = 1.0 / static_cast<double>(*batches > 1 ? *batches : 1);
-  if (p.rows == 0) f = 0;
-  const double unbias = p.rows > 1 ? static_cast<double>(p.rows) / static_cast<double>(p.rows - 1) : 1;
-  for (int64_t c = global_thread(); c < p.C; c += global_threads()) {
-    const double mean = in.load<double>(0, c), inv = in.load<double>(1, c);
-    double var = 1 / (inv * inv) - p.eps;
-    if (var < 0) var = 0;
-    store_as(run_mean, in.t[2], c, (1 - f) * in.load<double>(2, c) + (f ? f * mean : 0));
-    store_as(run_var, in.t[3], c, (1 - f) * in.load<double>(3, c) + (f ? f * var * unbias : 0));
-  }
+// in: mean and invstd of the batch, mean and variance so far; the latter two are replaced. A block takes
+// kRunningChannels of one norm.
+struct RunningNorm {
+  ChannelVectors in;
+  int32_t C;
+  void *mean, *var;
+  const int64_t* batches;  // momentum < 0
+  int64_t rows;
+  double eps, momentum;
+};
+template <int most>
+using RunningTable = TensorTable<RunningNorm, most>;
+constexpr int kRunningChannels = 256, kMostNorms = kMostTensors < 300 ? kMostTensors : 300;
+static_assert(sizeof(RunningTable<kMostNorms>) <= (kMostTensors < 300 ? 4096 : 32764));
+
+template <int most>
+FASTCNN_KERNEL bn_running(const FASTCNN_GRID_CONSTANT RunningTable<most> table) {
+  follow_previous();
+  const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
+  const RunningNorm& s = table.tensor[t];
+  const int32_t c = (static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kRunningChannels +
+                    static_cast<int32_t>(threadIdx.x);
+  if (c >= s.C) return;
+  double f = s.momentum;
+  if (f < 0) f = 1.0 / static_cast<double>(*s.batches > 1 ? *s.batches : 1);
+  if (s.rows == 0) f = 0;
+  const double unbias = s.rows > 1 ? static_cast<double>(s.rows) / static_cast<double>(s.rows - 1) : 1;
+  const double mean = s.in.load<double>(0, c), inv = s.in.load<double>(1, c);
+  double var = 1 / (inv * inv) - s.eps;
+  if (var < 0) var = 0;
+  store_as(s.mean, s.in.t[2], c, (1 - f) * s.in.load<double>(2, c) + (f ? f * mean : 0));
+  store_as(s.var, s.in.t[3], c, (1 - f) * s.in.load<double>(3, c) + (f ? f * var * unbias : 0));
 }
 
 // Inference folded into the weights before it; see FoldParams.
 template <class T>
 FASTCNN_KERNEL bn_fold(FoldParams p, int64_t n, const T* w, const T* gamma, const T* beta, const T* mean,
                        const T* var, const T* bias, T* folded, T* shift) {
+  follow_previous();
   using R = Real<T>;
   auto scale = [&](int64_t c) { return to_real(gamma[c]) / sqrt(to_real(var[c]) + static_cast<R>(p.eps)); };
   for (int64_t i = global_thread(); i < n || i < p.C; i += global_threads()) {

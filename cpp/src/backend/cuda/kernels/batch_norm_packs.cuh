@@ -83,6 +83,7 @@ FASTCNN_DEVICE void store_channels(const RowTiles& t, const F& store) {
 template <class T>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, 4)
 bn_moments_packs(RowTiles t, const T* x, Moments<float>* parts) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   float shift[W] = {}, s[W] = {}, q[W] = {};
@@ -142,6 +143,7 @@ template <class T, Act A, bool has_residual>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, 3)
 bn_apply_packs(RowTiles t, const T* x, const float* mean, const float* spread, bool is_variance, double eps,
                const float* gamma, const float* beta, const T* residual, ActOf<float> act, T* y) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   if (!me.works) return;
@@ -240,6 +242,7 @@ struct SumsShape {
 template <class T, Act A, SlopeFrom from>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, (SumsShape<T, from>::blocks))
 bn_bwd_sums_packs(RowTiles t, BnGrad<T> g, float* parts, T* made) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   float sum[W] = {}, dot[W] = {};
@@ -274,6 +277,7 @@ template <class T, Act A, SlopeFrom from>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, 2)
 bn_bwd_apply_packs(RowTiles t, BnGrad<T> g, const float* gamma, const float* invstd, const float* coef, T* dx,
                    T* dresidual) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   if (!me.works) return;

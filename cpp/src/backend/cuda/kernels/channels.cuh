@@ -10,6 +10,7 @@ namespace fastcnn::cuda {
 // y (out_rows, wide) from x (rows, C), wide % Pack<T>::n == 0; a thread per pack.
 template <class T>
 FASTCNN_KERNEL widen_channels(const T* x, int64_t rows, int32_t C, int64_t out_rows, int32_t wide, T* y) {
+  follow_previous();
   constexpr int n = Pack<T>::n;
   const int32_t packs = wide / n;
   for (int64_t i = global_thread(); i < out_rows * packs; i += global_threads()) {
@@ -25,6 +26,7 @@ FASTCNN_KERNEL widen_channels(const T* x, int64_t rows, int32_t C, int64_t out_r
 // y (rows, C) from x (rows, wide).
 template <class To, class From>
 FASTCNN_KERNEL narrow_channels(const From* x, int64_t rows, int32_t wide, int32_t C, To* y) {
+  follow_previous();
   for (int64_t i = global_thread(); i < rows * C; i += global_threads()) {
     const int64_t r = i / C;
     y[i] = from_real<To>(to_real(x[r * wide + (i - r * C)]));
@@ -40,6 +42,7 @@ struct SpaceToDepth {
 // y, wide, of x: a thread per pixel, two channels at a time (wide is even).
 template <class T>
 FASTCNN_KERNEL space_to_depth(SpaceToDepth g, FastDiv by_columns, FastDiv by_rows, const T* x, uint32_t* y) {
+  follow_previous();
   const int32_t pixels = g.N * g.rows * g.columns;
   for (int64_t at = global_thread(); at < pixels; at += global_threads()) {
     int32_t i, j;
@@ -67,6 +70,7 @@ FASTCNN_KERNEL space_to_depth(SpaceToDepth g, FastDiv by_columns, FastDiv by_row
 // y, the images, of x, wide: a thread per element.
 template <class To, class From>
 FASTCNN_KERNEL depth_to_space(SpaceToDepth g, const From* x, To* y) {
+  follow_previous();
   const int64_t elements = static_cast<int64_t>(g.N) * g.H * g.W * g.C;
   for (int64_t at = global_thread(); at < elements; at += global_threads()) {
     const auto c = static_cast<int32_t>(at % g.C), w = static_cast<int32_t>(at / g.C % g.W) + g.left;

@@ -10,6 +10,7 @@ namespace fastcnn::cuda {
 template <class T>
 FASTCNN_KERNEL depthwise_forward(Conv2dParams p, const T* x, const T* w, const T* bias, const T* residual,
                                  ActOf<Real<T>> act, T* y) {
+  follow_previous();
   const int64_t total = p.N * p.oH * p.oW * p.O, Og = p.O / p.groups;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace o = pool_place(i, p.oH, p.oW, p.O);
@@ -30,6 +31,7 @@ FASTCNN_KERNEL depthwise_forward(Conv2dParams p, const T* x, const T* w, const T
 
 template <class T>
 FASTCNN_KERNEL depthwise_bwd_data(Conv2dParams p, const T* dy, const T* w, const T* bias, T* dx) {
+  follow_previous();
   const int64_t total = p.N * p.H * p.W * p.C, Og = p.O / p.groups;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace in = pool_place(i, p.H, p.W, p.C);
@@ -52,6 +54,7 @@ FASTCNN_KERNEL depthwise_bwd_data(Conv2dParams p, const T* dy, const T* w, const
 // Block (32 channels, 8 pixels), grid (channels, taps, slices); parts (slices, O, taps).
 template <class T>
 FASTCNN_KERNEL depthwise_bwd_weights(Conv2dParams p, const T* x, const T* dy, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t o = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x, Og = p.O / p.groups, taps = p.kH * p.kW;
   const int64_t kh = blockIdx.y / p.kW, kw = blockIdx.y % p.kW, pixels = p.N * p.oH * p.oW;
@@ -78,6 +81,7 @@ FASTCNN_KERNEL depthwise_bwd_weights(Conv2dParams p, const T* x, const T* dy, Re
 // y[i] = sum of parts[s][i] over s. Block (32 values, lanes of slices: a power of two), grid (values).
 template <class T, class R>
 FASTCNN_KERNEL join_slices(const R* parts, int slices, int64_t n, void* y) {
+  follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.y), lanes = static_cast<int>(blockDim.y);
   R s = 0;
@@ -96,6 +100,7 @@ FASTCNN_KERNEL join_slices(const R* parts, int slices, int64_t n, void* y) {
 // Sums of columns of (rows, C): the bias gradient. Block (32 channels, 8 rows), grid (channels, slices).
 template <class T>
 FASTCNN_KERNEL column_sums(const T* x, int64_t rows, int64_t C, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int64_t per = (rows + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * per;

@@ -12,12 +12,6 @@ constexpr int kStrip = 4;  // columns of a thread
 // In the gradient of the weights, whose sums need more registers.
 constexpr int weights_strip(int64_t K, int64_t s) { return K + s > 6 ? 2 : 4; }
 
-#if defined(__CUDACC__)
-#define FASTCNN_ROWS_KERNEL(blocks) __global__ void __launch_bounds__(256, blocks)
-#else
-#define FASTCNN_ROWS_KERNEL(blocks) void
-#endif
-
 // Sizes of what is read (H, W) and what is made (oH, oW). A unit is one strip in `rows` rows; strips start at
 // column -first_w, groups of rows at -first_h, so that each starts at phase 0 of a stride's gradient.
 struct DepthwiseRows {
@@ -30,8 +24,9 @@ struct DepthwiseRows {
 // as rows of the block's channels, in planes of four channels a pack, so that a warp reads 16 bytes a thread
 // without bank conflicts.
 template <class T, int K, int s, bool back>
-FASTCNN_ROWS_KERNEL(2)
+FASTCNN_KERNEL_BOUNDS(256, 2)
 depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* residual, ActOf<float> act, T* y) {
+  follow_previous();
   constexpr int V = Pack<T>::n, S = kStrip, taps = K * K;
   constexpr int before = back ? (K - 1) / s : 0, columns = back ? (S - 1) / s + before + 1 : (S - 1) * s + K;
   static_assert(K % 2 == 1 && V % 4 == 0 && S % s == 0);
@@ -139,8 +134,9 @@ depthwise_rows(DepthwiseRows p, const T* x, const T* w, const T* bias, const T* 
 // over strips of y; a block's threads (packs, K, lanes) share the rows they read; grid (slices, packs).
 // parts (slices, C, taps), bias_parts (slices, C); shared: a value for each thread and channel.
 template <class T, int K, int s>
-FASTCNN_ROWS_KERNEL(K == 7 ? 1 : 2)
+FASTCNN_KERNEL_BOUNDS(256, K == 7 ? 1 : 2)
 depthwise_rows_weights(DepthwiseRows p, const T* x, const T* dy, float* parts, float* bias_parts) {
+  follow_previous();
   constexpr int V = Pack<T>::n, S = weights_strip(K, s), columns = (S - 1) * s + K;
   const int packs = static_cast<int>(blockDim.x), pack = static_cast<int>(threadIdx.x);
   const int kh = static_cast<int>(threadIdx.y), lane = static_cast<int>(threadIdx.z);

@@ -39,6 +39,7 @@ FASTCNN_DEVICE W iou(const W* a, const W* b) {
 
 template <class W>
 FASTCNN_KERNEL iou_kernel(const W* a, const W* b, W* y, int64_t M, int64_t total) {
+  follow_previous();
   for (int64_t i = global_thread(); i < total; i += global_threads()) y[i] = iou(a + i / M * 4, b + i % M * 4);
 }
 
@@ -46,6 +47,7 @@ FASTCNN_KERNEL iou_kernel(const W* a, const W* b, W* y, int64_t M, int64_t total
 // order[r]: the box of rank r, best score first; of equal scores the first box, NaN last.
 template <class W>
 FASTCNN_KERNEL nms_rank(const W* scores, int32_t* order, int64_t n) {
+  follow_previous();
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     const W s = scores[i];
     int64_t rank = 0;
@@ -61,6 +63,7 @@ FASTCNN_KERNEL nms_rank(const W* scores, int32_t* order, int64_t n) {
 template <class W>
 FASTCNN_KERNEL nms_greedy(NmsParams p, const W* boxes, const int64_t* group, const int32_t* order, uint8_t* out,
                           int64_t* kept, int64_t* count) {
+  follow_previous();
   int64_t found = 0;
   for (int64_t r = 0; r < p.N && found < p.limit; ++r) {
     if (out[r]) continue;
@@ -97,6 +100,7 @@ FASTCNN_DEVICE int64_t box_axes(const RoiAlignParams& p, const W* rois, int64_t 
 template <class T, class W>
 FASTCNN_KERNEL roi_kernel(RoiAlignParams p, int32_t kind, ErrorRecord* errors, const T* x, const W* rois, T* y,
                           int64_t total) {
+  follow_previous();
   using R = Real<T>;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const int64_t c = i % p.C, ow = i / p.C % p.oW, oh = i / (p.C * p.oW) % p.oH, k = i / (p.C * p.oW * p.oH);
@@ -147,6 +151,7 @@ FASTCNN_DEVICE R weight_in_bin(const cpu::RoiAxis<W>& a, int64_t o, int64_t at) 
 template <class T, class W>
 FASTCNN_KERNEL roi_bwd_kernel(RoiAlignParams p, int32_t kind, ErrorRecord* errors, const T* dy, const W* rois,
                               T* dx, int64_t total) {
+  follow_previous();
   using R = Real<T>;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const int64_t c = i % p.C, w = i / p.C % p.W, h = i / (p.C * p.W) % p.H, n = i / (p.C * p.W * p.H);

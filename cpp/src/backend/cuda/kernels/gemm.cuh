@@ -19,6 +19,7 @@ struct alignas(16) Quad {
 // grid.z = problems * splits.
 template <class T, class Load>
 FASTCNN_KERNEL gemm_kernel(Load load, int32_t splits, Epilogue<T> epilogue, void* out, bool wide, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   constexpr int row = kTileM + kTilePad;
   static_assert(kTileM == kTileN);

@@ -282,6 +282,7 @@ FASTCNN_DEVICE void store_result(void* out, bool wide, int64_t at, Real<T> v) {
 template <class T, class Load>
 FASTCNN_KERNEL gemm_join(Load load, int32_t splits, int64_t problems, Epilogue<T> epilogue, const Real<T>* parts,
                          void* out, bool wide) {
+  follow_previous();
   const auto first = load.problem(0);
   const int64_t per = static_cast<int64_t>(first.M) * first.N, total = problems * per;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {

@@ -90,6 +90,7 @@ struct Stager {
 // grid.z = problems * splits.
 template <class T, class Load, class Tile, bool chunked>
 FASTCNN_KERNEL gemm_mma_kernel(Load load, int32_t splits, Epilogue<T> epilogue, const T* any, Destination to) {
+  follow_previous();
   constexpr int BM = Tile::BM, BN = Tile::BN, WM = Tile::WM, MI = WM / 16, NI = kWarpN / 8;
   constexpr int kDepth = MmaType<T>::depth, kStage = Tile::stage / sizeof(T);
   T* shared = shared_memory<T>();

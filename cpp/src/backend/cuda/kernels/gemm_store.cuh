@@ -7,7 +7,8 @@
 
 namespace fastcnn::cuda {
 
-// `packed`: rows of the destination may be written 16 bytes at once. `wide`: C is kept in float32.
+// `packed`: rows of the destination may be written 16 bytes at once. `wide`: C is kept in float32. parts: of a
+// split depth, or sums of columns (moments.cuh).
 struct Destination {
   void* out;
   bool wide, packed;

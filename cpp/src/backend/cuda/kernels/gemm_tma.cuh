@@ -2,7 +2,7 @@
 // for boxes, two groups of four warps multiply and store; blocks stay and take tile after tile, so that the next
 // one's boxes arrive while results are stored. What it is not: for operands that are no boxes (gemm_wgmma.cuh).
 #pragma once
-#include "backend/cuda/kernels/gemm_store.cuh"
+#include "backend/cuda/kernels/moments.cuh"
 #include "backend/cuda/kernels/tma.cuh"
 #include "backend/cuda/kernels/tma_feed.h"
 #include "backend/cuda/kernels/wgmma.cuh"
@@ -14,7 +14,7 @@ template <int MI_, int BN_, int stages_, int blocks_>
 struct BoxTile {
   static constexpr int MI = MI_, BM = 128 * MI, BN = BN_, stages = stages_, blocks = blocks_;
   // A block alone has a whole group that asks, since registers move between groups.
-  static constexpr int multiplying = 256, threads = multiplying + (blocks == 1 ? 128 : 32);
+  static constexpr int multiplying = 32 * kSummingWarps, threads = multiplying + (blocks == 1 ? 128 : 32);
   static constexpr int stage = (BM + BN) * kBoxDepth;  // elements
   static constexpr size_t drain = multiplying / 32 * kFragmentDrain;
   static constexpr size_t shared = static_cast<size_t>(stages) * stage * 2 + drain + 2 * stages * 8;
@@ -23,13 +23,17 @@ struct BoxTile {
 struct TileGrid {
   FastDiv columns, rows;  // tiles
   int32_t total, splits, problems;
+  bool each = false;  // with moments: the sums of every tile are left, else a block keeps its column
 };
 
 #if defined(__CUDACC__)
-template <class T, class Load, class Tile>
+// `moments`: the bare product, of one problem in one part, and in to.parts (slices, 2, N) the sums of its columns:
+// a slice is a warp of a row of tiles (`each`) or as many blocks as there are columns of tiles.
+template <class T, class Load, class Tile, bool moments>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid grid, Epilogue<T> epilogue,
                 Destination to) {
+  let_next_start();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI, S = Tile::stages;
   using F = Feed<Load>;
@@ -41,8 +45,11 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
   if (threadIdx.x == 0) {
     for (int s = 0; s < S; ++s) barrier_init(full + s, 1), barrier_init(empty + s, Tile::multiplying / 32);
     publish_barriers();
+    fetch_map(&maps.b);
+    if constexpr (Load::a_along_k == Load::b_along_k) fetch_map(maps.a);  // else of a parity, which may be empty
   }
   __syncthreads();
+  await_previous();
 
   struct Place {
     int32_t m0, n0, problem, split;
@@ -103,6 +110,7 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
     if constexpr (Tile::blocks == 1) take_registers<240>();
     const int group_row = warp / 4 * 64 * MI;
     float* drain = drains + warp * kFragmentDrain / sizeof(float);
+    [[maybe_unused]] float total[BN / 16] = {};  // with moments
     for (int32_t t = static_cast<int32_t>(blockIdx.x); t < grid.total; t += static_cast<int32_t>(gridDim.x)) {
       int32_t first, end;
       {
@@ -130,10 +138,31 @@ gemm_tma_kernel(const __grid_constant__ TensorMaps maps, Load load, TileGrid gri
       const Place p = place(hidden(t));  // made anew: registers are short while products run
       const auto q = load.problem(p.problem);
       const int64_t part = static_cast<int64_t>(p.split) * grid.problems + p.problem;
+      // Beside moments nothing else is wanted: its code goes.
+      const Epilogue<T> ends = moments ? Epilogue<T>{nullptr, nullptr, {}} : epilogue;
+      const Destination where = moments ? Destination{to.out, false, to.packed, nullptr} : to;
       FASTCNN_UNROLL
       for (int i = 0; i < MI; ++i)
-        store_fragments<T, BN>(load, q, epilogue, to, grid.splits, part, p.m0 + group_row + i * 64 + warp % 4 * 16,
-                               p.n0, sum[i], drain);
+        store_fragments<T, BN>(load, q, ends, where, moments ? 1 : grid.splits, part,
+                               p.m0 + group_row + i * 64 + warp % 4 * 16, p.n0, sum[i], drain);
+      if constexpr (moments) {
+        FASTCNN_UNROLL
+        for (int i = 0; i < MI; ++i) clear_rows<BN>(sum[i], p.m0 + group_row + i * 64 + warp % 4 * 16, q.M);
+        add_column_sums<MI, BN>(sum, total);
+        if (grid.each) {
+          const int64_t slice = int64_t{grid.columns.quotient(t)} * kSummingWarps + warp;
+          leave_column_sums<BN>(total, to.parts + slice * 2 * q.N, p.n0, q.N);
+          FASTCNN_UNROLL
+          for (int k = 0; k < BN / 16; ++k) total[k] = 0;
+        }
+      }
+    }
+    if constexpr (moments) {
+      if (grid.each) return;
+      int32_t column;
+      const int64_t slice = grid.columns.split(static_cast<int32_t>(blockIdx.x), &column), N = load.problem(0).N;
+      leave_block_sums<BN>(total, reinterpret_cast<float*>(shared), to.parts + slice * 2 * N, column * BN,
+                           static_cast<int32_t>(N), sync_threads<1, Tile::multiplying>);
     }
   }
 #endif

@@ -4,6 +4,7 @@
 // What it is not: TMA or a producer of its own; TF32 (gemm_mma.cuh).
 #pragma once
 #include "backend/cuda/kernels/gemm_mma.cuh"
+#include "backend/cuda/kernels/moments.cuh"
 #include "backend/cuda/kernels/wgmma.cuh"
 
 namespace fastcnn::cuda {
@@ -18,6 +19,7 @@ struct LineTile {
   static constexpr size_t drain = threads / 32 * kFragmentDrain;
   static_assert(ahead >= 1);
   // Few steps need few stages; the way out goes through the same memory.
+  static_assert(stage * 2 >= threads / 32 * 2 * BN * 4);  // sums of columns too
   static constexpr size_t shared(int64_t steps) {
     const size_t bytes = static_cast<size_t>(steps < stages ? steps : stages) * stage * 2;
     return bytes < drain ? drain : bytes;
@@ -54,11 +56,13 @@ struct LineStager {
   }
 };
 
-// grid.x = tiles of columns, then of rows: neighbours share rows of A; grid.z = problems * splits.
-template <class T, class Load, class Tile>
+// grid.x = tiles of columns, then of rows: neighbours share rows of A; grid.z = problems * splits. `moments`: the
+// bare product, of one problem in one part, and in to.parts (rows of tiles, 2, N) the sums of its columns.
+template <class T, class Load, class Tile, bool moments>
 FASTCNN_KERNEL_BOUNDS(Tile::threads, Tile::blocks)
 gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> epilogue, const T* any,
                   Destination to) {
+  let_next_start();
 #if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int BM = Tile::BM, BN = Tile::BN, MI = Tile::MI;
   T* shared = shared_memory<T>();
@@ -76,7 +80,7 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   const Place here = place(blockIdx.x, blockIdx.z);
   const int32_t m0 = here.m0, n0 = here.n0, split = here.split;
   const auto q = load.problem(here.problem);
-  if (m0 >= q.M) return;  // of a parity with fewer pixels
+  if (m0 >= q.M) return;  // of a parity with fewer pixels; the grid ends with blocks that wait
   const int32_t per = ((q.K + splits - 1) / splits + kLineDepth - 1) / kLineDepth * kLineDepth;
   const int32_t begin = split * per < q.K ? split * per : q.K, end = q.K - begin < per ? q.K : begin + per;
   const int32_t steps = (end - begin + kLineDepth - 1) / kLineDepth;
@@ -85,6 +89,7 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   const SideB<Load> side_b{load, q};
   const LineStager<T, SideA<Load>, BM, Tile::threads, Tile::keep> a(side_a, m0);
   const LineStager<T, SideB<Load>, BN, Tile::threads, false> b(side_b, n0);
+  await_previous();  // what is above is numbers alone
   auto bring = [&](int32_t step) {
     if (step < steps) {
       T* stage = shared + step % Tile::stages * Tile::stage;
@@ -113,10 +118,21 @@ gemm_wgmma_kernel(Load load, int32_t splits, FastDiv column_tiles, Epilogue<T> e
   float* drain = shared_memory<float>() + warp * kFragmentDrain / sizeof(float);
   const Place p = place(blockIdx.x, blockIdx.z);  // made anew: registers are short while products run
   const int64_t part = static_cast<int64_t>(p.split) * (static_cast<int32_t>(gridDim.z) / splits) + p.problem;
+  const Epilogue<T> ends = moments ? Epilogue<T>{nullptr, nullptr, {}} : epilogue;
+  const Destination where = moments ? Destination{to.out, false, to.packed, nullptr} : to;
   FASTCNN_UNROLL
   for (int i = 0; i < MI; ++i)
-    store_fragments<T, BN>(load, load.problem(p.problem), epilogue, to, splits, part,
+    store_fragments<T, BN>(load, load.problem(p.problem), ends, where, moments ? 1 : splits, part,
                            p.m0 + group_row + i * 64 + warp % 4 * 16, p.n0, sum[i], drain);
+  if constexpr (moments) {
+    const auto end_q = load.problem(0);
+    float total[BN / 16] = {};
+    FASTCNN_UNROLL
+    for (int i = 0; i < MI; ++i) clear_rows<BN>(sum[i], p.m0 + group_row + i * 64 + warp % 4 * 16, end_q.M);
+    add_column_sums<MI, BN>(sum, total);
+    leave_block_sums<BN>(total, shared_memory<float>(), to.parts + static_cast<int64_t>(p.m0 / BM) * 2 * end_q.N,
+                         p.n0, end_q.N, [] { __syncthreads(); });
+  }
 #endif
 }
 

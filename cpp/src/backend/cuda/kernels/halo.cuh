@@ -123,6 +123,7 @@ FASTCNN_DEVICE void store_halos(const Epilogue<T>& e, float (&sum)[MI][O / 8][4]
 template <class T, int C, int O, int K, int MI, bool back>
 FASTCNN_KERNEL_BOUNDS(kHaloThreads, halo_blocks(C, O))
 halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
+  follow_previous();
   constexpr int taps = K * K, KC = C / 16, NT = O / 8, weights = taps * C * O;
   constexpr bool kept = taps * KC * NT * 2 <= 36;  // all weights in registers
   T* shared = shared_memory<T>();
@@ -207,6 +208,7 @@ halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, 
 template <class T, int C, int O, int K, int slices, int most>
 FASTCNN_KERNEL_BOUNDS(slices * K * 32, halo_weight_blocks(C))
 halo_weights_kernel(Halo g, int32_t made, const T* x, const T* dy, float* parts) {
+  follow_previous();
   constexpr int OM = O / 16, CN = C / 8, dy_plane = most + 64 / O, steps = most / 16 / slices;
   constexpr int threads = slices * K * 32, stages = kHaloWeightStages;
   static_assert(steps * 16 * slices == most);

@@ -29,6 +29,7 @@ struct HaloParities {
 template <class T, int C, int O, int MI>
 FASTCNN_KERNEL_BOUNDS(kHaloThreads, halo_blocks(C, O))
 halo_strided_back_kernel(HaloParities p, int32_t made, const T* dy, const T* w, Epilogue<T> epilogue, T* dx) {
+  follow_previous();
   constexpr int taps = 9, KC = C / 16, NT = O / 8, weights = taps * C * O;
   T* shared = shared_memory<T>();
   const Halo& g = p.g;

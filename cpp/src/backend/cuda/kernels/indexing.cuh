@@ -55,6 +55,7 @@ struct IndexArgs {
 
 template <class T>
 FASTCNN_KERNEL gather_kernel(IndexArgs a, const T* x, T* y, int64_t total) {
+  follow_previous();
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     int64_t at[kMaxDims];
     unravel(a.y, i, at);
@@ -68,6 +69,7 @@ FASTCNN_KERNEL gather_kernel(IndexArgs a, const T* x, T* y, int64_t total) {
 // sums (dense like the result, W) starts as zeros. `columns` counts the elements of dy with dim fixed.
 template <class W>
 FASTCNN_KERNEL scatter_columns(IndexArgs a, const void* dy, DType type, W* sums, int64_t columns) {
+  follow_previous();
   const int64_t length = a.y.shape[a.dim];
   Dense outer = a.y;
   outer.shape[a.dim] = 1;
@@ -90,6 +92,7 @@ FASTCNN_KERNEL scatter_columns(IndexArgs a, const void* dy, DType type, W* sums,
 
 template <class W>
 FASTCNN_KERNEL narrow_kernel(const W* x, void* y, DType type, int64_t n) {
+  follow_previous();
   for (int64_t i = global_thread(); i < n; i += global_threads()) store_as<W>(y, type, i, x[i]);
 }
 
@@ -103,6 +106,7 @@ struct WindowArgs {
 };
 template <class W>
 FASTCNN_KERNEL window_kernel(WindowArgs a, const void* x, void* y, DType type, int64_t total) {
+  follow_previous();
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     int64_t at[kMaxDims], to = a.offset;
     unravel(a.window, i, at);
@@ -125,6 +129,7 @@ struct OverlapArgs {
 };
 template <class W>
 FASTCNN_KERNEL overlap_kernel(OverlapArgs a, const void* x, void* y, DType type, int64_t total) {
+  follow_previous();
   const int n = a.w.window.ndim;
   for (int64_t o = global_thread(); o < total; o += global_threads()) {
     W sum = 0;
@@ -172,6 +177,7 @@ FASTCNN_KERNEL overlap_kernel(OverlapArgs a, const void* x, void* y, DType type,
 // Of equal indices the last wins: the largest number of a value, from 1, that goes to each place.
 FASTCNN_KERNEL put_winner(const int64_t* index, int64_t size, int32_t kind, ErrorRecord* errors, int32_t* winner,
                           int64_t m) {
+  follow_previous();
   for (int64_t i = global_thread(); i < m; i += global_threads()) {
     const int64_t id = index[i];
     if (id < 0 || id >= size)
@@ -182,6 +188,7 @@ FASTCNN_KERNEL put_winner(const int64_t* index, int64_t size, int32_t kind, Erro
 }
 template <class T>
 FASTCNN_KERNEL put_kernel(const T* x, const T* values, const int32_t* winner, T* y, int64_t n) {
+  follow_previous();
   for (int64_t i = global_thread(); i < n; i += global_threads()) y[i] = winner[i] ? values[winner[i] - 1] : x[i];
 }
 
@@ -192,6 +199,7 @@ struct PadArgs {
 // T: one element, or neighbours that stay neighbours. Dims as y lies in memory.
 template <class T>
 FASTCNN_KERNEL pad_kernel(PadArgs a, const T* x, T* y, T value, int64_t total) {
+  follow_previous();
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     int64_t rest = i, from = 0, to = 0;
     for (int d = a.padded.ndim - 1; d >= 0; --d) {
@@ -207,6 +215,7 @@ FASTCNN_KERNEL pad_kernel(PadArgs a, const T* x, T* y, T value, int64_t total) {
 // Gathers: every element of dx looks through the padded coordinates that may have read it, per axis.
 template <class T>
 FASTCNN_KERNEL pad_bwd_kernel(PadArgs a, const T* dy, T* dx, int64_t total) {
+  follow_previous();
   using R = Real<T>;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     int64_t at[kMaxDims], pos[kMaxDims] = {};

@@ -41,12 +41,14 @@ struct TapTable {
 
 template <class R>
 FASTCNN_KERNEL interp_table(cpu::InterpRule<R> rule, TapTable<R> t) {
+  follow_previous();
   for (int64_t o = global_thread(); o < t.out; o += global_threads())
     cpu::interp_position(rule, o, t.index + o * t.taps, t.weight + o * t.taps);
 }
 
 template <class T>
 FASTCNN_KERNEL interp_pick(InterpolateParams p, TapTable<float> h, TapTable<float> w, const T* x, T* y) {
+  follow_previous();
   const int64_t total = p.N * p.oH * p.oW * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace o = pool_place(i, p.oH, p.oW, p.C);
@@ -59,6 +61,7 @@ FASTCNN_KERNEL interp_pick(InterpolateParams p, TapTable<float> h, TapTable<floa
 template <class R, class S>
 FASTCNN_KERNEL interp_kernel(InterpolateParams p, TapTable<R> h, TapTable<R> w, const void* x, void* y, DType type,
                              bool whole, S low, S high) {
+  follow_previous();
   const int64_t total = p.N * p.oH * p.oW * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace o = pool_place(i, p.oH, p.oW, p.C);
@@ -80,6 +83,7 @@ FASTCNN_KERNEL interp_kernel(InterpolateParams p, TapTable<R> h, TapTable<R> w, 
 template <class T>
 FASTCNN_KERNEL interp_bwd_kernel(InterpolateParams p, TapTable<Real<T>> h, TapTable<Real<T>> w, const T* dy,
                                  T* dx) {
+  follow_previous();
   const int64_t total = p.N * p.H * p.W * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace in = pool_place(i, p.H, p.W, p.C);

@@ -1,10 +1,12 @@
 // What it is: elementwise kernels as frames around a functor: dense operands of one type in 16-byte packs, casts
-// of dense floats, or strided operands of any dtypes. A functor is called with the element's number and its inputs
-// as real numbers. What it is not: the arithmetic (math.cuh, act.cuh).
+// of dense floats (of one or of many tensors), strided operands of any dtypes, or many scalars. A functor is
+// called with the element's number and its inputs as real numbers. What it is not: the arithmetic (math.cuh,
+// act.cuh).
 #pragma once
 #include "backend/cpu/kernels/eltwise_args.h"
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/kernels/packs.cuh"
+#include "backend/cuda/kernels/tensor_table.cuh"
 
 namespace fastcnn::cuda {
 
@@ -16,6 +18,7 @@ struct DenseIn {
 // one by one.
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_map(DenseIn in, void* out, int64_t n, int64_t packs, F f) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   auto one = [&](int64_t i, const T* a, const T* b, const T* c) {
     if constexpr (N == 1)
@@ -52,6 +55,7 @@ template <int N>
 constexpr int kPacksPerThread = N == 1 ? 4 : 2;
 template <class T, int N, class F>
 FASTCNN_KERNEL dense_packs(DenseIn in, void* out, int64_t n, F f) {
+  follow_previous();
   constexpr int W = Pack<T>::n;
   static_assert(N == 1 || N == 2);
   const T *a = static_cast<const T*>(in.p[0]), *b = static_cast<const T*>(in.p[N - 1]);
@@ -96,6 +100,7 @@ struct alignas(4 * sizeof(T)) Quartet {
 };
 template <class From, class To>
 FASTCNN_KERNEL dense_cast(const From* x, To* y, int64_t n) {
+  follow_previous();
   over_packs<kPacksPerThread<1>>(n / 4, [&]<int M>(int64_t v, int64_t step) {
     Quartet<From> q[M];
     FASTCNN_UNROLL
@@ -110,6 +115,46 @@ FASTCNN_KERNEL dense_cast(const From* x, To* y, int64_t n) {
   });
   const int64_t i = n / 4 * 4 + global_thread();
   if (i < n) y[i] = from_real<To>(to_real(x[i]));
+}
+
+// The same for many tensors: a block takes kCastsPerBlock elements of one of them.
+struct CastTensor {
+  const void* x;
+  void* y;
+  int64_t n;
+  int32_t aligned;
+};
+using CastTable = TensorTable<CastTensor, kMostTensors>;
+constexpr int kCastsPerBlock = 4096, kCastThreads = 256;
+
+template <class From, class To>
+FASTCNN_KERNEL dense_casts(const FASTCNN_GRID_CONSTANT CastTable table) {
+  follow_previous();
+  constexpr int M = kCastsPerBlock / 4 / kCastThreads;  // quartets of a thread
+  const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
+  const CastTensor& s = table.tensor[t];
+  const int64_t begin =
+      static_cast<int64_t>(static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kCastsPerBlock;
+  const From* x = static_cast<const From*>(s.x) + begin;
+  To* y = static_cast<To*>(s.y) + begin;
+  const int n = static_cast<int>(s.n - begin < kCastsPerBlock ? s.n - begin : kCastsPerBlock);
+  const int packs = s.aligned ? n / 4 : 0;
+  Quartet<From> q[M] = {};
+  FASTCNN_UNROLL
+  for (int u = 0; u < M; ++u) {
+    const int v = static_cast<int>(threadIdx.x) + u * kCastThreads;
+    if (v < packs) q[u] = reinterpret_cast<const Quartet<From>*>(x)[v];
+  }
+  FASTCNN_UNROLL
+  for (int u = 0; u < M; ++u) {
+    const int v = static_cast<int>(threadIdx.x) + u * kCastThreads;
+    Quartet<To> r;
+    FASTCNN_UNROLL
+    for (int j = 0; j < 4; ++j) r.v[j] = from_real<To>(to_real(q[u].v[j]));
+    if (v < packs) reinterpret_cast<Quartet<To>*>(y)[v] = r;
+  }
+  for (int i = packs * 4 + static_cast<int>(threadIdx.x); i < n; i += kCastThreads)
+    y[i] = from_real<To>(to_real(x[i]));
 }
 
 // The place of element i of the loop in each operand.
@@ -135,6 +180,7 @@ FASTCNN_DEVICE void offsets(const EltLoop& l, int64_t i, int64_t (&at)[N]) {
 // Operand 0 is the output. W: what the elements travel as.
 template <class W, int N, class F>
 FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType out_type, F f) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[N + 1];
     offsets(l, i, at);
@@ -147,9 +193,27 @@ FASTCNN_KERNEL strided_map(EltLoop l, DenseIn in, DType type, void* out, DType o
   }
 }
 
+// Many results of one element each, of one functor.
+struct ScalarTable {
+  struct {
+    const void *a, *b;
+    void* y;
+  } of[kMostTensors];
+  int32_t count = 0;
+};
+template <class W, class F>
+FASTCNN_KERNEL scalar_map(const FASTCNN_GRID_CONSTANT ScalarTable table, DType type, DType out_type, F f) {
+  follow_previous();
+  const int64_t i = global_thread();
+  if (i >= table.count) return;
+  const auto& s = table.of[i];
+  store_as<W>(s.y, out_type, 0, f(0, load_as<W>(s.a, type, 0), load_as<W>(s.b, type, 0)));
+}
+
 // Bytes moved as they are.
 template <class T>
 FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[2];
     offsets(l, i, at);
@@ -159,6 +223,7 @@ FASTCNN_KERNEL strided_copy(EltLoop l, const T* x, T* y) {
 
 template <class T>
 FASTCNN_KERNEL strided_where(EltLoop l, const uint8_t* condition, const T* a, const T* b, T* y) {
+  follow_previous();
   for (int64_t i = global_thread(); i < l.total; i += global_threads()) {
     int64_t at[4];
     offsets(l, i, at);

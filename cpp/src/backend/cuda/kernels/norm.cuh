@@ -20,6 +20,7 @@ struct NormIndex {
 template <class T>
 FASTCNN_KERNEL norm_forward(NormIndex ix, double eps, const T* x, const Real<T>* gamma, const Real<T>* beta, T* y,
                             Real<T>* mean, Real<T>* invstd) {
+  follow_previous();
   using R = Real<T>;
   auto* scratch = shared_memory<Sums<R, 1>>();
   const R n = static_cast<R>(ix.count > 0 ? ix.count : 1);
@@ -44,6 +45,7 @@ FASTCNN_KERNEL norm_forward(NormIndex ix, double eps, const T* x, const Real<T>*
 template <class T>
 FASTCNN_KERNEL norm_backward(NormIndex ix, const T* dy, const T* x, const Real<T>* gamma, const Real<T>* mean,
                              const Real<T>* invstd, T* dx) {
+  follow_previous();
   using R = Real<T>;
   const R n = static_cast<R>(ix.count > 0 ? ix.count : 1);
   for (int64_t s = blockIdx.x; s < ix.sets; s += gridDim.x) {
@@ -67,6 +69,7 @@ FASTCNN_KERNEL norm_backward(NormIndex ix, const T* dy, const T* x, const Real<T
 template <class T>
 FASTCNN_KERNEL norm_affine_sums(NormIndex ix, int64_t channels, const T* dy, const T* x, const Real<T>* mean,
                                 const Real<T>* invstd, Real<T>* parts) {
+  follow_previous();
   using R = Real<T>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= channels) return;
@@ -85,6 +88,7 @@ FASTCNN_KERNEL norm_affine_sums(NormIndex ix, int64_t channels, const T* dy, con
 
 template <class S>
 FASTCNN_KERNEL norm_affine_join(const S* parts, int slices, int64_t channels, S* dgamma, S* dbeta) {
+  follow_previous();
   for (int64_t c = global_thread(); c < channels; c += global_threads()) {
     S dot = 0, sum = 0;
     for (int k = 0; k < slices; ++k) dot += parts[k * 2 * channels + c], sum += parts[(k * 2 + 1) * channels + c];

@@ -5,42 +5,11 @@
 // (optim.cu).
 #pragma once
 #include "backend/cpu/step_numbers.h"
-#include "backend/cuda/device.cuh"
-
-#if defined(__CUDACC__)
-#define FASTCNN_GRID_CONSTANT __grid_constant__
-#else
-#define FASTCNN_GRID_CONSTANT
-#endif
+#include "backend/cuda/kernels/tensor_table.cuh"
 
 namespace fastcnn::cuda {
 
-// Arguments of a kernel are 4 KiB, from CUDA 12.1 on 32764 bytes.
-#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
-constexpr int kMostTensors = 40;
-#else
-constexpr int kMostTensors = 350;
-#endif
 constexpr int kPerBlock = 4096;  // elements of one tensor
-
-template <class Entry, int most>
-struct TensorTable {
-  Entry tensor[most];
-  int32_t first_block[most];
-  int32_t count = 0, blocks = 0;
-  FASTCNN_DEVICE int of_block(int32_t block) const {  // the last that begins at or before it
-    if constexpr (most == 1) return 0;
-    int low = 0, high = count - 1;
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (first_block[middle] <= block)
-        low = middle;
-      else
-        high = middle - 1;
-    }
-    return low;
-  }
-};
 
 struct StepTensor {
   const void* in[5];  // parameter, gradient, states; null: the rule has no such state
@@ -160,6 +129,7 @@ struct LionRule {
 template <class T, template <class> class Rule, int most>
 FASTCNN_KERNEL step_kernel(Rule<Real<T>> rule, const FASTCNN_GRID_CONSTANT StepTable<most> table,
                            const float* hyper, const float* scale) {
+  follow_previous();
   using R = Real<T>;
   constexpr int W = Pack<T>::n, K = Rule<R>::tensors;
   auto* shared = shared_memory<cpu::StepNumbers>();
@@ -248,6 +218,7 @@ FASTCNN_DEVICE bool any_non_finite(const FiniteTensor& s, int64_t begin, int64_t
 }
 // found starts as zero; whoever finds one writes the same.
 FASTCNN_KERNEL non_finite_kernel(const FASTCNN_GRID_CONSTANT FiniteTable table, float* found) {
+  follow_previous();
   const int t = table.of_block(static_cast<int32_t>(blockIdx.x));
   const FiniteTensor& s = table.tensor[t];
   const int64_t begin = static_cast<int64_t>(static_cast<int32_t>(blockIdx.x) - table.first_block[t]) * kPerBlock;

@@ -33,6 +33,7 @@ FASTCNN_DEVICE PoolPlace pool_place(int64_t i, int64_t H, int64_t W, int64_t C) 
 
 template <class T>
 FASTCNN_KERNEL max_pool_kernel(Pool2dParams p, const T* x, T* y, int32_t* index) {
+  follow_previous();
   const int64_t total = p.N * p.oH * p.oW * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace o = pool_place(i, p.oH, p.oW, p.C);
@@ -51,6 +52,7 @@ FASTCNN_KERNEL max_pool_kernel(Pool2dParams p, const T* x, T* y, int32_t* index)
 
 template <class T>
 FASTCNN_KERNEL max_pool_bwd_kernel(Pool2dParams p, const T* dy, const int32_t* index, T* dx) {
+  follow_previous();
   const int64_t total = p.N * p.H * p.W * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace in = pool_place(i, p.H, p.W, p.C);
@@ -68,6 +70,7 @@ FASTCNN_KERNEL max_pool_bwd_kernel(Pool2dParams p, const T* dy, const int32_t* i
 
 template <class T>
 FASTCNN_KERNEL max_pool_gather_kernel(Pool2dParams p, const T* g, const int32_t* index, T* y) {
+  follow_previous();
   const int64_t per = p.oH * p.oW * p.C, total = p.N * per;
   for (int64_t i = global_thread(); i < total; i += global_threads())
     y[i] = index[i] < 0 ? from_real<T>(Real<T>(0)) : g[(i / per * p.H * p.W + index[i]) * p.C + i % p.C];
@@ -80,6 +83,7 @@ FASTCNN_DEVICE R pool_share(const Pool2dParams& p, const PoolWindow& h, const Po
 
 template <class T>
 FASTCNN_KERNEL avg_pool_kernel(Pool2dParams p, const T* x, T* y) {
+  follow_previous();
   const int64_t total = p.N * p.oH * p.oW * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace o = pool_place(i, p.oH, p.oW, p.C);
@@ -94,6 +98,7 @@ FASTCNN_KERNEL avg_pool_kernel(Pool2dParams p, const T* x, T* y) {
 
 template <class T>
 FASTCNN_KERNEL avg_pool_bwd_kernel(Pool2dParams p, const T* dy, T* dx) {
+  follow_previous();
   const int64_t total = p.N * p.H * p.W * p.C;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
     const PoolPlace in = pool_place(i, p.H, p.W, p.C);

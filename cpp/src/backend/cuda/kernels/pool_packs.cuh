@@ -58,6 +58,7 @@ FASTCNN_DEVICE PackedPlace packed_place(const PackedPool& p) {
 // K: a square window without dilation, all of whose loads are under way at once; 0: any window.
 template <class T, int K>
 FASTCNN_KERNEL max_pool_packs(PackedPool p, const T* x, T* y, int32_t* index) {
+  follow_previous();
   constexpr int V = Pack<T>::n;
   const PackedPlace o = packed_place(p);
   if (!o.there) return;
@@ -114,6 +115,7 @@ FASTCNN_KERNEL max_pool_packs(PackedPool p, const T* x, T* y, int32_t* index) {
 // number.
 template <class T, int R>
 FASTCNN_KERNEL max_pool_bwd_packs(PackedPool p, const T* dy, const int32_t* index, T* dx) {
+  follow_previous();
   constexpr int V = Pack<T>::n;
   const PackedPlace tile = packed_place(p);
   if (!tile.there) return;
@@ -184,6 +186,7 @@ FASTCNN_DEVICE float share_of(const PackedPool& p, const PackedWindow& h, const 
 
 template <class T>
 FASTCNN_KERNEL avg_pool_packs(PackedPool p, const T* x, T* y) {
+  follow_previous();
   constexpr int V = Pack<T>::n;
   const PackedPlace o = packed_place(p);
   if (!o.there) return;
@@ -208,6 +211,7 @@ FASTCNN_KERNEL avg_pool_packs(PackedPool p, const T* x, T* y) {
 // two). Block (packs, lanes), grid (outputs, packs); shared: a value for each thread and channel.
 template <class T>
 FASTCNN_KERNEL avg_pool_wide(PackedPool p, const T* x, T* y) {
+  follow_previous();
   constexpr int V = Pack<T>::n;
   const int lane = static_cast<int>(threadIdx.y), lanes = static_cast<int>(blockDim.y);
   const int32_t pack = static_cast<int32_t>(blockIdx.y * blockDim.x + threadIdx.x);
@@ -251,6 +255,7 @@ FASTCNN_KERNEL avg_pool_wide(PackedPool p, const T* x, T* y) {
 
 template <class T>
 FASTCNN_KERNEL avg_pool_bwd_packs(PackedPool p, const T* dy, T* dx) {
+  follow_previous();
   constexpr int V = Pack<T>::n;
   const PackedPlace in = packed_place(p);
   if (!in.there) return;

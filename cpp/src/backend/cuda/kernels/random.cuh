@@ -10,6 +10,7 @@ namespace fastcnn::cuda {
 template <class T>
 FASTCNN_KERNEL dropout_kernel(DropoutParams p, int ndim, const int64_t* state, int64_t delta, int64_t* saved,
                               const T* x, T* y, int64_t n) {
+  follow_previous();
   using R = Real<T>;
   const uint64_t seed = static_cast<uint64_t>(state[0]);
   const uint64_t stream = static_cast<uint64_t>(state[1]) + static_cast<uint64_t>(delta);
@@ -46,6 +47,7 @@ FASTCNN_DEVICE double uniform_of(const PhiloxBlock& b, int k) {
 // step.
 template <class T>
 FASTCNN_KERNEL random_float_kernel(RandomParams p, const int64_t* state, T* y, int64_t n) {
+  follow_previous();
   constexpr int per = is_same<T, double> ? 2 : 4;
   using Rule = Real<T>;
   const uint64_t seed = static_cast<uint64_t>(state[0]);
@@ -69,6 +71,7 @@ FASTCNN_KERNEL random_float_kernel(RandomParams p, const int64_t* state, T* y, i
 
 inline FASTCNN_KERNEL random_int_kernel(const int64_t* state, int64_t delta, int64_t low, uint64_t range, void* y,
                                         DType type, int64_t n) {
+  follow_previous();
   const uint64_t seed = static_cast<uint64_t>(state[0]);
   const uint64_t stream = static_cast<uint64_t>(state[1]) + static_cast<uint64_t>(delta);
   for (int64_t b = global_thread(); b < (n + 1) / 2; b += global_threads()) {
@@ -81,6 +84,7 @@ inline FASTCNN_KERNEL random_int_kernel(const int64_t* state, int64_t delta, int
 }
 
 inline FASTCNN_KERNEL rng_advance_kernel(const int64_t* in, int64_t* out, int64_t count) {
+  follow_previous();
   out[0] = in[0];
   out[1] = static_cast<int64_t>(static_cast<uint64_t>(in[1]) + static_cast<uint64_t>(count));
 }

@@ -75,6 +75,7 @@ FASTCNN_DEVICE int64_t place(const int64_t* shape, const int64_t* strides, int n
 template <class W>
 FASTCNN_KERNEL reduce_kernel(ReduceLoop l, Reduce op, const void* x, DType x_type, void* y, DType y_type,
                              Partial<W>* partials) {
+  follow_previous();
   const int64_t o = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int rows = static_cast<int>(blockDim.y), row = static_cast<int>(threadIdx.y);
   const int64_t slice = (l.count + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * slice;
@@ -110,6 +111,7 @@ FASTCNN_KERNEL reduce_kernel(ReduceLoop l, Reduce op, const void* x, DType x_typ
 template <class W>
 FASTCNN_KERNEL reduce_join(ReduceLoop l, Reduce op, const Partial<W>* partials, int slices, void* y,
                            DType y_type) {
+  follow_previous();
   for (int64_t o = global_thread(); o < l.outputs; o += global_threads()) {
     Partial<W> a = partials[o];
     for (int s = 1; s < slices; ++s) {
@@ -124,6 +126,7 @@ FASTCNN_KERNEL reduce_join(ReduceLoop l, Reduce op, const Partial<W>* partials, 
 template <class T>
 FASTCNN_KERNEL point_loss_sum(PointLossOf<Real<T>> f, const T* x, const T* t, int64_t n, Real<T>* partials,
                               ErrorRecord* errors) {
+  follow_previous();
   using R = Real<T>;
   Sums<R, 1> s{{R(0)}};
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -139,6 +142,7 @@ FASTCNN_KERNEL point_loss_sum(PointLossOf<Real<T>> f, const T* x, const T* t, in
 // *y = scale * sum of `count` partials; one block.
 template <class R>
 FASTCNN_KERNEL loss_join(const R* partials, int count, R scale, void* y, DType y_type) {
+  follow_previous();
   Sums<R, 1> s{{R(0)}};
   for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) s.v[0] += partials[i];
   s = block_sum(s, shared_memory<Sums<R, 1>>());

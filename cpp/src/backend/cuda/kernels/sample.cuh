@@ -61,6 +61,7 @@ FASTCNN_DEVICE float sample_axis_total(const SampleArgs& a, int64_t in, const cp
 
 // values: where colour stages follow, (N, oH, oW, C); else null.
 FASTCNN_KERNEL sample_kernel(SampleArgs a, float* values, int64_t pixels) {
+  follow_previous();
   const int64_t C = a.p.C;
   for (int64_t i = global_thread(); i < pixels; i += global_threads()) {
     const int64_t each = a.p.oH * a.p.oW, n = i / each, oy = i % each / a.p.oW, ox = i % a.p.oW;
@@ -123,6 +124,7 @@ FASTCNN_DEVICE void turn_hue(float* v, float turn) {
 // All colour stages of image blockIdx.x. values, next: (N, oH, oW, C), of which `values` holds the image; means:
 // (N, C). Shared: a float per warp.
 FASTCNN_KERNEL color_kernel(SampleArgs a, float* values, float* next, float* means) {
+  follow_previous();
   const int64_t C = a.p.C, n = blockIdx.x, pixels = a.p.oH * a.p.oW, floats = sample_stage_floats(C);
   auto* scratch = shared_memory<Sums<float, 1>>();
   values += n * pixels * C, next += n * pixels * C, means += n * C;

@@ -37,6 +37,7 @@ FASTCNN_DEVICE int64_t row_base(const SoftmaxParams& p, int64_t row) {
 
 template <class T>
 FASTCNN_KERNEL softmax_kernel(SoftmaxParams p, bool log_form, const T* x, T* y) {
+  follow_previous();
   using R = Real<T>;
   for (int64_t row = blockIdx.x; row < p.outer * p.inner; row += gridDim.x) {
     const int64_t base = row_base(p, row);
@@ -51,6 +52,7 @@ FASTCNN_KERNEL softmax_kernel(SoftmaxParams p, bool log_form, const T* x, T* y) 
 
 template <class T>
 FASTCNN_KERNEL softmax_bwd_kernel(SoftmaxParams p, bool log_form, const T* dy, const T* y, T* dx) {
+  follow_previous();
   using R = Real<T>;
   for (int64_t row = blockIdx.x; row < p.outer * p.inner; row += gridDim.x) {
     const int64_t base = row_base(p, row);
@@ -93,6 +95,7 @@ struct CrossEntropyArgs {
 template <class T>
 FASTCNN_KERNEL cross_entropy_rows(CrossEntropyArgs<Real<T>> a, const T* logits, void* lse, DType lse_type,
                                   Real<T>* rows) {
+  follow_previous();
   using R = Real<T>;
   auto* scratch = shared_memory<Sums<R, 1>>();
   const int64_t C = a.p.C;
@@ -124,6 +127,7 @@ FASTCNN_KERNEL cross_entropy_rows(CrossEntropyArgs<Real<T>> a, const T* logits, 
 template <class R>
 FASTCNN_KERNEL cross_entropy_join(CrossEntropyParams p, const R* rows, void* loss, DType loss_type,
                                   void* weight_sum, DType weight_sum_type) {
+  follow_previous();
   Sums<R, 2> s{{R(0), R(0)}};
   for (int64_t i = threadIdx.x; i < p.rows; i += blockDim.x) {
     s.v[0] += rows[i], s.v[1] += rows[p.rows + i];
@@ -140,6 +144,7 @@ template <class T>
 FASTCNN_KERNEL cross_entropy_bwd_kernel(CrossEntropyArgs<Real<T>> a, const void* dloss, DType dloss_type,
                                         const T* logits, const void* lse, DType lse_type, const void* weight_sum,
                                         T* dx) {
+  follow_previous();
   using R = Real<T>;
   const int64_t C = a.p.C;
   const R eps = static_cast<R>(a.p.label_smoothing), spread = eps / static_cast<R>(C);

@@ -17,6 +17,7 @@ template <class T>
 FASTCNN_KERNEL_BOUNDS(kStripThreads, 1)
 strip_weights_kernel(const __grid_constant__ TensorMaps maps, Strips g, int stages, int32_t O, int32_t C,
                      float* parts) {
+  follow_previous();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kWarps = 12, kDepth = 64;
   T* shared = shared_memory<T>();

@@ -36,7 +36,16 @@ FASTCNN_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
+// Meets `count` threads of a block at a barrier of their own (1 to 15).
+template <int barrier, int count>
+FASTCNN_DEVICE void sync_threads() {
+  asm volatile("bar.sync %0, %1;" ::"n"(barrier), "n"(count) : "memory");
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+FASTCNN_DEVICE void fetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 FASTCNN_DEVICE void bring_tile(void* shared, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
