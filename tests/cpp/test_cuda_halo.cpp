@@ -25,7 +25,9 @@ const Conv2dParams kAll[] = {
     conv(2, 32, 32, 13, 21, 1, {1, 1, 1, 1}), conv(1, 32, 16, 7, 5, 1, {0, 0, 0, 0}),
     conv(2, 16, 16, 33, 32, 1, {1, 1, 1, 1}), conv(2, 16, 16, 9, 40, 1, {2, 0, 0, 1}),
     conv(3, 16, 32, 32, 32, 2, {1, 1, 1, 1}), conv(2, 32, 16, 15, 17, 2, {1, 0, 0, 2}),
-    conv(9, 32, 32, 16, 16, 1, {1, 1, 1, 1}), conv(1, 16, 16, 3, 100, 1, {0, 1, 2, 2}),
+    conv(5, 16, 16, 10, 9, 2, {2, 1, 1, 0}),  conv(1, 16, 32, 35, 30, 2, {0, 1, 2, 2}),
+    conv(9, 32, 32, 16, 16, 1, {1, 1, 1, 1}), conv(5, 32, 64, 16, 16, 2, {1, 1, 1, 1}),
+    conv(2, 64, 32, 8, 9, 1, {1, 1, 1, 1}),   conv(1, 16, 16, 3, 100, 1, {0, 1, 2, 2}),
 };
 
 CudaOp halo_only(CudaOp op) {
@@ -50,19 +52,20 @@ TEST_CASE("cuda halo: conv2d and the gradient of x, with and without an epilogue
         std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)};
         if (p.has_bias) in.push_back(tensor({p.O}, 3, t));
         if (p.has_residual) in.push_back(tensor(y, 4, t));
-        CHECK(check_cuda(halo_only(FASTCNN_CUDA_OP(conv2d)), &p, in, {{y, t}}, 4e-6) == 1);
+        CHECK(check_cuda(halo_only(FASTCNN_CUDA_OP(conv2d)), &p, in, {{y, t}}, 4e-6) == (p.C < 64 ? 1 : 0));
         if (extra > 1) continue;
         p = base;
         std::vector<Shaped> data{tensor(y, 5, t), tensor(w, 2, t)};
         if (extra) data.push_back(tensor({p.C}, 6, t));
         CHECK(check_cuda(halo_only(FASTCNN_CUDA_OP(conv2d_bwd_data)), &p, data, {{x, t}}, 4e-6) ==
-              (p.sH == 1 ? 1 : 0));
+              (p.O < 64 ? 1 : 0));
       }
 }
 
 TEST_CASE("cuda halo: the gradient of the weights and of the bias; in float32 it is that before rounding") {
   for (const Conv2dParams& p : kAll)
     for (DType t : {DType::bfloat16, DType::float16}) {
+      if (p.C > 32) continue;
       const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C, 3, 3};
       const std::vector<Shaped> in{tensor(x, 1, t), tensor(y, 5, t)};
       const CudaOp op = halo_only(FASTCNN_CUDA_OP(conv2d_bwd_weights));
@@ -105,7 +108,7 @@ TEST_CASE("cuda halo: what it is not for goes to the next in the list") {
 
 TEST_CASE("cuda halo: tiles bring every pixel that a tap reads to where it is read, and make every pixel once") {
   for (const Conv2dParams& p : kAll) {
-    const cuda::Halo g = cuda::halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, 3, p.sH, p.C / 8, 256);
+    const cuda::Halo g = cuda::halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, 3, p.sH, p.C / 8, 256, 20480 / p.C);
     REQUIRE(g.rows > 0);
     CHECK(g.plane % 8 == 64 / p.C);
     std::set<int64_t> made;

@@ -267,7 +267,8 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
         out = [run(x, y).item() for _ in range(3)]
         if compiled and where == "cuda":
             for op in ("conv2d", "conv2d_bwd_weights"):  # by mma.sync, wgmma or the copy engine's boxes
-                assert re.search(rf"{op} \[(tensor cores|wgmma|boxes|strips|widened|space to depth)\]", run.describe())
+                kinds = "tensor cores|wgmma|boxes|strips|halo|widened|space to depth"
+                assert re.search(rf"{op} \[({kinds})\]", run.describe())
         return out
 
     np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=2e-2)

@@ -1,27 +1,30 @@
-// What it is: 3x3 convolutions of 16-bit floats between 16 or 32 channels, which memory bounds: tiles with their
-// halo, brought once for all taps (kernels/halo.h, kernels/halo.cuh). What it is not: for more channels, whose
-// products take longer than their memory (conv2d_boxes.cu, conv2d_strips.cu).
+// What it is: 3x3 convolutions of 16-bit floats from 16 or 32 channels to 16, 32 or 64, which memory bounds: tiles
+// with their halo, brought once for all taps (kernels/halo.h, kernels/halo.cuh). What it is not: for more
+// channels, whose products take longer than their memory (conv2d_boxes.cu, conv2d_strips.cu).
 #include <algorithm>
 
 #include "backend/cuda/conv2d_depthwise.h"
 #include "backend/cuda/conv2d_gemm.h"
-#include "backend/cuda/kernels/halo.cuh"
+#include "backend/cuda/kernels/halo_strided.cuh"
 
 namespace fastcnn::cuda {
 namespace {
 
 constexpr int kWindow = 3, kGroups = 4, kSlices = 4;  // groups of 16 pixels of a warp; slices of a tile's pixels
 constexpr int kTilePixels = kHaloThreads / 32 * kGroups * 16;
+constexpr int64_t kRoom = 40 << 10;                               // bytes of a tile of x
 constexpr int64_t kSharedBytes = 227 << 10, kReserved = 1 << 10;  // of a multiprocessor; of each block there
 
 // ---- who takes what
 // -----------------------------------------------------------------------------------------------
 bool few(int64_t channels) { return channels == 16 || channels == 32; }
+bool made(int64_t channels) { return few(channels) || channels == 64; }  // by blocks of 32
+int64_t block_of(int64_t channels) { return std::min<int64_t>(channels, 32); }
 
 const char* common_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (!is_half(c.in[0].dtype)) return "not a 16-bit float";
-  if (p.groups != 1 || !few(p.C) || !few(p.O)) return "channels other than 16 or 32";
+  if (p.groups != 1) return "groups";
   if (p.kH != kWindow || p.kW != kWindow || p.dH * p.dW != 1) return "not 3x3";
   if (p.sH != p.sW || p.sH > 2) return "strides other than 1 or 2";
   for (const Operand& o : c.in)
@@ -32,44 +35,53 @@ const char* common_declines(const Call& c) {
 }
 
 Halo forward_halo(const Conv2dParams& p) {
-  return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8, kTilePixels);
+  return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8, kTilePixels, kRoom / 2 / p.C);
 }
 Halo bwd_data_halo(const Conv2dParams& p) {
+  if (p.sH == 2)  // one pixel of the grid for two by two of x
+    return halo_of(p.N, p.oH, p.oW, (p.H + 1) / 2, (p.W + 1) / 2, HaloParities::before(p.pT),
+                   HaloParities::before(p.pL), 2, 1, p.O / 8, kTilePixels, kRoom / 2 / p.O);
   return halo_of(p.N, p.oH, p.oW, p.H, p.W, kWindow - 1 - p.pT, kWindow - 1 - p.pL, kWindow, 1, p.O / 8,
-                 kTilePixels);
+                 kTilePixels, kRoom / 2 / p.O);
 }
-int64_t data_shared(const Conv2dParams& p, const Halo& g, int64_t channels) {
-  return 2 * (kWindow * kWindow * p.C * p.O + kHaloStages * g.plane * channels);
+int64_t data_shared(const Halo& g, int64_t from, int64_t to) {
+  return 2 * (kWindow * kWindow * from * block_of(to) + kHaloStages * g.plane * from);
 }
 int64_t weights_shared(const Conv2dParams& p, const Halo& g) {
-  return 2 * kHaloWeightStages * (g.plane * p.C + (kTilePixels + 64 / p.O) * p.O);
+  const int64_t O = block_of(p.O);
+  return 2 * kHaloWeightStages * (g.plane * p.C + (kTilePixels + 64 / O) * O);
 }
-int blocks_for(const Halo& g, int64_t shared, int64_t most) {
-  const int64_t here = std::min(most, kSharedBytes / (shared + kReserved));
-  return static_cast<int>(std::min<int64_t>(g.tiles, here * rt::device().multiprocessors));
+// (walkers over the tiles, blocks of channels)
+dim3 grid_for(const Halo& g, int64_t shared, int64_t most, int64_t channels) {
+  const int64_t here = std::min(most, kSharedBytes / (shared + kReserved)), blocks = channels / block_of(channels);
+  return {static_cast<unsigned>(
+              std::clamp<int64_t>(here * rt::device().multiprocessors / blocks, 1, std::max(g.tiles, 1))),
+          static_cast<unsigned>(blocks)};
 }
 
 const char* too_long(const Halo& g, int64_t shared) {
-  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows too long for a tile";
+  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows or padding too long for a tile";
 }
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = common_declines(c)) return why;
+  if (!few(p.C) || !made(p.O)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = forward_halo(p);
-  if (const char* why = too_long(g, data_shared(p, g, p.C))) return why;
+  if (const char* why = too_long(g, data_shared(g, p.C, p.O))) return why;
   return gemm_declines<forward_sizes, one_dtype>(c);
 }
 const char* bwd_data_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = common_declines(c)) return why;
-  if (p.sH != 1) return "a gradient at a stride";
+  if (!few(p.O) || !made(p.C)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = bwd_data_halo(p);
-  if (const char* why = too_long(g, data_shared(p, g, p.O))) return why;
+  if (const char* why = too_long(g, data_shared(g, p.O, p.C))) return why;
   return gemm_declines<bwd_data_sizes, one_dtype>(c);
 }
 const char* bwd_weights_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = common_declines(c)) return why;
+  if (!few(p.C) || !made(p.O)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = forward_halo(p);
   if (const char* why = too_long(g, weights_shared(p, g))) return why;
   return gemm_declines<bwd_weights_sizes, weights_dtypes>(c);
@@ -88,48 +100,64 @@ template <bool back>
 void run_data(const Call& c, const char* name) {
   const auto& p = c.as<Conv2dParams>();
   const Halo g = back ? bwd_data_halo(p) : forward_halo(p);
-  const int64_t from = back ? p.O : p.C, to = back ? p.C : p.O, shared = data_shared(p, g, from);
+  const int64_t from = back ? p.O : p.C, to = back ? p.C : p.O, shared = data_shared(g, from, to);
   with_half(c.in[0].dtype, [&]<class T>() {
     Epilogue<T> e;
     if constexpr (back)
       e = bwd_data_epilogue<T>(c);
     else
       e = forward_epilogue<T>(c);
-    with_channels(from, to, [&]<int A, int B>() {
-      launch(
-          name,
-          {dim3(static_cast<unsigned>(blocks_for(g, shared, halo_blocks(p.C, p.O)))), dim3(kHaloThreads), static_cast<size_t>(shared)},
-          halo_kernel<T, A, B, kWindow, kGroups, back>, g, c.in[0].as<T>(), c.in[1].as<T>(), e, c.out[0].as<T>());
+    with_channels(from, block_of(to), [&]<int A, int B>() {
+      launch(name, {grid_for(g, shared, halo_blocks(A, B), to), dim3(kHaloThreads), static_cast<size_t>(shared)},
+             halo_kernel<T, A, B, kWindow, kGroups, back>, g, static_cast<int32_t>(to), c.in[0].as<T>(),
+             c.in[1].as<T>(), e, c.out[0].as<T>());
     });
   });
 }
 void forward(const Call& c) { run_data<false>(c, "conv2d"); }
-void bwd_data(const Call& c) { run_data<true>(c, "conv2d_bwd_data"); }
+void bwd_data(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.sH == 1) return run_data<true>(c, "conv2d_bwd_data");
+  HaloParities q{bwd_data_halo(p),
+                 static_cast<int32_t>(p.H),
+                 static_cast<int32_t>(p.W),
+                 static_cast<int32_t>(p.pT % 2),
+                 static_cast<int32_t>(p.pL % 2),
+                 FastDiv((p.H + 1) / 2)};
+  const int64_t shared = data_shared(q.g, p.O, p.C);
+  with_half(c.in[0].dtype, [&]<class T>() {
+    with_channels(p.O, block_of(p.C), [&]<int A, int B>() {
+      launch("conv2d_bwd_data",
+             {grid_for(q.g, shared, halo_blocks(A, B), p.C), dim3(kHaloThreads), static_cast<size_t>(shared)},
+             halo_strided_back_kernel<T, A, B, kGroups>, q, static_cast<int32_t>(p.C), c.in[0].as<T>(),
+             c.in[1].as<T>(), bwd_data_epilogue<T>(c), c.out[0].as<T>());
+    });
+  });
+}
 
 // ---- dw, dbias
 // ----------------------------------------------------------------------------------------------------
-int parts_of(const Conv2dParams& p) {
+dim3 weights_grid(const Conv2dParams& p) {
   const Halo g = forward_halo(p);
-  return blocks_for(g, weights_shared(p, g), halo_weight_blocks(p.C));
+  return grid_for(g, weights_shared(p, g), halo_weight_blocks(p.C), p.O);
 }
 int64_t bwd_weights_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return conv2d_bias_bytes(c) + parts_of(p) * p.O * kWindow * kWindow * p.C * static_cast<int64_t>(sizeof(float));
+  return conv2d_bias_bytes(c) +
+         weights_grid(p).x * p.O * kWindow * kWindow * p.C * static_cast<int64_t>(sizeof(float));
 }
 void bwd_weights(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const Halo g = forward_halo(p);
-  const int parts = parts_of(p);
+  const dim3 grid = weights_grid(p);
   auto* sums = reinterpret_cast<float*>(static_cast<char*>(c.workspace) + conv2d_bias_bytes(c));
   with_half(c.in[0].dtype, [&]<class T>() {
-    with_channels(p.C, p.O, [&]<int C, int O>() {
-      launch("conv2d_bwd_weights",
-             {dim3(static_cast<unsigned>(parts)), dim3(kSlices * kWindow * 32),
-              static_cast<size_t>(weights_shared(p, g))},
-             halo_weights_kernel<T, C, O, kWindow, kSlices, kTilePixels>, g, c.in[0].as<T>(), c.in[1].as<T>(),
-             sums);
+    with_channels(p.C, block_of(p.O), [&]<int C, int O>() {
+      launch("conv2d_bwd_weights", {grid, dim3(kSlices * kWindow * 32), static_cast<size_t>(weights_shared(p, g))},
+             halo_weights_kernel<T, C, O, kWindow, kSlices, kTilePixels>, g, static_cast<int32_t>(p.O),
+             c.in[0].as<T>(), c.in[1].as<T>(), sums);
     });
-    join_into<T>(sums, parts, p.O * kWindow * kWindow * p.C, c.out[0]);
+    join_into<T>(sums, static_cast<int>(grid.x), p.O * kWindow * kWindow * p.C, c.out[0]);
   });
   conv2d_bias_gradient(c);
 }

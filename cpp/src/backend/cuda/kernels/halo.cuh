@@ -32,13 +32,35 @@ FASTCNN_DEVICE void clear_shared(T* at, int elements) {
     reinterpret_cast<Pack<uint32_t>*>(at)[i] = Pack<uint32_t>{};
 }
 
-// Pixel m of 16 by all result channels, as mma leaves them: half h of the words is row h * 8 + lane / 4, channels
-// j * 8 + lane % 4 * 2 and the next one of word j.
-template <class T, int O, bool more>
-FASTCNN_DEVICE void store_halo(const Epilogue<T>& e, float (&sum)[O / 8][4], int32_t m, int32_t count, int64_t to,
-                               T* y) {
+// The weights between C channels read and O made, with taps; back: as (C, taps, all made) lie, else as (O, taps,
+// C). In shared memory they are (tap, chunk, row). `first`: channel made; `made`: of them in memory.
+template <int C, int O, int taps, bool back, class T>
+FASTCNN_DEVICE void bring_halo_weights(const T* w, int first, int made, T* to) {
+  constexpr int inner = back ? O : C, outer = back ? C : O, chunks = inner / 8, per_row = taps * chunks;
+  for (int e = static_cast<int>(threadIdx.x); e < outer * per_row; e += static_cast<int>(blockDim.x)) {
+    const int row = e / per_row, rest = e % per_row;
+    const T* from =
+        back ? w + (row * taps + rest / chunks) * made + first + rest % chunks * 8 : w + first * taps * C + e * 8;
+    copy_async16(to + (rest * outer + row) * 8, from, true);
+  }
+}
+// 16 channels read from kk * 16 on, 16 made from j * 16 on: two fragments.
+template <int C, int O, bool back, class T>
+FASTCNN_DEVICE void load_halo_weights(const T* w, int tap, int kk, int j, uint32_t (&r)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if constexpr (back)
+    load_matrices<true>(w + ((tap * (O / 8) + j * 2 + lane / 16) * C + kk * 16 + lane % 16) * 8, r);
+  else
+    load_matrices<false>(w + ((tap * (C / 8) + kk * 2 + lane / 8 % 2) * O + j * 16 + lane / 16 * 8 + lane % 8) * 8,
+                         r);
+}
+
+// 16 pixels by O channels, as mma leaves them: words 2h and 2h + 1 of sum[j] are pixel h * 8 + lane / 4, channels
+// j * 8 + lane % 4 * 2 and the next one. at(h): where that pixel's channels begin, negative: nowhere.
+template <class T, int O, bool more, class At>
+FASTCNN_DEVICE void store_halo(const Epilogue<T>& e, float (&sum)[O / 8][4], const At& at, T* y) {
   constexpr int NT = O / 8;
-  const int lane = static_cast<int>(threadIdx.x) % 32, four = lane / 4, in_four = lane % 4;
+  const int in_four = static_cast<int>(threadIdx.x) % 4;
   if constexpr (more) {
     FASTCNN_UNROLL
     for (int j = 0; j < NT; ++j) {
@@ -50,9 +72,9 @@ FASTCNN_DEVICE void store_halo(const Epilogue<T>& e, float (&sum)[O / 8][4], int
       if (e.residual) {
         FASTCNN_UNROLL
         for (int half = 0; half < 2; ++half)
-          if (m + half * 8 + four < count)
-            add_pair<T>(*reinterpret_cast<const uint32_t*>(e.residual + (to + m + half * 8 + four) * O + o),
-                        &sum[j][half * 2], &sum[j][half * 2 + 1]);
+          if (at(half) >= 0)
+            add_pair<T>(*reinterpret_cast<const uint32_t*>(e.residual + at(half) + o), &sum[j][half * 2],
+                        &sum[j][half * 2 + 1]);
       }
     }
     float all[1][NT * 4];  // one row: one copy of the formulas
@@ -71,43 +93,51 @@ FASTCNN_DEVICE void store_halo(const Epilogue<T>& e, float (&sum)[O / 8][4], int
       r[k] = to_pair<T>(sum[j][half * 2], sum[j][half * 2 + 1]);
     }
     turn_four(r);
-    const int half = (first + in_four) / NT, j = (first + in_four) % NT, at = m + half * 8 + four;
-    if (at < count)
-      *reinterpret_cast<Pack<uint32_t>*>(y + (to + at) * O + j * 8) = Pack<uint32_t>{{r[0], r[1], r[2], r[3]}};
+    const int64_t to = at((first + in_four) / NT);
+    if (to >= 0)
+      *reinterpret_cast<Pack<uint32_t>*>(y + to + (first + in_four) % NT * 8) =
+          Pack<uint32_t>{{r[0], r[1], r[2], r[3]}};
+  }
+}
+// The MI groups of 16 pixels of a warp; at(i, h).
+template <class T, int O, int MI, class At>
+FASTCNN_DEVICE void store_halos(const Epilogue<T>& e, float (&sum)[MI][O / 8][4], const At& at, T* y) {
+  if (!e.bias && !e.residual && e.act.act == Act::none) {
+    FASTCNN_UNROLL
+    for (int i = 0; i < MI; ++i) store_halo<T, O, false>(e, sum[i], [&](int half) { return at(i, half); }, y);
+    return;
+  }
+  FASTCNN_NO_UNROLL  // the formulas of all activations stand here once
+      for (int i = 0; i < MI; ++i) {
+    store_halo<T, O, true>(e, sum[0], [&](int half) { return at(i, half); }, y);
+    FASTCNN_UNROLL
+    for (int k = 0; k + 1 < MI; ++k) FASTCNN_UNROLL
+    for (int j = 0; j < O / 8; ++j) FASTCNN_UNROLL
+    for (int n = 0; n < 4; ++n) sum[k][j][n] = sum[k + 1][j][n];
   }
 }
 
-// y from x at `C` channels to `O`; back: the gradient of x at stride 1, C the channels of dy, whose taps go the
-// other way. w: (O, K, K, C), back: (C, K, K, O). MI: groups of 16 pixels of a warp. Shared: weights, then stages.
+// y from x at `C` channels to `made`, of which a block makes O; back: the gradient of x at stride 1, C the
+// channels of dy, whose taps go the other way. MI: groups of 16 pixels of a warp. Shared: weights, then stages.
+// Grid: (walkers over tiles, blocks of O channels).
 template <class T, int C, int O, int K, int MI, bool back>
 FASTCNN_KERNEL_BOUNDS(kHaloThreads, halo_blocks(C, O))
-halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
-  constexpr int taps = K * K, KC = C / 16, NT = O / 8, inner = back ? O : C, outer = back ? C : O;
-  constexpr int weights = taps * C * O;
+halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
+  constexpr int taps = K * K, KC = C / 16, NT = O / 8, weights = taps * C * O;
   constexpr bool kept = taps * KC * NT * 2 <= 36;  // all weights in registers
   T* shared = shared_memory<T>();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int stage = g.plane * C;
+  const int stage = g.plane * C, o0 = static_cast<int>(blockIdx.y) * O;
   clear_shared(shared + weights, kHaloStages * stage);
-  for (int e = static_cast<int>(threadIdx.x); e < weights / 8; e += kHaloThreads) {
-    constexpr int per_row = taps * inner / 8;
-    copy_async16(shared + (e % per_row * outer + e / per_row) * 8, w + e * 8, true);
-  }
+  bring_halo_weights<C, O, taps, back>(w, o0, made, shared);
   __syncthreads();
   auto t = static_cast<int32_t>(blockIdx.x);
   HaloTile tile = g.tile(t);
   bring_halo<C>(g, tile, x, shared + weights);
   commit_copies();
 
-  // Columns j * 16 on of depth kk * 16 on: two fragments.
   auto load_weights = [&](int tap, int kk, int j, uint32_t (&r)[4]) {
-    if constexpr (back)
-      load_matrices<true>(
-          shared + ((((taps - 1 - tap) * (inner / 8) + j * 2 + lane / 16) * outer) + kk * 16 + lane % 16) * 8, r);
-    else
-      load_matrices<false>(
-          shared + ((tap * (inner / 8) + kk * 2 + lane / 8 % 2) * outer + j * 16 + lane / 16 * 8 + lane % 8) * 8,
-          r);
+    load_halo_weights<C, O, back>(shared, back ? taps - 1 - tap : tap, kk, j, r);
   };
   constexpr int keep = kept ? taps * KC * (NT / 2) : 1;
   uint32_t kept_w[keep][4];
@@ -115,7 +145,7 @@ halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
   FASTCNN_UNROLL
   for (int i = 0; i < MI; ++i)
     at[i] = weights + (lane / 16 * g.plane + g.place_read((warp * MI + i) * 16 + lane % 16)) * 8;
-  const bool plain = !epilogue.bias && !epilogue.residual && epilogue.act.act == Act::none;
+  if (epilogue.bias) epilogue.bias += o0;
 
   wait_copies<0>();
   __syncthreads();
@@ -157,25 +187,14 @@ halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
         }
       }
     }
-    const int32_t m0 = warp * MI * 16;
-    if (plain) {
-      FASTCNN_UNROLL
-      for (int i = 0; i < MI; ++i)
-        store_halo<T, O, false>(epilogue, sum[i], m0 + i * 16, tile_now.count, tile_now.to, y);
-    } else {  // not unrolled: the formulas of all activations stand here once
-      FASTCNN_NO_UNROLL
-      for (int i = 0; i < MI; ++i) {
-        store_halo<T, O, true>(epilogue, sum[0], m0 + i * 16, tile_now.count, tile_now.to, y);
-        FASTCNN_UNROLL
-        for (int k = 0; k + 1 < MI; ++k) {
-          FASTCNN_UNROLL
-          for (int j = 0; j < NT; ++j) {
-            FASTCNN_UNROLL
-            for (int n = 0; n < 4; ++n) sum[k][j][n] = sum[k + 1][j][n];
-          }
-        }
-      }
-    }
+    const int32_t m0 = warp * MI * 16 + lane / 4;
+    store_halos<T, O, MI>(
+        epilogue, sum,
+        [&](int i, int half) {
+          const int32_t m = m0 + i * 16 + half * 8;
+          return m < tile_now.count ? static_cast<int64_t>(tile_now.to + m) * made + o0 : -1;
+        },
+        y);
     if (next >= g.tiles) return;
     t = next;
     wait_copies<0>();
@@ -183,29 +202,30 @@ halo_kernel(Halo g, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
   }
 }
 
-// The gradient of the weights: parts (gridDim.x, O, K, K, C). Warps: (slices of a tile's pixels, rows of taps).
-// `most`: pixels of dy of a tile, in shared memory behind those of x.
+// The gradient of the weights: parts (gridDim.x, made, K, K, C), of which a block makes O. Warps: (slices of a
+// tile's pixels, rows of taps). `most`: pixels of dy of a tile, in shared memory behind those of x.
 template <class T, int C, int O, int K, int slices, int most>
 FASTCNN_KERNEL_BOUNDS(slices * K * 32, halo_weight_blocks(C))
-halo_weights_kernel(Halo g, const T* x, const T* dy, float* parts) {
+halo_weights_kernel(Halo g, int32_t made, const T* x, const T* dy, float* parts) {
   constexpr int OM = O / 16, CN = C / 8, dy_plane = most + 64 / O, steps = most / 16 / slices;
   constexpr int threads = slices * K * 32, stages = kHaloWeightStages;
   static_assert(steps * 16 * slices == most);
   T* shared = shared_memory<T>();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int kh = warp % K, slice = warp / K;
-  const int dy_at = g.plane * C, stage = dy_at + dy_plane * O;
+  const int dy_at = g.plane * C, stage = dy_at + dy_plane * O, o0 = static_cast<int>(blockIdx.y) * O;
   clear_shared(shared, stages * stage);
   __syncthreads();
   auto bring = [&](int32_t t, int s) {
     if (t < g.tiles) {
       const HaloTile tile = g.tile(t);
       bring_halo<C>(g, tile, x, shared + s * stage);
-      const T* from = dy + static_cast<int64_t>(tile.to) * O;
+      const T* from = dy + static_cast<int64_t>(tile.to) * made + o0;
       const auto there = static_cast<unsigned>(tile.count) * (O / 8);
       for (unsigned e = threadIdx.x; e < most * (O / 8); e += threads)
         copy_async16(shared + s * stage + dy_at + (e % (O / 8) * dy_plane + e / (O / 8)) * 8,
-                     e < there ? from + e * 8u : dy, e < there);
+                     e < there ? from + e / (O / 8) * static_cast<unsigned>(made) + e % (O / 8) * 8u : dy,
+                     e < there);
     }
     commit_copies();  // empty groups too: waiting counts them
   };
@@ -267,8 +287,8 @@ halo_weights_kernel(Halo g, const T* x, const T* dy, float* parts) {
   FASTCNN_UNROLL
   for (int i = 0; i < OM; ++i) FASTCNN_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int o = i * 16 + half * 8 + lane / 4;
-    float* to = parts + ((static_cast<int64_t>(blockIdx.x) * O + o) * K + kh) * K * C + lane % 4 * 2;
+    const int o = o0 + i * 16 + half * 8 + lane / 4;
+    float* to = parts + ((static_cast<int64_t>(blockIdx.x) * made + o) * K + kh) * K * C + lane % 4 * 2;
     FASTCNN_UNROLL
     for (int kw = 0; kw < K; ++kw) FASTCNN_UNROLL
     for (int j = 0; j < CN; ++j)

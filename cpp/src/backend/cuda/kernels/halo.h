@@ -7,6 +7,8 @@
 // + tap is what y's pixel (row, column) reads. 16-byte chunks of the channels lie in planes of all pixels, so that
 // ldmatrix reads eight neighbouring pixels from all banks.
 #pragma once
+#include <algorithm>
+
 #include "backend/cuda/kernels/fast_div.h"
 
 namespace fastcnn::cuda {
@@ -46,25 +48,27 @@ struct Halo {
   }
 };
 
-// Tiles of at most `most` pixels of y; windows (window, window), `top` and `left` pixels of padding before x,
-// `chunks` of 16 bytes a pixel. No rows where that is not possible.
+// Tiles of at most `most` pixels of y and, but for tiles of one row, `room` pixels in shared memory; windows
+// (window, window), `top` and `left` pixels of padding before x, `chunks` of 16 bytes a pixel. No rows where that
+// is not possible.
 inline Halo halo_of(int64_t N, int64_t H, int64_t W, int64_t oH, int64_t oW, int64_t top, int64_t left,
-                    int64_t window, int64_t stride, int64_t chunks, int64_t most) {
+                    int64_t window, int64_t stride, int64_t chunks, int64_t most, int64_t room) {
   auto i = [](int64_t v) { return static_cast<int32_t>(v); };
   Halo h;
   if (oW > most || oH < 1 || oW < 1 || H < 1 || W < 1 || N < 1 || top < 0 || left < 0) return h;
   h.N = i(N), h.H = i(H), h.W = i(W), h.oH = i(oH), h.oW = i(oW), h.stride = i(stride), h.left = i(left);
-  const int64_t strips = (oH + most / oW - 1) / (most / oW), rows = (oH + strips - 1) / strips;
-  h.rows = i(rows), h.in_rows = i((rows - 1) * stride + window);
+  const int64_t pitch = std::max((oW - 1) * stride + window, left + W);
+  int64_t most_rows = std::min(most / oW, oH);
+  while (most_rows > 1 && ((most_rows - 1) * stride + window) * pitch > room) --most_rows;
+  const int64_t strips = (oH + most_rows - 1) / most_rows, rows = (oH + strips - 1) / strips;
+  h.pitch = i(pitch), h.rows = i(rows), h.in_rows = i((rows - 1) * stride + window);
   if (strips == 1) {
-    const int64_t images = most / (oH * oW);
-    h.images = i(images < N ? images : N), h.brought = i(H), h.first = i(top);
-    if (h.in_rows < top + H) h.in_rows = i(top + H);
+    h.in_rows = i(std::max<int64_t>(h.in_rows, top + H)), h.brought = i(H), h.first = i(top);
+    const int64_t images = std::min({most / (oH * oW), room / (h.in_rows * pitch), N});
+    h.images = i(std::max<int64_t>(images, 1));
   } else {
     h.brought = h.in_rows, h.above = i(top);
   }
-  const int64_t wide = (oW - 1) * stride + window;
-  h.pitch = i(wide > left + W ? wide : left + W);
   // Chunks of one pixel, and then of the next, fall into different banks.
   const int64_t pixels = int64_t{h.images} * h.in_rows * h.pitch, apart = 8 / chunks;
   h.plane = i((pixels + 7 - apart) / 8 * 8 + apart);
