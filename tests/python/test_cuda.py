@@ -290,7 +290,7 @@ def test_a_bfloat16_net_runs_on_tensor_cores_and_gives_the_cpu_s_losses(compiled
         out = [run(x, y).item() for _ in range(3)]
         if compiled and where == "cuda":
             for op in ("conv2d", "conv2d_bwd_weights"):  # by mma.sync, wgmma or the copy engine's boxes
-                assert re.search(rf"{op} \[(tensor cores|wgmma|boxes|widened|space to depth)\]", run.describe())
+                assert re.search(rf"{op} \[(tensor cores|wgmma|boxes|strips|widened|space to depth)\]", run.describe())
         return out
 
     np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=2e-2)
@@ -438,12 +438,17 @@ BOXES = (
     ((2, 64, 9, 9), 64, 3, 1, 2, 2), ((1, 192, 5, 5), 48, 5, 1, 2, 1), ((2, 64, 11, 11), 64, 3, 2, 1, 1),
     ((1, 64, 14, 13), 264, 1, 1, 0, 1),
 )  # fmt: skip
+# Rows as strips, squares of pixels as channels, few channels.
+STRIPS = (((3, 64, 8, 8), 64, 3, 1, 1, 1), ((2, 64, 9, 21), 64, 3, 1, 0, 1), ((1, 64, 9, 56), 64, 3, 1, 1, 1))
+SQUARES = (((2, 3, 30, 31), 64, 7, 2, 3, 1), ((2, 3, 16, 15), 32, 3, 2, 1, 1), ((2, 1, 12, 12), 16, 4, 4, 0, 1))
+FEW = (((3, 16, 32, 32), 16, 3, 1, 1, 1), ((3, 32, 16, 16), 32, 3, 1, 1, 1), ((2, 16, 9, 11), 32, 3, 2, 1, 1),
+       ((2, 16, 7, 5), 32, 1, 2, 0, 1), ((1, 32, 6, 40), 16, 3, 1, 1, 1), ((2, 16, 11, 6), 64, 4, 1, 0, 1))  # fmt: skip
 
 
 @device
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", BOXES, ids=str)
-def test_convolutions_of_many_channels_give_what_the_cpu_gives(case, dtype):
+@pytest.mark.parametrize("case", BOXES + STRIPS + SQUARES + FEW, ids=str)
+def test_convolutions_in_every_form_give_what_the_cpu_gives(case, dtype):
     shape, out, kernel, stride, padding, dilation = case
     rng = np.random.default_rng(0)
     half = getattr(fc, dtype)

@@ -252,6 +252,7 @@ List conv2d_bwd_weights_list() {
       {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
       conv2d_bwd_weights_space_to_depth(),
       conv2d_bwd_weights_widened(),
+      conv2d_bwd_weights_strips(),
       conv2d_bwd_weights_boxes(),
       {"wgmma", conv_lines_decline<bwd_weights_sizes, weights_dtypes, bwd_chunked>, bwd_weights_lines_workspace,
        bwd_weights_lines},

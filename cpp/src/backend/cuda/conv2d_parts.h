@@ -14,6 +14,7 @@ void conv2d_bias_gradient(const Call& c);
 Implementation conv2d_boxes();
 Implementation conv2d_bwd_data_boxes();
 Implementation conv2d_bwd_weights_boxes();
+Implementation conv2d_bwd_weights_strips();
 
 // Channels that do not fill runs of 16 bytes, by way of copies.
 Implementation conv2d_widened();

@@ -36,6 +36,15 @@ CUtensorMapDataType type_of(DType t) {
 void check(CUresult r, const char* call) {
   if (r != CUDA_SUCCESS) throw std::logic_error(std::string(call) + " refused, code " + std::to_string(int(r)));
 }
+cuuint64_t u(int64_t v) { return static_cast<cuuint64_t>(v); }
+void tiled(CUtensorMap* map, DType t, int rank, const void* data, const cuuint64_t* sizes,
+           const cuuint64_t* strides, const cuuint32_t* box) {
+  const cuuint32_t steps[] = {1, 1, 1, 1};
+  check(encode_tiled()(map, type_of(t), static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides,
+                       box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+        "cuTensorMapEncodeTiled");
+}
 // How far the last pixel of the window lies from the image's, as the engine counts it.
 int64_t upper(int32_t lower, int32_t count, int32_t stride, int64_t size) {
   return lower + int64_t{count - 1} * stride + 1 - size;
@@ -54,7 +63,6 @@ bool pixels_fit(const Window& w, int64_t H, int64_t W, int64_t taps_down, int64_
 
 void describe_pixels(CUtensorMap* map, DType t, const void* data, int64_t N, int64_t H, int64_t W, int64_t C,
                      const Window& w, int pixels) {
-  auto u = [](int64_t v) { return static_cast<cuuint64_t>(v); };
   const cuuint64_t sizes[] = {u(C), u(W), u(H), u(N)}, strides[] = {u(C * 2), u(W * C * 2), u(H * W * C * 2)};
   const int lower[] = {w.left, w.top};
   const int above[] = {static_cast<int>(upper(w.left, w.columns, w.stride_w, W)),
@@ -69,14 +77,16 @@ void describe_pixels(CUtensorMap* map, DType t, const void* data, int64_t N, int
 
 void describe_tile(CUtensorMap* map, DType t, const void* data, int64_t Z, int64_t Y, int64_t X, int z, int y,
                    int x) {
-  auto u = [](int64_t v) { return static_cast<cuuint64_t>(v); };
   const cuuint64_t sizes[] = {u(X), u(Y), u(Z)}, strides[] = {u(X * 2), u(Y * X * 2)};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(x), static_cast<cuuint32_t>(y), static_cast<cuuint32_t>(z)};
-  const cuuint32_t steps[] = {1, 1, 1};
-  check(encode_tiled()(map, type_of(t), Z ? 3 : 2, const_cast<void*>(data), sizes, strides, box, steps,
-                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-        "cuTensorMapEncodeTiled");
+  tiled(map, t, Z ? 3 : 2, data, sizes, strides, box);
+}
+
+void describe_strips(CUtensorMap* map, DType t, const void* data, int64_t N, int64_t H, int64_t W, int64_t C,
+                     int h, int w) {
+  const cuuint64_t sizes[] = {u(C), u(W), u(H), u(N)}, strides[] = {u(C * 2), u(W * C * 2), u(H * W * C * 2)};
+  const cuuint32_t box[] = {kBoxDepth, static_cast<cuuint32_t>(w), static_cast<cuuint32_t>(h), 1};
+  tiled(map, t, 4, data, sizes, strides, box);
 }
 
 }  // namespace fastcnn::cuda

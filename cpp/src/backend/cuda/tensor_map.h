@@ -17,5 +17,9 @@ void describe_pixels(CUtensorMap* map, DType t, const void* data, int64_t N, int
 void describe_tile(CUtensorMap* map, DType t, const void* data, int64_t Z, int64_t Y, int64_t X, int z, int y,
                    int x);
 
+// Boxes of 64 channels of (h, w) pixels of an N,H,W,C tensor.
+void describe_strips(CUtensorMap* map, DType t, const void* data, int64_t N, int64_t H, int64_t W, int64_t C,
+                     int h, int w);
+
 }  // namespace fastcnn::cuda
 #endif

@@ -57,6 +57,15 @@ FASTCNN_DEVICE void bring_tile(void* shared, const CUtensorMap* map, uint64_t* b
       "l"(map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
       : "memory");
 }
+FASTCNN_DEVICE void bring_tile(void* shared, const CUtensorMap* map, uint64_t* barrier, int c, int w, int h,
+                               int n) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, "
+      "%5}], "
+      "[%6];" ::"r"(shared_address(shared)),
+      "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(shared_address(barrier))
+      : "memory");
+}
 // Pixels from (n, h, w) on along the rows of the map's box, each moved by (down, right).
 FASTCNN_DEVICE void bring_pixels(void* shared, const CUtensorMap* map, uint64_t* barrier, int c, int w, int h,
                                  int n, uint16_t right, uint16_t down) {

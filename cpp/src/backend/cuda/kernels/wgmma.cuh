@@ -30,6 +30,12 @@ FASTCNN_DEVICE uint64_t line_descriptor(const void* tile, int mn, int k) {
   constexpr uint64_t across = along_k ? 1 : 8192 >> 4, groups = 1024 >> 4, swizzle = uint64_t{1} << 62;
   return (at & 0x3ffff) >> 4 | across << 16 | groups << 32 | swizzle;
 }
+// Of an operand of 64 rows or columns whose depth lies outside, from any depth `k` on: the exchange of chunks goes
+// by the address, so a tile may be entered between its groups of 8.
+FASTCNN_DEVICE uint64_t line_descriptor_from(const void* tile, int k) {
+  const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + k * 128;
+  return (at & 0x3ffff) >> 4 | uint64_t{8192 >> 4} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
 #endif
 
 // What ordinary and asynchronous copies wrote is seen by wgmma after this and a barrier.
@@ -79,9 +85,8 @@ FASTCNN_DEVICE void wait_products() {
 // d[4j+1] are row t%128/32*16 + t%32/4, columns 8j + t%4*2 and the next; d[4j+2], d[4j+3] the row 8 further.
 #if defined(__CUDACC__)
 template <class T, int N, bool a_along_k, bool b_along_k>
-FASTCNN_DEVICE void multiply_lines(float (&d)[N / 2], const T* A, int m, const T* B, int k) {
+FASTCNN_DEVICE void multiply_described(float (&d)[N / 2], uint64_t a, uint64_t b) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  const uint64_t a = line_descriptor<a_along_k>(A, m, k), b = line_descriptor<b_along_k>(B, 0, k);
 #define FASTCNN_WGMMA_ACC8(i)                                                                                 \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
@@ -136,6 +141,11 @@ FASTCNN_DEVICE void multiply_lines(float (&d)[N / 2], const T* A, int m, const T
 #undef FASTCNN_WGMMA_ACC32
 #undef FASTCNN_WGMMA_ACC8
 #endif
+}
+template <class T, int N, bool a_along_k, bool b_along_k>
+FASTCNN_DEVICE void multiply_lines(float (&d)[N / 2], const T* A, int m, const T* B, int k) {
+  multiply_described<T, N, a_along_k, b_along_k>(d, line_descriptor<a_along_k>(A, m, k),
+                                                 line_descriptor<b_along_k>(B, 0, k));
 }
 #else
 template <class T, int N, bool a_along_k, bool b_along_k>
