@@ -21,7 +21,10 @@ void check_joined(const Implementation& impl, const Make& make, int64_t launches
     std::vector<Work> one = make(), many = make();
     std::vector<Call> calls;
     for (Work& w : one) impl.run(w.call);
-    for (Work& w : many) CHECK(impl.joins(many[0].call, w.call)), calls.push_back(w.call);
+    for (Work& w : many) {
+      CHECK(impl.joins(many[0].call, w.call));
+      calls.push_back(w.call);
+    }
     const int64_t before = cuda::host::launches();
     cuda::host::run_descending(descending);
     impl.run_many(calls);
