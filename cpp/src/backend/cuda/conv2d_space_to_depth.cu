@@ -9,6 +9,17 @@
 namespace fastcnn::cuda {
 namespace {
 
+SpaceToDepth depth_of(int64_t N, int64_t H, int64_t W, int64_t C, int64_t rows, int64_t columns, int64_t step,
+                      int64_t top, int64_t left) {
+  auto i32 = [](int64_t v) { return static_cast<int32_t>(v); };
+  SpaceToDepth g;
+  g.N = i32(N), g.H = i32(H), g.W = i32(W), g.C = i32(C), g.rows = i32(rows), g.columns = i32(columns);
+  g.wide = i32(runs(step * step * C)), g.step = i32(step), g.top = i32(top), g.left = i32(left);
+  g.by_pairs = FastDiv(g.wide / 2), g.by_columns = FastDiv(columns), g.by_rows = FastDiv(rows);
+  g.by_C = FastDiv(C), g.by_step = FastDiv(step);
+  return g;
+}
+
 class Deep : public Rewritten {
  public:
   SpaceToDepth images, weights;
@@ -21,11 +32,8 @@ class Deep : public Rewritten {
     params.kH = (p.kH + s - 1) / s, params.kW = (p.kW + s - 1) / s;
     params.H = p.oH + params.kH - 1, params.W = p.oW + params.kW - 1;
     params.sH = params.sW = 1, params.pT = params.pB = params.pL = params.pR = 0;
-    auto i32 = [](int64_t v) { return static_cast<int32_t>(v); };
-    images = {i32(p.N),      i32(p.H),      i32(p.W), i32(p.C),  i32(params.H),
-              i32(params.W), i32(params.C), i32(s),   i32(p.pT), i32(p.pL)};
-    weights = {i32(p.O),       i32(p.kH),     i32(p.kW), i32(p.C), i32(params.kH),
-               i32(params.kW), i32(params.C), i32(s),    0,        0};
+    images = depth_of(p.N, p.H, p.W, p.C, params.H, params.W, s, p.pT, p.pL);
+    weights = depth_of(p.O, p.kH, p.kW, p.C, params.kH, params.kW, s, 0, 0);
     const int64_t in_weights = p.O * params.kH * params.kW * params.C;
     if (pass == Pass::weights) take(conv2d_bias_bytes(c));
     in_.assign(c.in.begin(), c.in.end());
@@ -42,8 +50,9 @@ class Deep : public Rewritten {
 
 template <class T>
 void to_depth(const SpaceToDepth& g, const Operand& from, const Operand& to) {
-  launch("space_to_depth", for_elements(int64_t{g.N} * g.rows * g.columns), space_to_depth<T>, g,
-         FastDiv(g.columns), FastDiv(g.rows), from.as<T>(), static_cast<uint32_t*>(to.data));
+  const int64_t pairs = int64_t{g.N} * g.rows * g.columns * (g.wide / 2);
+  launch("space_to_depth", for_elements(pairs), space_to_depth<T>, g, static_cast<int32_t>(pairs), from.as<T>(),
+         static_cast<uint32_t*>(to.data));
 }
 template <class To>
 void to_space(const SpaceToDepth& g, const Operand& from, const Operand& to) {
@@ -60,7 +69,8 @@ const char* declines(const Call& c) {
     return "no square of pixels: the stride is 1 or not square, or dilated";
   if (p.C % kRun == 0 || wide > 64) return "channels enough";
   if ((p.kH + s - 1) / s * ((p.kW + s - 1) / s) * wide >= p.kH * p.kW * runs(p.C)) return "no less deep";
-  if (p.N * (p.oH + p.kH) * (p.oW + p.kW) >= int64_t{1} << 31) return "more than 2^31 pixels";
+  if (p.N * (p.oH + p.kH) * (p.oW + p.kW) * wide >= int64_t{1} << 31 || p.N * p.H * p.W >= int64_t{1} << 31)
+    return "more than 2^31 numbers";
   return Deep(c, pass, nullptr).chosen ? nullptr : "no implementation of the deep call";
 }
 template <Pass pass>

@@ -1,6 +1,8 @@
 // What it is: convolutions of 16-bit floats whose channels do not fill runs of 16 bytes (images of 3 channels):
 // operands are copied to channels that do and given to the implementation that reads runs. What it is not: for
 // groups.
+#include <string_view>
+
 #include "backend/cuda/conv2d_rewritten.h"
 #include "backend/cuda/kernels/channels.cuh"
 
@@ -12,10 +14,20 @@ class Wide : public Rewritten {
  public:
   bool x = false, y = false, bias = false;  // copied?
 
-  Wide(const Call& c, Pass pass, void* workspace) : Rewritten(c, workspace) {
+  Wide(const Call& c, Pass pass, void* workspace) : Wide(c, pass, workspace, wide_channels(c, pass)) {}
+
+ private:
+  // Tiles with their halo take 16, and gain more than the channels more cost them.
+  static int64_t wide_channels(const Call& c, Pass pass) {
+    const int64_t C = c.as<Conv2dParams>().C;
+    if (pass != Pass::weights || C >= 8) return runs(C);
+    const Wide k(c, pass, nullptr, 16);
+    return k.chosen && std::string_view(k.chosen->name) == "halo" ? 16 : 8;
+  }
+  Wide(const Call& c, Pass pass, void* workspace, int64_t channels) : Rewritten(c, workspace) {
     const Conv2dParams p = params;
     const DType t = c.in[0].dtype;
-    params.C = runs(p.C);
+    params.C = channels;
     if (pass != Pass::forward) params.O = runs(p.O);
     x = params.C != p.C, y = params.O != p.O;
     const int64_t taps = p.kH * p.kW, pixels = p.N * p.H * p.W, out_pixels = p.N * p.oH * p.oW;

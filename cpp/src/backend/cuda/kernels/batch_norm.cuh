@@ -64,11 +64,14 @@ FASTCNN_KERNEL bn_moments(const T* x, int64_t rows, int64_t C, Moments<Real<T>>*
 
 // Statistics have type S: float, or double beside double.
 template <class S>
+FASTCNN_DEVICE S invstd_of(S var, S eps) {
+  return 1 / sqrt((var < 0 ? S(0) : var) + eps);
+}
+template <class S>
 struct NormStats {
   S *mean, *invstd, *affine;  // affine (2, C) may be null
   const S *gamma, *beta;
-  FASTCNN_DEVICE void set(int64_t c, int64_t C, S m, S var, S eps) const {
-    const S inv = 1 / sqrt((var < 0 ? S(0) : var) + eps);
+  FASTCNN_DEVICE void set(int64_t c, int64_t C, S m, S inv) const {
     mean[c] = m, invstd[c] = inv;
     if (affine) affine[c] = inv * gamma[c], affine[C + c] = beta[c];
   }
@@ -81,14 +84,14 @@ FASTCNN_KERNEL bn_finish(const Moments<S>* parts, int slices, int64_t C, double 
   const M m = total_of_slices(
       c < C ? slices : 0, M{0, 0, 0}, [&](int k) { return parts[k * C + c]; },
       [](const M& a, const M& b) { return merge(a, b); });
-  if (threadIdx.y == 0 && c < C) s.set(c, C, m.mean, m.n > 0 ? m.m2 / m.n : S(0), static_cast<S>(eps));
+  if (threadIdx.y == 0 && c < C) s.set(c, C, m.mean, invstd_of(m.n > 0 ? m.m2 / m.n : S(0), static_cast<S>(eps)));
 }
 
 // From moments (2, C) that a convolution gave.
 template <class S>
 FASTCNN_KERNEL bn_take_moments(const double* moments, int64_t C, double eps, NormStats<S> s) {
   for (int64_t c = global_thread(); c < C; c += global_threads())
-    s.set(c, C, static_cast<S>(moments[c]), static_cast<S>(moments[C + c]), static_cast<S>(eps));
+    s.set(c, C, static_cast<S>(moments[c]), invstd_of(static_cast<S>(moments[C + c]), static_cast<S>(eps)));
 }
 
 // y = act((x - mean) * scale + beta + residual) with scale = spread * gamma: spread is invstd, or a variance.

@@ -34,33 +34,25 @@ FASTCNN_KERNEL narrow_channels(const From* x, int64_t rows, int32_t wide, int32_
 // Images (N, H, W, C) and the same as (N, rows, columns, wide): channel (p * step + q) * C + c of pixel (i, j) is
 // channel c of row i * step + p - top, column j * step + q - left; zero outside and behind step * step * C.
 struct SpaceToDepth {
-  int32_t N, H, W, C, rows, columns, wide, step, top, left;
+  int32_t N = 0, H = 0, W = 0, C = 0, rows = 0, columns = 0, wide = 0, step = 1, top = 0, left = 0;
+  FastDiv by_pairs, by_columns, by_rows, by_C, by_step;
 };
 
-// y, wide, of x: a thread per pixel, two channels at a time (wide is even).
+// y, wide, of x: a thread per pair of channels (wide is even), so that neighbours write neighbours.
 template <class T>
-FASTCNN_KERNEL space_to_depth(SpaceToDepth g, FastDiv by_columns, FastDiv by_rows, const T* x, uint32_t* y) {
-  const int32_t pixels = g.N * g.rows * g.columns;
-  for (int64_t at = global_thread(); at < pixels; at += global_threads()) {
-    int32_t i, j;
-    const int32_t n = by_rows.split(by_columns.split(static_cast<int32_t>(at), &j), &i);
-    uint32_t* to = y + at * (g.wide / 2);
-    uint32_t pair = 0;
-    int32_t k = 0;
-    auto put = [&](uint32_t bits) {
-      pair |= bits << (k % 2 * 16);
-      if (k++ % 2) to[k / 2 - 1] = pair, pair = 0;
+FASTCNN_KERNEL space_to_depth(SpaceToDepth g, int32_t pairs, const T* x, uint32_t* y) {
+  for (int64_t at = global_thread(); at < pairs; at += global_threads()) {
+    int32_t pair, i, j;
+    const int32_t pixel = g.by_pairs.split(static_cast<int32_t>(at), &pair);
+    const int32_t n = g.by_rows.split(g.by_columns.split(pixel, &j), &i);
+    auto value = [&](int32_t k) -> uint32_t {
+      int32_t c, q;
+      const int32_t p = g.by_step.split(g.by_C.split(k, &c), &q);
+      const int32_t h = i * g.step + p - g.top, w = j * g.step + q - g.left;
+      const bool inside = p < g.step && h >= 0 && h < g.H && w >= 0 && w < g.W;
+      return inside ? x[static_cast<int64_t>((n * g.H + h) * g.W + w) * g.C + c].bits : 0;
     };
-    for (int32_t p = 0; p < g.step; ++p) {
-      const int32_t h = i * g.step + p - g.top;
-      for (int32_t q = 0; q < g.step; ++q) {
-        const int32_t w = j * g.step + q - g.left;
-        const bool inside = h >= 0 && h < g.H && w >= 0 && w < g.W;
-        const T* from = x + ((static_cast<int64_t>(n) * g.H + h) * g.W + w) * g.C;
-        for (int32_t c = 0; c < g.C; ++c) put(inside ? from[c].bits : 0);
-      }
-    }
-    while (k < g.wide) put(0);
+    y[at] = value(2 * pair) | value(2 * pair + 1) << 16;
   }
 }
 
