@@ -71,7 +71,8 @@ int64_t most_slices(DType t, int64_t rows, int64_t C) {
 // y from x, or false where only the scalar kernel does it.
 template <class T, class R>
 bool apply_in_packs(const BatchNormParams& p, const T* x, const R* mean, const R* spread, bool is_variance,
-                    const R* gamma, const R* beta, const T* residual, T* y) {
+                    const R* gamma, const R* beta, const T* residual, T* y, const double* moments = nullptr,
+                    const NormStats<R>& kept = {}) {
   if constexpr (is_same<T, double>) {
     return false;
   } else {
