@@ -68,7 +68,7 @@ const char* forward_declines(const Call& c) {
   if (!few(p.C) || !made(p.O)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = forward_halo(p);
   if (const char* why = too_long(g, data_shared(g, p.C, p.O))) return why;
-  return gemm_declines<forward_sizes, one_dtype>(c);
+  return gemm_declines<forward_sizes, one_dtype_or_moments>(c);
 }
 const char* bwd_data_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -108,11 +108,29 @@ void run_data(const Call& c, const char* name) {
     else
       e = forward_epilogue<T>(c);
     with_channels(from, block_of(to), [&]<int A, int B>() {
-      launch(name, {grid_for(g, shared, halo_blocks(A, B), to), dim3(kHaloThreads), static_cast<size_t>(shared)},
-             halo_kernel<T, A, B, kWindow, kGroups, back>, g, static_cast<int32_t>(to), c.in[0].as<T>(),
-             c.in[1].as<T>(), e, c.out[0].as<T>());
+      const dim3 grid = grid_for(g, shared, halo_blocks(A, B), to);
+      auto run = [&]<bool moments>() {
+        launch(name, {grid, dim3(kHaloThreads), static_cast<size_t>(shared)},
+               halo_kernel<T, A, B, kWindow, kGroups, back, moments>, g, static_cast<int32_t>(to), c.in[0].as<T>(),
+               c.in[1].as<T>(), e, c.out[0].as<T>(), static_cast<float*>(c.workspace));
+      };
+      if constexpr (!back)
+        if (p.has_moments) {
+          run.template operator()<true>();
+          launch_join_moments(static_cast<float*>(c.workspace), grid.x, p.N * p.oH * p.oW, to,
+                              c.out[1].as<double>());
+          return;
+        }
+      run.template operator()<false>();
     });
   });
+}
+int64_t forward_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (!p.has_moments) return 0;
+  const Halo g = forward_halo(p);
+  const int64_t shared = data_shared(g, p.C, p.O);
+  return sums_bytes(grid_for(g, shared, halo_blocks(p.C, block_of(p.O)), p.O).x, p.O);
 }
 void forward(const Call& c) { run_data<false>(c, "conv2d"); }
 void bwd_data(const Call& c) {
@@ -164,7 +182,7 @@ void bwd_weights(const Call& c) {
 
 }  // namespace
 
-Implementation conv2d_halo() { return {"halo", forward_declines, nullptr, forward}; }
+Implementation conv2d_halo() { return {"halo", forward_declines, forward_workspace, forward}; }
 Implementation conv2d_bwd_data_halo() { return {"halo", bwd_data_declines, nullptr, bwd_data}; }
 Implementation conv2d_bwd_weights_halo() {
   return {"halo", bwd_weights_declines, bwd_weights_workspace, bwd_weights};

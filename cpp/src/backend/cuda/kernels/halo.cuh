@@ -117,12 +117,49 @@ FASTCNN_DEVICE void store_halos(const Epilogue<T>& e, float (&sum)[MI][O / 8][4]
   }
 }
 
+// Adds the values of 16 pixels that at(h) places to sums of channels: of lane l, totals[4 * j] and the next are
+// those of channels j * 8 + l % 4 * 2 and the next, the two behind them those of squares.
+template <int O, class At>
+FASTCNN_DEVICE void add_halo_sums(const float (&sum)[O / 8][4], const At& at, float (&totals)[O / 2]) {
+  FASTCNN_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (at(half) < 0) continue;
+    FASTCNN_UNROLL
+    for (int j = 0; j < O / 8; ++j) FASTCNN_UNROLL
+    for (int c = 0; c < 2; ++c) {
+      const float v = sum[j][half * 2 + c];
+      totals[j * 4 + c] += v, totals[j * 4 + 2 + c] += v * v;
+    }
+  }
+}
+// part (2, made) from channel o0 on: the sums of all warps, by way of `shared`, 2 O floats for each.
+template <int O>
+FASTCNN_DEVICE void leave_halo_sums(float (&totals)[O / 2], float* shared, float* part, int32_t made, int o0) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  FASTCNN_UNROLL
+  for (int k = 0; k < O / 2; ++k) FASTCNN_UNROLL
+  for (int d = 4; d < 32; d *= 2) totals[k] += __shfl_xor_sync(0xffffffffu, totals[k], d);
+  __syncthreads();  // what lay in `shared` has been read
+  if (lane < 4) {
+    FASTCNN_UNROLL
+    for (int k = 0; k < O / 2; ++k)
+      shared[thread / 32 * 2 * O + k % 4 / 2 * O + k / 4 * 8 + lane * 2 + k % 2] = totals[k];
+  }
+  __syncthreads();
+  if (thread >= 2 * O) return;
+  float s = 0;
+  FASTCNN_UNROLL
+  for (int w = 0; w < kHaloThreads / 32; ++w) s += shared[w * 2 * O + thread];
+  part[thread / O * made + o0 + thread % O] = s;
+}
+
 // y from x at `C` channels to `made`, of which a block makes O; back: the gradient of x at stride 1, C the
 // channels of dy, whose taps go the other way. MI: groups of 16 pixels of a warp. Shared: weights, then stages.
-// Grid: (walkers over tiles, blocks of O channels).
-template <class T, int C, int O, int K, int MI, bool back>
+// Grid: (walkers over tiles, blocks of O channels). `moments`: the bare product, and in parts (gridDim.x, 2, made)
+// the sums of its channels (moments.cuh).
+template <class T, int C, int O, int K, int MI, bool back, bool moments>
 FASTCNN_KERNEL_BOUNDS(kHaloThreads, halo_blocks(C, O))
-halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, T* y) {
+halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, T* y, float* parts) {
   constexpr int taps = K * K, KC = C / 16, NT = O / 8, weights = taps * C * O;
   constexpr bool kept = taps * KC * NT * 2 <= 36;  // all weights in registers
   T* shared = shared_memory<T>();
@@ -153,6 +190,7 @@ halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, 
     FASTCNN_UNROLL
     for (int k = 0; k < keep; ++k) load_weights(k / (NT / 2) / KC, k / (NT / 2) % KC, k % (NT / 2), kept_w[k]);
   }
+  [[maybe_unused]] float totals[O / 2] = {};
   FASTCNN_NO_UNROLL
   for (int now = 0;; now = stage - now) {
     const int32_t next = t + static_cast<int32_t>(gridDim.x);
@@ -188,18 +226,27 @@ halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, 
       }
     }
     const int32_t m0 = warp * MI * 16 + lane / 4;
-    store_halos<T, O, MI>(
-        epilogue, sum,
-        [&](int i, int half) {
-          const int32_t m = m0 + i * 16 + half * 8;
-          return m < tile_now.count ? static_cast<int64_t>(tile_now.to + m) * made + o0 : -1;
-        },
-        y);
-    if (next >= g.tiles) return;
+    auto place = [&](int i, int half) {
+      const int32_t m = m0 + i * 16 + half * 8;
+      return m < tile_now.count ? static_cast<int64_t>(tile_now.to + m) * made + o0 : -1;
+    };
+    if constexpr (moments) {
+      FASTCNN_UNROLL
+      for (int i = 0; i < MI; ++i) {
+        add_halo_sums<O>(sum[i], [&](int half) { return place(i, half); }, totals);
+        store_halo<T, O, false>(epilogue, sum[i], [&](int half) { return place(i, half); }, y);
+      }
+    } else {
+      store_halos<T, O, MI>(epilogue, sum, place, y);
+    }
+    if (next >= g.tiles) break;
     t = next;
     wait_copies<0>();
     __syncthreads();  // all have brought the next tile, and have read this one
   }
+  if constexpr (moments)
+    leave_halo_sums<O>(totals, shared_memory<float>(), parts + static_cast<int64_t>(blockIdx.x) * 2 * made, made,
+                       o0);
 }
 
 // The gradient of the weights: parts (gridDim.x, made, K, K, C), of which a block makes O. Warps: (slices of a
