@@ -102,7 +102,7 @@ TEST_CASE("cuda halo: what it is not for goes to the next in the list") {
   CHECK(declines(DType::float32));
   p = conv(1, 24, 16, 8, 8, 1, {1, 1, 1, 1});
   CHECK(declines(DType::bfloat16));
-  p = conv(1, 16, 16, 3, 300, 1, {1, 1, 1, 1});
+  p = conv(1, 16, 16, 3, 600, 1, {1, 1, 1, 1});
   CHECK(declines(DType::bfloat16));
 }
 

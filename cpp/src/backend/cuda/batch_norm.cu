@@ -71,8 +71,7 @@ int64_t most_slices(DType t, int64_t rows, int64_t C) {
 // y from x, or false where only the scalar kernel does it.
 template <class T, class R>
 bool apply_in_packs(const BatchNormParams& p, const T* x, const R* mean, const R* spread, bool is_variance,
-                    const R* gamma, const R* beta, const T* residual, T* y, const double* moments = nullptr,
-                    const NormStats<R>& kept = {}) {
+                    const R* gamma, const R* beta, const T* residual, T* y) {
   if constexpr (is_same<T, double>) {
     return false;
   } else {
@@ -82,7 +81,7 @@ bool apply_in_packs(const BatchNormParams& p, const T* x, const R* mean, const R
       auto run = [&]<bool has_residual>() {
         const PackPlan plan = packs_of(p.rows, p.C, Pack<T>::n, has_residual ? 2 : 4, kApplyBlocks);
         launch("bn_apply", plan.launch(0), bn_apply_packs<T, A, has_residual>, plan.tiles, x, mean, spread,
-               is_variance, p.eps, gamma, beta, residual, ActOf<R>(p.act), y, moments, kept);
+               is_variance, p.eps, gamma, beta, residual, ActOf<R>(p.act), y);
       };
       residual ? run.template operator()<true>() : run.template operator()<false>();
     });
@@ -173,11 +172,8 @@ void forward(const Call& c) {
     const NormStats<R> s{c.out[1].as<R>(), c.out[2].as<R>(), p.has_affine ? c.out[3].as<R>() : nullptr,
                          c.in[1].as<R>(), c.in[2].as<R>()};
     if (p.has_moments) {
-      const auto* moments = c.in[c.in.size() - 1].as<double>();
-      if (apply_in_packs<T, R>(p, c.in[0].as<T>(), nullptr, nullptr, false, s.gamma, s.beta,
-                               p.has_residual ? c.in[3].as<T>() : nullptr, c.out[0].as<T>(), moments, s))
-        return;
-      launch("bn_take_moments", for_elements(p.C), bn_take_moments<R>, moments, p.C, p.eps, s);
+      launch("bn_take_moments", for_elements(p.C), bn_take_moments<R>, c.in[c.in.size() - 1].as<double>(), p.C,
+             p.eps, s);
     } else {
       auto* parts = static_cast<Moments<R>*>(c.workspace);
       const int slices = moments(p, c.in[0].as<T>(), parts);

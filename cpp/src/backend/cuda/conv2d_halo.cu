@@ -35,6 +35,10 @@ const char* common_declines(const Call& c) {
 }
 
 Halo forward_halo(const Conv2dParams& p) {
+  return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8,
+                 halo_shape(p.C, block_of(p.O)).pixels(), kRoom / 2 / p.C);
+}
+Halo weights_halo(const Conv2dParams& p) {
   return halo_of(p.N, p.H, p.W, p.oH, p.oW, p.pT, p.pL, kWindow, p.sH, p.C / 8, kTilePixels, kRoom / 2 / p.C);
 }
 Halo bwd_data_halo(const Conv2dParams& p) {
@@ -42,11 +46,12 @@ Halo bwd_data_halo(const Conv2dParams& p) {
     return halo_of(p.N, p.oH, p.oW, (p.H + 1) / 2, (p.W + 1) / 2, HaloParities::before(p.pT),
                    HaloParities::before(p.pL), 2, 1, p.O / 8, kTilePixels, kRoom / 2 / p.O);
   return halo_of(p.N, p.oH, p.oW, p.H, p.W, kWindow - 1 - p.pT, kWindow - 1 - p.pL, kWindow, 1, p.O / 8,
-                 kTilePixels, kRoom / 2 / p.O);
+                 halo_shape(p.O, block_of(p.C)).pixels(), kRoom / 2 / p.O);
 }
-int64_t data_shared(const Halo& g, int64_t from, int64_t to) {
-  return 2 * (kWindow * kWindow * from * block_of(to) + kHaloStages * g.plane * from);
+int64_t data_shared(const Halo& g, int64_t from, int64_t to, int64_t stages) {
+  return 2 * (kWindow * kWindow * from * block_of(to) + stages * g.plane * from);
 }
+int64_t data_stages(int64_t from, int64_t to) { return halo_shape(from, block_of(to)).stages; }
 int64_t weights_shared(const Conv2dParams& p, const Halo& g) {
   const int64_t O = block_of(p.O);
   return 2 * kHaloWeightStages * (g.plane * p.C + (kTilePixels + 64 / O) * O);
@@ -67,7 +72,7 @@ const char* forward_declines(const Call& c) {
   if (const char* why = common_declines(c)) return why;
   if (!few(p.C) || !made(p.O)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = forward_halo(p);
-  if (const char* why = too_long(g, data_shared(g, p.C, p.O))) return why;
+  if (const char* why = too_long(g, data_shared(g, p.C, p.O, data_stages(p.C, p.O)))) return why;
   return gemm_declines<forward_sizes, one_dtype_or_moments>(c);
 }
 const char* bwd_data_declines(const Call& c) {
@@ -75,14 +80,15 @@ const char* bwd_data_declines(const Call& c) {
   if (const char* why = common_declines(c)) return why;
   if (!few(p.O) || !made(p.C)) return "channels other than 16 or 32 to 16, 32 or 64";
   const Halo g = bwd_data_halo(p);
-  if (const char* why = too_long(g, data_shared(g, p.O, p.C))) return why;
+  if (const char* why = too_long(g, data_shared(g, p.O, p.C, p.sH == 2 ? kHaloStages : data_stages(p.O, p.C))))
+    return why;
   return gemm_declines<bwd_data_sizes, one_dtype>(c);
 }
 const char* bwd_weights_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = common_declines(c)) return why;
   if (!few(p.C) || !made(p.O)) return "channels other than 16 or 32 to 16, 32 or 64";
-  const Halo g = forward_halo(p);
+  const Halo g = weights_halo(p);
   if (const char* why = too_long(g, weights_shared(p, g))) return why;
   return gemm_declines<bwd_weights_sizes, weights_dtypes>(c);
 }
@@ -100,7 +106,8 @@ template <bool back>
 void run_data(const Call& c, const char* name) {
   const auto& p = c.as<Conv2dParams>();
   const Halo g = back ? bwd_data_halo(p) : forward_halo(p);
-  const int64_t from = back ? p.O : p.C, to = back ? p.C : p.O, shared = data_shared(g, from, to);
+  const int64_t from = back ? p.O : p.C, to = back ? p.C : p.O,
+                shared = data_shared(g, from, to, data_stages(from, to));
   with_half(c.in[0].dtype, [&]<class T>() {
     Epilogue<T> e;
     if constexpr (back)
@@ -108,11 +115,13 @@ void run_data(const Call& c, const char* name) {
     else
       e = forward_epilogue<T>(c);
     with_channels(from, block_of(to), [&]<int A, int B>() {
-      const dim3 grid = grid_for(g, shared, halo_blocks(A, B), to);
+      constexpr HaloShape s = halo_shape(A, B);
+      const dim3 grid = grid_for(g, shared, s.blocks, to);
       auto run = [&]<bool moments>() {
-        launch(name, {grid, dim3(kHaloThreads), static_cast<size_t>(shared)},
-               halo_kernel<T, A, B, kWindow, kGroups, back, moments>, g, static_cast<int32_t>(to), c.in[0].as<T>(),
-               c.in[1].as<T>(), e, c.out[0].as<T>(), static_cast<float*>(c.workspace));
+        launch(name, {grid, dim3(s.threads()), static_cast<size_t>(shared)},
+               halo_kernel<T, A, B, kWindow, back, moments, s.groups, s.warps, s.stages, s.blocks, s.held>, g,
+               static_cast<int32_t>(to), c.in[0].as<T>(), c.in[1].as<T>(), e, c.out[0].as<T>(),
+               static_cast<float*>(c.workspace));
       };
       if constexpr (!back)
         if (p.has_moments) {
@@ -129,8 +138,8 @@ int64_t forward_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (!p.has_moments) return 0;
   const Halo g = forward_halo(p);
-  const int64_t shared = data_shared(g, p.C, p.O);
-  return sums_bytes(grid_for(g, shared, halo_blocks(p.C, block_of(p.O)), p.O).x, p.O);
+  const HaloShape s = halo_shape(p.C, block_of(p.O));
+  return sums_bytes(grid_for(g, data_shared(g, p.C, p.O, s.stages), s.blocks, p.O).x, p.O);
 }
 void forward(const Call& c) { run_data<false>(c, "conv2d"); }
 void bwd_data(const Call& c) {
@@ -142,7 +151,7 @@ void bwd_data(const Call& c) {
                  static_cast<int32_t>(p.pT % 2),
                  static_cast<int32_t>(p.pL % 2),
                  FastDiv((p.H + 1) / 2)};
-  const int64_t shared = data_shared(q.g, p.O, p.C);
+  const int64_t shared = data_shared(q.g, p.O, p.C, kHaloStages);
   with_half(c.in[0].dtype, [&]<class T>() {
     with_channels(p.O, block_of(p.C), [&]<int A, int B>() {
       launch("conv2d_bwd_data",
@@ -156,7 +165,7 @@ void bwd_data(const Call& c) {
 // ---- dw, dbias
 // ----------------------------------------------------------------------------------------------------
 dim3 weights_grid(const Conv2dParams& p) {
-  const Halo g = forward_halo(p);
+  const Halo g = weights_halo(p);
   return grid_for(g, weights_shared(p, g), halo_weight_blocks(p.C), p.O);
 }
 int64_t bwd_weights_workspace(const Call& c) {
@@ -166,7 +175,7 @@ int64_t bwd_weights_workspace(const Call& c) {
 }
 void bwd_weights(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  const Halo g = forward_halo(p);
+  const Halo g = weights_halo(p);
   const dim3 grid = weights_grid(p);
   auto* sums = reinterpret_cast<float*>(static_cast<char*>(c.workspace) + conv2d_bias_bytes(c));
   with_half(c.in[0].dtype, [&]<class T>() {

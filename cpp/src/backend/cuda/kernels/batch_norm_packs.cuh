@@ -138,30 +138,16 @@ bn_moments_packs(RowTiles t, const T* x, Moments<float>* parts) {
   });
 }
 
-// `moments`: null, or those that a convolution gave, in place of mean and spread; `kept`: where the first rows of
-// blocks then leave what bn_take_moments makes.
 template <class T, Act A, bool has_residual>
 FASTCNN_KERNEL_BOUNDS(kPackThreads, 3)
 bn_apply_packs(RowTiles t, const T* x, const float* mean, const float* spread, bool is_variance, double eps,
-               const float* gamma, const float* beta, const T* residual, ActOf<float> act, T* y,
-               const double* moments, NormStats<float> kept) {
+               const float* gamma, const float* beta, const T* residual, ActOf<float> act, T* y) {
   constexpr int W = Pack<T>::n;
   const PackThread me(t);
   if (!me.works) return;
   act.act = A;
   float m[W], scale[W], g[W], b[W];
-  if (moments) {
-    const int64_t c = static_cast<int64_t>(me.pack) * W, C = static_cast<int64_t>(t.packs) * W;
-    FASTCNN_UNROLL
-    for (int j = 0; j < W; ++j) {
-      m[j] = static_cast<float>(moments[c + j]);
-      const auto var = static_cast<float>(moments[C + c + j]);
-      scale[j] = invstd_of(var, static_cast<float>(eps));
-      if (blockIdx.y == 0 && me.row == 0) kept.set(c + j, C, m[j], scale[j]);
-    }
-  } else {
-    load_channels(mean, me.pack, m), load_channels(spread, me.pack, scale);
-  }
+  load_channels(mean, me.pack, m), load_channels(spread, me.pack, scale);
   load_channels(gamma, me.pack, g), load_channels(beta, me.pack, b);
   FASTCNN_UNROLL
   for (int j = 0; j < W; ++j)
