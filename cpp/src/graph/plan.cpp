@@ -252,10 +252,15 @@ class Ranges {
 
  private:
   static std::pair<uintptr_t, uintptr_t> of(const Operand& o) {
-    const auto begin = reinterpret_cast<uintptr_t>(o.data);
-    int64_t elements = o.numel() ? 1 : 0;
-    for (int d = 0; elements && d < o.ndim; ++d) elements += (o.shape[d] - 1) * o.strides[d];
-    return {begin, begin + static_cast<uintptr_t>(elements) * dtype_size(o.dtype)};
+    const auto at = reinterpret_cast<uintptr_t>(o.data);
+    if (o.numel() == 0) return {at, at};
+    int64_t before = 0, behind = 1;  // elements; a view may go backwards
+    for (int d = 0; d < o.ndim; ++d) {
+      const int64_t span = (o.shape[d] - 1) * o.strides[d];
+      (span < 0 ? before : behind) += span;
+    }
+    const auto size = static_cast<int64_t>(dtype_size(o.dtype));
+    return {at + static_cast<uintptr_t>(before * size), at + static_cast<uintptr_t>(behind * size)};
   }
   std::map<uintptr_t, uintptr_t>::const_iterator first_behind(uintptr_t begin) const {  // that ends behind it
     auto it = end_of_.upper_bound(begin);
