@@ -2,6 +2,7 @@
 // reference; the tiles against plain loops. What else takes these shapes: test_cuda_gemm.cpp.
 #include <array>
 #include <set>
+#include <utility>
 
 #include "backend/cuda/kernels/halo.h"
 #include "cuda_check.h"
@@ -104,6 +105,23 @@ TEST_CASE("cuda halo: what it is not for goes to the next in the list") {
   CHECK(declines(DType::bfloat16));
   p = conv(1, 16, 16, 3, 600, 1, {1, 1, 1, 1});
   CHECK(declines(DType::bfloat16));
+}
+
+TEST_CASE("cuda halo: a device with less shared memory has smaller launches or the next implementation") {
+  const DType t = DType::bfloat16;
+  for (const Conv2dParams& p :
+       {conv(2, 32, 32, 16, 16, 1, {1, 1, 1, 1}), conv(3, 16, 32, 32, 32, 2, {1, 1, 1, 1})})
+    for (int64_t kilobytes : {99, 48}) {
+      const int64_t all = std::exchange(cuda::host::shared_limit(), kilobytes << 10);
+      const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C, 3, 3};
+      const std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)}, back{tensor(x, 1, t), tensor(y, 5, t)};
+      // A launch with more than the limit throws.
+      const int forward = check_cuda(halo_only(FASTCNN_CUDA_OP(conv2d)), &p, in, {{y, t}}, 4e-6);
+      const int weights = check_cuda(halo_only(FASTCNN_CUDA_OP(conv2d_bwd_weights)), &p, back, {{w, t}}, 6e-6);
+      cuda::host::shared_limit() = all;
+      CHECK(forward == (kilobytes > 48));
+      CHECK(weights == 0);
+    }
 }
 
 TEST_CASE("cuda halo: tiles bring every pixel that a tap reads to where it is read, and make every pixel once") {

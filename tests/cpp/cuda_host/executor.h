@@ -27,6 +27,7 @@ uint64_t exchange(uint64_t mine, int lane);  // what `lane` of this warp brought
 int lane();
 
 void run_descending(bool on);
+int64_t& shared_limit();      // bytes of shared memory that a block may have, 227 KiB at first
 int64_t launches();           // so far
 int64_t recorded_launches();  // handed to the recorder so far
 

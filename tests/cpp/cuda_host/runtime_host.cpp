@@ -31,7 +31,8 @@ class HostRecording final : public Recording {
 std::string build() { return "host executor for tests"; }
 int device_count(std::string*) { return 1; }
 const DeviceInfo& device() {
-  static const DeviceInfo info{"host executor", 9, 0, 4, int64_t(64) << 30};
+  static DeviceInfo info{"host executor", 9, 0, 4, int64_t(64) << 30, 0};
+  info.shared = host::shared_limit();
   return info;
 }
 

@@ -12,8 +12,7 @@ namespace {
 
 constexpr int kWindow = 3, kGroups = 4, kSlices = 4;  // groups of 16 pixels of a warp; slices of a tile's pixels
 constexpr int kTilePixels = kHaloThreads / 32 * kGroups * 16;
-constexpr int64_t kRoom = 40 << 10;                               // bytes of a tile of x
-constexpr int64_t kSharedBytes = 227 << 10, kReserved = 1 << 10;  // of a multiprocessor; of each block there
+constexpr int64_t kRoom = 40 << 10, kReserved = 1 << 10;  // bytes: of a tile of x; of each block's shared memory
 
 // ---- who takes what
 // -----------------------------------------------------------------------------------------------
@@ -58,14 +57,15 @@ int64_t weights_shared(const Conv2dParams& p, const Halo& g) {
 }
 // (walkers over the tiles, blocks of channels)
 dim3 grid_for(const Halo& g, int64_t shared, int64_t most, int64_t channels) {
-  const int64_t here = std::min(most, kSharedBytes / (shared + kReserved)), blocks = channels / block_of(channels);
+  const int64_t here = std::min(most, rt::device().shared / (shared + kReserved)),
+                blocks = channels / block_of(channels);
   return {static_cast<unsigned>(
               std::clamp<int64_t>(here * rt::device().multiprocessors / blocks, 1, std::max(g.tiles, 1))),
           static_cast<unsigned>(blocks)};
 }
 
 const char* too_long(const Halo& g, int64_t shared) {
-  return g.rows && shared + kReserved <= kSharedBytes ? nullptr : "rows or padding too long for a tile";
+  return g.rows && shared + kReserved <= rt::device().shared ? nullptr : "rows or padding too long for a tile";
 }
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();

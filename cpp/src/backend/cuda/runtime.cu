@@ -56,7 +56,12 @@ struct State {
     FASTCNN_CUDA_CHECK(cudaSetDevice(0));
     cudaDeviceProp p;
     FASTCNN_CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
-    info = {p.name, p.major, p.minor, p.multiProcessorCount, static_cast<int64_t>(p.totalGlobalMem)};
+    info = {p.name,
+            p.major,
+            p.minor,
+            p.multiProcessorCount,
+            static_cast<int64_t>(p.totalGlobalMem),
+            static_cast<int64_t>(p.sharedMemPerBlockOptin)};
     FASTCNN_CUDA_CHECK(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking));
     FASTCNN_CUDA_CHECK(cudaStreamCreateWithFlags(copies.out(), cudaStreamNonBlocking));
     FASTCNN_CUDA_CHECK(cudaEventCreateWithFlags(order.out(), cudaEventDisableTiming));

@@ -17,7 +17,7 @@ namespace rt {
 struct DeviceInfo {
   std::string name;
   int major = 0, minor = 0, multiprocessors = 0;
-  int64_t memory = 0;  // bytes
+  int64_t memory = 0, shared = 0;  // bytes; shared: that a block may have
 };
 
 std::string build();                      // what was compiled in: "CUDA 13.0"
