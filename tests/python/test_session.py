@@ -180,6 +180,32 @@ def test_bfloat16_and_views_survive_a_file(tmp_path):
         assert all(same(a, b) for a, b in zip(fc.compile(net)(x), session.predict(x), strict=True))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_16_bit_model_with_16_bit_running_statistics_predicts_and_trains_from_a_file(dtype, tmp_path):
+    half = getattr(fc, dtype)
+
+    def made():
+        net = small_net().to(half)
+        assert net[1].running_var.dtype == half
+        optimizer = fc.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        return net, training(lambda x: net(x.to(half)).float(), optimizer)
+
+    net, step = made()
+    fc.export(step, tmp_path / "t.fcnn", (batch(4), labels(4)))
+    session, plan = fc.load(tmp_path / "t.fcnn"), fc.compile(step)
+    for seed in range(3):
+        x, y = batch(4, seed=seed), labels(4, seed)
+        assert same(plan(x, y), session.step(x, y)), seed
+
+    def predict(x):
+        return net(x.to(half)).float()
+
+    net.eval()
+    fc.export(predict, tmp_path / "p.fcnn", batch(2))
+    with fc.no_grad():
+        assert same(fc.compile(predict)(batch(3)), fc.load(tmp_path / "p.fcnn").predict(batch(3)))
+
+
 def test_the_graph_names_parameters_and_tells_what_depends_on_the_batch():
     net = small_net()
     g = trace_graph(net, batch(4))

@@ -101,7 +101,7 @@ void verify_batch_norm(OpKind kind, const BatchNormParams& p, Operands& c) {
     c.out(x, t), c.out(v, s), c.out(v, s);
   } else {
     c.in(x, t);
-    for (int i = 0; i < 4; ++i) c.in(v, s);
+    for (int i = 0; i < 4; ++i) c.in_floating(v);  // a module in 16 bits keeps its statistics so
     c.out(x, t);
   }
 }
@@ -109,14 +109,15 @@ void verify_batch_norm(OpKind kind, const BatchNormParams& p, Operands& c) {
 void verify_bn_update(const BnUpdateParams& p, Operands& c) {
   const DType s = c.floating();
   const Dims v{p.C};
-  for (int i = 0; i < 4; ++i) c.in(v, s);
-  c.expect(s == statistics(s), "statistics of float32 or float64");
+  c.in(v, s), c.in(v, s);
+  c.expect(s == statistics(s), "statistics of a batch in float32 or float64");
+  const DType mean = c.in_floating(v), var = c.in_floating(v);  // the running ones keep their module's
   c.expect(p.momentum >= 0 || c.left(), "the number of batches with a cumulative average");
   if (c.left()) {
     const Tensor& n = c.next();
     c.expect(n.numel() == 1 && n.dtype() == DType::int64, "the number of batches as one int64");
   }
-  c.out(v, s), c.out(v, s);
+  c.out(v, mean), c.out(v, var);
 }
 
 void verify_norm(OpKind kind, const NormParams& p, Operands& c) {

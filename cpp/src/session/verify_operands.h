@@ -35,6 +35,12 @@ class Operands {
     expect(t.shape() == shape && t.dtype() == dtype, "input ", i, " of shape ", shape, " and ", dtype, ", got ",
            t.shape(), " and ", t.dtype());
   }
+  DType in_floating(const Dims& shape) {  // of any floating dtype, which it returns
+    const DType t = peek(i_).dtype();
+    expect(is_floating(t), "input ", i_, " of a floating dtype, got ", t);
+    in(shape, t);
+    return t;
+  }
   const OutSpec& out() {
     expect(o_ < out_.size(), "more than ", out_.size(), " outputs");
     return out_[o_++];
