@@ -46,6 +46,7 @@ TEST_CASE("cuda halo: conv2d and the gradient of x, with and without an epilogue
   for (const Conv2dParams& base : kAll)
     for (DType t : {DType::bfloat16, DType::float16})
       for (int extra = 0; extra < 4; ++extra) {
+        if (t == DType::float16 && extra % 3) continue;  // the epilogue is one for both
         Conv2dParams p = base;
         p.has_bias = extra & 1, p.has_residual = extra >> 1;
         p.act.act = extra == 3 ? Act::silu : extra == 1 ? Act::relu6 : Act::none;

@@ -131,6 +131,7 @@ TEST_CASE(
                         {1, 64, 40, 40, 13, 1, 1, 0}})
     for (DType t : {DType::bfloat16, DType::float16})
       for (bool aligned : {true, false}) {
+        if (t == DType::float16 && !aligned) continue;
         Conv2dParams p;
         p.N = k.N, p.C = k.C, p.H = k.H, p.W = k.W, p.O = k.O, p.kH = p.kW = k.k, p.sH = p.sW = k.s;
         p.pT = p.pB = p.pL = p.pR = k.pad, p.has_moments = 1;
