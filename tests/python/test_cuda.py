@@ -155,13 +155,14 @@ BOXES = (
 # Rows as strips, squares of pixels as channels, few channels.
 STRIPS = (((3, 64, 8, 8), 64, 3, 1, 1, 1), ((2, 64, 9, 21), 64, 3, 1, 0, 1), ((1, 64, 9, 56), 64, 3, 1, 1, 1))
 SQUARES = (((2, 3, 30, 31), 64, 7, 2, 3, 1), ((2, 3, 16, 15), 32, 3, 2, 1, 1), ((2, 1, 12, 12), 16, 4, 4, 0, 1))
+NONE = (((0, 64, 8, 8), 64, 3, 1, 1, 1), ((0, 16, 8, 8), 16, 3, 1, 1, 1), ((0, 3, 9, 9), 64, 7, 2, 3, 1))  # no images
 FEW = (((3, 16, 32, 32), 16, 3, 1, 1, 1), ((3, 32, 16, 16), 32, 3, 1, 1, 1), ((2, 16, 9, 11), 32, 3, 2, 1, 1),
        ((2, 16, 7, 5), 32, 1, 2, 0, 1), ((1, 32, 6, 40), 16, 3, 1, 1, 1), ((2, 16, 11, 6), 64, 4, 1, 0, 1))  # fmt: skip
 
 
 @device
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", BOXES + STRIPS + SQUARES + FEW, ids=str)
+@pytest.mark.parametrize("case", BOXES + STRIPS + SQUARES + FEW + NONE, ids=str)
 def test_convolutions_in_every_form_give_what_the_cpu_gives(case, dtype):
     shape, out, kernel, stride, padding, dilation = case
     rng = np.random.default_rng(0)

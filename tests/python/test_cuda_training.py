@@ -12,6 +12,20 @@ from fastcnn.bench import nets
 device = pytest.mark.skipif(not fc.cuda.is_available(), reason=f"no CUDA device: {fc.cuda.unavailable_reason()}")
 
 
+def training_step(model, optimizer, compiled, dtype=None):
+    """A training step of x and classes, in autocast where a dtype is given."""
+
+    def step(x, y):
+        with fc.autocast(dtype, enabled=dtype is not None):
+            loss = fc.ops.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return fc.compile(step) if compiled else step
+
+
 @device
 def test_16_mixed_trains_on_the_device_as_on_the_cpu_and_leaves_bad_steps_out():
     def run(where):
@@ -84,16 +98,7 @@ def test_casts_counters_and_running_statistics_of_a_plan_are_one_launch_each(nor
         rng = np.random.default_rng(0)
         x = fc.tensor(rng.standard_normal((4, 3, 8, 8)).astype("float32"), device="cuda")
         y = fc.tensor(rng.integers(0, 5, 4), device="cuda")
-
-        def step(x, y):
-            with fc.autocast(dtype=dtype):
-                loss = fc.ops.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        run = fc.compile(step) if compiled else step
+        run = training_step(model, optimizer, compiled, dtype)
         return [run(x, y).item() for _ in range(3)], state(model), run
 
     (got, after, run), (want, expect, _) = train(True), train(False)
@@ -182,15 +187,7 @@ def losses(where, compiled, make_optimizer, steps=4):
     rng = np.random.default_rng(0)
     x = fc.tensor(rng.standard_normal((6, 3, 12, 12)).astype("float32"), device=where)
     y = fc.tensor(rng.integers(0, 5, 6), device=where)
-
-    def step(x, y):
-        loss = fc.ops.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    run = fc.compile(step) if compiled else step
+    run = training_step(model, optimizer, compiled)
     out = [run(x, y).item() for _ in range(steps)]
     return out, [p.cpu().detach().numpy().copy() for p in model.parameters()]
 
@@ -326,6 +323,27 @@ def test_convolutions_give_the_statistics_of_the_norm_behind_them(width):
         np.testing.assert_allclose(numbers[0], want[0], rtol=1e-2)
         for a, b in zip(numbers, want, strict=True):
             assert np.abs(a - b).max() <= 2e-2 * top
+
+
+@device
+@pytest.mark.skipif("host executor" in fc.cuda_build(), reason="half a million products a row are too many here")
+@pytest.mark.parametrize("images", [3, 86, 128])
+def test_statistics_of_many_channels_are_those_of_the_convolution_s_result(images):
+    """More columns of tiles than a block stays in: warps leave the sums of each tile (128 images on 132 processors)."""
+    fc.manual_seed(8)
+    conv, norm = fc.nn.Conv2d(64, 2048, 1, bias=False).to("cuda"), fc.nn.BatchNorm2d(2048, momentum=1.0).to("cuda")
+    x = fc.tensor(np.random.default_rng(1).standard_normal((images, 64, 7, 7)).astype("float32"), device="cuda")
+
+    def step(x):
+        with fc.autocast(dtype=fc.bfloat16):
+            y = conv(x)
+            loss = norm(y).float().sum()
+        fc.grad(loss, [conv.weight])
+        return y
+
+    y = fc.compile(step)(x).float().cpu().numpy().astype("float64")
+    np.testing.assert_allclose(norm.running_mean.cpu().numpy(), y.mean(axis=(0, 2, 3)), atol=1e-3)
+    np.testing.assert_allclose(norm.running_var.cpu().numpy(), y.var(axis=(0, 2, 3), ddof=1), rtol=2e-3)
 
 
 @device

@@ -94,6 +94,7 @@ const char* common_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = lines_decline(c.in[0].dtype, in_chunks(p.C, c) && in_chunks(p.O, c))) return why;
   if (p.groups != 1) return "groups";
+  if (p.N == 0) return "no images";  // the engine knows no empty tensor
   if (p.sH * p.sW > 4) return "more than four parities";
   if (!has_copy_engine()) return "the driver has no copy engine";
   for (const Operand& o : c.in)

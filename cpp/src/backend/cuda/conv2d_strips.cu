@@ -1,6 +1,6 @@
-// What it is: gradients of 3x3 weights at stride 1 between few multiples of 64 channels, 16-bit floats: strips of
-// whole rows by the copy engine and wgmma (kernels/strips.h), where boxes would bring x once for each tap. What it
-// is not: for many channels, whose products hide what is brought (conv2d_boxes.cu).
+// What it is: gradients of 3x3 weights at stride 1 between 64 channels, 16-bit floats: strips of whole rows by the
+// copy engine and wgmma (kernels/strips.h), where boxes would bring x once for each tap. What it is not: for more
+// channels, whose products hide what is brought (conv2d_boxes.cu); the kernel would take blocks of 64 by 64.
 #include <algorithm>
 
 #include "backend/cuda/conv2d_gemm.h"
@@ -25,7 +25,8 @@ const char* declines(const Call& c) {
   if (const char* why = lines_decline(c.in[0].dtype, p.C % 64 == 0 && p.O % 64 == 0)) return why;
   if (p.groups != 1 || p.kH != 3 || p.kW != 3 || p.sH * p.sW != 1 || p.dH * p.dW != 1)
     return "not 3x3 at stride 1";
-  if (channel_blocks(p) > 1) return "channels enough for boxes";
+  if (channel_blocks(p) != 1) return "channels other than 64";
+  if (p.N == 0) return "no images";
   if (!has_copy_engine()) return "the driver has no copy engine";
   for (const Operand& o : c.in)
     if (o.data && !aligned16({o.data})) return "operands not aligned to 16 bytes";
