@@ -326,7 +326,7 @@ def test_convolutions_give_the_statistics_of_the_norm_behind_them(width):
 
 
 @device
-@pytest.mark.skipif("host executor" in fc.cuda_build(), reason="half a million products a row are too many here")
+@pytest.mark.skipif("host executor" in fc.cuda_build(), reason="too many products for the executor")
 @pytest.mark.parametrize("images", [3, 86, 128])
 def test_statistics_of_many_channels_are_those_of_the_convolution_s_result(images):
     """More columns of tiles than a block stays in: warps leave the sums of each tile (128 images on 132 processors)."""
