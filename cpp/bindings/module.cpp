@@ -493,6 +493,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("record_kernel_choices", &record_kernel_choices, py::arg("on"));
   m.def("give_conv2d_moments", &give_conv2d_moments, py::arg("on"),
         "For tests: off, plans made from now on sum the statistics of batch norms in eager's order.");
+  m.def("apply_norms_on_load", &apply_norms_on_load, py::arg("on"),
+        "For tests and comparisons: off, plans made from now on store what batch norms make for convolutions.");
   m.def("take_kernel_choices", &take_kernel_choices, "'op:implementation' of each op run since recording began.");
   m.def(
       "memory_info",

@@ -425,3 +425,36 @@ def test_the_benchmark_s_step_of_a_gan_runs_where_the_model_is(precision):
         return [plan(*(fc.tensor(a, device=where) for a in arrays)).item() for _ in range(3)]
 
     np.testing.assert_allclose(losses_on("cuda"), losses_on("cpu"), rtol=1e-4 if precision == "f32" else 2e-2)
+
+
+@device
+@pytest.mark.parametrize("dtype", [fc.bfloat16, fc.float16])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("act", [fc.nn.ReLU6, fc.nn.ReLU])
+def test_norms_around_a_depthwise_convolution_are_made_as_it_reads(act, stride, dtype):
+    def train(compiled, on_load=True):
+        fc.manual_seed(3)
+        n = fc.nn
+        model = n.Sequential(
+            n.Conv2d(3, 16, 3, padding=1, bias=False), n.BatchNorm2d(16), act(),
+            n.Conv2d(16, 16, 3, stride=stride, padding=1, groups=16, bias=False), n.BatchNorm2d(16), act(),
+            n.Conv2d(16, 8, 1, bias=False), n.BatchNorm2d(8), n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(8, 5),
+        ).to("cuda")  # fmt: skip
+        optimizer = fc.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        rng = np.random.default_rng(0)
+        x = fc.tensor(rng.standard_normal((6, 3, 11, 10)).astype("float32"), device="cuda")
+        y = fc.tensor(rng.integers(0, 5, 6), device="cuda")
+        run = training_step(model, optimizer, compiled, dtype)
+        fc._core.apply_norms_on_load(on_load)
+        try:
+            return [run(x, y).item() for _ in range(4)], state(model), run
+        finally:
+            fc._core.apply_norms_on_load(True)
+
+    (got, after, run), (stored, other, plain), (want, expect, _) = train(True), train(True, False), train(False)
+    kinds, apart = ([line.split()[1] for line in f.describe().splitlines() if " [" in line] for f in (run, plain))
+    assert (kinds.count("conv2d_bwd"), apart.count("conv2d_bwd")) == (1, 0), run.describe()
+    assert got == pytest.approx(want, rel=2e-2) and stored == pytest.approx(want, rel=2e-2)
+    for k in after:
+        for a in (after[k], other[k]):
+            np.testing.assert_allclose(a, expect[k], rtol=3e-2, atol=3e-2, err_msg=k)

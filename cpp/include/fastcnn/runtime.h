@@ -32,6 +32,8 @@ FASTCNN_API std::vector<std::string> take_kernel_choices();
 // For tests: off, plans made from now on leave the statistics of a batch norm to it, whose sums have eager's
 // order.
 FASTCNN_API void give_conv2d_moments(bool on);
+// For tests and comparisons: off, plans made from now on store what batch norms make for convolutions.
+FASTCNN_API void apply_norms_on_load(bool on);
 
 // "auto" (at first, or what FASTCNN_CONV_ALGORITHM says): convolutions of float32 may run as Winograd, F(4x4,
 // 3x3), F(2x2, 5x5) or F(4x4, 2x2) of 4x4 with stride 2, whose rounding errors are up to five times those of the

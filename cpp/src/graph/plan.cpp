@@ -58,11 +58,9 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
   channel_gate(graph_);
   fuse(graph_);
   simplify(graph_);
-  if (device_.type == DeviceType::cpu) {  // they ask what the CPU's kernels can join
-    norm_on_load(graph_);
-    norm_bwd_on_load(graph_);
-    depthwise_pointwise(graph_);
-  }
+  norm_on_load(graph_);
+  norm_bwd_on_load(graph_);
+  if (device_.type == DeviceType::cpu) depthwise_pointwise(graph_);  // it asks what the CPU's kernels can join
   conv2d_moments(graph_);
   if (device_.type == DeviceType::cpu)
     schedule(graph_);  // elsewhere optimizer steps stay together, to be one launch

@@ -152,7 +152,6 @@ ChannelVectors vectors(std::span<const Operand> four) {
 
 const char* forward_declines(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
-  if (p.stats_only) return "statistics apart from the norm";
   if (p.has_moments && c.in[c.in.size() - 1].dtype != DType::float64) return "moments of another dtype";
   return stats_decline(c, 1, 3);
 }
@@ -169,7 +168,8 @@ void forward(const Call& c) {
   const auto& p = c.as<BatchNormParams>();
   with_floating(c.in[0].dtype, "batch_norm", [&]<class T>() {
     using R = Real<T>;
-    const NormStats<R> s{c.out[1].as<R>(), c.out[2].as<R>(), p.has_affine ? c.out[3].as<R>() : nullptr,
+    const size_t at = p.stats_only ? 0 : 1;
+    const NormStats<R> s{c.out[at].as<R>(), c.out[at + 1].as<R>(), p.has_affine ? c.out[at + 2].as<R>() : nullptr,
                          c.in[1].as<R>(), c.in[2].as<R>()};
     if (p.has_moments) {
       launch("bn_take_moments", for_elements(p.C), bn_take_moments<R>, c.in[c.in.size() - 1].as<double>(), p.C,
@@ -180,6 +180,7 @@ void forward(const Call& c) {
       launch("bn_finish", finish_plan(slices, p.C, sizeof(Moments<R>)), bn_finish<R>, parts, slices, p.C, p.eps,
              s);
     }
+    if (p.stats_only) return;
     apply<T, R>(p, c.in[0].as<T>(), s.mean, s.invstd, false, s.gamma, s.beta,
                 p.has_residual ? c.in[3].as<T>() : nullptr, c.out[0].as<T>());
   });
@@ -209,7 +210,8 @@ void infer(const Call& c) {
 const char* infer_declines(const Call& c) { return not_floating(c.in); }
 
 const char* backward_declines(const Call& c) {
-  if (c.as<BatchNormParams>().coef_only) return "coefficients alone";
+  const auto& p = c.as<BatchNormParams>();
+  if (p.coef_only && p.has_residual) return "coefficients beside a residual's gradient";
   return stats_decline(c, 2, 5);
 }
 int64_t backward_workspace(const Call& c) {
@@ -231,7 +233,7 @@ void backward(const Call& c) {
     auto* coef = static_cast<R*>(c.workspace);
     R* parts = coef + 2 * p.C;
     const R *gamma = c.in[2].as<R>(), *invstd = c.in[4].as<R>();
-    T *dx = c.out[0].as<T>(), *dresidual = p.has_residual ? c.out[3].as<T>() : nullptr;
+    T *dx = p.coef_only ? nullptr : c.out[0].as<T>(), *dresidual = p.has_residual ? c.out[3].as<T>() : nullptr;
 
     // The residual's gradient is dz: made by the pass of sums, it is all that the other pass reads beside x.
     T* made = (g.dy2 || g.y) && aligned16({dresidual}) ? dresidual : nullptr;
@@ -250,8 +252,9 @@ void backward(const Call& c) {
       launch("bn_bwd_sums", over_slices(p.rows, p.C, 2 * sizeof(R)), bn_bwd_sums<T>, g, p.rows, p.C, parts);
     }
     launch("bn_bwd_finish", finish_plan(p.has_sums ? 1 : slices, p.C, 2 * sizeof(R)), bn_bwd_finish<R>, parts,
-           slices, p.rows, p.C, p.has_sums ? last.as<double>() : nullptr, invstd, c.out[1].as<R>(),
-           c.out[2].as<R>(), coef);
+           slices, p.rows, p.C, p.has_sums ? last.as<double>() : nullptr, p.coef_only ? gamma : nullptr, invstd,
+           c.out[1].as<R>(), c.out[2].as<R>(), p.coef_only ? c.out[0].as<R>() : coef);
+    if (p.coef_only) return;
     if (!aligned16({gamma, invstd, coef, dx, dresidual}) || !with_grad_packs(p, g, [&]<Act A, SlopeFrom from>() {
           const PackPlan plan = packs_of(p.rows, p.C, Pack<T>::n, 2, kApplyBlocks);
           launch("bn_bwd_apply", plan.launch(0), bn_bwd_apply_packs<T, A, from>, plan.tiles, g, gamma, invstd,

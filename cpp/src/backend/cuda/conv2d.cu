@@ -15,6 +15,10 @@ MmaPlan forward_plan(const Call& c) {
   return mma_plan(forward_sizes(p), in_chunks(p.C, c), true, depth_of(c.in[0].dtype));
 }
 
+void forward_depthwise_rows(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  p.has_norm_in || p.has_moments ? depthwise_norm_forward(c) : depthwise_forward_rows(c);
+}
 void forward_mma(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   with_mma(c.out[0].dtype, [&]<class T>() {
@@ -208,9 +212,11 @@ void bwd_weights_depthwise(const Call& c) {
 }
 // Memory that is not aligned goes to the kernel above: room for either.
 int64_t depthwise_rows_weights_workspace(const Call& c) {
+  if (c.as<Conv2dParams>().has_norm_in) return depthwise_norm_bwd_weights_workspace(c);
   return std::max(depthwise_bwd_weights_rows_workspace(c), depthwise_weights_workspace(c));
 }
 void bwd_weights_depthwise_rows(const Call& c) {
+  if (c.as<Conv2dParams>().has_norm_in) return depthwise_norm_bwd_weights(c);
   aligned16({c.in[0].data, c.in[1].data}) ? depthwise_bwd_weights_rows(c) : bwd_weights_depthwise(c);
 }
 
@@ -223,7 +229,8 @@ void conv2d_bias_gradient(const Call& c) {
 
 List conv2d_list() {
   static const Implementation list[] = {
-      {"simt depthwise rows", depthwise_rows_declines<one_dtype>, nullptr, depthwise_forward_rows},
+      {"simt depthwise rows", depthwise_rows_declines<one_dtype, depthwise_norm_decline>, depthwise_norm_workspace,
+       forward_depthwise_rows},
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_forward_elements},
       conv2d_space_to_depth(),
       conv2d_widened(),
@@ -236,7 +243,7 @@ List conv2d_list() {
 }
 List conv2d_bwd_data_list() {
   static const Implementation list[] = {
-      {"simt depthwise rows", depthwise_rows_declines<one_dtype>, nullptr, depthwise_bwd_data_rows},
+      {"simt depthwise rows", depthwise_rows_declines<one_dtype, one_dtype>, nullptr, depthwise_bwd_data_rows},
       {"simt depthwise", depthwise_declines<one_dtype>, nullptr, depthwise_bwd_data_elements},
       conv2d_bwd_data_widened(),
       conv2d_bwd_data_boxes(),
@@ -249,8 +256,8 @@ List conv2d_bwd_data_list() {
 }
 List conv2d_bwd_weights_list() {
   static const Implementation list[] = {
-      {"simt depthwise rows", depthwise_rows_declines<weights_dtypes>, depthwise_rows_weights_workspace,
-       bwd_weights_depthwise_rows},
+      {"simt depthwise rows", depthwise_rows_declines<weights_dtypes, depthwise_norm_bwd_weights_decline>,
+       depthwise_rows_weights_workspace, bwd_weights_depthwise_rows},
       {"simt depthwise", depthwise_declines<weights_dtypes>, depthwise_weights_workspace, bwd_weights_depthwise},
       conv2d_bwd_weights_space_to_depth(),
       conv2d_bwd_weights_widened(),

@@ -21,16 +21,25 @@ void depthwise_bwd_data_rows(const Call& c);
 int64_t depthwise_bwd_weights_rows_workspace(const Call& c);
 void depthwise_bwd_weights_rows(const Call& c);  // with the gradient of a bias
 
+// Such a convolution, 3x3 and of 16 bits, between batch norms (has_norm_in, has_moments).
+const char* depthwise_norm_decline(const Call& c);
+int64_t depthwise_norm_workspace(const Call& c);
+void depthwise_norm_forward(const Call& c);
+const char* depthwise_norm_bwd_weights_decline(const Call& c);
+int64_t depthwise_norm_bwd_weights_workspace(const Call& c);
+void depthwise_norm_bwd_weights(const Call& c);
+
 template <const char* (*dtypes)(const Call&)>
 const char* depthwise_declines(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   if (p.C != p.groups) return "several channels per group";
   return p.kH * p.kW > 65535 ? "more taps than a grid holds" : dtypes(c);
 }
-template <const char* (*dtypes)(const Call&)>
+template <const char* (*dtypes)(const Call&), const char* (*norms)(const Call&)>
 const char* depthwise_rows_declines(const Call& c) {
-  const char* why = depthwise_rows_decline(c);
-  return why ? why : dtypes(c);
+  const auto& p = c.as<Conv2dParams>();
+  if (const char* why = depthwise_rows_decline(c)) return why;
+  return p.has_norm_in || p.has_moments ? norms(c) : dtypes(c);
 }
 
 // y = the sum of parts (slices, n); y may be kept in the type of the sums.

@@ -31,6 +31,7 @@ using List = std::span<const Implementation>;
   X(conv2d)                 \
   X(conv2d_bwd_data)        \
   X(conv2d_bwd_weights)     \
+  X(conv2d_bwd)             \
   X(matmul)                 \
   X(batch_norm)             \
   X(batch_norm_bwd)         \

@@ -41,7 +41,8 @@ class NormBwdOnLoad {
     const Value dx = norm.out[0], y = norm.in[1];
     // A residual's gradient is what dy becomes behind the activation; else an affine map makes that again.
     const bool act = p.act.act != Act::none && !p.has_residual;
-    if (p.coef_only || dx.dtype != DType::float32 || !temporary(dx) || (act && !p.has_affine)) return false;
+    if (p.coef_only || !loads_norms(g_, dx) || !temporary(dx) || (act && !p.has_affine)) return false;
+    if (p.has_dy2 && !p.has_residual) return false;
     const std::vector<int>& readers = uses_.readers[dx.buffer];
     if (readers.size() != 2 || readers[1] >= static_cast<int>(g_.nodes.size())) return false;
     const bool data_first = g_.nodes[readers[0]].kind == OpKind::conv2d_bwd_data;
@@ -68,7 +69,9 @@ class NormBwdOnLoad {
     joint.out = {data.out[0], weights.out[0]};
     for (size_t k = 0; k < joint.in.size(); ++k)
       if (k != 5 && !stands(joint.in[k], i + 1, readers[1])) return false;
-    if (!has_kernel(joint) || !has_kernel(coef_only) || kernel_of(coef_only) != kernel_of(norm)) return false;
+    for (int k : {0, 2, 3})
+      if (!loads_norms(g_, joint.in[k])) return false;
+    if (!has_kernel(joint, g_.device) || !same_kernel(norm, coef_only, g_.device)) return false;
 
     g_.buffers.push_back(
         {Buffer::Kind::temporary, 3 * p.C * static_cast<int64_t>(dtype_size(coef.dtype)), nullptr});
@@ -115,9 +118,7 @@ class NormBwdOnLoad {
     q.has_sums = 1, q.act = {}, q.has_affine = 0;
     norm.in.resize(5);
     norm.in.push_back(sums);
-    auto kept = [&](const Node& now, int was) {
-      return has_kernel(now) && kernel_of(now) == kernel_of(g_.nodes[was]);
-    };
+    auto kept = [&](const Node& now, int was) { return same_kernel(g_.nodes[was], now, g_.device); };
     if (!kept(joint, i) || !kept(norm, readers[0]) || (readers.size() == 2 && !kept(before, readers[1])))
       return false;
     g_.buffers.push_back({Buffer::Kind::temporary, 2 * p.conv.C * static_cast<int64_t>(sizeof(double)), nullptr});

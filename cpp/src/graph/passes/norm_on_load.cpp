@@ -33,7 +33,7 @@ class NormOnLoad {
     const Node& norm = g_.nodes[i];
     const auto& p = norm.params.as<BatchNormParams>();
     const Value x = norm.in[0];
-    if (p.has_residual || p.stats_only || x.dtype != DType::float32) return;
+    if (p.has_residual || p.stats_only || !loads_norms(g_, x)) return;
     const Value y = norm.out[0];
     for (const Value& v : norm.out)
       if (g_.buffers[v.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(v.buffer)) return;
@@ -54,7 +54,7 @@ class NormOnLoad {
       stats.out.push_back(affine);
     }
     stats.out.erase(stats.out.begin());
-    if (!same_kernel(norm, stats)) return;
+    if (!same_kernel(norm, stats, g_.device)) return;
 
     std::vector<Node> joined;
     for (int r : readers) {
@@ -70,7 +70,7 @@ class NormOnLoad {
       const int64_t at = n.kind == OpKind::conv2d ? 2 + c.has_bias : 2;
       n.in[0] = x;
       n.in.insert(n.in.begin() + at, {norm.out[1], affine});
-      if (!same_kernel(g_.nodes[r], n)) return;
+      if (!same_kernel(g_.nodes[r], n, g_.device)) return;
       joined.push_back(std::move(n));
     }
 

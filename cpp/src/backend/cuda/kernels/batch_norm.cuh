@@ -154,10 +154,11 @@ FASTCNN_KERNEL bn_bwd_sums(BnGrad<T> g, int64_t rows, int64_t C, Real<T>* parts)
     for (int k = 0; k < 2; ++k) parts[(blockIdx.y * 2 + k) * C + c] = shared[k * plane + at];
 }
 
-// dgamma, dbeta, and coef (2, C): what bn_bwd_apply takes off dz. `given`: the sums, float64, in place of parts.
+// dgamma, dbeta, and coef (2, C): what bn_bwd_apply takes off dz; with gamma (3, C): dx = coef[0] dz + coef[1] (x
+// - mean) + coef[2]. `given`: the sums, float64, in place of parts.
 template <class S>
 FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C, const double* given,
-                             const S* invstd, S* dgamma, S* dbeta, S* coef) {
+                             const S* gamma, const S* invstd, S* dgamma, S* dbeta, S* coef) {
   using V = Sums<S, 2>;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kFinishChannels + threadIdx.x;
   V all = total_of_slices(
@@ -168,7 +169,13 @@ FASTCNN_KERNEL bn_bwd_finish(const S* parts, int slices, int64_t rows, int64_t C
   if (given) all = {{static_cast<S>(given[c]), static_cast<S>(given[C + c])}};
   const S sum = all.v[0], dot = all.v[1], n = static_cast<S>(rows > 0 ? rows : 1);
   dgamma[c] = dot * invstd[c], dbeta[c] = sum;
-  coef[c] = sum / n, coef[C + c] = dot * invstd[c] * invstd[c] / n;
+  const S mean = sum / n, slope = dot * invstd[c] * invstd[c] / n;
+  if (gamma) {
+    const S scale = gamma[c] * invstd[c];
+    coef[c] = scale, coef[C + c] = -scale * slope, coef[2 * C + c] = -scale * mean;
+  } else {
+    coef[c] = mean, coef[C + c] = slope;
+  }
 }
 
 template <class T>
