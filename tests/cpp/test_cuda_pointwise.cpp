@@ -133,16 +133,37 @@ TEST_CASE("cuda narrow 1x1: what it is not for goes to the next in the list") {
   CHECK(!takes(other, DType::bfloat16));
 }
 
+TEST_CASE("cuda narrow 1x1: a device with less shared memory has fewer blocks or the next implementation") {
+  const DType t = DType::bfloat16;
+  for (const Conv2dParams& p : {conv(2, 32, 192, 9, 15), conv(2, 192, 32, 15, 9), conv(7, 8, 8, 6, 7)})
+    for (int64_t kilobytes : {163, 99, 48}) {
+      const int64_t all = std::exchange(cuda::host::shared_limit(), kilobytes << 10);
+      const std::vector<int64_t> x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.H, p.W}, w{p.O, p.C, 1, 1};
+      const std::vector<Shaped> in{tensor(x, 1, t), tensor(w, 2, t)}, back{tensor(x, 1, t), tensor(y, 5, t)};
+      // A launch with more than the limit throws.
+      const int data = check_cuda(narrow_only(FASTCNN_CUDA_OP(conv2d)), &p, in, {{y, t}}, 4e-6);
+      const int weights = check_cuda(narrow_only(FASTCNN_CUDA_OP(conv2d_bwd_weights)), &p, back, {{w, t}}, 6e-6);
+      cuda::host::shared_limit() = all;
+      CHECK(data == (kilobytes > 48 || p.C == 8));
+      CHECK(weights == (kilobytes > 99 || p.C == 8));
+    }
+}
+
 TEST_CASE("cuda narrow 1x1: pieces of rows are found by one product, eight rows lie in all banks") {
   for (int channels = 8; channels <= cuda::kPointwiseWide; channels += 8) {
-    const cuda::PointwiseRows g(channels, channels);
+    const cuda::PointwiseRows g(channels, 200);
     int wrong = 0;
-    for (int e = 0; e < 2048; ++e) wrong += g.row(e) != e / g.chunks;
+    for (int e = 0; e < 2048; ++e) {
+      const int row = e / g.chunks, chunk = e % g.chunks;
+      wrong += g.row(e) != row || g.place_of(e, row) != g.place(row, chunk) ||
+               g.memory_of(e, row) != row * g.stride() + chunk * 8;
+    }
     CHECK(wrong == 0);
     std::set<int> banks;
     for (int row = 0; row < 8; ++row) banks.insert(g.place(row, 0) / 8 % 8);
     CHECK(banks.size() == 8);
-    CHECK(g.pitch >= g.chunks);
+    CHECK(g.place(1, 0) >= channels);
+    CHECK(g.stride() == 200);
     CHECK(cuda::pointwise_parts(channels) * cuda::pointwise_part(channels) * 16 >= channels);
     CHECK((cuda::pointwise_parts(channels) - 1) * cuda::pointwise_part(channels) * 16 < channels);
     CHECK(cuda::pointwise_part(channels) <= cuda::kPointwiseSums);

@@ -12,23 +12,30 @@ namespace fastcnn::cuda {
 // `count` rows from row `first` on of those that begin at `from`, by one warp; zeros from row M on.
 template <class T>
 FASTCNN_DEVICE void bring_rows(const PointwiseRows& g, const T* from, int32_t first, int count, int32_t M, T* to) {
-  const T* begin = from + static_cast<int64_t>(first) * g.stride;
-  for (int e = static_cast<int>(threadIdx.x) % 32; e < count * g.chunks; e += 32) {
-    const int row = g.row(e), chunk = e - row * g.chunks;
+  const T* begin = from + static_cast<int64_t>(first) * g.stride();
+  const int lane = static_cast<int>(threadIdx.x) % 32, pieces = count * g.chunks;
+  if (first + count <= M) {
+    for (int e = lane; e < pieces; e += 32) {
+      const int row = g.row(e);
+      copy_async16(to + g.place_of(e, row), begin + g.memory_of(e, row), true);
+    }
+    return;
+  }
+  FASTCNN_NO_UNROLL
+  for (int e = lane; e < pieces; e += 32) {
+    const int row = g.row(e);
     const bool inside = first + row < M;
-    copy_async16(to + g.place(row, chunk), inside ? begin + row * g.stride + chunk * 8 : from, inside);
+    copy_async16(to + g.place_of(e, row), inside ? begin + g.memory_of(e, row) : from, inside);
   }
 }
 // As many back, to rows that follow one another in memory.
 template <class T>
 FASTCNN_DEVICE void store_pieces(const PointwiseRows& g, const T* rows, int32_t first, int count, int32_t M,
                                  T* y) {
-  T* begin = y + static_cast<int64_t>(first) * g.stride;
+  T* begin = y + static_cast<int64_t>(first) * g.stride();
   const int there = (M - first < count ? M - first : count) * g.chunks;
-  for (int e = static_cast<int>(threadIdx.x) % 32; e < there; e += 32) {
-    const int row = g.row(e);
-    store_pack(begin + e * 8, load_pack(rows + g.place(row, e - row * g.chunks)));
-  }
+  for (int e = static_cast<int>(threadIdx.x) % 32; e < there; e += 32)
+    store_pack(begin + e * 8, load_pack(rows + g.place_of(e, g.row(e))));
 }
 
 // Weights (to, from), or (from, to) where `back`, as (to, from) with zeros up to multiples of 16.
@@ -137,7 +144,7 @@ widening_kernel(int32_t M, int32_t N, const T* x, const T* w, bool back, Epilogu
     if (at < tiles) bring_rows(in, x, at * tile, tile, M, ring + place);
     commit_copies();  // empty groups too: waiting counts them
   };
-  FASTCNN_UNROLL
+  FASTCNN_NO_UNROLL
   for (int s = 0; s < stages - 1; ++s) bring(t + s * all, s * stage);
   bring_pointwise_weights(w, KC * 8, N, back, weights);
   __syncthreads();
@@ -203,7 +210,7 @@ narrowing_kernel(int32_t M, int32_t K, const T* x, const T* w, bool back, Epilog
     if (at < tiles) bring_rows(in, x, at * tile, tile, M, ring + place);
     commit_copies();
   };
-  FASTCNN_UNROLL
+  FASTCNN_NO_UNROLL
   for (int s = 0; s < stages - 1; ++s) bring(t + s * all, s * stage);
   bring_pointwise_weights(w, K, N, back, weights);
   __syncthreads();
@@ -251,7 +258,7 @@ pointwise_weights_kernel(int32_t M, int32_t W, const T* wide, const T* narrow, i
   const int wide_parts = pointwise_parts(W), slices = warps / wide_parts;
   const int part = lane_warp % wide_parts, slice = lane_warp / wide_parts;
   const int first = part * pointwise_part(W) * 16, left = W - first;  // channels
-  const int here = left < pointwise_part(W) * 16 ? left : pointwise_part(W) * 16, groups = (here + 15) / 16;
+  const int here = left < pointwise_part(W) * 16 ? left : pointwise_part(W) * 16;
   const PointwiseRows a_rows(here, W), b_rows(N, N);
   // The same for all parts, so that rings do not meet.
   const int a_stage = PointwiseRows(pointwise_part(W) * 16, W).place(tile, 0),
@@ -267,9 +274,10 @@ pointwise_weights_kernel(int32_t M, int32_t W, const T* wide, const T* narrow, i
     }
     commit_copies();
   };
-  FASTCNN_UNROLL
+  FASTCNN_NO_UNROLL
   for (int s = 0; s < stages - 1; ++s) bring(t + s * all, s * stage);
-  // A chunk that a last group of 16 lacks is read where another one lies: its sums go nowhere.
+  // Chunks that groups of 16 lack are read where another one lies: their sums go nowhere, and a branch would cost
+  // more than the products.
   const int a_row = lane / 16 * 8 + lane % 8, a_chunk = lane / 8 % 2, b_row = lane % 16, b_chunk = lane / 16;
 
   float sum[kPointwiseSums][NC][4] = {};
@@ -286,15 +294,15 @@ pointwise_weights_kernel(int32_t M, int32_t W, const T* wide, const T* narrow, i
         const int chunk = j * 2 + b_chunk < NC ? j * 2 + b_chunk : 0;
         load_matrices<true>(ring + now + a_stage + b_rows.place(k * 16 + b_row, chunk), b[j]);
       }
+      uint32_t a[kPointwiseSums][4];
       FASTCNN_UNROLL
       for (int i = 0; i < kPointwiseSums; ++i) {
-        if (i >= groups) break;
-        uint32_t a[4];
         const int chunk = i * 2 + a_chunk < a_rows.chunks ? i * 2 + a_chunk : 0;
-        load_matrices<true>(ring + now + a_rows.place(k * 16 + a_row, chunk), a);
-        FASTCNN_UNROLL
-        for (int j = 0; j < NC; ++j) multiply_add<T>(sum[i][j], a, &b[j / 2][j % 2 * 2]);
+        load_matrices<true>(ring + now + a_rows.place(k * 16 + a_row, chunk), a[i]);
       }
+      FASTCNN_UNROLL
+      for (int i = 0; i < kPointwiseSums; ++i) FASTCNN_UNROLL
+      for (int j = 0; j < NC; ++j) multiply_add<T>(sum[i][j], a[i], &b[j / 2][j % 2 * 2]);
     }
   }
 
