@@ -21,6 +21,11 @@ Implementation conv2d_halo();
 Implementation conv2d_bwd_data_halo();
 Implementation conv2d_bwd_weights_halo();
 
+// 1x1, few channels on one side, memory bound.
+Implementation conv2d_pointwise();
+Implementation conv2d_bwd_data_pointwise();
+Implementation conv2d_bwd_weights_pointwise();
+
 // Channels that do not fill runs of 16 bytes, by way of copies.
 Implementation conv2d_widened();
 Implementation conv2d_bwd_data_widened();
