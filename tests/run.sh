@@ -44,7 +44,9 @@ build=$work/build
 cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DFASTCNN_TESTS=ON -DFASTCNN_STATIC=ON -DFASTCNN_CUDA=OFF \
   -DDOCTEST_INCLUDE_DIR="$doctest" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
 cmake --build "$build"
+echo "   built in $SECONDS s"
 "$build/tests/cpp/fastcnn_cpp_tests"
+echo "   ran until second $SECONDS"
 # One library for every x86-64: outside the kernels no AVX, and no inline function that the linker might take from a
 # kernel's object instead of from the baseline's.
 if command -v objdump >/dev/null && [ "$(uname -m)" = x86_64 ]; then
