@@ -109,7 +109,8 @@ def summary(model, input_size, extra=()):
     Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs. extra:
     further arguments of the call, such as class ids. FLOPs are two per multiply-add of convolutions and Linear layers
     for that input; what pooling, norms and activations do is not counted. output: bytes that a layer gives. Modes,
-    statistics and gradients of the model stay untouched.
+    statistics and gradients of the model stay untouched. A net from an ONNX file has rows for its layers, and for nodes
+    that multiply by weights which belong to none.
     """
     if not isinstance(input_size, (tuple, list)):
         raise TypeError(f"summary: expected input_size as (N, C, H, W) or (C, H, W), got {input_size!r}")
@@ -130,11 +131,24 @@ def summary(model, input_size, extra=()):
 
         return hook
 
+    def watch(node, operands, result, macs, layer):
+        """Of an ONNX node. A scope that stands for it has a row already."""
+        if layer:
+            rows[-1] = rows[-1]._replace(layer=node.op, macs=macs)
+        else:
+            fresh = [p for p in operands if isinstance(p, nn.Parameter) and id(p) not in counted]
+            counted.update(map(id, fresh))
+            rows.append(Row(node.name, node.op, _shape(result), sum(p.numel() for p in fresh), macs, _bytes(result)))
+
+    graphs = [m for m in model.modules() if hasattr(m, "_watch")]
+    leaves = [(n, m) for n, m in leaves if m not in graphs]
     first = next((p for p in model.parameters()), None)
     handles = [m.register_forward_hook(hook_for(n)) for n, m in leaves]
     try:
         for m, _ in modes:
             object.__setattr__(m, "training", False)
+        for m in graphs:
+            object.__setattr__(m, "_watch", watch)
         with no_grad():
             inputs = [_core.ops.zeros(s) for s in sizes]
             if first is not None:
@@ -143,6 +157,8 @@ def summary(model, input_size, extra=()):
     finally:
         for handle in handles:
             handle.remove()
+        for m in graphs:
+            object.__delattr__(m, "_watch")
         for m, training in modes:
             object.__setattr__(m, "training", training)
     return Summary(type(model).__name__, input_size, rows, model)

@@ -328,8 +328,36 @@ def test_layers_are_seen_by_hooks(tmp_path):
     np.testing.assert_array_equal(found["scores"].numpy(), want)
     rows = fc.summary(net, (2, 8, 8)).rows
     assert [(r.name, r.output_shape) for r in rows] == [("conv", (1, 6, 8, 8)), ("bn", (1, 6, 8, 8)), ("fc", (1, 3))]
+    assert [(r.layer, r.macs) for r in rows] == [
+        ("Conv", 6 * 64 * 2 * 9), ("BatchNormalization", 0), ("Gemm", 3 * 6)
+    ]  # fmt: skip
+    net.fc = fc.nn.Linear(6, 5)
+    assert fc.summary(net, (2, 8, 8)).rows[-1][:5] == ("fc", "Linear", (1, 5), 35, 30)
+    net = fc.onnx.load(path)
     with net.fc.register_forward_pre_hook(lambda module, args: (0 * args[0],)):
         np.testing.assert_allclose(net(x).numpy(), np.stack([net.fc.bias.numpy()] * 2), rtol=1e-6)
+
+
+def test_a_summary_counts_nodes_whose_weights_lie_in_no_scope(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="first"),
+        helper.make_node("ConvTranspose", ["c", "w2"], ["d"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["d"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3"], ["m"], transB=1),
+        helper.make_node("MatMul", ["m", "w4"], ["y"]),
+    ]
+    shapes = {"w": (4, 2, 3, 3), "b": (4,), "w2": (4, 6, 2, 2), "w3": (5, 6), "w4": (5, 3)}
+    net = fc.onnx.load(saved(model_of(nodes, {k: numbers(*s) for k, s in shapes.items()}), tmp_path / "m.onnx"))
+    s = fc.summary(net, (2, 6, 6))
+    assert [(r.layer, r.output_shape, r.params, r.macs) for r in s.rows] == [
+        ("Conv", (1, 4, 4, 4), 76, 4 * 16 * 18),
+        ("ConvTranspose", (1, 6, 8, 8), 96, 4 * 16 * 6 * 4),
+        ("Gemm", (1, 5), 30, 30),
+        ("MatMul", (1, 3), 15, 15),
+    ]
+    assert s.rows[0].name == "first" and s.total_params == 76 + 96 + 30 + 15
+    assert net._watch is None and net(fc.tensor(numbers(2, 2, 6, 6))).shape == (2, 3)
 
 
 def test_modules_that_cannot_stand_for_a_scope_are_refused(tmp_path):

@@ -53,6 +53,14 @@ _LAYERS = (
     "GroupNormalization", "PRelu",
 )  # fmt: skip
 
+# Multiply-adds of a node from its operands and result.
+_MACS = {
+    "Conv": lambda node, x, result: math.prod(result.shape) * math.prod(x[1].shape[1:]),
+    "ConvTranspose": lambda node, x, result: math.prod(x[0].shape) * math.prod(x[1].shape[1:]),
+    "Gemm": lambda node, x, result: math.prod(result.shape) * x[0].shape[0 if node.attrs.get("transA") else -1],
+    "MatMul": lambda node, x, result: math.prod(result.shape) * x[0].shape[-1],
+}
+
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sum")
 
 
@@ -61,6 +69,9 @@ class OnnxModule(Module):
 
     Attributes: input_names, output_names: of the graph; opset: its version of the operators; metadata: {str: str}.
     """
+
+    # While a summary counts: takes what a node reads and gives, its multiply-adds, and whether a scope stands for it.
+    _watch = None
 
     def __init__(self, graph):
         super().__init__()
@@ -106,6 +117,11 @@ class OnnxModule(Module):
                 values[node.outputs[0]] = self._call_layer(layers[i], i, values, most)
             else:
                 self._run(node, self._on_host[i], values, most)
+            if self._watch is not None and (type(layers[i]) is Scope if i in layers else node.op in _MACS):
+                operands, result = [values[n] if n else None for n in node.inputs], values[node.outputs[0]]
+                if isinstance(result, _core.Tensor):  # not shapes and sizes
+                    macs = _MACS[node.op](node, operands, result) if node.op in _MACS else 0
+                    self._watch(node, operands, result, macs, i in layers)
             for name in self._last_use[i]:
                 values.pop(name, None)
         outputs = tuple(self._output(name, values[name]) for name in self.output_names)
