@@ -342,3 +342,22 @@ def test_memory_and_cost(kernel_isa):
     conv = next(s for s in f._core.steps() if s["op"] == "conv2d" and s["implementation"] == "depthwise")
     assert conv["bytes"] == 2 * wide + 4 * (9 + 3) * 48
     assert conv["flops"] == wide // 4 * (2 * 9 + 3)
+
+
+def test_switched_off_every_norm_stores_its_result():
+    fc.manual_seed(0)
+    model, x = Block(8, 24, 8).train(), rand(2, 8, 9, 7)
+
+    def step(x):
+        loss = (model(x) * 2).sum() + (model(x) ** 2).sum()
+        return [loss, *fc.grad(loss, list(model.parameters()))]
+
+    fc._core.apply_norms_on_load(False)
+    try:
+        stored = compare(model, step, x)
+    finally:
+        fc._core.apply_norms_on_load(True)
+    loaded = fc.compile(step)
+    loaded(x)
+    count = [(unstored(f), sum(s["op"] == "conv2d_bwd" for s in f._core.steps())) for f in (stored, loaded)]
+    assert count[0] == (0, 0) and min(count[1]) > 0, count
