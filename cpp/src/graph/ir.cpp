@@ -2,14 +2,8 @@
 #include "graph/ir.h"
 
 #include <algorithm>
-#include <atomic>
-
-#include "fastcnn/runtime.h"
 
 namespace fastcnn {
-namespace {
-std::atomic<bool> norms_on_load{true};
-}  // namespace
 
 const char* op_name(OpKind kind) {
   static const char* const names[] = {
@@ -24,16 +18,6 @@ bool covers_buffer(const Graph& g, const Value& v) {
   return v.offset == 0 &&
          v.shape.numel() * static_cast<int64_t>(dtype_size(v.dtype)) == g.buffers[v.buffer].bytes &&
          v.strides == canonical_strides(v.shape);
-}
-
-void apply_norms_on_load(bool on) { norms_on_load = on; }
-
-bool loads_norms(const Graph& g, const Value& v) {
-  if (!norms_on_load) return false;
-  if (g.device.type == DeviceType::cpu) return v.dtype == DType::float32;
-  const bool half = v.dtype == DType::bfloat16 || v.dtype == DType::float16;
-  return half && g.buffers[v.buffer].kind == Buffer::Kind::temporary &&
-         v.offset * static_cast<int64_t>(dtype_size(v.dtype)) % 16 == 0;
 }
 
 void erase_nodes(Graph& g, const std::vector<char>& gone) {

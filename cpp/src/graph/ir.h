@@ -47,10 +47,6 @@ struct Graph {
 // Does the value cover its whole buffer densely?
 bool covers_buffer(const Graph& g, const Value& v);
 
-// May kernels apply a batch norm as they read this image? They want one dtype, memory that is aligned, and
-// apply_norms_on_load().
-bool loads_norms(const Graph& g, const Value& v);
-
 // Takes out the nodes that are marked.
 void erase_nodes(Graph& g, const std::vector<char>& gone);
 

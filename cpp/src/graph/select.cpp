@@ -14,7 +14,7 @@ namespace fastcnn {
 namespace {
 
 std::mutex mutex;
-std::atomic<bool> recording{false};
+std::atomic<bool> recording{false}, norms_on_load{true};
 std::vector<std::string> choices;
 std::set<std::string> printed;
 
@@ -102,6 +102,16 @@ bool has_kernel(const Node& n, Device device) {
 
 bool same_kernel(const Node& before, const Node& after, Device device) {
   return has_kernel(before, device) && kernel_of(before, device) == kernel_of(after, device);
+}
+
+void apply_norms_on_load(bool on) { norms_on_load = on; }
+
+bool loads_norms(const Graph& g, const Value& v) {
+  if (!norms_on_load) return false;
+  if (g.device.type == DeviceType::cpu) return v.dtype == DType::float32;
+  const bool half = v.dtype == DType::bfloat16 || v.dtype == DType::float16;
+  return half && g.buffers[v.buffer].kind == Buffer::Kind::temporary &&
+         v.offset * static_cast<int64_t>(dtype_size(v.dtype)) % 16 == 0;
 }
 
 void record_choices(bool on) {

@@ -22,6 +22,10 @@ bool has_kernel(const Node& n, Device device = {});
 // Has the node as it becomes the kernel of the node as it was? A fusion must not move an op to a slower one.
 bool same_kernel(const Node& before, const Node& after, Device device = {});
 
+// May kernels apply a batch norm as they read this image, which passes ask before they choose one? The CPU's take
+// float32, a device's 16 bits in memory of the plan, which is aligned; none without apply_norms_on_load().
+bool loads_norms(const Graph& g, const Value& v);
+
 // Names of the implementations chosen since the last call, for tests that prove which kernel ran.
 void record_choices(bool on);
 std::vector<std::string> take_choices();

@@ -42,7 +42,7 @@ class NormBwdOnLoad {
     // A residual's gradient is what dy becomes behind the activation; else an affine map makes that again.
     const bool act = p.act.act != Act::none && !p.has_residual;
     if (p.coef_only || !loads_norms(g_, dx) || !temporary(dx) || (act && !p.has_affine)) return false;
-    if (p.has_dy2 && !p.has_residual) return false;
+    if (p.has_dy2 && !p.has_residual) return false;  // conv2d_bwd takes one gradient
     const std::vector<int>& readers = uses_.readers[dx.buffer];
     if (readers.size() != 2 || readers[1] >= static_cast<int>(g_.nodes.size())) return false;
     const bool data_first = g_.nodes[readers[0]].kind == OpKind::conv2d_bwd_data;
