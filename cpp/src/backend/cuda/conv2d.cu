@@ -45,7 +45,7 @@ void forward_moments(const Call& c) {
   const ConvForward<T> load = forward_load<T>(c);
   const Epilogue<T> e = forward_epilogue<T>(c);
   const Destination to = destination<T>(s, 1, e, c.out[0], in_chunks(p.O, c), c.workspace);
-  int64_t slices = moments_slices(s);
+  const int64_t slices = moments_slices(s);
   if (aligned16({c.in[0].data, c.in[1].data})) {
     with_line_tile(forward_line_plan(c).tile, narrow_windows(p), [&]<class Tile>() {
       launch_line_tile<T, ConvForward<T>, Tile, true>("conv2d", load, s, 1, e, c.in[0].as<T>(), to);
@@ -53,9 +53,7 @@ void forward_moments(const Call& c) {
   } else {
     launch_mma<T>("conv2d", load, s, MmaPlan{}, false, {c.in[0].data, c.in[1].data}, e, nullptr, c.out[0],
                   in_chunks(p.O, c));
-    slices = std::min<int64_t>(slices, 64);
-    launch("sum_values", {dim3(ceil_div(p.O, 32), static_cast<unsigned>(slices)), dim3(32)}, sum_values<T>,
-           c.out[0].as<T>(), s.M, s.N, to.parts);
+    return launch_sum_values(c.out[0].as<T>(), slices, s.M, s.N, to.parts, c.out[1].as<double>());
   }
   launch_join_moments(to.parts, slices, s.M, s.N, c.out[1].as<double>());
 }

@@ -48,14 +48,15 @@ int quads_of_block(int64_t quads, int64_t threads) {
   return static_cast<int>(best);
 }
 
-struct Between {
+struct BetweenPlan {
   DepthwiseRows rows;
   LaunchPlan launch;
 };
-// columns, lines: strips' and steps' of what is made in one image; `extra`: steps' worth of reading before a unit.
-Between between(const Conv2dParams& p, const BetweenShape& shape, int64_t columns, int64_t steps, int64_t extra,
-                int64_t constants) {
-  Between b;
+// An image is cut into strips of `columns` and groups of `steps`, rows or pairs of them; a unit reads `extra`
+// steps that it does not make.
+BetweenPlan plan_between(const Conv2dParams& p, const BetweenShape& shape, int64_t columns, int64_t steps,
+                         int64_t extra, int64_t constants) {
+  BetweenPlan b;
   DepthwiseRows& r = b.rows;
   r.H = static_cast<int32_t>(p.H), r.W = static_cast<int32_t>(p.W), r.C = static_cast<int32_t>(p.C);
   r.oH = static_cast<int32_t>(p.oH), r.oW = static_cast<int32_t>(p.oW);
@@ -78,14 +79,14 @@ Between between(const Conv2dParams& p, const BetweenShape& shape, int64_t column
               static_cast<size_t>(between_shared(constants, width, lanes))};
   return b;
 }
-Between forward_between(const Conv2dParams& p) {
-  return between(p, kBetweenForward, p.oW, p.oH, p.sH == 1 ? 2 : 1, kForwardLines);
+BetweenPlan forward_between(const Conv2dParams& p) {
+  return plan_between(p, kBetweenForward, p.oW, p.oH, p.sH == 1 ? 2 : 1, kForwardLines);
 }
-Between back_between(const Conv2dParams& p) {
-  if (p.sH == 1) return between(p, kBetweenBack, p.W, p.H, 2, kBackLines);
+BetweenPlan back_between(const Conv2dParams& p) {
+  if (p.sH == 1) return plan_between(p, kBetweenBack, p.W, p.H, 2, kBackLines);
   const int64_t first_h = floor_half(p.pT - 1), first_w = floor_half(p.pL - 1);
-  Between b = between(p, kBetweenBack, floor_half(p.W + p.pL - 2) - first_w + 1,
-                      floor_half(p.H + p.pT - 2) - first_h + 1, 1, kBackLines);
+  BetweenPlan b = plan_between(p, kBetweenBack, floor_half(p.W + p.pL - 2) - first_w + 1,
+                               floor_half(p.H + p.pT - 2) - first_h + 1, 1, kBackLines);
   b.rows.first_h = static_cast<int32_t>(first_h), b.rows.first_w = static_cast<int32_t>(first_w);
   return b;
 }
@@ -128,7 +129,7 @@ template <class T, int s>
 void launch_back(const Conv2dParams& p, const NormBehind<T>& behind, const T* w, const T* x,
                  const NormBefore& before, T* dx, float* parts, const Operand& dw, double* sums) {
   constexpr BetweenShape k = kBetweenBack;
-  const Between b = back_between(p);
+  const BetweenPlan b = back_between(p);
   const int64_t n = (sums ? 11 : 9) * p.C;
   const int slices = static_cast<int>(b.launch.grid.x);
   launch("conv2d_bwd depthwise between norms", b.launch,
@@ -176,10 +177,17 @@ int64_t depthwise_norm_workspace(const Call& c) {
 }
 void depthwise_norm_forward(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  if (const char* why = unaligned({c.in[0].data, c.out[0].data}))
-    throw std::logic_error(std::string("conv2d depthwise between norms: ") + why);
-  const Between b = forward_between(p);
+  const BetweenPlan b = forward_between(p);
+  const int64_t rows = p.N * p.oH * p.oW;
   auto* parts = p.has_moments ? static_cast<float*>(c.workspace) : nullptr;
+  if (const char* why = unaligned({c.in[0].data, c.out[0].data})) {
+    if (p.has_norm_in) throw std::logic_error(std::string("conv2d depthwise between norms: ") + why);
+    depthwise_forward_elements(c);
+    with_half(c.in[0].dtype, [&]<class T>() {
+      launch_sum_values(c.out[0].as<T>(), b.launch.grid.x, rows, p.C, parts, c.out[1].as<double>());
+    });
+    return;
+  }
   const NormBefore before = before_of(p, c, static_cast<size_t>(2 + p.has_bias));
   with_stride(c, p.sH, [&]<class T, int s>() {
     constexpr BetweenShape k = kBetweenForward;
@@ -187,7 +195,7 @@ void depthwise_norm_forward(const Call& c) {
            b.rows, c.in[0].as<T>(), c.in[1].as<T>(), p.has_bias ? c.in[2].as<T>() : nullptr, before,
            c.out[0].as<T>(), parts);
   });
-  if (parts) launch_join_moments(parts, b.launch.grid.x, p.N * p.oH * p.oW, p.C, c.out[1].as<double>());
+  if (parts) launch_join_moments(parts, b.launch.grid.x, rows, p.C, c.out[1].as<double>());
 }
 
 const char* depthwise_norm_bwd_weights_decline(const Call& c) {

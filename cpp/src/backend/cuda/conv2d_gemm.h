@@ -99,6 +99,15 @@ inline void launch_join_moments(float* parts, int64_t slices, int64_t rows, int6
          static_cast<int>(slices), rows, C, moments);
 }
 
+// Moments of values that another kernel made; parts: room for sums of so many slices.
+template <class T>
+void launch_sum_values(const T* y, int64_t slices, int64_t rows, int64_t C, float* parts, double* moments) {
+  slices = std::min<int64_t>(slices, 64);
+  launch("sum_values", {dim3(ceil_div(C, 32), static_cast<unsigned>(slices)), dim3(32)}, sum_values<T>, y, rows, C,
+         parts);
+  launch_join_moments(parts, slices, rows, C, moments);
+}
+
 // Do the channels of a group fill whole chunks of 16 bytes?
 inline bool in_chunks(int64_t channels, const Call& c) {
   return channels / c.as<Conv2dParams>().groups % chunk_of(c.in[0].dtype) == 0;

@@ -7,6 +7,20 @@
 
 namespace fastcnn::cuda {
 
+// What the lanes (y) of a block of 32 columns say together, for lane 0. Lanes: a power of two. Shared: a value for
+// each thread.
+template <class R>
+FASTCNN_DEVICE R total_of_lanes(R mine) {
+  const int lane = static_cast<int>(threadIdx.y), lanes = static_cast<int>(blockDim.y);
+  R* shared = shared_memory<R>() + lane * 32 + static_cast<int>(threadIdx.x);
+  *shared = mine;
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) *shared += shared[half * 32];
+  }
+  return *shared;
+}
+
 template <class T>
 FASTCNN_KERNEL depthwise_forward(Conv2dParams p, const T* x, const T* w, const T* bias, const T* residual,
                                  ActOf<Real<T>> act, T* y) {
@@ -65,14 +79,8 @@ FASTCNN_KERNEL depthwise_bwd_weights(Conv2dParams p, const T* x, const T* dy, Re
       if (h < 0 || h >= p.H || v < 0 || v >= p.W) continue;
       s += to_real(x[((n * p.H + h) * p.W + v) * p.C + o / Og]) * to_real(dy[i * p.O + o]);
     }
-  R* shared = shared_memory<R>();
-  const int at = static_cast<int>(threadIdx.y) * 32 + static_cast<int>(threadIdx.x);
-  shared[at] = s;
-  for (int half = 4; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.y) < half) shared[at] += shared[at + half * 32];
-  }
-  if (threadIdx.y == 0 && o < p.O) parts[(blockIdx.z * p.O + o) * taps + blockIdx.y] = shared[at];
+  s = total_of_lanes(s);
+  if (threadIdx.y == 0 && o < p.O) parts[(blockIdx.z * p.O + o) * taps + blockIdx.y] = s;
 }
 
 // y[i] = sum of parts[s][i] over s. Block (32 values, lanes of slices: a power of two), grid (values).
@@ -83,14 +91,8 @@ FASTCNN_KERNEL join_slices(const R* parts, int slices, int64_t n, void* y) {
   R s = 0;
   if (i < n)
     for (int k = lane; k < slices; k += lanes) s += parts[k * n + i];
-  R* shared = shared_memory<R>();
-  const int at = lane * 32 + static_cast<int>(threadIdx.x);
-  shared[at] = s;
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (lane < half) shared[at] += shared[at + half * 32];
-  }
-  if (lane == 0 && i < n) static_cast<T*>(y)[i] = from_real<T>(shared[at]);
+  s = total_of_lanes(s);
+  if (lane == 0 && i < n) static_cast<T*>(y)[i] = from_real<T>(s);
 }
 
 // Sums of columns of (rows, C): the bias gradient. Block (32 channels, 8 rows), grid (channels, slices).
@@ -103,14 +105,8 @@ FASTCNN_KERNEL column_sums(const T* x, int64_t rows, int64_t C, Real<T>* parts) 
   R s = 0;
   if (c < C)
     for (int64_t r = begin + threadIdx.y; r < end; r += 8) s += to_real(x[r * C + c]);
-  R* shared = shared_memory<R>();
-  const int at = static_cast<int>(threadIdx.y) * 32 + static_cast<int>(threadIdx.x);
-  shared[at] = s;
-  for (int half = 4; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.y) < half) shared[at] += shared[at + half * 32];
-  }
-  if (threadIdx.y == 0 && c < C) parts[blockIdx.y * C + c] = shared[at];
+  s = total_of_lanes(s);
+  if (threadIdx.y == 0 && c < C) parts[blockIdx.y * C + c] = s;
 }
 
 }  // namespace fastcnn::cuda

@@ -5,6 +5,7 @@
 // for all three rows of taps. What it is not: for activations that do not clamp, other kernels
 // (depthwise_rows.cuh).
 #pragma once
+#include "backend/cuda/kernels/depthwise.cuh"
 #include "backend/cuda/kernels/depthwise_rows.cuh"
 
 namespace fastcnn::cuda {
@@ -127,15 +128,41 @@ FASTCNN_DEVICE uint32_t columns_there(int first, int W) {  // a bit for each
 }
 
 // Vectors over the block's channels in shared memory, a line of them for each `which`: value(which, channel).
-template <class F>
-FASTCNN_DEVICE void place_constants(const BetweenThread& me, int32_t C, int lines, float* constants,
-                                    const F& value) {
-  const int line = me.quads * kQuad, c0 = static_cast<int>(blockIdx.y) * line;
-  for (int i = me.lane * me.quads + me.quad; i < lines * line; i += me.quads * me.lanes) {
-    const int which = i / line, c = c0 + i - which * line;
-    constants[i] = c < C ? value(which, c) : 0.f;
+struct Constants {
+  const float* mine;
+  int line;
+  template <class F>
+  FASTCNN_DEVICE Constants(const BetweenThread& me, int lines, const F& value) : line(me.quads * kQuad) {
+    float* memory = shared_memory<float>();
+    const int c0 = static_cast<int>(blockIdx.y) * line;
+    for (int i = me.lane * me.quads + me.quad; i < lines * line; i += me.quads * me.lanes) {
+      const int which = i / line, c = c0 + i - which * line;
+      memory[i] = c < me.C ? value(which, c) : 0.f;
+    }
+    __syncthreads();
+    mine = memory + me.quad * kQuad;
   }
-  __syncthreads();
+  // Of this thread's channels.
+  FASTCNN_DEVICE void operator()(int which, float (&v)[kQuad]) const { load_four(mine + which * line, v); }
+};
+// A row of pixels through the norm before, whose constants begin at `first`; zeros where none are `there`.
+template <class T, int columns>
+FASTCNN_DEVICE void apply_norm(const Constants& constant, int first, const Clamp& act, uint32_t there,
+                               const HalfQuad (&row)[columns], float (&v)[columns][kQuad]) {
+  float mean[kQuad], scale[kQuad], shift[kQuad];
+  constant(first, mean), constant(first + 1, scale), constant(first + 2, shift);
+  FASTCNN_UNROLL
+  for (int j = 0; j < columns; ++j) {
+    widen_quad<T>(row[j], v[j]);
+    FASTCNN_UNROLL
+    for (int k = 0; k < kQuad; ++k) v[j][k] = act((v[j][k] - mean[k]) * scale[k] + shift[k]);
+  }
+  if (there == (1u << columns) - 1) return;
+  FASTCNN_UNROLL
+  for (int j = 0; j < columns; ++j) {
+    FASTCNN_UNROLL
+    for (int k = 0; k < kQuad; ++k) v[j][k] = there >> j & 1 ? v[j][k] : 0.f;
+  }
 }
 constexpr int kForwardLines = 13, kBackLines = 18;
 // Bytes of shared memory of a block.
@@ -148,17 +175,12 @@ template <class T, int s, int S, int threads, int blocks>
 FASTCNN_BETWEEN_KERNEL(threads, blocks)
 depthwise_between(DepthwiseRows p, const T* x, const T* w, const T* bias, NormBefore norm, T* y, float* parts) {
   constexpr int columns = (S - 1) * s + 3, ring = s == 1 ? 3 : 1;
-  constexpr uint32_t all = (1u << columns) - 1;
   const BetweenThread me(p.C);
-  float* constants = shared_memory<float>();
-  place_constants(me, p.C, kForwardLines, constants, [&](int which, int c) {
+  const Constants constant(me, kForwardLines, [&](int which, int c) {
     if (which < 9) return to_real(w[c * 9 + which]);
     if (which == 9) return bias ? to_real(bias[c]) : 0.f;
     return norm.value(which - 10, c, p.C);
   });
-  auto constant = [&](int which, float (&v)[kQuad]) {
-    load_four(constants + (which * me.quads + me.quad) * kQuad, v);
-  };
   float sum[kQuad] = {}, squares[kQuad] = {};
   const int64_t C = p.C;
   FASTCNN_NO_UNROLL
@@ -210,23 +232,7 @@ depthwise_between(DepthwiseRows p, const T* x, const T* w, const T* bias, NormBe
     // Row q of those read, through the norm, and the next on its way; false: it is padding.
     auto read = [&](int q) {
       const bool there = h0 + q >= 0 && h0 + q < p.H;
-      if (there) {
-        float mean[kQuad], scale[kQuad], shift[kQuad];
-        constant(10, mean), constant(11, scale), constant(12, shift);
-        FASTCNN_UNROLL
-        for (int j = 0; j < columns; ++j) {
-          widen_quad<T>(raw[j], v[j]);
-          FASTCNN_UNROLL
-          for (int k = 0; k < kQuad; ++k) v[j][k] = norm.act((v[j][k] - mean[k]) * scale[k] + shift[k]);
-        }
-        if (readable != all) {
-          FASTCNN_UNROLL
-          for (int j = 0; j < columns; ++j) {
-            FASTCNN_UNROLL
-            for (int k = 0; k < kQuad; ++k) v[j][k] = readable >> j & 1 ? v[j][k] : 0.f;
-          }
-        }
-      }
+      if (there) apply_norm<T>(constant, 10, norm.act, readable, raw, v);
       fetch(q + 1);
       return there;
     };
@@ -259,7 +265,7 @@ depthwise_between(DepthwiseRows p, const T* x, const T* w, const T* bias, NormBe
   }
   if (!parts) return;
   float *part = parts + static_cast<int64_t>(blockIdx.x) * 2 * p.C,
-        *shared = constants + kForwardLines * me.quads * kQuad;
+        *shared = shared_memory<float>() + kForwardLines * constant.line;
   me.total(shared, sum, [&](int c, float t) { part[c] = t; });
   me.total(shared, squares, [&](int c, float t) { part[p.C + c] = t; });
 }
@@ -288,16 +294,11 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
                       T* dx, float* parts) {
   constexpr int columns = s == 1 ? S + 2 : S + 1, ring = s == 1 ? 3 : 2, width = S * s;
   const BetweenThread me(p.C);
-  float* constants = shared_memory<float>();
-  place_constants(me, p.C, kBackLines, constants, [&](int which, int c) {
+  const Constants constant(me, kBackLines, [&](int which, int c) {
     if (which < 9) return w ? to_real(w[c * 9 + which]) : 0.f;
     if (which < 12) return norm.value(which - 9, c, p.C);
     return behind.value(which - 12, c, p.C);
   });
-  auto constant = [&](int which, float (&v)[kQuad]) {
-    load_four(constants + (which * me.quads + me.quad) * kQuad, v);
-  };
-  const Clamp slope = sums ? norm.act : Clamp{};
   float dw[9][kQuad] = {}, sum[kQuad] = {}, dot[kQuad] = {};
   const int64_t C = p.C;
   FASTCNN_NO_UNROLL
@@ -355,22 +356,11 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
     float value[width][kQuad], d[width][kQuad];
     // Row h of x through the norm before; gradients start at zero.
     auto begin = [&] {
-      float mean[kQuad], scale[kQuad], shift[kQuad];
-      constant(9, mean), constant(10, scale), constant(11, shift);
-      FASTCNN_UNROLL
-      for (int e = 0; e < width; ++e) {
-        widen_quad<T>(x_raw[e], value[e]);
-        FASTCNN_UNROLL
-        for (int k = 0; k < kQuad; ++k) {
-          value[e][k] = norm.act((value[e][k] - mean[k]) * scale[k] + shift[k]);
-          d[e][k] = 0;
-        }
-      }
-      if (made == (1u << width) - 1) return;
+      apply_norm<T>(constant, 9, norm.act, made, x_raw, value);
       FASTCNN_UNROLL
       for (int e = 0; e < width; ++e) {
         FASTCNN_UNROLL
-        for (int k = 0; k < kQuad; ++k) value[e][k] = made >> e & 1 ? value[e][k] : 0.f;
+        for (int k = 0; k < kQuad; ++k) d[e][k] = 0;
       }
     };
     // What row kh of the taps has from a row of the window.
@@ -411,7 +401,7 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
           FASTCNN_UNROLL
           for (int k = 0; k < kQuad; ++k) {
             const float centred = v[k] - mean[k];
-            if (slope.flat(centred * scale[k] + shift[k])) d[e][k] = 0;
+            if (norm.act.flat(centred * scale[k] + shift[k])) d[e][k] = 0;
             sum[k] += d[e][k], dot[k] += d[e][k] * centred;
           }
         }
@@ -463,7 +453,7 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
     }
   }
   float* part = parts + static_cast<int64_t>(blockIdx.x) * (sums ? 11 : 9) * p.C;
-  float* shared = constants + kBackLines * me.quads * kQuad;
+  float* shared = shared_memory<float>() + kBackLines * constant.line;
   FASTCNN_UNROLL
   for (int t = 0; t < 9; ++t) me.total(shared, dw[t], [&](int c, float v) { part[c * 9 + t] = v; });
   if (!sums) return;
@@ -479,18 +469,12 @@ FASTCNN_KERNEL join_between(const float* parts, int slices, int64_t C, int64_t n
   float t = 0;
   if (i < n)
     for (int k = lane; k < slices; k += lanes) t += parts[k * n + i];
-  float* shared = shared_memory<float>();
-  const int at = lane * 32 + static_cast<int>(threadIdx.x);
-  shared[at] = t;
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (lane < half) shared[at] += shared[at + half * 32];
-  }
+  t = total_of_lanes(t);
   if (lane != 0 || i >= n) return;
   if (i < 9 * C)
-    dw[i] = from_real<D>(shared[at]);
+    dw[i] = from_real<D>(t);
   else
-    sums[i - 9 * C] = shared[at];
+    sums[i - 9 * C] = t;
 }
 
 }  // namespace fastcnn::cuda
