@@ -2,6 +2,8 @@
 // with the CPU's naive reference; threads and blocks run ascending and descending, which must give the same bits.
 // Outputs, workspaces and shared memory start as NaN; what is written past an output or a workspace fails.
 #pragma once
+#include <array>
+
 #include "backend/cuda/faults.h"
 #include "backend/cuda/lists.h"
 #include "cuda_host/executor.h"
@@ -103,6 +105,32 @@ struct CudaOp {
 };
 #define FASTCNN_CUDA_OP(k) \
   CudaOp { #k, OpKind::k, cuda::k##_list(), cpu::k##_list() }
+
+// The implementation of that name alone.
+inline CudaOp only(CudaOp op, const std::string& name) {
+  for (size_t k = 0; k < op.cuda.size(); ++k)
+    if (op.cuda[k].name == name) {
+      op.cuda = op.cuda.subspan(k, 1);
+      return op;
+    }
+  throw std::logic_error("no " + name + " in the list of " + op.name);
+}
+
+// A convolution of k x k, padded at the top, bottom, left and right; one group or, with groups of C, depthwise.
+using Pad = std::array<int64_t, 4>;
+inline Conv2dParams conv_params(int64_t N, int64_t C, int64_t O, int64_t H, int64_t W, int64_t k, int64_t s,
+                                const Pad& pad, int64_t groups = 1) {
+  Conv2dParams p;
+  p.N = N, p.C = C, p.O = O, p.H = H, p.W = W, p.kH = p.kW = k, p.sH = p.sW = s, p.groups = groups;
+  p.pT = pad[0], p.pB = pad[1], p.pL = pad[2], p.pR = pad[3];
+  p.oH = conv_out_size(H, pad[0], pad[1], k, s, 1), p.oW = conv_out_size(W, pad[2], pad[3], k, s, 1);
+  return p;
+}
+struct ConvShapes {
+  std::vector<int64_t> x, y, w;
+  explicit ConvShapes(const Conv2dParams& p)
+      : x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, p.C / p.groups, p.kH, p.kW} {}
+};
 
 // outs: shapes and dtypes. in_place: output k starts as a copy of input in_place[k] (-1: none) and its memory is
 // the input too. Returns how many implementations ran.

@@ -1,7 +1,5 @@
 // The depthwise kernels in rows of packs (kernels/depthwise_rows.cuh) on the executor against the CPU's reference,
 // beside the kernels by elements and the plain product. What takes other shapes: test_cuda_gemm.cpp.
-#include <array>
-
 #include "cuda_check.h"
 
 using namespace fastcnn;
@@ -11,34 +9,17 @@ namespace {
 
 constexpr DType kPacked[] = {DType::float32, DType::bfloat16, DType::float16};
 
-Conv2dParams depthwise(int64_t N, int64_t C, int64_t H, int64_t W, int64_t k, int64_t s,
-                       std::array<int64_t, 4> pad) {
-  Conv2dParams p;
-  p.N = N, p.C = p.O = p.groups = C, p.H = H, p.W = W, p.kH = p.kW = k, p.sH = p.sW = s;
-  p.pT = pad[0], p.pB = pad[1], p.pL = pad[2], p.pR = pad[3];
-  p.oH = conv_out_size(H, pad[0], pad[1], k, s, 1), p.oW = conv_out_size(W, pad[2], pad[3], k, s, 1);
-  return p;
-}
-
-struct Tensors {
-  std::vector<int64_t> x, y, w;
-  explicit Tensors(const Conv2dParams& p)
-      : x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, 1, p.kH, p.kW} {}
-};
-
-CudaOp first_only(CudaOp op) {
-  REQUIRE(std::string(op.cuda[0].name) == "simt depthwise rows");
-  op.cuda = op.cuda.first(1);
-  return op;
+Conv2dParams depthwise(int64_t N, int64_t C, int64_t H, int64_t W, int64_t k, int64_t s, const Pad& pad) {
+  return conv_params(N, C, C, H, W, k, s, pad, C);
 }
 
 void check_three(const Conv2dParams& base, DType t, bool with_extras, bool only_rows = false) {
   Conv2dParams p = base;
   p.has_bias = p.has_residual = with_extras;
   if (with_extras) p.act.act = Act::relu6;
-  const Tensors of(p);
+  const ConvShapes of(p);
   const int expected = only_rows ? 1 : p.kH == 7 && p.sH == 2 ? 2 : 3;
-  auto op = [&](const CudaOp& all) { return only_rows ? first_only(all) : all; };
+  auto op = [&](const CudaOp& all) { return only_rows ? only(all, "simt depthwise rows") : all; };
   std::vector<Shaped> in{tensor(of.x, 1, t), tensor(of.w, 2, t)}, data{tensor(of.y, 5, t), tensor(of.w, 2, t)};
   if (with_extras) {
     in.push_back(tensor({p.O}, 3, t)), in.push_back(tensor(of.y, 4, t));
@@ -81,7 +62,7 @@ void check_three(const Conv2dParams& base, DType t, bool with_extras, bool only_
 }  // namespace
 
 TEST_CASE("cuda depthwise rows: kernels, strides, lopsided padding, maps narrower than a strip, batches") {
-  constexpr std::array<int64_t, 4> pads[] = {{1, 1, 1, 1}, {0, 0, 0, 0}, {2, 1, 3, 0}, {0, 3, 2, 5}, {7, 8, 6, 9}};
+  constexpr Pad pads[] = {{1, 1, 1, 1}, {0, 0, 0, 0}, {2, 1, 3, 0}, {0, 3, 2, 5}, {7, 8, 6, 9}};
   constexpr std::array<int64_t, 4> maps[] = {{2, 24, 9, 7}, {1, 8, 7, 10}, {3, 16, 6, 8}};
   for (int64_t k : {3, 5, 7})
     for (int64_t s : {1, k == 7 ? 1 : 2})
@@ -119,7 +100,7 @@ TEST_CASE("cuda depthwise rows: every activation") {
     for (DType t : kPacked) {
       Conv2dParams p = depthwise(1, 16, 5, 6, 3, 1, {1, 1, 1, 1});
       p.has_bias = 1, p.act.act = static_cast<Act>(a), p.act.alpha = 0.75, p.act.beta = 1.5;
-      const Tensors of(p);
+      const ConvShapes of(p);
       CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d), &p, {tensor(of.x, 1, t), tensor(of.w, 2, t), tensor({p.O}, 3, t)},
                        {{of.y, t}}, 6e-6) == 3);
     }
@@ -128,7 +109,7 @@ TEST_CASE("cuda depthwise rows: every activation") {
 TEST_CASE("cuda depthwise rows: memory that is not aligned") {
   Conv2dParams p = depthwise(2, 16, 5, 6, 3, 1, {1, 1, 1, 1});
   p.has_bias = 1;
-  const Tensors of(p);
+  const ConvShapes of(p);
   for (DType t : kPacked) {
     std::vector<Shaped> kept;
     auto shifted = [&](const std::vector<int64_t>& shape, uint32_t seed) {
@@ -139,9 +120,10 @@ TEST_CASE("cuda depthwise rows: memory that is not aligned") {
     };
     const std::vector<Operand> in{shifted(of.x, 1), shifted(of.w, 2), shifted({p.O}, 3)};
     const std::vector<Operand> data{shifted(of.y, 4), in[1]}, both{in[0], data[0]};
-    CHECK(check_cuda(first_only(FASTCNN_CUDA_OP(conv2d)), &p, {}, {{of.y, t}}, 4e-6, &in) == 1);
-    CHECK(check_cuda(first_only(FASTCNN_CUDA_OP(conv2d_bwd_data)), &p, {}, {{of.x, t}}, 4e-6, &data) == 1);
-    CHECK(check_cuda(first_only(FASTCNN_CUDA_OP(conv2d_bwd_weights)), &p, {}, {{of.w, t}, {{p.O}, t}}, 6e-6,
-                     &both) == 1);
+    CHECK(check_cuda(only(FASTCNN_CUDA_OP(conv2d), "simt depthwise rows"), &p, {}, {{of.y, t}}, 4e-6, &in) == 1);
+    CHECK(check_cuda(only(FASTCNN_CUDA_OP(conv2d_bwd_data), "simt depthwise rows"), &p, {}, {{of.x, t}}, 4e-6,
+                     &data) == 1);
+    CHECK(check_cuda(only(FASTCNN_CUDA_OP(conv2d_bwd_weights), "simt depthwise rows"), &p, {},
+                     {{of.w, t}, {{p.O}, t}}, 6e-6, &both) == 1);
   }
 }

@@ -1,8 +1,6 @@
 // Depthwise convolutions between batch norms on CUDA (kernels/depthwise_norm.cuh), on the executor against the
 // CPU's reference: forward through a norm with moments, both gradients behind and before a norm with its sums;
 // batch norms that give statistics or coefficients alone; who declines.
-#include <array>
-
 #include "cuda_check.h"
 
 using namespace fastcnn;
@@ -12,31 +10,18 @@ namespace {
 
 constexpr DType kHalf[] = {DType::bfloat16, DType::float16};
 constexpr DType f32 = DType::float32, f64 = DType::float64;
-using Pad = std::array<int64_t, 4>;
 
-Conv2dParams depthwise(int64_t N, int64_t C, int64_t H, int64_t W, int64_t s, Pad pad) {
-  Conv2dParams p;
-  p.N = N, p.C = p.O = p.groups = C, p.H = H, p.W = W, p.kH = p.kW = 3, p.sH = p.sW = s;
-  p.pT = pad[0], p.pB = pad[1], p.pL = pad[2], p.pR = pad[3];
-  p.oH = conv_out_size(H, pad[0], pad[1], 3, s, 1), p.oW = conv_out_size(W, pad[2], pad[3], 3, s, 1);
-  return p;
+Conv2dParams depthwise(int64_t N, int64_t C, int64_t H, int64_t W, int64_t s, const Pad& pad) {
+  return conv_params(N, C, C, H, W, 3, s, pad, C);
 }
-struct Tensors {
-  std::vector<int64_t> x, y, w;
-  explicit Tensors(const Conv2dParams& p)
-      : x{p.N, p.C, p.H, p.W}, y{p.N, p.O, p.oH, p.oW}, w{p.O, 1, p.kH, p.kW} {}
-};
-CudaOp first_only(CudaOp op) {
-  op.cuda = op.cuda.first(1);
-  return op;
-}
+CudaOp rows_only(const CudaOp& op) { return only(op, "simt depthwise rows"); }
 double tolerance_of(DType t) { return t == DType::bfloat16 ? 4e-3 : 1e-3; }
 
 // Means and shifts away from zero: padding that went through a norm would show.
 std::vector<Shaped> norm_of(int64_t C) { return {tensor({C}, 8, f32, 0, 1, 1), tensor({2, C}, 9, f32, 0, 1, 1)}; }
 
 void check_forward(Conv2dParams p, DType t) {
-  const Tensors of(p);
+  const ConvShapes of(p);
   for (Act act : {Act::none, Act::relu6})
     for (bool moments : {false, true})
       for (bool norm : {false, true}) {
@@ -49,7 +34,7 @@ void check_forward(Conv2dParams p, DType t) {
         std::vector<std::pair<std::vector<int64_t>, DType>> outs{{of.y, t}};
         if (moments) outs.push_back({{2, p.O}, f64});
         // Moments are of the sums before they are rounded, the reference's of the result.
-        CHECK(check_cuda(first_only(FASTCNN_CUDA_OP(conv2d)), &p, in, outs, (moments ? 3 : 1) * tolerance_of(t)) ==
+        CHECK(check_cuda(rows_only(FASTCNN_CUDA_OP(conv2d)), &p, in, outs, (moments ? 3 : 1) * tolerance_of(t)) ==
               1);
       }
 }
@@ -82,7 +67,7 @@ void check_wide(const Implementation& kernel, OpKind kind, const void* params, c
 }
 
 void check_backward(const Conv2dParams& conv, DType t, bool all = true) {
-  const Tensors of(conv);
+  const ConvShapes of(conv);
   Conv2dBwdParams p;
   p.conv = conv;
   for (Act behind : {Act::none, Act::relu, Act::relu6})
@@ -110,7 +95,7 @@ void check_backward(const Conv2dParams& conv, DType t, bool all = true) {
   q.has_norm_in = 1, q.in_act.act = Act::relu6;
   std::vector<Shaped> in{tensor(of.x, 3, t, 0, 1, 1), tensor(of.y, 1, t)};
   for (const Shaped& v : norm_of(conv.C)) in.push_back(v);
-  CHECK(check_cuda(first_only(FASTCNN_CUDA_OP(conv2d_bwd_weights)), &q, in, {{of.w, t}}, tolerance_of(t)) == 1);
+  CHECK(check_cuda(rows_only(FASTCNN_CUDA_OP(conv2d_bwd_weights)), &q, in, {{of.w, t}}, tolerance_of(t)) == 1);
   check_wide(cuda::conv2d_bwd_weights_list()[0], OpKind::conv2d_bwd_weights, &q, in, {{of.w, t}}, 0);
 }
 
@@ -150,7 +135,7 @@ TEST_CASE("cuda depthwise between norms: other kernels, dtypes and activations a
   Conv2dParams p = depthwise(1, 8, 6, 6, 1, {1, 1, 1, 1});
   p.has_norm_in = 1;
   auto taken = [&](DType t) {
-    const Tensors of(p);
+    const ConvShapes of(p);
     std::vector<Shaped> in{tensor(of.x, 1, t), tensor(of.w, 2, t)}, out{tensor(of.y, 3, t)};
     for (const Shaped& v : norm_of(p.C)) in.push_back(v);
     std::vector<Operand> ins, outs;
@@ -169,6 +154,22 @@ TEST_CASE("cuda depthwise between norms: other kernels, dtypes and activations a
   CHECK(!taken(DType::bfloat16));
   p.act = {}, p.kH = p.kW = 5, p.pT = p.pB = p.pL = p.pR = 2;
   CHECK(!taken(DType::bfloat16));
+}
+
+TEST_CASE("cuda depthwise between norms: moments of images that are not aligned") {
+  Conv2dParams p = depthwise(2, 8, 9, 7, 1, {1, 1, 1, 1});
+  p.has_moments = 1;
+  const ConvShapes of(p);
+  for (DType t : kHalf) {
+    const Shaped x = tensor(of.x, 1, t, 0, 1, 1), w = tensor(of.w, 2, t);
+    const Shaped memory{Array(x.array.n + 1, t), {x.array.n + 1}};
+    for (int64_t i = 0; i < x.array.n; ++i) set_at(memory.array, i + 1, value_at(x.array, i));
+    Operand moved = x.operand();
+    moved.data = static_cast<char*>(memory.operand().data) + 2;
+    const std::vector<Operand> views{moved, w.operand()};
+    CHECK(check_cuda(rows_only(FASTCNN_CUDA_OP(conv2d)), &p, {x, w}, {{of.y, t}, {{2, p.O}, f64}}, tolerance_of(t),
+                     &views) == 1);
+  }
 }
 
 TEST_CASE("cuda batch_norm: statistics alone; coefficients of the gradient alone") {

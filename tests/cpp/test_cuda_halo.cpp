@@ -12,12 +12,8 @@ using namespace fastcnn::test;
 
 namespace {
 
-Conv2dParams conv(int64_t N, int64_t C, int64_t O, int64_t H, int64_t W, int64_t s, std::array<int64_t, 4> pad) {
-  Conv2dParams p;
-  p.N = N, p.C = C, p.O = O, p.H = H, p.W = W, p.kH = p.kW = 3, p.sH = p.sW = s;
-  p.pT = pad[0], p.pB = pad[1], p.pL = pad[2], p.pR = pad[3];
-  p.oH = conv_out_size(H, pad[0], pad[1], 3, s, 1), p.oW = conv_out_size(W, pad[2], pad[3], 3, s, 1);
-  return p;
+Conv2dParams conv(int64_t N, int64_t C, int64_t O, int64_t H, int64_t W, int64_t s, const Pad& pad) {
+  return conv_params(N, C, O, H, W, 3, s, pad);
 }
 
 // Whole images, several and one to a tile; rows of an image, the last ones fewer; more tiles than blocks; strides.
@@ -31,14 +27,7 @@ const Conv2dParams kAll[] = {
     conv(2, 64, 32, 8, 9, 1, {1, 1, 1, 1}),   conv(1, 16, 16, 3, 100, 1, {0, 1, 2, 2}),
 };
 
-CudaOp halo_only(CudaOp op) {
-  for (size_t k = 0; k < op.cuda.size(); ++k)
-    if (std::string(op.cuda[k].name) == "halo") {
-      op.cuda = op.cuda.subspan(k, 1);
-      return op;
-    }
-  throw std::logic_error("no halo in the list");
-}
+CudaOp halo_only(const CudaOp& op) { return only(op, "halo"); }
 
 }  // namespace
 

@@ -12,9 +12,7 @@ using namespace fastcnn::test;
 namespace {
 
 Conv2dParams conv(int64_t N, int64_t C, int64_t O, int64_t H, int64_t W) {
-  Conv2dParams p;
-  p.N = N, p.C = C, p.O = O, p.H = p.oH = H, p.W = p.oW = W, p.kH = p.kW = 1;
-  return p;
+  return conv_params(N, C, O, H, W, 1, 1, {});
 }
 
 // The executor's four multiprocessors make 256 pixels enough. A last tile that is not full in all; the last ones:
@@ -26,14 +24,7 @@ const Conv2dParams kAll[] = {
     conv(2, 16, 40, 50, 51), conv(2, 40, 24, 50, 41),
 };
 
-CudaOp narrow_only(CudaOp op) {
-  for (size_t k = 0; k < op.cuda.size(); ++k)
-    if (std::string(op.cuda[k].name) == "narrow 1x1") {
-      op.cuda = op.cuda.subspan(k, 1);
-      return op;
-    }
-  throw std::logic_error("no narrow 1x1 in the list");
-}
+CudaOp narrow_only(const CudaOp& op) { return only(op, "narrow 1x1"); }
 
 }  // namespace
 
