@@ -1,5 +1,6 @@
 """What the tests of ONNX share: small models from nodes, and the outputs of ONNX Runtime for them."""
 
+import fastcnn as fc
 import numpy as np
 import pytest
 
@@ -44,3 +45,49 @@ def run_runtime(path, *arrays):
 def array_of(t):
     """A float64 array of any Tensor, to compare."""
     return np.asarray((t.to("float32") if str(t.dtype) == "bfloat16" else t).numpy(), np.float64)
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Tests of the files that import it have their own numbers, whichever ran before."""
+    global RNG
+    RNG = np.random.default_rng(0)
+    fc.manual_seed(0)
+
+
+def numbers(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def small_net(quantized=False):
+    """Conv, norm, ReLU, pool, Gemm; with quantisation around the convolution."""
+    q = ["s", "z"]
+    first = [helper.make_node("Conv", ["x", "conv.weight"], ["c"], pads=[1] * 4)]
+    if quantized:
+        first = [
+            helper.make_node("QuantizeLinear", ["x", *q], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", *q], ["xd"]),
+            helper.make_node("DequantizeLinear", ["conv.weight", "ws", "wz"], ["wd"], axis=0),
+            helper.make_node("Conv", ["xd", "wd"], ["c"], pads=[1] * 4),
+        ]
+    nodes = [
+        *first,
+        helper.make_node("BatchNormalization", ["c", "bn.weight", "bn.bias", "bn.mean", "bn.var"], ["b"], momentum=0.8),
+        helper.make_node("Relu", ["b"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], transB=1),
+    ]
+    w = numbers(6, 2, 3, 3)
+    constants = {
+        "conv.weight": w, "bn.weight": np.ones(6, np.float32), "bn.bias": np.zeros(6, np.float32),
+        "bn.mean": numbers(6), "bn.var": np.full(6, 2, np.float32), "fc.weight": numbers(3, 6), "fc.bias": numbers(3),
+    }  # fmt: skip
+    if quantized:
+        scale = (np.abs(w).reshape(6, -1).max(1) / 127).astype(np.float32)
+        constants["conv.weight"] = np.round(w / scale[:, None, None, None]).astype(np.int8)
+        constants.update(ws=scale, wz=np.zeros(6, np.int8), s=np.float32(0.05), z=np.uint8(128))
+    return model_of(nodes, constants, 13)
