@@ -15,8 +15,7 @@ SpaceToDepth depth_of(int64_t N, int64_t H, int64_t W, int64_t C, int64_t rows, 
   SpaceToDepth g;
   g.N = i32(N), g.H = i32(H), g.W = i32(W), g.C = i32(C), g.rows = i32(rows), g.columns = i32(columns);
   g.wide = i32(runs(step * step * C)), g.step = i32(step), g.top = i32(top), g.left = i32(left);
-  g.by_pairs = FastDiv(g.wide / 2), g.by_columns = FastDiv(columns), g.by_rows = FastDiv(rows);
-  g.by_C = FastDiv(C), g.by_step = FastDiv(step);
+  g.by_runs = FastDiv(g.wide / kRun), g.by_rows = FastDiv(rows);
   return g;
 }
 
@@ -48,11 +47,14 @@ class Deep : public Rewritten {
   }
 };
 
+size_t depth_shared(const SpaceToDepth& g) {
+  return static_cast<size_t>(depth_elements(g)) * 2 + static_cast<size_t>(g.wide) * sizeof(int32_t);
+}
 template <class T>
 void to_depth(const SpaceToDepth& g, const Operand& from, const Operand& to) {
-  const int64_t pairs = int64_t{g.N} * g.rows * g.columns * (g.wide / 2);
-  launch("space_to_depth", for_elements(pairs), space_to_depth<T>, g, static_cast<int32_t>(pairs), from.as<T>(),
-         static_cast<uint32_t*>(to.data));
+  const bool words = g.W * g.C % 2 == 0 && reinterpret_cast<uintptr_t>(from.data) % 4 == 0;
+  launch("space_to_depth", {dim3(static_cast<unsigned>(g.N * g.rows)), dim3(128), depth_shared(g)},
+         space_to_depth<T>, g, words, from.as<T>(), to.as<T>());
 }
 template <class To>
 void to_space(const SpaceToDepth& g, const Operand& from, const Operand& to) {
@@ -71,7 +73,9 @@ const char* declines(const Call& c) {
   if ((p.kH + s - 1) / s * ((p.kW + s - 1) / s) * wide >= p.kH * p.kW * runs(p.C)) return "no less deep";
   if (p.N * (p.oH + p.kH) * (p.oW + p.kW) * wide >= int64_t{1} << 31 || p.N * p.H * p.W >= int64_t{1} << 31)
     return "more than 2^31 numbers";
-  return Deep(c, pass, nullptr).chosen ? nullptr : "no implementation of the deep call";
+  const Deep k(c, pass, nullptr);
+  if (static_cast<int64_t>(depth_shared(k.images)) + (1 << 10) > rt::device().shared) return "rows too long";
+  return k.chosen ? nullptr : "no implementation of the deep call";
 }
 template <Pass pass>
 int64_t workspace(const Call& c) {

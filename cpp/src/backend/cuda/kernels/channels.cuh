@@ -35,24 +35,60 @@ FASTCNN_KERNEL narrow_channels(const From* x, int64_t rows, int32_t wide, int32_
 // channel c of row i * step + p - top, column j * step + q - left; zero outside and behind step * step * C.
 struct SpaceToDepth {
   int32_t N = 0, H = 0, W = 0, C = 0, rows = 0, columns = 0, wide = 0, step = 1, top = 0, left = 0;
-  FastDiv by_pairs, by_columns, by_rows, by_C, by_step;
+  FastDiv by_runs, by_rows;
 };
 
-// y, wide, of x: a thread per pair of channels (wide is even), so that neighbours write neighbours.
+// Elements of shared memory: rows of x that one row of y takes, with zeros beside them; behind, where a channel
+// lies.
+FASTCNN_INLINE int64_t depth_elements(const SpaceToDepth& g) {
+  return (int64_t{g.step} * g.columns * g.step * g.C + 7) / 8 * 8;
+}
+// y, wide, of x, a block per row: x in words where `words` (rows of an even number of elements, aligned), y in
+// runs.
 template <class T>
-FASTCNN_KERNEL space_to_depth(SpaceToDepth g, int32_t pairs, const T* x, uint32_t* y) {
-  for (int64_t at = global_thread(); at < pairs; at += global_threads()) {
-    int32_t pair, i, j;
-    const int32_t pixel = g.by_pairs.split(static_cast<int32_t>(at), &pair);
-    const int32_t n = g.by_rows.split(g.by_columns.split(pixel, &j), &i);
-    auto value = [&](int32_t k) -> uint32_t {
-      int32_t c, q;
-      const int32_t p = g.by_step.split(g.by_C.split(k, &c), &q);
-      const int32_t h = i * g.step + p - g.top, w = j * g.step + q - g.left;
-      const bool inside = p < g.step && h >= 0 && h < g.H && w >= 0 && w < g.W;
-      return inside ? x[static_cast<int64_t>((n * g.H + h) * g.W + w) * g.C + c].bits : 0;
-    };
-    y[at] = value(2 * pair) | value(2 * pair + 1) << 16;
+FASTCNN_KERNEL space_to_depth(SpaceToDepth g, bool words, const T* x, T* y) {
+  T* lines = shared_memory<T>();
+  auto* place = reinterpret_cast<int32_t*>(lines + depth_elements(g));
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int32_t pixel = g.step * g.C, line = g.columns * pixel, row = g.W * g.C, first = g.left * g.C;
+  for (int k = thread; k < g.wide; k += threads) {
+    const int32_t p = k / pixel;
+    place[k] = p < g.step ? p * line + k % pixel : -1;
+  }
+  int32_t i;
+  const int32_t n = g.by_rows.split(static_cast<int32_t>(blockIdx.x), &i);
+  for (int p = 0; p < g.step; ++p) {
+    const int32_t h = i * g.step + p - g.top;
+    T* to = lines + p * line;
+    const T* from = x + (static_cast<int64_t>(n) * g.H + h) * row;
+    const bool inside = h >= 0 && h < g.H;
+    for (int e = thread; e < line; e += threads)
+      if (!inside || e < first || e >= first + row) to[e] = from_real<T>(0);
+    if (!inside) continue;
+    const int32_t end = row < line - first ? row : line - first;  // what no window meets is left out
+    if (words) {
+      for (int e = thread * 2; e < end; e += threads * 2) {
+        const uint32_t pair = *reinterpret_cast<const uint32_t*>(from + e);
+        to[first + e].bits = static_cast<uint16_t>(pair);
+        if (e + 1 < end) to[first + e + 1].bits = static_cast<uint16_t>(pair >> 16);
+      }
+    } else {
+      for (int e = thread; e < end; e += threads) to[first + e] = from[e];
+    }
+  }
+  __syncthreads();
+  constexpr int run = Pack<T>::n;
+  auto* runs = reinterpret_cast<Pack<T>*>(y) + static_cast<int64_t>(blockIdx.x) * g.columns * (g.wide / run);
+  for (int e = thread; e < g.columns * (g.wide / run); e += threads) {
+    int32_t chunk;
+    const int32_t from = g.by_runs.split(e, &chunk) * pixel;
+    Pack<T> v;
+    FASTCNN_UNROLL
+    for (int k = 0; k < run; ++k) {
+      const int32_t at = place[chunk * run + k];
+      v.v[k] = at < 0 ? from_real<T>(0) : lines[from + at];
+    }
+    runs[e] = v;
   }
 }
 
