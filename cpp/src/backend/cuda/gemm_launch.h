@@ -33,7 +33,8 @@ inline dim3 grid_of(const Sizes& s, int splits, int64_t tile_m, int64_t tile_n) 
 inline const char* too_large(const Sizes& s) {
   constexpr int64_t most = (int64_t{1} << 31) - 256;
   if (s.M > most || s.N > most || s.K > most) return "more than 2^31 rows or columns";
-  if (s.problems > 65535 / 64) return "more problems than a grid holds";
+  // Where depth is split there are fewer than multiprocessors.
+  if (s.problems > 65535) return "more than 65535 products";
   return ceil_div(s.N, kTileN) > 65535 ? "more columns than a grid holds" : nullptr;
 }
 
