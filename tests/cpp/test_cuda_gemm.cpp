@@ -3,8 +3,8 @@
 #include <array>
 #include <set>
 
+#include "backend/cuda/gemm_launch.h"
 #include "backend/cuda/kernels/gemm_load.cuh"
-#include "backend/cuda/kernels/strips.h"
 #include "backend/cuda/kernels/tma_feed.h"
 #include "cuda_check.h"
 #include "fastcnn/runtime.h"
@@ -149,6 +149,25 @@ TEST_CASE("cuda matmul: transposes, batches, bias, activation, edges of tiles, c
         CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, in, {{{p.batch, M, N}, t}}, 4e-6) ==
               (dtype_size(t) == 2 ? 2 + ((p.trans_a ? M : K) % 8 == 0 && (p.trans_b ? K : N) % 8 == 0) : 1));
       }
+}
+
+TEST_CASE("cuda matmul of more than a thousand matrices") {
+  for (DType t : {DType::float32, DType::bfloat16}) {
+    MatmulParams p;
+    p.batch = 1100, p.M = 2, p.N = 8, p.K = 8, p.b_batched = 0;
+    CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, {tensor({1100, 2, 8}, 1, t), tensor({1, 8, 8}, 2, t)},
+                     {{{1100, 2, 8}, t}}, 4e-6) == (t == DType::float32 ? 1 : 3));
+  }
+  CHECK(cuda::too_large({2, 2, 2, 65535}) == nullptr);
+  CHECK(cuda::too_large({2, 2, 2, 65536}) != nullptr);
+  // Grids hold products times parts of the depth.
+  for (int64_t problems : {100, 133, 1023, 65535})
+    for (int64_t size : {1, 64, 1000}) {
+      const cuda::Sizes sizes{size, size, 100000, problems};
+      CHECK(problems * cuda::simt_splits(sizes) <= 65535);
+      CHECK(problems * cuda::mma_plan(sizes, true, true, 32).splits <= 65535);
+      CHECK(problems * cuda::line_plan(sizes, true).splits <= 65535);
+    }
 }
 
 namespace {
@@ -357,42 +376,4 @@ TEST_CASE("cuda cat, strided_scatter, pad and its transpose") {
   p.before[0] = 1, p.value = 1;
   for (DType t : {DType::int64, DType::int32, DType::int8, DType::uint8, DType::bool_})
     CHECK(check_cuda(FASTCNN_CUDA_OP(pad), &p, {tensor({5}, 1, t, 2)}, {{{6}, t}}) == 1);
-}
-
-TEST_CASE("cuda conv2d_bwd_weights by strips: one copy of x serves nine taps, whatever the padding and the rows") {
-  auto padded = [](int64_t H, int64_t W, int64_t top, int64_t left, int64_t bottom, int64_t right) {
-    Conv2dParams p = conv(2, 64, H, W, 64, 3, 1, 0, 1, 1);
-    p.pT = top, p.pL = left, p.pB = bottom, p.pR = right;
-    p.oH = conv_out_size(H, top, bottom, 3, 1, 1), p.oW = conv_out_size(W, left, right, 3, 1, 1);
-    return p;
-  };
-  for (const Conv2dParams& p : {padded(8, 8, 1, 1, 1, 1), padded(13, 21, 1, 1, 1, 1), padded(9, 20, 0, 0, 0, 0),
-                                padded(56, 56, 1, 1, 1, 1), padded(10, 31, 2, 0, 1, 2)}) {
-    const cuda::Strips g = cuda::strips_of(p, 227 << 10);
-    REQUIRE(g.rows > 0);
-    CHECK(2 * g.stage_pixels() * 128 <= 227 << 10);
-    CHECK(g.x_room() >= g.x_pixels());
-    auto value = [](int64_t n, int64_t h, int64_t w, int64_t H, int64_t W, int seed) {
-      if (h < 0 || w < 0 || h >= H || w >= W) return int64_t{0};  // what the copy engine gives outside
-      return ((n * H + h) * W + w) * seed % 31 - 15;
-    };
-    int64_t sums[3][3] = {}, wanted[3][3] = {};
-    for (int t = 0; t < g.total(); ++t) {
-      const int n = t / g.per_image, row = t % g.per_image * g.rows;
-      std::vector<int64_t> dy(g.depth()), x(g.x_room());
-      for (int v = 0; v < g.dy_pixels(); ++v) dy[v] = value(n, row + v / g.pitch, v % g.pitch, p.oH, p.oW, 7);
-      for (int v = 0; v < g.x_pixels(); ++v)
-        x[v] = value(n, row + g.top + v / g.pitch, g.left + v % g.pitch, p.H, p.W, 5);
-      for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j)
-          for (int v = 0; v < g.depth(); ++v) sums[i][j] += dy[v] * x[v + i * g.pitch + j];
-    }
-    for (int64_t n = 0; n < p.N; ++n)
-      for (int64_t h = 0; h < p.oH; ++h)
-        for (int64_t w = 0; w < p.oW; ++w)
-          for (int i = 0; i < 3; ++i)
-            for (int j = 0; j < 3; ++j)
-              wanted[i][j] += value(n, h, w, p.oH, p.oW, 7) * value(n, h - p.pT + i, w - p.pL + j, p.H, p.W, 5);
-    for (int i = 0; i < 9; ++i) CHECK(sums[0][i] == wanted[0][i]);
-  }
 }

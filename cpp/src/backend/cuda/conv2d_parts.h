@@ -17,6 +17,9 @@ Implementation conv2d_bwd_weights_boxes();
 Implementation conv2d_bwd_weights_strips();
 
 // Few channels, memory bound: every pixel is brought once for all taps.
+Implementation conv2d_narrow_strips();
+Implementation conv2d_bwd_data_narrow_strips();
+Implementation conv2d_bwd_weights_narrow_strips();
 Implementation conv2d_halo();
 Implementation conv2d_bwd_data_halo();
 Implementation conv2d_bwd_weights_halo();

@@ -49,7 +49,7 @@ void run(const Call& c) {
     const auto load = bwd_weights_load<T>(c);
     TensorMaps maps;
     describe_strips(&maps.a[0], t, load.dy, p.N, p.oH, p.oW, p.O, g.rows, g.pitch);
-    describe_strips(&maps.b, t, load.x, p.N, p.H, p.W, p.C, g.rows + Strips::kTaps - 1, g.pitch);
+    describe_strips(&maps.b, t, load.x, p.N, p.H, p.W, p.C, g.rows + g.window - 1, g.pitch);
     launch("conv2d_bwd_weights",
            {dim3(static_cast<unsigned>(parts), static_cast<unsigned>(channel_blocks(p))), dim3(kStripThreads),
             static_cast<size_t>(stages) * g.stage_pixels() * 128 + 2 * stages * 8},

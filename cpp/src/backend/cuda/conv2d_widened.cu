@@ -17,12 +17,13 @@ class Wide : public Rewritten {
   Wide(const Call& c, Pass pass, void* workspace) : Wide(c, pass, workspace, wide_channels(c, pass)) {}
 
  private:
-  // Tiles with their halo take 16, and gain more than the channels more cost them.
+  // Strips and tiles with their halo take 16, and gain more than the channels more cost them.
   static int64_t wide_channels(const Call& c, Pass pass) {
     const int64_t C = c.as<Conv2dParams>().C;
-    if (pass != Pass::weights || C >= 8) return runs(C);
+    if (pass == Pass::data || C >= 8) return runs(C);
     const Wide k(c, pass, nullptr, 16);
-    return k.chosen && std::string_view(k.chosen->name) == "halo" ? 16 : 8;
+    const std::string_view name = k.chosen ? k.chosen->name : "";
+    return name == "halo" || name == "narrow strips" ? 16 : 8;
   }
   Wide(const Call& c, Pass pass, void* workspace, int64_t channels) : Rewritten(c, workspace) {
     const Conv2dParams p = params;

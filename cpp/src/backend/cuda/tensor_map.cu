@@ -38,11 +38,12 @@ void check(CUresult r, const char* call) {
 }
 cuuint64_t u(int64_t v) { return static_cast<cuuint64_t>(v); }
 void tiled(CUtensorMap* map, DType t, int rank, const void* data, const cuuint64_t* sizes,
-           const cuuint64_t* strides, const cuuint32_t* box) {
+           const cuuint64_t* strides, const cuuint32_t* box,
+           CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   const cuuint32_t steps[] = {1, 1, 1, 1};
   check(encode_tiled()(map, type_of(t), static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides,
-                       box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                       box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
         "cuTensorMapEncodeTiled");
 }
 // How far the last pixel of the window lies from the image's, as the engine counts it.
@@ -85,8 +86,12 @@ void describe_tile(CUtensorMap* map, DType t, const void* data, int64_t Z, int64
 void describe_strips(CUtensorMap* map, DType t, const void* data, int64_t N, int64_t H, int64_t W, int64_t C,
                      int h, int w) {
   const cuuint64_t sizes[] = {u(C), u(W), u(H), u(N)}, strides[] = {u(C * 2), u(W * C * 2), u(H * W * C * 2)};
-  const cuuint32_t box[] = {kBoxDepth, static_cast<cuuint32_t>(w), static_cast<cuuint32_t>(h), 1};
-  tiled(map, t, 4, data, sizes, strides, box);
+  const cuuint32_t channels = static_cast<cuuint32_t>(C < kBoxDepth ? C : kBoxDepth);
+  const cuuint32_t box[] = {channels, static_cast<cuuint32_t>(w), static_cast<cuuint32_t>(h), 1};
+  tiled(map, t, 4, data, sizes, strides, box,
+        channels == 16   ? CU_TENSOR_MAP_SWIZZLE_32B
+        : channels == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                         : CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 }  // namespace fastcnn::cuda

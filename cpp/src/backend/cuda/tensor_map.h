@@ -17,7 +17,8 @@ void describe_pixels(CUtensorMap* map, DType t, const void* data, int64_t N, int
 void describe_tile(CUtensorMap* map, DType t, const void* data, int64_t Z, int64_t Y, int64_t X, int z, int y,
                    int x);
 
-// Boxes of 64 channels of (h, w) pixels of an N,H,W,C tensor.
+// Boxes of (h, w) pixels of an N,H,W,C tensor: all of 16 or 32 channels, else 64. Chunks of 16 bytes are exchanged
+// within the bytes of a pixel.
 void describe_strips(CUtensorMap* map, DType t, const void* data, int64_t N, int64_t H, int64_t W, int64_t C,
                      int h, int w);
 

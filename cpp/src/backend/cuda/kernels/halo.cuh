@@ -176,20 +176,22 @@ FASTCNN_DEVICE void add_halo_sums(const float (&sum)[O / 8][4], const At& at, fl
     }
   }
 }
-// part (2, made) from channel o0 on: the sums of all warps, by way of `shared`, 2 O floats for each.
-template <int O, int warps>
-FASTCNN_DEVICE void leave_halo_sums(float (&totals)[O / 2], float* shared, float* part, int32_t made, int o0) {
+// part (2, made) from channel o0 on: the sums of all warps, by way of `shared`, 2 O floats for each. sync: meets
+// all of their threads.
+template <int O, int warps, class Sync>
+FASTCNN_DEVICE void leave_halo_sums(float (&totals)[O / 2], float* shared, float* part, int32_t made, int o0,
+                                    const Sync& sync) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   FASTCNN_UNROLL
   for (int k = 0; k < O / 2; ++k) FASTCNN_UNROLL
   for (int d = 4; d < 32; d *= 2) totals[k] += __shfl_xor_sync(0xffffffffu, totals[k], d);
-  __syncthreads();  // what lay in `shared` has been read
+  sync();  // what lay in `shared` has been read
   if (lane < 4) {
     FASTCNN_UNROLL
     for (int k = 0; k < O / 2; ++k)
       shared[thread / 32 * 2 * O + k % 4 / 2 * O + k / 4 * 8 + lane * 2 + k % 2] = totals[k];
   }
-  __syncthreads();
+  sync();
   if (thread >= 2 * O) return;
   float s = 0;
   FASTCNN_UNROLL
@@ -293,7 +295,7 @@ halo_kernel(Halo g, int32_t made, const T* x, const T* w, Epilogue<T> epilogue, 
   }
   if constexpr (moments)
     leave_halo_sums<O, warps>(totals, shared_memory<float>(), parts + static_cast<int64_t>(blockIdx.x) * 2 * made,
-                              made, o0);
+                              made, o0, [] { __syncthreads(); });
 }
 
 // The gradient of the weights: parts (gridDim.x, made, K, K, C), of which a block makes O. Warps: (slices of a

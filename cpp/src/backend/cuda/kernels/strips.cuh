@@ -34,7 +34,7 @@ strip_weights_kernel(const __grid_constant__ TensorMaps maps, Strips g, int stag
   for (int s = 0; s < stages; ++s) {
     auto* words = reinterpret_cast<uint32_t*>(shared + s * stage);
     constexpr int per_pixel = kDepth / 2;
-    for (int i = g.dy_pixels() * per_pixel + static_cast<int>(threadIdx.x); i < x_at / 2; i += kStripThreads)
+    for (int i = g.y_pixels() * per_pixel + static_cast<int>(threadIdx.x); i < x_at / 2; i += kStripThreads)
       words[i] = 0;
     for (int i = x_at / 2 + g.x_pixels() * per_pixel + static_cast<int>(threadIdx.x); i < stage / 2;
          i += kStripThreads)
@@ -49,11 +49,11 @@ strip_weights_kernel(const __grid_constant__ TensorMaps maps, Strips g, int stag
          t += static_cast<int32_t>(gridDim.x), ++round) {
       const int s = round % stages;
       barrier_wait(empty + s, (round / stages + 1) & 1);
-      barrier_expect(full + s, (g.dy_pixels() + g.x_pixels()) * 128);
-      const int32_t n = t / g.per_image, row = t % g.per_image * g.rows;
+      barrier_expect(full + s, (g.y_pixels() + g.x_pixels()) * 128);
+      const Strip strip = strip_of(g, t);
       T* to = shared + s * stage;
-      bring_tile(to, &maps.a[0], full + s, o0, 0, row, n);
-      bring_tile(to + x_at, &maps.b, full + s, c0, g.left, row + g.top, n);
+      bring_tile(to, &maps.a[0], full + s, o0, 0, strip.row, strip.n);
+      bring_tile(to + x_at, &maps.b, full + s, c0, g.left, strip.row + g.top, strip.n);
     }
     return;
   }

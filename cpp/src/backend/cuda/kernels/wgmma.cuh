@@ -30,6 +30,14 @@ FASTCNN_DEVICE uint64_t line_descriptor(const void* tile, int mn, int k) {
   constexpr uint64_t across = along_k ? 1 : 8192 >> 4, groups = 1024 >> 4, swizzle = uint64_t{1} << 62;
   return (at & 0x3ffff) >> 4 | across << 16 | groups << 32 | swizzle;
 }
+// Of rows of `bytes` (32, 64 or 128), whose chunks are exchanged by the address, from any row on: of an operand's
+// rows or columns, or of its depth, of which `across` bytes further are the next ones of the other side.
+template <int bytes>
+FASTCNN_DEVICE uint64_t row_descriptor(uint32_t at, int across) {
+  static_assert(bytes == 32 || bytes == 64 || bytes == 128);
+  constexpr uint64_t groups = bytes * 8 >> 4, swizzle = bytes == 128 ? 1 : bytes == 64 ? 2 : 3;
+  return (at & 0x3ffff) >> 4 | static_cast<uint64_t>(across >> 4) << 16 | groups << 32 | swizzle << 62;
+}
 // Of an operand of 64 rows or columns whose depth lies outside, from any depth `k` on: the exchange of chunks goes
 // by the address, so a tile may be entered between its groups of 8.
 FASTCNN_DEVICE uint64_t line_descriptor_from(const void* tile, int k) {
@@ -92,6 +100,37 @@ FASTCNN_DEVICE void multiply_described(float (&d)[N / 2], uint64_t a, uint64_t b
       "+f"(d[i + 7])
 #define FASTCNN_WGMMA_ACC32(i) \
   FASTCNN_WGMMA_ACC8(i), FASTCNN_WGMMA_ACC8(i + 8), FASTCNN_WGMMA_ACC8(i + 16), FASTCNN_WGMMA_ACC8(i + 24)
+#define FASTCNN_WGMMA_16(TYPE)                                                                                 \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32." TYPE "." TYPE \
+               " {"                                                                                            \
+               "%0,%1,%2,%3,%4,%5,%6,%7"                                                                       \
+               "}, %8, %9, p, 1, 1, %10, %11;}"                                                                \
+               : FASTCNN_WGMMA_ACC8(0)                                                                         \
+               : "l"(a), "l"(b), "n"(a_along_k ? 0 : 1), "n"(b_along_k ? 0 : 1))
+#define FASTCNN_WGMMA_32(TYPE)                                                                                 \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE \
+               " {"                                                                                            \
+               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"                                         \
+               "}, %16, %17, p, 1, 1, %18, %19;}"                                                              \
+               : FASTCNN_WGMMA_ACC8(0), FASTCNN_WGMMA_ACC8(8)                                                  \
+               : "l"(a), "l"(b), "n"(a_along_k ? 0 : 1), "n"(b_along_k ? 0 : 1))
+#define FASTCNN_WGMMA_48(TYPE)                                                                                 \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n48k16.f32." TYPE "." TYPE \
+               " {"                                                                                            \
+               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                        \
+               "%16,%17,%18,%19,%20,%21,%22,%23"                                                               \
+               "}, %24, %25, p, 1, 1, %26, %27;}"                                                              \
+               : FASTCNN_WGMMA_ACC8(0), FASTCNN_WGMMA_ACC8(8), FASTCNN_WGMMA_ACC8(16)                          \
+               : "l"(a), "l"(b), "n"(a_along_k ? 0 : 1), "n"(b_along_k ? 0 : 1))
+#define FASTCNN_WGMMA_96(TYPE)                                                                                 \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n96k16.f32." TYPE "." TYPE \
+               " {"                                                                                            \
+               "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                        \
+               "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                              \
+               "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"                               \
+               "}, %48, %49, p, 1, 1, %50, %51;}"                                                              \
+               : FASTCNN_WGMMA_ACC32(0), FASTCNN_WGMMA_ACC8(32), FASTCNN_WGMMA_ACC8(40)                        \
+               : "l"(a), "l"(b), "n"(a_along_k ? 0 : 1), "n"(b_along_k ? 0 : 1))
 #define FASTCNN_WGMMA_64(TYPE)                                                                                 \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE \
                " {"                                                                                            \
@@ -125,17 +164,29 @@ FASTCNN_DEVICE void multiply_described(float (&d)[N / 2], uint64_t a, uint64_t b
                : FASTCNN_WGMMA_ACC32(0), FASTCNN_WGMMA_ACC32(32), FASTCNN_WGMMA_ACC32(64),                      \
                  FASTCNN_WGMMA_ACC32(96)                                                                        \
                : "l"(a), "l"(b), "n"(a_along_k ? 0 : 1), "n"(b_along_k ? 0 : 1))
-  static_assert(N == 64 || N == 128 || N == 256);
+  static_assert(N == 16 || N == 32 || N == 48 || N == 64 || N == 96 || N == 128 || N == 256);
   if constexpr (is_same<T, bfloat16>) {
+    if constexpr (N == 16) FASTCNN_WGMMA_16("bf16");
+    if constexpr (N == 32) FASTCNN_WGMMA_32("bf16");
+    if constexpr (N == 48) FASTCNN_WGMMA_48("bf16");
     if constexpr (N == 64) FASTCNN_WGMMA_64("bf16");
+    if constexpr (N == 96) FASTCNN_WGMMA_96("bf16");
     if constexpr (N == 128) FASTCNN_WGMMA_128("bf16");
     if constexpr (N == 256) FASTCNN_WGMMA_256("bf16");
   } else {
+    if constexpr (N == 16) FASTCNN_WGMMA_16("f16");
+    if constexpr (N == 32) FASTCNN_WGMMA_32("f16");
+    if constexpr (N == 48) FASTCNN_WGMMA_48("f16");
     if constexpr (N == 64) FASTCNN_WGMMA_64("f16");
+    if constexpr (N == 96) FASTCNN_WGMMA_96("f16");
     if constexpr (N == 128) FASTCNN_WGMMA_128("f16");
     if constexpr (N == 256) FASTCNN_WGMMA_256("f16");
   }
+#undef FASTCNN_WGMMA_16
+#undef FASTCNN_WGMMA_32
+#undef FASTCNN_WGMMA_48
 #undef FASTCNN_WGMMA_64
+#undef FASTCNN_WGMMA_96
 #undef FASTCNN_WGMMA_128
 #undef FASTCNN_WGMMA_256
 #undef FASTCNN_WGMMA_ACC32
