@@ -159,6 +159,13 @@ Tensor make(const py::object& data, const py::object& dtype, const py::object& d
   return t;
 }
 
+Tensor make_constant(const py::object& data, const py::object& device) {
+  const Tensor t = py::isinstance<Tensor>(data) ? data.cast<Tensor>() : wrap_array(array_of(data), false);
+  const Device dev = parse_device(name_of(device));
+  py::gil_scoped_release nogil;
+  return constant(t, dev);
+}
+
 py::object item(const Tensor& t) {
   double v = t.item();
   switch (t.dtype()) {
@@ -418,6 +425,8 @@ PYBIND11_MODULE(_core, m) {
   bind_dlpack(m, c);
   bind_tensor_ops(m, c);
 
+  m.def("constant", &make_constant, py::arg("data"), py::arg("device"),
+        "A copy of the values of an array or Tensor, made now: a constant where a function is being compiled.");
   m.def("tensor", &make, py::arg("data"), py::arg("dtype") = py::none(), py::arg("device") = py::none(),
         py::arg("requires_grad") = false,
         "A new tensor with a copy of data: a NumPy array, number, nested list or Tensor.");

@@ -254,3 +254,18 @@ def test_storage_is_aligned():
             assert make(n).numpy().ctypes.data % 64 == 0
     for y in fc.compile(lambda x: (x + 1, x.sum()))(fc.ones(1001)):
         assert y.numpy().ctypes.data % 64 == 0
+
+
+def test_a_constant_keeps_the_values_of_the_time_it_was_recorded():
+    scale = np.array([2.0, 3.0], np.float32)
+
+    @fc.compile
+    def step(x):
+        return x * fc._core.constant(scale, x.device)
+
+    x = fc.ones(2)
+    assert step(x).numpy().tolist() == [2, 3]
+    scale[:] = 5
+    assert step(x).numpy().tolist() == [2, 3]
+    with pytest.raises(ValueError, match="constant: expected values that are there, got a result of shape"):
+        fc.compile(lambda x: fc._core.constant(x * 2, x.device))(x)

@@ -80,6 +80,9 @@ FASTCNN_API Tensor cast(const Tensor& x, DType dtype);  // x itself when it has 
 FASTCNN_API Tensor clone(const Tensor& x);              // new memory, canonical layout
 FASTCNN_API Tensor contiguous(const Tensor& x);         // x itself when it is dense and canonical
 FASTCNN_API Tensor to_device(const Tensor& x, Device device);
+// x's values as they are now, on a device: within a function that is being compiled a constant of its plan. An
+// error for results of that function.
+FASTCNN_API Tensor constant(const Tensor& x, Device device);
 FASTCNN_API void copy_(const Tensor& dst, const Tensor& src);  // casts and broadcasts
 FASTCNN_API void fill_(const Tensor& dst, double value);
 FASTCNN_API void add_(const Tensor& dst, const Tensor& src);

@@ -357,6 +357,13 @@ Tensor to_device(const Tensor& x, Device device) {
   record_on_tape(to_device_rule, UnaryParams{}, {x}, out);
   return std::move(out[0]);
 }
+Tensor constant(const Tensor& x, Device device) {
+  check(!x.is_symbolic(), "constant: expected values that are there, got a result of shape ", x.shape(),
+        " of the function that is being compiled");
+  TraceScope outside(nullptr);
+  const Tensor values = x.detach();
+  return (x.device() == device ? clone(values) : to_device(values, device)).detach();
+}
 
 void copy_(const Tensor& dst, const Tensor& src) {
   check_in_place("copy_", dst);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import _modes
-from ..._core import Tensor, float32, from_numpy, ops, tensor, uint8
+from ..._core import Tensor, constant, float32, from_numpy, ops, tensor, uint8
 from ..blocks import ImageModel
 
 
@@ -120,7 +120,7 @@ class Detector(ImageModel):
                     f"{type(self).__name__}: expected {what} of {x.shape[1]} channels, got {len(getattr(self, what))}"
                 )
         mean, std = (
-            tensor(np.array(v, np.float32).reshape(1, -1, 1, 1)).to(x.device).to(x.dtype)
+            constant(np.array(v, np.float32).reshape(1, -1, 1, 1), x.device).to(x.dtype)
             for v in (self.image_mean, self.image_std)
         )
         return (x - mean) / std
@@ -143,7 +143,7 @@ class Detector(ImageModel):
         """float32 tensor (anchors, 4) for images (H, W)."""
         size = tuple(int(v) for v in image_size)
         if size not in self._anchors:
-            self._anchors[size] = tensor(self.anchor_generator(size, self.grids(size)))
+            self._anchors[size] = constant(self.anchor_generator(size, self.grids(size)), "cpu")
         return self._anchors[size]
 
     def encode(self, targets, image_size):
@@ -233,8 +233,8 @@ class Detector(ImageModel):
     def postprocess(self, outputs, image_size, sizes=None):
         """As predict, from the outputs of the call on images (H, W); sizes: (h, w) of each within the batch."""
         logits, codes = outputs["cls_logits"].to(float32), outputs["bbox_regression"].to(float32)
-        boxes = self.box_coder.decode(codes, self.anchors(image_size).to(codes.device)).numpy()
-        scores = self._scores(logits).numpy()
+        boxes = self.box_coder.decode(codes, self.anchors(image_size).to(codes.device)).cpu().numpy()
+        scores = self._scores(logits).cpu().numpy()
         found = []
         for i in range(len(boxes)):
             h, w = image_size if sizes is None else sizes[i]

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from ... import nn
-from ..._core import float32, ops
+from ..._core import constant, float32, ops
 from ...nn import init
 from ..blocks import ConvNormAct
 from ..registry import register
@@ -93,7 +93,7 @@ class RetinaNet(Detector):
         """Focal loss and loss of boxes, each over the matched anchors of an image, mean over images."""
         logits, codes = outputs["cls_logits"].to(float32), outputs["bbox_regression"].to(float32)
         targets = as_tensors(targets)
-        labels, anchors = targets["labels"], self.anchors(image_size).to(logits.device)
+        labels, anchors = targets["labels"], constant(self.anchors(image_size), logits.device)
         positive, counted = (labels >= 0).to(float32), (labels >= -1).to(float32)
         classes = ops.arange(self.num_classes, device=logits.device)
         wanted = (labels.unsqueeze(2) == classes).to(float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import nn
-from ..._core import float32, ops, tensor
+from ..._core import constant, float32, ops
 from ...nn import init
 from .base import Detector, as_tensors, per_anchor
 from .boxes import BoxCoder, SSDMatcher
@@ -61,7 +61,7 @@ def hardest(losses, counts, steps=40):
     losses: (N, A), not negative; counts: (N, 1). Rows with fewer than counts losses above 0 take those.
     """
     places = np.arange(losses.shape[1], dtype=np.float32) / losses.shape[1]
-    losses = losses * (1 - 1e-4 * tensor(places).to(losses.device))  # equal losses: the first
+    losses = losses * (1 - 1e-4 * constant(places, losses.device))  # equal losses: the first
     high, low = ops.amax(losses, 1, keepdim=True), ops.zeros_like(counts)
     for _ in range(steps):
         middle = (low + high) * 0.5
@@ -107,7 +107,7 @@ class SSD(Detector):
         each = each.reshape(n, places)
         counts = ops.sum(positive, 1, keepdim=True) * self.negatives
         negative = hardest(each.detach() * (1 - positive), counts)
-        anchors, codes = self.anchors(image_size).to(logits.device), outputs["bbox_regression"].to(float32)
+        anchors, codes = constant(self.anchors(image_size), logits.device), outputs["bbox_regression"].to(float32)
         if self.box_loss == "giou":
             distance = ops.giou_loss(self.box_coder.decode(codes, anchors), targets["boxes"], reduction="none")
         else:
