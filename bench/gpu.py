@@ -1,20 +1,23 @@
 """A CUDA device: every op against the CPU, then times of layers and nets, beside PyTorch's where it is installed.
 
-    python -m bench.gpu [ops] [copy] [nets] [layers] [--seconds N] [--json PATH] [--dtypes bfloat16 ...] [--quick]
+    python -m bench.gpu [ops] [copy] [peers] [nets] [layers] [--seconds N] [--json PATH] [--dtypes bfloat16 ...]
 
 What bench/gpu_check.sh runs after it has built the extension. Without a device it says why and ends with 2. Rows that
 the time does not reach are named as left out. Times are wall-clock around a wait for the device, the median of blocks.
 PyTorch runs the same shapes on the same device in both layouts, nets also with the whole step as one CUDA graph and,
-where asked for, compiled; the fastest counts, and a mode that fails is noted in the row. Both sides round float32 to
-TF32 or neither (--tf32).
+where asked for, compiled; the fastest counts, and a mode that fails is noted in the row. `peers` compiles PyTorch's
+nets beforehand, side by side, so that its cache has them when they are timed. Both sides round float32 to TF32 or
+neither (--tf32).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,7 +29,8 @@ from fastcnn.bench import layers, machine, nets
 
 ROOT = Path(__file__).resolve().parents[1]
 THEIRS = "cuda"  # where PyTorch's side runs; "cpu" tries this file without a GPU
-SECTIONS = ("ops", "copy", "nets", "layers")
+SECTIONS = ("ops", "copy", "peers", "nets", "layers")
+ONCE = ("ops", "copy", "peers")  # whatever the dtypes
 COMPILED = ("default", "reduce-overhead", "max-autotune", "graph")  # modes of torch.compile
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Batches at which a large device is busy: (net, training, inference).
@@ -148,13 +152,25 @@ def ops(budget, dtypes, seeds):
 
 
 def copy(budget, megabytes=1024):
-    """GB/s of a copy on the device, bytes read and written: the ceiling of everything elementwise."""
-    x = fc.ops.ones((megabytes << 18,)).to("cuda")
+    """GB/s of bytes that must be read and written: of a copy, the ceiling, and of elementwise ops and norms."""
     row = {"megabytes": megabytes}
-    for name, call in (("copy", lambda: x.clone()), ("relu", lambda: fc.ops.relu(x))):
+    x = fc.full((megabytes << 18,), 1.0, device="cuda")
+    other = x.clone()
+    calls = {"copy": (2, lambda: x.clone()), "relu": (2, lambda: fc.ops.relu(x)), "add": (3, lambda: x + other)}
+    images = fc.full((megabytes, 128, 64, 64), 1.0, device="cuda").to(fc.bfloat16)
+    scale = fc.ops.ones((128,)).to("cuda")
+    calls["bfloat16 relu"] = (2, lambda: fc.ops.relu(images))
+    calls["bfloat16 batch norm, eval"] = (
+        2, lambda: fc.ops.batch_norm(images, scale, scale, scale, scale, training=False)
+    )  # fmt: skip
+    leaf = images.detach().requires_grad_()
+    y = fc.ops.batch_norm(leaf, None, None, scale, scale, training=True)
+    # Two passes: sums of the gradient and x; the gradient from both.
+    calls["bfloat16 batch norm, backward"] = (5, lambda: fc.grad([y], [leaf], [images], retain_graph=True))
+    for name, (tensors, call) in calls.items():
         if budget.allows(f"copy {name}"):
-            with fc.no_grad():
-                row[f"{name} GB/s"] = 2 * megabytes / 1024 / seconds_of(call, fc.cuda.synchronize)
+            with contextlib.nullcontext() if "backward" in name else fc.no_grad():
+                row[f"{name} GB/s"] = tensors * megabytes / 1024 / seconds_of(call, fc.cuda.synchronize)
     return row
 
 
@@ -336,8 +352,8 @@ def recorded(torch, model, call):
     return replay
 
 
-def net_rows(budget, precisions, quick, compiled, all_layouts):
-    """Images per second of training and inference."""
+def net_rows(budget, precisions, quick, compiled, all_layouts, needs=90.0):
+    """Images per second of training and inference. needs: seconds of a row with compiled modes."""
     torch = torch_on_device()
     rows = []
     by_name = {net.name: net for net in nets.NETS}
@@ -348,9 +364,47 @@ def net_rows(budget, precisions, quick, compiled, all_layouts):
     for precision in precisions:
         for name, what, batch in dict.fromkeys(shapes):
             task = nets.Task(by_name[name], what, batch, precision)
-            if budget.allows(f"nets {task.name}", 90.0 if torch and compiled else 8.0):
+            if budget.allows(f"nets {task.name}", needs if torch and compiled else 8.0):
                 rows.append(net_row(torch, task, at_least, compiled, all_layouts))
     return rows
+
+
+def compile_peers(budget, compiled, at_once=8):
+    """Seconds in which PyTorch's nets were compiled and ran once, each in a process of its own."""
+    if torch_on_device() is None:
+        return {"note": "PyTorch with this device is not installed"}
+    left = [(name, "train", train) for name, train, _ in NETS]
+    left += [(name, "infer", batch) for name, _, infer in NETS for batch in (infer, 1) if infer]
+    running, took = {}, {}
+    while left or running:
+        while left and len(running) < at_once:
+            task = left.pop(0)
+            code = f"from bench import gpu; gpu.compile_peer({task!r}, {compiled!r})"
+            env = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+            running[task] = time.monotonic(), subprocess.Popen([sys.executable, "-c", code], env=env)
+        for task, (began, process) in list(running.items()):
+            if process.poll() is not None:
+                name = " ".join(map(str, task))
+                took[name] = round(time.monotonic() - began, 1) if process.returncode == 0 else "failed"
+                del running[task]
+        if not budget.allows("peers", 0.0):
+            for _, process in running.values():
+                process.kill()
+            return took | {"note": "killed: no time left"}
+        time.sleep(0.1)
+    return took
+
+
+def compile_peer(task, compiled):
+    """Compiles and runs one of PyTorch's nets in the modes that are timed."""
+    import torch
+
+    name, what, batch = task
+    task = nets.Task({net.name: net for net in nets.NETS}[name], what, batch, "bf16")
+    for layout, mode, graph in torch_modes(torch, "bf16", compiled, False).values():
+        if mode:
+            torch_net(torch, task, nets.arrays_of(task), layout, mode, graph)()
+    torch.cuda.synchronize()
 
 
 def net_row(torch, task, at_least, compiled, all_layouts):
@@ -395,7 +449,7 @@ def main(argv=None):
                         "graph: compiled without a mode, its whole step one CUDA graph")  # fmt: skip
     parser.add_argument("--all-layouts", action="store_true", help="PyTorch's 16-bit nets in NCHW too")
     parser.add_argument("--tf32", action="store_true", help="float32 products on tensor cores, on both sides")
-    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--json", type=Path, help="where the results go; what is there of other sections stays")
     args = parser.parse_args(argv)
     if unknown := set(args.section) - set(SECTIONS):
         parser.error(f"sections: expected {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
@@ -406,21 +460,24 @@ def main(argv=None):
         fc.set_float32_matmul_precision("high")
     budget = Budget(args.seconds)
     timed = [d for d in ("bfloat16", "float32") if d in args.dtypes] or ["float32"]
-    result = {"device": device_facts(), "float32": fc.get_float32_matmul_precision(), **machine.describe()}
+    result = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else {}
+    result = {k: v for k, v in result.items() if k in SECTIONS and k not in (args.section or SECTIONS)}
+    result |= {"device": device_facts(), "float32": fc.get_float32_matmul_precision(), **machine.describe()}
     work = {
         "ops": lambda: ops(budget, args.dtypes, args.seeds),
         "copy": lambda: copy(budget, 1 if args.quick else 1024),
+        "peers": lambda: compile_peers(budget, args.torch_compile),
         "layers": lambda dtype: layer_rows(budget, [dtype], args.quick),
         "nets": lambda dtype: net_rows(budget, ["bf16" if dtype == "bfloat16" else "f32"], args.quick,
-                                       args.torch_compile, args.all_layouts),
+                                       args.torch_compile, args.all_layouts, 20.0 if "peers" in result else 90.0),
     }  # fmt: skip
     chosen = args.section or SECTIONS
-    steps = [(section, ()) for section in chosen if section in ("ops", "copy")]
+    steps = [(section, ()) for section in chosen if section in ONCE]
     steps += [(section, (dtype,)) for dtype in timed for section in chosen if section in ("nets", "layers")]
     for section, of in steps:
         print(" ".join(("==", section, *of)), flush=True)
         found = work[section](*of)
-        if section in ("ops", "copy"):
+        if section in ONCE:
             print("  " + json.dumps({k: v for k, v in found.items() if k != "failures"}), flush=True)
             result[section] = found
         else:
