@@ -58,6 +58,15 @@ if [ -z "$installed" ]; then
   echo "   until second $((SECONDS - began))"
 fi
 export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD
+first='import fastcnn; fastcnn.zeros(1, device="cuda").item()'
+if ! "$PYTHON" -c "$first"; then  # nothing else would say more
+  echo "== the first tensor on the device FAILED"
+  if command -v cuda-gdb >/dev/null; then
+    timeout 60 cuda-gdb -batch -ex run -ex bt --args "$PYTHON" -c "$first" 2>&1 | tail -30
+  fi
+  rm -rf "$package"
+  exit 1
+fi
 tests=$(mktemp -d)
 trap 'rm -rf "$package" "$tests"' EXIT
 status=0
