@@ -12,6 +12,32 @@ namespace fastcnn::cuda {
 
 #if defined(__CUDACC__)
 
+// Makes the barriers of all stages, of what has come and of what has been read, and meets the block; the latter.
+FASTCNN_DEVICE uint64_t* begin_stages(const NarrowStrips& n, uint64_t* full) {
+  uint64_t* empty = full + n.stages;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < n.stages; ++s) barrier_init(full + s, 1), barrier_init(empty + s, 4);
+    publish_barriers();
+  }
+  __syncthreads();
+  return empty;
+}
+// What the asking warp does: all of this block's strips, `bytes` each, into stage after stage by bring(strip,
+// stage).
+template <class Bring>
+FASTCNN_DEVICE void ask_for_strips(const NarrowStrips& n, int lane, uint64_t* full, uint64_t* empty,
+                                   uint32_t bytes, const Bring& bring) {
+  const auto grid = static_cast<int32_t>(gridDim.x);
+  int32_t stage = 0, phase = 1;
+  for (int32_t t = static_cast<int32_t>(blockIdx.x); lane == 0 && t < n.strips.total(); t += grid) {
+    const Strip strip = strip_of(n.strips, t);
+    barrier_wait(empty + stage, phase);
+    barrier_expect(full + stage, bytes);
+    bring(strip, stage);
+    if (++stage == n.stages) stage = 0, phase ^= 1;
+  }
+}
+
 // The weights between C channels read and O made into shared memory, chunks of a row exchanged as the copy engine
 // does it: (tap, made, read), or where back (read, taps, made) lie, (tap, read, made).
 template <int C, int O, int taps, bool back, int threads, class T>
@@ -36,24 +62,14 @@ narrow_strip_kernel(const __grid_constant__ CUtensorMap map, NarrowStrips n, con
   const Strips& g = n.strips;
   char* shared = shared_memory<char>();
   auto* full = reinterpret_cast<uint64_t*>(shared + n.shared - kNarrowBarriers);
-  uint64_t* empty = full + n.stages;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < n.stages; ++s) barrier_init(full + s, 1), barrier_init(empty + s, 4);
-    publish_barriers();
-  }
-  __syncthreads();
+  uint64_t* empty = begin_stages(n, full);
 
   const auto grid = static_cast<int32_t>(gridDim.x);
   if (warp == groups * 4) {
-    int32_t stage = 0, phase = 1;
-    for (int32_t t = static_cast<int32_t>(blockIdx.x); lane == 0 && t < g.total(); t += grid) {
-      const Strip strip = strip_of(g, t);
-      barrier_wait(empty + stage, phase);
-      barrier_expect(full + stage, g.x_pixels() * pixel);
+    ask_for_strips(n, lane, full, empty, g.x_pixels() * pixel, [&](const Strip& strip, int stage) {
       bring_tile(shared + weights + stage * n.stage, &map, full + stage, 0, g.left, strip.row + g.top, strip.n);
-      if (++stage == n.stages) stage = 0, phase ^= 1;
-    }
+    });
     return;
   }
   place_narrow_weights<C, O, taps, back, groups * 128>(w, reinterpret_cast<T*>(shared));
@@ -129,29 +145,19 @@ narrow_strip_weights_kernel(const __grid_constant__ NarrowMaps maps, NarrowStrip
   const Strips& g = n.strips;
   char* shared = shared_memory<char>();
   auto* full = reinterpret_cast<uint64_t*>(shared + n.shared - kNarrowBarriers);
-  uint64_t* empty = full + n.stages;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int dy_begin = kNarrowStep * O * 2, dy_end = dy_begin + g.y_pixels() * O * 2;
   const int x_at = static_cast<int>(whole_kib(narrow_dy_room(g) * O * 2));
   const int x_begin = x_at + kNarrowStep * C * 2, x_end = x_begin + g.x_pixels() * C * 2;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < n.stages; ++s) barrier_init(full + s, 1), barrier_init(empty + s, 4);
-    publish_barriers();
-  }
-  __syncthreads();
+  uint64_t* empty = begin_stages(n, full);
 
   const auto grid = static_cast<int32_t>(gridDim.x);
   if (warp == groups * 4) {
-    int32_t stage = 0, phase = 1;
-    for (int32_t t = static_cast<int32_t>(blockIdx.x); lane == 0 && t < g.total(); t += grid) {
-      const Strip strip = strip_of(g, t);
-      barrier_wait(empty + stage, phase);
-      barrier_expect(full + stage, dy_end - dy_begin + x_end - x_begin);
+    ask_for_strips(n, lane, full, empty, dy_end - dy_begin + x_end - x_begin, [&](const Strip& strip, int stage) {
       char* to = shared + stage * n.stage;
       bring_tile(to + dy_begin, &maps.dy, full + stage, 0, 0, strip.row, strip.n);
       bring_tile(to + x_begin, &maps.x, full + stage, 0, g.left, strip.row + g.top, strip.n);
-      if (++stage == n.stages) stage = 0, phase ^= 1;
-    }
+    });
     return;
   }
   // Around what is brought lies what multiplies zeros: it must be numbers.

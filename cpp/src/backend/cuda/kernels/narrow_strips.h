@@ -43,8 +43,9 @@ struct NarrowStrips {
 };
 FASTCNN_INLINE int64_t whole_kib(int64_t bytes) { return (bytes + 1023) / 1024 * 1024; }
 constexpr int64_t kNarrowBarriers = 256;  // bytes
-// Stages that `bytes` hold, as many for every group: one that would wait for another group's stage could take the
-// phase before last of its barrier for the next one. At least one for each, or none.
+// Stages that `bytes` hold: as many for every group, at least one, or none. A barrier's parity tells its last
+// phase from the one before it, no more, so nobody may wait for a stage whose strip before that is still on its
+// way; a group that has stages of its own has taken that strip itself.
 inline int64_t narrow_stages(int64_t bytes, int64_t stage, int64_t groups) {
   return bytes < stage * groups ? 0 : std::min<int64_t>(bytes / stage / groups, 12 / groups) * groups;
 }
