@@ -390,6 +390,7 @@ def compile_peers(budget, compiled, at_once=8):
         if not budget.allows("peers", 0.0):
             for _, process in running.values():
                 process.kill()
+                process.wait()
             return took | {"note": "killed: no time left"}
         time.sleep(0.1)
     return took
@@ -469,7 +470,7 @@ def main(argv=None):
         "peers": lambda: compile_peers(budget, args.torch_compile),
         "layers": lambda dtype: layer_rows(budget, [dtype], args.quick),
         "nets": lambda dtype: net_rows(budget, ["bf16" if dtype == "bfloat16" else "f32"], args.quick,
-                                       args.torch_compile, args.all_layouts, 20.0 if "peers" in result else 90.0),
+                                       args.torch_compile, args.all_layouts, 30.0 if "peers" in result else 90.0),
     }  # fmt: skip
     chosen = args.section or SECTIONS
     steps = [(section, ()) for section in chosen if section in ONCE]
