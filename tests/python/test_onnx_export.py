@@ -8,21 +8,7 @@ import pytest
 from fastcnn import nn
 
 onnx = pytest.importorskip("onnx")
-from onnx_check import runtime  # noqa: E402
-
-RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def same_numbers():
-    """Tests have their own numbers, whichever ran before."""
-    global RNG
-    RNG = np.random.default_rng(0)
-    fc.manual_seed(0)
-
-
-def numbers(*shape):
-    return RNG.standard_normal(shape).astype(np.float32)
+from onnx_check import RNG, numbers, runtime, same_numbers  # noqa: E402, F401
 
 
 def shaken(net):
