@@ -41,6 +41,7 @@ Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, in
 constexpr int64_t kAheadBytes = 768 * 1024;
 
 constexpr int64_t kMostInPlace = 64;
+constexpr int64_t kAliasedInPlace = 1024;
 
 template <class T>
 void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
@@ -56,10 +57,11 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   const bool fetch = (t.N * t.x_n + t.N * t.y_n) * static_cast<int64_t>(sizeof(T)) > kAheadBytes &&
                      !(t.o_inner && t.kW * t.C < kFetchPixels);
   const int64_t burst = fetch ? kFetchPixels : kStripPixels;
-  // dy is read in place by a single tap, where its pixels lie close, and by vectors that do not reach past a
-  // pixel.
-  const bool in_place =
-      kPixels == 1 && (t.o_inner ? t.O % kLanes == 0 : t.kH * t.kW == 1 || t.y_w <= kMostInPlace);
+  // dy is read in place by a single tap unless its pixels share sets of the caches, where they lie close, and by
+  // vectors that do not reach past a pixel.
+  const bool in_place = kPixels == 1 && (t.o_inner ? t.O % kLanes == 0
+                                                   : (t.kH * t.kW == 1 && t.y_w % kAliasedInPlace != 0) ||
+                                                         t.y_w <= kMostInPlace);
   const bool copies = !in_place && !t.o_inner;
   // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
   const bool by_panels = t.panels && t.kH * t.kW == 1;

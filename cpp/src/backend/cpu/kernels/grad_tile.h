@@ -2,6 +2,7 @@
 // pixels of a strip. P words of one operand are broadcast, V vectors of words of the other are loaded; a word is
 // the float of a pixel or the bfloat16 of two neighbouring ones. What it is not: no strip is cut or packed here.
 #pragma once
+#include "backend/cpu/kernels/even_parts.h"
 #include <stdint.h>
 
 #include "backend/cpu/kernels/gemm_tile.h"
@@ -115,17 +116,6 @@ struct GradTiles {
 #endif
 };
 #undef TILES4
-
-// [0, n) in `parts` even parts, without a division for each: next() gives the end of one after the other.
-struct EvenParts {
-  int64_t parts, size, over, at = 0, rest = 0;
-  FASTCNN_OP EvenParts(int64_t n, int64_t parts_) : parts(parts_), size(n / parts_), over(n % parts_) {}
-  FASTCNN_OP int64_t next() {
-    at += size, rest += over;
-    if (rest >= parts) rest -= parts, ++at;
-    return at;
-  }
-};
 
 // A row of words in panels of vectors.
 FASTCNN_OP EvenParts vector_panels(int64_t words) {
