@@ -80,7 +80,7 @@ int same_bits(const Conv2dBwdParams& p, const std::string& what) {
     in[5] = run(cpu::batch_norm_bwd_list()[0], &b, norm_in, {{3 * O}, {O}, {O}})[0];
     Conv2dParams data = p.conv;
     data.has_norm_in = 0, data.in_act = {};
-    for (const char* name : {"depthwise", "dense"}) {
+    for (const char* name : {"depthwise", "winograd", "dense"}) {
       auto a = operands(in);
       auto made = make_outputs({{n.x}, {n.w}});
       auto o = operands(made);
@@ -137,6 +137,18 @@ void check(const Shape& s, bool taken = true) {
         if (taken) CHECK_MESSAGE(compared > 0, "no kernel takes " << what);
       }
       p.has_sums = 0;
+      // x as the output of a norm with a residual: without activation, with another gradient, with a clamp.
+      for (int other = 0; in < 0 && norm < 2 && other < 3; ++other) {
+        p.has_sums = p.has_residual = 1, p.has_dy2 = other == 1, p.out_act.act = acts[other];
+        std::vector<Array> more = operands;
+        more.push_back(normal(n.x, 10, 1, 1)), more.push_back(normal(s.C, 11, 1, 1));
+        if (p.has_dy2) more.push_back(normal(n.x, 12));
+        const std::string which = what + " residual " + std::to_string(other);
+        const int compared =
+            check_op(cpu::conv2d_bwd_list(), &p, more, {{n.x}, {n.w}, {2 * s.C, DType::float64}}, which, {2e-5});
+        if (taken) CHECK_MESSAGE(compared > 0, "no kernel takes " << which);
+        p.has_sums = p.has_residual = p.has_dy2 = 0, p.out_act = {};
+      }
       const int same = same_bits(p, what);
       if (taken) CHECK(same > 0);
     }
@@ -155,10 +167,22 @@ TEST_CASE("conv2d_bwd of 1x1 convolutions") {
   check({2, 96, 30, 33, 24, 1});
   check({2, 300, 21, 20, 40, 1});  // two blocks of channels
   check({2, 20, 32, 24, 530, 1});  // two blocks of depth
-  check({1, 512, 9, 9, 512, 1}, false);
+  check({1, 512, 9, 9, 544, 1});   // large weights: one pass after the other
   check({0, 16, 7, 7, 16, 1}, false);
   check({2, 16, 8, 8, 16, 1, 2}, false);
   check({2, 3, 8, 8, 32, 1}, false);
+}
+
+TEST_CASE("conv2d_bwd of 3x3 and 5x5 convolutions by Winograd") {
+  check({1, 32, 24, 24, 32, 3, 1, 1});
+  check({3, 17, 21, 14, 24, 3, 1, 1});  // several strips, of parts of images
+  check({30, 32, 7, 8, 32, 3, 1, 1});   // strips of several images
+  check({4, 32, 16, 15, 32, 5, 1, 2});
+  check({3, 96, 13, 14, 80, 3, 1, 1});  // many channels: one pass after the other
+  check({1, 16, 4, 4, 16, 3, 1, 1}, false);
+  check({1, 16, 12, 12, 16, 3, 1, 0}, false);
+  check({1, 8, 6, 300, 8, 3, 1, 1}, false);  // rows of more tiles than a strip takes
+  check({0, 16, 8, 8, 16, 3, 1, 1}, false);
 }
 
 TEST_CASE("conv2d_bwd of depthwise convolutions") {

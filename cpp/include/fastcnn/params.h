@@ -120,8 +120,11 @@ FASTCNN_INLINE int pointwise_at(const DepthwisePointwiseParams& p) {
 struct Conv2dBwdParams {
   Conv2dParams conv;
   ActParams norm_act;
-  // With has_norm_in: dx has gone through in_act, and the sums that its norm needs are a result.
-  int64_t has_sums = 0;
+  // dx goes through the norm before x, whose sums are a result. With has_norm_in that norm is the one x is read
+  // through. With has_residual x is its output act(norm + residual): its input and mean follow, and with has_dy2
+  // another gradient of x, which joins dx first.
+  int64_t has_sums = 0, has_residual = 0, has_dy2 = 0;
+  ActParams out_act;  // of the norm with a residual
 };
 
 // matmul family: C[b] (M,N) = op(A[b]) (M,K) * op(B[b]) (K,N); transposes come as strides of the operands.

@@ -18,7 +18,8 @@
   /* x, dy [, mean(C), affine(2,C) if has_norm_in] -> dw [, dbias] */                                          \
   X(conv2d_bwd_weights, Conv2dParams)                                                                          \
   /* dy, w, x, y, mean(O), coef(3,O) [, affine(2,O) if norm_act] [, mean(C), affine(2,C) if has_norm_in] */    \
-  /* -> dx, dw [, sums(2,C) float64]; the gradient of y is coef of batch_norm_bwd applied to dy and y */       \
+  /* [, norm's x, mean(C) if has_residual] [, dy2 of x if has_dy2] -> dx, dw [, sums(2,C) float64] */          \
+  /* the gradient of y is coef of batch_norm_bwd applied to dy and y */                                        \
   X(conv2d_bwd, Conv2dBwdParams)                                                                               \
   /* a, b [, bias] -> c (batch,M,N); a stored (batch,M,K) or (batch,K,M) by trans_a; batched operands 3-D */   \
   X(matmul, MatmulParams)                                                                                      \

@@ -22,6 +22,7 @@ FASTCNN_ADAPTOR(pairs_bwd_weights)
 FASTCNN_ADAPTOR(winograd)
 FASTCNN_ADAPTOR(winograd_bwd_data)
 FASTCNN_ADAPTOR(winograd_bwd_weights)
+FASTCNN_ADAPTOR(winograd_joint)  // conv2d_bwd
 FASTCNN_ADAPTOR(merged)
 FASTCNN_ADAPTOR(merged_bwd_data)
 FASTCNN_ADAPTOR(merged_bwd_weights)
@@ -53,6 +54,9 @@ void winograd_prepare(const Call&, void* dst);
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);
 const char* parities_cannot(const Call&);
+
+// The same for both backward passes together.
+const char* winograd_passes_decline(const Call&);
 
 // Why a convolution on the parities of an image, which stands for one of stride 2 and `taps` taps, is no work for
 // Winograd.

@@ -1,6 +1,7 @@
 // What it is: conv2d_bwd on the CPU for dense 1x1 convolutions: strips of pixels, for each of which the gradient
 // of the convolution's output is made once in a thread's scratch and read there by the kernels of both backward
-// passes. Sums have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), or depthwise
+// passes; or, where threads share large weights, that gradient as a whole and the passes one after the other. Sums
+// have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), or depthwise
 // (conv2d_bwd_depthwise.cpp).
 #include <algorithm>
 #include <cstring>
@@ -26,23 +27,48 @@ struct DenseJoint {
   GemmTask data;
   PackTask pack;
   WeightsGradTask weights;
-  bool fits = false;
+  bool fits = false, by_strips = false;
   int64_t strips = 0, most = 1;  // of the weights' plan; as many of them are one of here
 
-  explicit DenseJoint(const Conv2dBwdParams& joint) {
+  explicit DenseJoint(const Conv2dBwdParams& joint, int threads) {
     const Conv2dParams& p = joint.conv;
     for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t, int64_t) { data = t, pack = q; });
-    fits = plan_gemm(data, lanes(), 1) && !data.pack;
-    data.groups = data.nb = data.ohb = 1;
     weights = weights_task(p);
     weights.norm.on = p.has_norm_in != 0;
-    fits = fits && plan_weights_grad(weights, 1, lanes(), 1) && weights.panels;
+    fits = plan_weights_grad(weights, 1, lanes(), 1) && weights.panels;
     strips = strip_count(weights);
     const int64_t pixels = std::min(kStripPixels, kStripFloats / (p.O + p.C * (joint.has_sums ? 2 : 1)));
     most = std::max<int64_t>(1, pixels / weights.owb);
+    data.sums_before.on = joint.has_sums != 0;
+    GemmTask whole = data;
+    fits = fits && plan_gemm(data, lanes(), 1);
+    // Chunks of the sums are what threads share.
+    by_strips = fits && !data.pack && (weights.chunks >= kFewChunks || weights.oW * weights.w_b <= kSmall);
+    if (by_strips)
+      data.groups = data.nb = data.ohb = 1;
+    else if (fits)
+      plan_gemm(data = whole, lanes(), threads);
   }
-  int64_t packed() const { return aligned(packed_floats(data, lanes())); }
-  int64_t partial() const { return weights.chunks > 1 ? aligned(weights.chunks * weights.w_b) : 0; }
+  // That have sums of their own: chunks of strips, or strips of the plan.
+  int64_t parts() const { return by_strips ? weights.chunks : strip_count(data); }
+};
+
+struct DenseSpace {
+  float *packed, *grad, *partial, *dy;
+  double* part;
+  void* rest;  // of conv2d_bwd_weights alone
+  int64_t bytes;
+  DenseSpace(const Call& c, const DenseJoint& j) {
+    const auto& p = c.as<Conv2dBwdParams>();
+    Carve w(c.workspace);
+    packed = w.take<float>(packed_floats(j.data, lanes()));
+    grad = w.take<float>(OutputGrad::floats(p.conv.O));
+    part = w.take<double>(p.has_sums ? j.parts() * 2 * p.conv.C : 0);
+    partial = w.take<float>(j.by_strips && j.weights.chunks > 1 ? j.weights.chunks * j.weights.w_b : 0);
+    dy = w.take<float>(j.by_strips ? 0 : c.in[0].numel());
+    rest = w.take<char>(j.by_strips ? 0 : dense_bwd_weights_workspace(WeightsCall(c, nullptr, nullptr).call));
+    bytes = w.used();
+  }
 };
 
 const char* dense_joint_declines(const Call& c) {
@@ -52,41 +78,31 @@ const char* dense_joint_declines(const Call& c) {
   if (p.kH * p.kW * p.sH * p.sW * p.groups != 1 || p.oH != p.H || p.oW != p.W || p.pT != 0 || p.pL != 0)
     return "not 1x1 of stride 1";
   if (p.N * p.H * p.W * p.C * p.O == 0) return "empty";
-  const DenseJoint j(c.as<Conv2dBwdParams>());
-  if (!j.fits) return "no plan of both passes in place";
-  // Chunks of the sums are what threads share.
-  if (j.weights.chunks < kFewChunks && j.weights.oW * j.weights.w_b > kSmall) return "few partial sums";
-  return nullptr;
+  return DenseJoint(c.as<Conv2dBwdParams>(), 1).fits ? nullptr : "no plan of both passes in panels";
 }
 
 int64_t dense_joint_workspace(const Call& c) {
-  const auto& p = c.as<Conv2dBwdParams>();
-  const DenseJoint j(p);
-  return 4 * (j.packed() + j.partial() + OutputGrad::floats(p.conv.O) + InputSums::floats(p, j.weights.chunks));
+  Call plan = c;
+  plan.workspace = nullptr;
+  return DenseSpace(plan, DenseJoint(c.as<Conv2dBwdParams>(), 1)).bytes;
 }
 
-void dense_joint_run(const Call& c) {
+void run_strips(const Call& c, DenseJoint& j, const DenseSpace& space) {
   const auto& p = c.as<Conv2dBwdParams>();
   const KernelTable& k = *kernels();
-  DenseJoint j(p);
-  float* space = static_cast<float*>(c.workspace);
-  j.pack.nc = j.data.nc, j.pack.src = c.in[1].as<float>(), j.pack.dst = space;
   run_pack(j.pack, k);
-  j.data.w = space, j.data.y = c.out[0].as<float>();
-  space += j.packed();
   choose_stream(j.data, p.conv.N * p.conv.H * p.conv.W * p.conv.C, p.conv.C);
   float* dw = c.out[1].as<float>();
   WeightsGradTask& w = j.weights;
-  w.x = c.in[2].as<float>(), w.dw = w.chunks > 1 ? space : dw, w.norm = norm_in(conv_call(c), norm_in_at(p));
-  space += j.partial();
-  const OutputGrad grad(c, space);
-  const InputSums sums(c, norm_in_at(p), space + OutputGrad::floats(p.conv.O));
+  w.x = c.in[2].as<float>(), w.dw = w.chunks > 1 ? space.partial : dw;
+  w.norm = norm_in(conv_call(c), norm_in_at(p));
+  const OutputGrad grad(c, space.grad);
+  const NormSums& sums = j.data.sums_before;
+  const float* dy2 = p.has_dy2 ? norm_before(c).dy2 : nullptr;
   const int64_t O = p.conv.O, C = p.conv.C, pixels = j.most * w.owb, held = aligned(pixels * O);
-  const int64_t more = sums.on() ? aligned(pixels * C) : 0, room = sums.on() ? aligned(4 * C) : 0;
-  with_scratch(w.chunks, 1, held + kGradFloats + more + room, [&](int64_t b, int64_t e, float* dy) {
-    float* dx = dy + held + kGradFloats;
+  const int64_t more = sums.on ? aligned(pixels * C) : 0;
+  with_scratch(w.chunks, 1, held + kGradFloats + more, [&](int64_t b, int64_t e, float* dy) {
     for (int64_t chunk = b; chunk < e; ++chunk) {
-      if (sums.on()) sums.clear(chunk);
       const int64_t last = j.strips * (chunk + 1) / w.chunks;
       for (int64_t s = j.strips * chunk / w.chunks, s1; s < last; s = s1) {
         s1 = std::min(s + j.most, last);
@@ -95,9 +111,15 @@ void dense_joint_run(const Call& c) {
         GemmTask t = j.data;
         t.W = t.oW = t.owb = to - from, t.x = dy, t.y += from * C;
         t.norm.fetch = floats_between(dy, c.in[0].as<float>() + to * O);
-        if (sums.on()) t.y = dx, t.stream = 0;
+        if (sums.on) {  // results go from scratch through the norm
+          NormSums& n = t.sums_before;
+          n.part += chunk * 2 * C, n.step = 0, n.to = t.y, n.stream = t.stream;
+          n.x += from * C;
+          if (n.y) n.y += from * C;
+          if (dy2) t.residual = dy2 + from * C;
+          t.y = dy + held + kGradFloats, t.stream = 0;
+        }
         k.gemm_windows(t, 0, 1);
-        if (sums.on()) sums.add(chunk, from, to, dx, reinterpret_cast<double*>(dx + more));
         WeightsGradTask q = w;
         q.dy = dy - from * O, q.strip0 = s, q.strip1 = s1,
         q.fetch_dy = floats_between(dy, c.in[3].as<float>() + to * O);
@@ -108,11 +130,33 @@ void dense_joint_run(const Call& c) {
   if (w.chunks > 1)
     parallel_for(w.w_b, 16 * 1024,
                  [&](int64_t b, int64_t e, int) { k.sum_arrays(w.dw, w.w_b, w.chunks, dw, b, e); });
-  if (sums.on()) sums.finish(w.chunks, c.out[2].as<double>());
+}
+
+void run_whole(const Call& c, DenseJoint& j, const DenseSpace& space) {
+  const auto& p = c.as<Conv2dBwdParams>();
+  make_whole(OutputGrad(c, space.grad), p.conv, space.dy);
+  j.data.x = space.dy;
+  if (p.has_dy2) j.data.residual = norm_before(c).dy2;
+  if (!p.has_sums) choose_stream(j.data, p.conv.N * p.conv.H * p.conv.W * p.conv.C, p.conv.C);
+  run_pack_and_gemm(j.pack, j.data, *kernels());
+  dense_bwd_weights_run(WeightsCall(c, space.dy, space.rest).call);
+}
+
+void dense_joint_run(const Call& c) {
+  const auto& p = c.as<Conv2dBwdParams>();
+  DenseJoint j(p, num_threads());
+  const DenseSpace space(c, j);
+  j.pack.nc = j.data.nc, j.pack.src = c.in[1].as<float>(), j.pack.dst = space.packed;
+  j.data.w = space.packed, j.data.y = c.out[0].as<float>();
+  j.data.sums_before = norm_sums(c, space.part, 2 * p.conv.C);
+  clear_norm_sums(j.data.sums_before, j.parts());
+  j.by_strips ? run_strips(c, j, space) : run_whole(c, j, space);
+  merge_norm_sums(j.data.sums_before, j.parts(), p.has_sums ? c.out[2].as<double>() : nullptr);
 }
 
 constexpr Implementation kJoint[] = {
     {"depthwise", depthwise_joint_declines, depthwise_joint_workspace, depthwise_joint_run},
+    {"winograd", winograd_joint_declines, winograd_joint_workspace, winograd_joint_run},
     {"dense", dense_joint_declines, dense_joint_workspace, dense_joint_run},
     {"ref", nullptr, nullptr, ref::conv2d_bwd},
 };

@@ -70,7 +70,7 @@ int64_t depthwise_joint_workspace(const Call& c) {
   const auto& p = c.as<Conv2dBwdParams>();
   const DepthwiseJoint j(p);
   return 4 * (aligned(j.packed) + aligned(j.weights.chunks * j.weights.w_b) + OutputGrad::floats(p.conv.C) +
-              (j.weights.norm.on ? InputNorm::floats(p.conv.C) : 0) + InputSums::floats(p, j.weights.chunks));
+              InputNorm::floats(p.conv.C) + InputSums::floats(p, j.weights.chunks));
 }
 
 void depthwise_joint_run(const Call& c) {
@@ -86,7 +86,7 @@ void depthwise_joint_run(const Call& c) {
   const OutputGrad grad(c, space);
   space += OutputGrad::floats(w.C);
   const InputNorm norm(w.norm, w.C, space);
-  const InputSums sums(c, norm_in_at(p), space + InputNorm::floats(w.C));
+  const InputSums sums(c, space + InputNorm::floats(w.C));
   const float* dy = c.in[0].as<float>();
   const int64_t lines = w.N * w.oH;
   const int64_t held = j.x_floats() + aligned(j.held_rows() * w.y_h), room = sums.on() ? aligned(4 * w.C) : 0;

@@ -13,6 +13,7 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/conv2d_winograd.h"
 #include "backend/cpu/moments_plan.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/strips.h"
@@ -24,7 +25,6 @@ namespace {
 
 // Measured on a core with 1 MB of L2 and its share of 32 MB of L3.
 constexpr int64_t kGroupWeights = 640 * 1024;  // floats: transformed weights that are read again for each group
-constexpr int64_t kGroupTiles = 40;            // a group of 64 channels and its weights fill L2
 constexpr int64_t kChunkFloats = 2 << 20;      // transformed windows of a chunk, in L3
 constexpr int64_t kPlaneFloats = 16 << 20;     // transformed windows and products of a chunk by planes
 constexpr int64_t kFewTiles = 128;             // for transforms of all weights of 256 and more outputs
@@ -34,18 +34,13 @@ constexpr int64_t kPreparedWeights =
     4 << 20;                                // floats: more would cost memory and its traffic more than they save
 constexpr int64_t kPreparedShares = 4;      // blocks of prepared weights are dealt to any number of threads
 constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient that stay in L2 beside a group
-constexpr int64_t kSumTiles = 72;
+constexpr int64_t kSumTiles = 32;
 constexpr int64_t kSumChunkFloats = 3 << 20;
 
-enum class Order { groups, blocks, planes };
-struct Plan {
-  Order order = Order::groups;
-  int64_t chunk = 0;  // by blocks and planes: tiles whose windows are transformed at a time
-  int64_t u_plane = 0, e_plane = 0;
-  int64_t scratch = 0;  // floats of a thread
-};
+using Order = WinogradOrder;
+using Plan = WinogradPlan;
 
-int64_t padded(int64_t channels) { return ceil_div(channels, lanes()) * lanes(); }
+int64_t padded(int64_t channels) { return winograd_padded(channels); }
 int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
 
 // Vectors of `channels` in blocks of at most three (two without 32 registers), as many for each thread.
@@ -59,7 +54,11 @@ bool by_planes(int64_t tiles, int64_t chunks, int64_t chunk, int64_t O) {
   return chunk < kFewTiles && tiles > chunks * chunk && O >= 2 * kFewTiles;
 }
 
-WinogradTask window_task(const Conv2dParams& p) {
+}  // namespace
+
+int64_t winograd_padded(int64_t channels) { return ceil_div(channels, lanes()) * lanes(); }
+
+WinogradTask winograd_task(const Conv2dParams& p) {
   WinogradTask t;
   t.N = p.N, t.H = p.H, t.W = p.W, t.C = p.C / p.groups, t.oH = p.oH, t.oW = p.oW, t.O = p.O / p.groups;
   t.x_w = p.C, t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
@@ -71,16 +70,16 @@ WinogradTask window_task(const Conv2dParams& p) {
 }
 
 // dx is the convolution of dy with the mirrored weights, whose in- and outputs change places.
-WinogradTask bwd_data_task(const Conv2dParams& p) {
+WinogradTask winograd_bwd_data_task(const Conv2dParams& p) {
   Conv2dParams q = p;
   std::swap(q.C, q.O), std::swap(q.H, q.oH), std::swap(q.W, q.oW);
   q.pT = p.kH - 1 - p.pT, q.pL = p.kW - 1 - p.pL;
-  WinogradTask t = window_task(q);
+  WinogradTask t = winograd_task(q);
   t.w_o = 1, t.w_tap = -t.O, t.w_c = p.kH * p.kW * t.O;
   return t;
 }
 
-Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
+WinogradPlan plan_winograd(WinogradTask& t, int threads, bool prepared) {
   Plan p;
   const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
   // Fresh weights of more floats than the windows: threads exchange the windows, and transform weights for
@@ -91,7 +90,7 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   t.blocks = block_count(t.O, prepared && !by_groups ? kPreparedShares : p.order == Order::blocks ? threads : 1);
   if (by_groups) {
     // With moments the tiles of a group must not depend on the threads.
-    const int64_t shares = t.moments.on ? kMomentThreads : threads;
+    const int64_t shares = t.moments.on || t.sums_before.on ? kMomentThreads : threads;
     const int64_t groups = ceil_div(ceil_div(tiles, kGroupTiles), shares) * shares;
     t.group = ceil_div(tiles, groups);
     p.scratch = 37 * winograd_plane(std::max(C, O) * t.group);
@@ -108,18 +107,68 @@ Plan plan_windows(WinogradTask& t, int threads, bool prepared) {
   return p;
 }
 
+// All transformed weights of one group of a convolution.
+int64_t winograd_weight_floats(const WinogradTask& t) {
+  return 36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks);
+}
+
+void transform_winograd_weights(const WinogradTask& t, bool bf16) {
+  const KernelTable& k = *kernels();
+  auto weights = bf16 ? k.winograd_weights_bf16 : k.winograd_weights;
+  parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
+               [&](int64_t b, int64_t e, int) { weights(t, b, e); });
+}
+
+// Chunks have their own sums, so their number depends on the shape alone: a power of two, for even shares.
+static int64_t chunk_count(int64_t tiles, int64_t units) {
+  const int64_t most = std::min(std::clamp<int64_t>(tiles / 512, 8, 64), units);
+  int64_t chunks = 1;
+  while (2 * chunks <= std::min(most, tiles / 32)) chunks *= 2;
+  return chunks;
+}
+
+// Whole rows of tiles where a group takes them, so that conv2d_bwd adds in this order too.
+static int64_t sum_unit(const WinogradTask& t) { return t.tW <= kSumTiles ? t.tW : 1; }
+
+WinogradPlan plan_winograd_gradient(WinogradTask& t, int threads) {
+  Plan p;
+  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
+  p.chunk = std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O)));
+  p.order = 36 * C * O <= kGroupSums          ? Order::groups
+            : by_planes(tiles, 4, p.chunk, O) ? Order::planes
+                                              : Order::blocks;
+  t.blocks = block_count(t.C, p.order == Order::blocks ? threads : 1);
+  if (p.order == Order::groups) {
+    t.unit = sum_unit(t);
+    const int64_t units = ceil_div(tiles, t.unit);
+    t.chunks = chunk_count(tiles, units);
+    t.group = even(ceil_div(units, t.chunks), kSumTiles / t.unit) * t.unit;
+    t.sums_chunk = 36 * C * O + kAlign;
+    p.scratch = 36 * (winograd_plane(C * t.group) + winograd_plane(O * t.group));
+    return p;
+  }
+  if (p.order == Order::planes) {
+    p.chunk = std::max(p.chunk, kPlaneFloats / (36 * (C + O)));
+    t.sums_chunk = 36 * C * O;
+  }
+  p.chunk = even(tiles, p.chunk);
+  t.depth = std::min<int64_t>(O, 64);
+  p.u_plane = winograd_plane(C * p.chunk), p.e_plane = winograd_plane(O * p.chunk);
+  p.scratch = 36 * winograd_plane(t.depth * ceil_div(C / lanes(), t.blocks) * lanes());
+  return p;
+}
+
+namespace {
+
 int64_t product_floats(int64_t tiles, int64_t channels, int64_t blocks) {
   return 36 * (padded(channels) * tiles + 2 * kAlign * blocks);
 }
-
-// All transformed weights of one group of a convolution.
-int64_t weight_floats(const WinogradTask& t) { return 36 * (padded(t.C) * padded(t.O) + 2 * kAlign * t.blocks); }
 
 struct Parts {
   float *zeros, *wt, *u, *products;
   Parts(Carve c, const WinogradTask& t, const Plan& p, bool prepared)
       : zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
-        wt(p.order != Order::blocks && !prepared ? c.take<float>(weight_floats(t)) : nullptr),
+        wt(p.order != Order::blocks && !prepared ? c.take<float>(winograd_weight_floats(t)) : nullptr),
         u(p.order == Order::groups ? nullptr : c.take<float>(36 * p.u_plane)),
         products(p.order == Order::planes ? c.take<float>(product_floats(p.chunk, t.O, t.blocks)) : nullptr),
         bytes(c.used()) {}
@@ -128,40 +177,36 @@ struct Parts {
 
 // Of one group; 0: better transformed where they are used.
 int64_t prepared_floats(WinogradTask t) {
-  plan_windows(t, 1, true);
-  return weight_floats(t) <= kPreparedWeights ? weight_floats(t) : 0;
-}
-
-void transform_all_weights(const WinogradTask& t, bool bf16) {
-  const KernelTable& k = *kernels();
-  auto weights = bf16 ? k.winograd_weights_bf16 : k.winograd_weights;
-  parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
-               [&](int64_t b, int64_t e, int) { weights(t, b, e); });
+  plan_winograd(t, 1, true);
+  return winograd_weight_floats(t) <= kPreparedWeights ? winograd_weight_floats(t) : 0;
 }
 
 void prepare_windows(WinogradTask& t, bool bf16, float* dst) {
-  plan_windows(t, 1, true);
+  plan_winograd(t, 1, true);
   t.wt = dst;
-  transform_all_weights(t, bf16);
+  transform_winograd_weights(t, bf16);
 }
 
+}  // namespace
+
 // prepared: t.wt holds the transformed weights.
-void run_windows(WinogradTask& t, bool bf16, void* workspace) {
+void run_winograd(WinogradTask& t, bool bf16, void* workspace) {
   const KernelTable& k = *kernels();
   auto groups_kernel = bf16 ? k.winograd_groups_bf16 : k.winograd_groups;
   auto input = bf16 ? k.winograd_input_bf16 : k.winograd_input;
   auto blocks = bf16 ? k.winograd_blocks_bf16 : k.winograd_blocks;
   auto outputs = bf16 ? k.winograd_outputs_bf16 : k.winograd_outputs;
   const bool prepared = t.wt != nullptr;
-  const Plan p = plan_windows(t, num_threads(), prepared);
+  const Plan p = plan_winograd(t, num_threads(), prepared);
   const Parts parts(Carve(workspace), t, p, prepared);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = parts.zeros, t.u = parts.u, t.u_plane = p.u_plane;
   if (!prepared) t.wt = parts.wt;
   const int64_t tiles = all_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
-  if (p.order != Order::blocks && !prepared) transform_all_weights(t, bf16);
+  if (p.order != Order::blocks && !prepared) transform_winograd_weights(t, bf16);
   if (p.order == Order::groups) {
+    t.tiles = tiles;
     const int64_t groups = ceil_div(tiles, t.group);
     with_scratch(groups, ceil_div(128 * 1024, tile_work * t.group), p.scratch,
                  [&](int64_t b, int64_t e, float* s) { groups_kernel(t, s, b, e); });
@@ -179,22 +224,25 @@ void run_windows(WinogradTask& t, bool bf16, void* workspace) {
       with_scratch(t.blocks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { blocks(t, s, b, e); });
     }
     if (t.moments.on) t.moments.part += groups * 2 * t.moments.channels, t.moments.count += groups;
+    if (t.sums_before.on) t.sums_before.part += groups * t.sums_before.step;
   }
 }
 
 // Parts of the moments: groups of tiles of each chunk.
-int64_t part_count(WinogradTask t, bool prepared) {
-  const Plan p = plan_windows(t, 1, prepared);
+int64_t winograd_parts(WinogradTask t, bool prepared) {
+  const Plan p = plan_winograd(t, 1, prepared);
   const int64_t tiles = all_tiles(t);
   if (p.order == Order::groups) return ceil_div(tiles, t.group);
   return tiles / p.chunk * ceil_div(p.chunk, t.group) + ceil_div(tiles % p.chunk, t.group);
 }
 
 // The parts do not depend on the number of threads, which may change between plan and run.
-int64_t windows_workspace(WinogradTask t, bool prepared) {
-  const Plan p = plan_windows(t, 1, prepared);
+int64_t winograd_windows_workspace(WinogradTask t, bool prepared) {
+  const Plan p = plan_winograd(t, 1, prepared);
   return Parts(Carve(nullptr), t, p, prepared).bytes;
 }
+
+namespace {
 
 // ---- gradient of the data by tiles of dy ----
 
@@ -224,7 +272,7 @@ struct DataParts {
       : tiles(images_at_a_time(t) * t.tH * t.tW),
         e_plane(winograd_plane(padded(t.O) * tiles)),
         zeros(c.take<float>(std::max(padded(t.C), padded(t.O)))),
-        wt(c.take<float>(weight_floats(q))),
+        wt(c.take<float>(winograd_weight_floats(q))),
         e(c.take<float>(36 * e_plane)),
         products(c.take<float>(product_floats(tiles, t.C, q.blocks))),
         bytes(c.used()) {}
@@ -238,7 +286,7 @@ void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = q.zeros = parts.zeros, t.e = parts.e, q.u = parts.e, q.wt = parts.wt;
   t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks;
-  transform_all_weights(q, false);
+  transform_winograd_weights(q, false);
   const int64_t tiles = all_tiles(t), vectors = padded(t.C) / lanes();
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
     t.tiles = q.tiles = std::min(parts.tiles, tiles - t.tile0);
@@ -251,40 +299,6 @@ void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
 }
 
 // ---- gradient of the weights ----
-
-// Chunks have their own sums, so their number depends on the shape alone: a power of two, for even shares.
-int64_t chunk_count(int64_t tiles) {
-  const int64_t most = std::clamp<int64_t>(tiles / 512, 8, 64);
-  int64_t chunks = 1;
-  while (2 * chunks <= std::min(most, tiles / 32)) chunks *= 2;
-  return chunks;
-}
-
-Plan plan_gradient(WinogradTask& t, int threads) {
-  Plan p;
-  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
-  p.chunk = std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O)));
-  p.order = 36 * C * O <= kGroupSums          ? Order::groups
-            : by_planes(tiles, 4, p.chunk, O) ? Order::planes
-                                              : Order::blocks;
-  t.blocks = block_count(t.C, p.order == Order::blocks ? threads : 1);
-  if (p.order == Order::groups) {
-    t.chunks = chunk_count(tiles);
-    t.group = even(ceil_div(tiles, t.chunks), kSumTiles);
-    t.sums_chunk = 36 * C * O + kAlign;
-    p.scratch = 36 * (winograd_plane(C * t.group) + winograd_plane(O * t.group));
-    return p;
-  }
-  if (p.order == Order::planes) {
-    p.chunk = std::max(p.chunk, kPlaneFloats / (36 * (C + O)));
-    t.sums_chunk = 36 * C * O;
-  }
-  p.chunk = even(tiles, p.chunk);
-  t.depth = std::min<int64_t>(O, 64);
-  p.u_plane = winograd_plane(C * p.chunk), p.e_plane = winograd_plane(O * p.chunk);
-  p.scratch = 36 * winograd_plane(t.depth * ceil_div(C / lanes(), t.blocks) * lanes());
-  return p;
-}
 
 struct GradientParts {
   float *zeros, *u, *e, *sums, *dbias;
@@ -303,13 +317,14 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
   auto groups = bf16 ? k.winograd_gradient_groups_bf16 : k.winograd_gradient_groups;
   auto input = bf16 ? k.winograd_gradient_input_bf16 : k.winograd_gradient_input;
   auto blocks = bf16 ? k.winograd_gradient_blocks_bf16 : k.winograd_gradient_blocks;
-  const Plan p = plan_gradient(t, num_threads());
+  const Plan p = plan_winograd_gradient(t, num_threads());
   const GradientParts parts(Carve(workspace), t, p);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = parts.zeros, t.u = parts.u, t.e = parts.e, t.sums = parts.sums;
   t.u_plane = p.u_plane, t.e_plane = p.e_plane;
   const int64_t tiles = all_tiles(t);
   if (p.order == Order::groups) {
+    t.tiles = tiles;
     float* dbias = t.dbias;
     if (dbias) t.dbias = parts.dbias;
     with_scratch(t.chunks, 1, p.scratch, [&](int64_t b, int64_t e, float* s) { groups(t, s, b, e); });
@@ -358,8 +373,9 @@ Cost forward_cost(const WinogradTask& t) {
 Cost gradient_cost(const WinogradTask& t) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double O = static_cast<double>(t.O), tiles = static_cast<double>(all_tiles(t));
-  const double sums =
-      36 * padded(t.C) * padded(t.O) <= kGroupSums ? static_cast<double>(chunk_count(all_tiles(t))) : 1;
+  const double sums = 36 * padded(t.C) * padded(t.O) <= kGroupSums
+                          ? static_cast<double>(chunk_count(all_tiles(t), ceil_div(all_tiles(t), sum_unit(t))))
+                          : 1;
   return {36 * O * vC * (1.35 + 3.5 / tiles) + 220 * (vC + vO), (300 + 50 * sums) * O * vC};
 }
 
@@ -400,7 +416,7 @@ const char* gradient_not_worth_it(const WinogradTask& t, double taps, bool bf16 
 }
 
 const char* data_not_worth_it(const Conv2dParams& p, double taps, bool bf16 = false) {
-  const WinogradTask t = bwd_data_task(p), forward = window_task(p);
+  const WinogradTask t = winograd_bwd_data_task(p), forward = winograd_task(p);
   if (bf16 || !by_tiles_of_dy(p, forward, t)) return forward_not_worth_it(t, taps, bf16);
   const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
   return not_worth_it(t, forward_cost(t), products, 22 * products, all_tiles(forward));
@@ -431,36 +447,47 @@ const char* winograd_cannot(const Call& c) {
 const char* winograd_not_worth_it(const Conv2dParams& q, WinogradPass pass, int64_t taps) {
   if (const char* why = not_winograd(q)) return why;
   const double each = static_cast<double>(taps) / 4;
-  if (pass == WinogradPass::bwd_weights) return gradient_not_worth_it(window_task(q), each);
-  return pass == WinogradPass::forward ? forward_not_worth_it(window_task(q), each) : data_not_worth_it(q, each);
+  if (pass == WinogradPass::bwd_weights) return gradient_not_worth_it(winograd_task(q), each);
+  return pass == WinogradPass::forward ? forward_not_worth_it(winograd_task(q), each) : data_not_worth_it(q, each);
+}
+
+const char* winograd_passes_decline(const Call& c) {
+  if (const char* why = winograd_cannot(c)) return why;
+  const auto& p = c.as<Conv2dParams>();
+  if (half(c.in[0])) return "dtype is not float32";
+  const WinogradTask t = winograd_task(p), data = winograd_bwd_data_task(p);
+  if (by_tiles_of_dy(p, t, data)) return "tiles of dy";
+  if (const char* why = gradient_not_worth_it(t, taps(t))) return why;
+  return data_not_worth_it(p, taps(data));
 }
 
 const char* winograd_declines(const Call& c) {
   const char* why = winograd_cannot(c);
   if (why) return why;
-  const WinogradTask t = window_task(c.as<Conv2dParams>());
+  const WinogradTask t = winograd_task(c.as<Conv2dParams>());
   if (half(c.in[0]) && c.prepared && !kept_not_worth_it(t, taps(t))) return nullptr;
   return forward_not_worth_it(t, taps(t), half(c.in[0]));
 }
-// After what run_windows needs.
+// After what run_winograd needs.
 static MomentsSpace winograd_moments(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const bool prepared = c.prepared != nullptr;
-  const WinogradTask t = window_task(p);
+  const WinogradTask t = winograd_task(p);
   char* base = static_cast<char*>(c.workspace);
-  return {p, part_count(t, prepared), base ? base + windows_workspace(t, prepared) : nullptr};
+  return {p, winograd_parts(t, prepared), base ? base + winograd_windows_workspace(t, prepared) : nullptr};
 }
 int64_t winograd_workspace(const Call& c) {
-  return windows_workspace(window_task(c.as<Conv2dParams>()), c.prepared != nullptr) + winograd_moments(c).bytes;
+  return winograd_windows_workspace(winograd_task(c.as<Conv2dParams>()), c.prepared != nullptr) +
+         winograd_moments(c).bytes;
 }
 int64_t winograd_prepared(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return 4 * p.groups * prepared_floats(window_task(p));
+  return 4 * p.groups * prepared_floats(winograd_task(p));
 }
 void winograd_prepare(const Call& c, void* dst) {
   const auto& p = c.as<Conv2dParams>();
   for (int64_t g = 0; g < p.groups; ++g) {
-    WinogradTask t = window_task(p);
+    WinogradTask t = winograd_task(p);
     t.w = elements(c.in[1], g * t.O * t.w_o);
     prepare_windows(t, half(c.in[0]), static_cast<float*>(dst) + g * prepared_floats(t));
   }
@@ -469,7 +496,7 @@ void winograd_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const MomentsSpace moments = winograd_moments(c);
   for (int64_t g = 0; g < p.groups; ++g) {
-    WinogradTask t = window_task(p);
+    WinogradTask t = winograd_task(p);
     // The kernels only read them.
     if (c.prepared) t.wt = static_cast<float*>(const_cast<void*>(c.prepared)) + g * prepared_floats(t);
     t.x = elements(c.in[0], g * t.C), t.w = elements(c.in[1], g * t.O * t.w_o);
@@ -480,7 +507,7 @@ void winograd_run(const Call& c) {
     t.norm = norm_from(norm_in(c, norm_in_at(p)), g * t.C);
     t.moments = moments.out;
     if (t.moments.on) t.moments.part += g * t.O;
-    run_windows(t, half(c.in[0]), c.workspace);
+    run_winograd(t, half(c.in[0]), c.workspace);
   }
   moments.merge(c);
 }
@@ -492,31 +519,31 @@ const char* winograd_bwd_data_declines(const Call& c) {
 }
 int64_t winograd_bwd_data_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  const WinogradTask t = bwd_data_task(p), forward = window_task(p);
-  if (half(c.in[0]) || !by_tiles_of_dy(p, forward, t)) return windows_workspace(t, false);
+  const WinogradTask t = winograd_bwd_data_task(p), forward = winograd_task(p);
+  if (half(c.in[0]) || !by_tiles_of_dy(p, forward, t)) return winograd_windows_workspace(t, false);
   return DataParts(Carve(nullptr), forward, products_task(p, forward)).bytes;
 }
 void winograd_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  if (WinogradTask f = window_task(p); !half(c.in[0]) && by_tiles_of_dy(p, f, bwd_data_task(p))) {
+  if (WinogradTask f = winograd_task(p); !half(c.in[0]) && by_tiles_of_dy(p, f, winograd_bwd_data_task(p))) {
     WinogradTask q = products_task(p, f);
     f.dy = c.in[0].as<float>(), q.w = c.in[1].as<float>(), f.y = c.out[0].as<float>();
     f.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
     return run_tiles_of_dy(f, q, c.workspace);
   }
   for (int64_t g = 0; g < p.groups; ++g) {
-    WinogradTask t = bwd_data_task(p);
+    WinogradTask t = winograd_bwd_data_task(p);
     t.x = elements(c.in[0], g * t.C), t.y = elements_out(c.out[0], g * t.O);
     t.w = elements(c.in[1], g * t.C * t.w_c - (p.kH * p.kW - 1) * t.w_tap);
     t.bias = c.in.size() > 2 ? elements(c.in[2], g * t.O) : nullptr;
-    run_windows(t, half(c.in[0]), c.workspace);
+    run_winograd(t, half(c.in[0]), c.workspace);
   }
 }
 
 const char* winograd_bwd_weights_declines(const Call& c) {
   const char* why = winograd_cannot(c);
   if (why) return why;
-  const WinogradTask t = window_task(c.as<Conv2dParams>());
+  const WinogradTask t = winograd_task(c.as<Conv2dParams>());
   return gradient_not_worth_it(t, taps(t), half(c.in[0]));
 }
 // bfloat16 results are made in float32 at the front of the workspace.
@@ -527,8 +554,8 @@ static int64_t unrounded_bytes(const Call& c) {
   return bytes;
 }
 int64_t winograd_bwd_weights_workspace(const Call& c) {
-  WinogradTask t = window_task(c.as<Conv2dParams>());
-  const Plan p = plan_gradient(t, 1);
+  WinogradTask t = winograd_task(c.as<Conv2dParams>());
+  const Plan p = plan_winograd_gradient(t, 1);
   return unrounded_bytes(c) + GradientParts(Carve(nullptr), t, p).bytes;
 }
 void winograd_bwd_weights_run(const Call& c) {
@@ -538,7 +565,7 @@ void winograd_bwd_weights_run(const Call& c) {
   float* dw = rounds ? front : c.out[0].as<float>();
   float* dbias = !bias ? nullptr : rounds ? front + aligned(c.out[0].numel()) : c.out[1].as<float>();
   for (int64_t g = 0; g < p.groups; ++g) {
-    WinogradTask t = window_task(p);
+    WinogradTask t = winograd_task(p);
     t.x = elements(c.in[0], g * t.C), t.dy = elements(c.in[1], g * t.O);
     t.dw = dw + g * t.O * t.w_o;
     t.dbias = bias ? dbias + g * t.O : nullptr;

@@ -61,7 +61,8 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   }
   // Work items: output blocks apart where the weights are the larger operand, then whatever feeds all
   // threads. With moments the pixels of an item must not depend on those.
-  const int pixel_threads = t.moments.on ? kMomentThreads : threads;
+  const bool parts = t.moments.on || t.sums_before.on;
+  const int pixel_threads = parts ? kMomentThreads : threads;
   const int64_t wanted = pixel_threads == 1 ? 1 : 4 * pixel_threads, weights = t.O * taps * t.C;
   t.groups = weights > t.N * t.H * t.W * t.C ? blocks : 1;
   auto items = [&] { return t.B * t.groups * strip_count(t); };
@@ -73,7 +74,7 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   while (items() < wanted && t.nb > 1) t.nb = ceil_div(t.nb, 2);
   while (items() < wanted && t.ohb > 1 && t.ohb * t.owb > 28) t.ohb = ceil_div(t.ohb, 2);
   while (items() < wanted && t.owb > 28) t.owb = ceil_div(t.owb, 2);
-  while (t.moments.on && items() < 4 * threads && t.groups < blocks) ++t.groups;
+  while (parts && items() < 4 * threads && t.groups < blocks) ++t.groups;
   while (blocks % t.groups) ++t.groups;
   return true;
 }

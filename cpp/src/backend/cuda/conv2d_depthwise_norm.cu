@@ -107,6 +107,7 @@ const char* joint_declines(const Call& c) {
   conv.params = &p.conv;
   if (const char* why = depthwise_rows_decline(conv)) return why;
   if (const char* why = window_declines(p.conv, t)) return why;
+  if (p.has_residual) return "sums of a norm with a residual";
   if (!clamps(p.norm_act) || (p.conv.has_norm_in && !clamps(p.conv.in_act))) return "an activation without bounds";
   if (!all_are(c.in.first(4), t) || c.out[0].dtype != t || !all_are(c.in.subspan(4), DType::float32))
     return "operands of other dtypes";

@@ -19,7 +19,7 @@ class NormBwdOnLoad {
     for (int i = 0; i < static_cast<int>(g_.nodes.size()); ++i)
       if (g_.nodes[i].kind == OpKind::batch_norm_bwd && join(i)) uses_ = Uses(g_);
     for (int i = 0; i < static_cast<int>(g_.nodes.size()); ++i)
-      if (g_.nodes[i].kind == OpKind::conv2d_bwd && take_sums(i)) uses_ = Uses(g_);
+      if (g_.nodes[i].kind == OpKind::conv2d_bwd && (take_sums(i) || take_residual_sums(i))) uses_ = Uses(g_);
   }
 
  private:
@@ -110,22 +110,71 @@ class NormBwdOnLoad {
       before.params.as<Conv2dBwdParams>().norm_act = {};
       if (act) before.in.erase(before.in.begin() + 6);
     }
-    Value sums = mean;
-    sums.buffer = static_cast<int>(g_.buffers.size()), sums.offset = 0, sums.dtype = DType::float64;
-    sums.shape = {2, p.conv.C}, sums.strides = canonical_strides(sums.shape);
-    joint.params.as<Conv2dBwdParams>().has_sums = 1;
-    joint.out.push_back(sums);
-    q.has_sums = 1, q.act = {}, q.has_affine = 0;
-    norm.in.resize(5);
-    norm.in.push_back(sums);
+    give_sums(joint, norm);
     auto kept = [&](const Node& now, int was) { return same_kernel(g_.nodes[was], now, g_.device); };
     if (!kept(joint, i) || !kept(norm, readers[0]) || (readers.size() == 2 && !kept(before, readers[1])))
       return false;
-    g_.buffers.push_back({Buffer::Kind::temporary, 2 * p.conv.C * static_cast<int64_t>(sizeof(double)), nullptr});
+    add_sums(p.conv.C);
     if (readers.size() == 2) g_.nodes[readers[1]] = std::move(before);
     g_.nodes[readers[0]] = std::move(norm);
     g_.nodes[i] = std::move(joint);
     return true;
+  }
+
+  // Node i makes a gradient of x, and x is the output of a norm with a residual, whose backward pass is all that
+  // reads it: the gradient joins the other one of x, goes through the activation and gives the sums here.
+  bool take_residual_sums(int i) {
+    const auto& p = g_.nodes[i].params.as<Conv2dBwdParams>();
+    if (p.conv.has_norm_in || p.has_sums) return false;
+    Node joint = g_.nodes[i];
+    const Value dx = joint.out[0], x = joint.in[2];
+    if (!temporary(dx) || uses_.readers[dx.buffer].size() != 1) return false;
+    const int r = uses_.readers[dx.buffer][0];
+    if (r >= static_cast<int>(g_.nodes.size())) return false;
+    Node norm = g_.nodes[r];
+    if (norm.kind != OpKind::batch_norm_bwd || norm.region != joint.region) return false;
+    auto& q = norm.params.as<BatchNormParams>();
+    const bool act = q.act.act != Act::none, second = q.has_dy2 && norm.in.back() == dx;
+    if (!q.has_residual || q.has_affine || q.has_sums || (act && !(norm.in[5] == x))) return false;
+    if (!second && !(norm.in[0] == dx)) return false;
+    const Value dz = norm.out[3];
+    std::vector<Value> more{norm.in[1], norm.in[3]};
+    if (q.has_dy2) more.push_back(second ? norm.in[0] : norm.in.back());
+    if (!temporary(dz) || !(dz.shape == dx.shape) || !(dz.strides == dx.strides)) return false;
+    for (const Value& v : more)
+      if (!stands(v, i, r)) return false;
+    for (const std::vector<int>* list : {&uses_.readers[dz.buffer], &uses_.writers[dz.buffer]})
+      for (int at : *list)
+        if (at < r) return false;
+    joint.in.insert(joint.in.end(), more.begin(), more.end());
+    joint.out[0] = dz;
+    auto& own = joint.params.as<Conv2dBwdParams>();
+    own.has_residual = 1, own.has_dy2 = q.has_dy2, own.out_act = q.act;
+    norm.in[0] = dz, norm.out.pop_back();
+    q.has_residual = q.has_dy2 = 0;
+    give_sums(joint, norm);
+    if (!same_kernel(g_.nodes[i], joint, g_.device) || !same_kernel(g_.nodes[r], norm, g_.device)) return false;
+    add_sums(p.conv.C);
+    g_.nodes[r] = std::move(norm);
+    g_.nodes[i] = std::move(joint);
+    return true;
+  }
+
+  // The sums that `norm` takes from its gradient, which is behind its activation, are a result of `joint`.
+  void give_sums(Node& joint, Node& norm) const {
+    auto& p = joint.params.as<Conv2dBwdParams>();
+    auto& q = norm.params.as<BatchNormParams>();
+    Value sums = norm.in[3];
+    sums.buffer = static_cast<int>(g_.buffers.size()), sums.offset = 0, sums.dtype = DType::float64;
+    sums.shape = {2, p.conv.C}, sums.strides = canonical_strides(sums.shape);
+    p.has_sums = 1;
+    joint.out.push_back(sums);
+    q.has_sums = 1, q.act = {}, q.has_affine = 0;
+    norm.in.resize(5);
+    norm.in.push_back(sums);
+  }
+  void add_sums(int64_t C) {
+    g_.buffers.push_back({Buffer::Kind::temporary, 2 * C * static_cast<int64_t>(sizeof(double)), nullptr});
   }
 
   // The two backward passes of the same convolution, without a bias, from the gradient dx.

@@ -4,6 +4,7 @@
 // Sum order of one output: channels in order; it does not depend on tiles, groups, blocks or threads.
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/moments.h"
+#include "backend/cpu/kernels/norm_sums.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -21,6 +22,7 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
     if (t.w_o == 1) {
       for (int64_t c = 0; c < cn; ++c) {
         const T* s = src + c * t.w_c;
+        for (int i = 0; i < r * r; ++i) prefetch(s + 2 * t.w_c + i * t.w_tap);  // many short streams
         to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); },
                                               d + c * step, plane);
       }
@@ -32,6 +34,7 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
       for (int i = 0; i < r * r; ++i) {
         const T* s = src + c + i * t.w_tap;
         vf a[kLanes];
+        for (int j = 0; j < n; ++j) prefetch(s + j * t.w_o + kLanes);
 #pragma GCC unroll 16
         for (int j = 0; j < kLanes; ++j) a[j] = j < n ? loadn(s + j * t.w_o, m) : zero();
         transpose(a);
@@ -68,6 +71,34 @@ FASTCNN_OP void sum_tile(MomentSums& s, const vf (&y)[m][m], int64_t rows, int64
         add_moments(s, 1, [&](int) __attribute__((always_inline)) { return at(r * m + c); });
 }
 
+// The gradients of a tile at `offset` go through the norm before them.
+template <int m>
+FASTCNN_OP void through_norm(const NormSums& s, NormChannels& v, vf (&d)[m][m], int64_t offset, int64_t y_h,
+                             int64_t y_w, int64_t rows, int64_t columns, int n) {
+  const float *x = s.x + offset, *y = s.y ? s.y + offset : nullptr;
+  if (rows >= m && columns >= m && n == kLanes) {
+#pragma GCC unroll 4
+    for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < m; ++c) {
+        const int64_t at = r * y_h + c * y_w;
+        d[r][c] = v.pass(d[r][c], load(x + at), y ? y + at : nullptr, kLanes);
+      }
+    return;
+  }
+  alignas(64) float held[m * m][kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < m * m; ++i) store(held[i], d[i / m][i % m]);
+  for (int64_t r = 0; r < (rows < m ? rows : m); ++r)
+    for (int64_t c = 0; c < (columns < m ? columns : m); ++c) {
+      const int64_t at = r * y_h + c * y_w;
+      float* p = held[r * m + c];
+      store(p, v.pass(load(p), loadn(x + at, n), y ? y + at : nullptr, n));
+    }
+#pragma GCC unroll 16
+  for (int i = 0; i < m * m; ++i) d[i / m][i % m] = load(held[i]);
+}
+
 int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
   int64_t n = 0;
   WinogradTile k(t, first);
@@ -93,7 +124,8 @@ void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, 
       const float* s = planes + (i * b.V + v) * kLanes;
       vf y[m][m];
       from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
-      epilogue.finish(y, bias, k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o, k.h, k.w, n);
+      const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
+      epilogue.finish(y, bias, offset, k.h, k.w, n);
       if (t.moments.on) sum_tile<m>(sums, y, t.oH - k.h, t.oW - k.w, i == 0);
     }
     if (t.moments.on) {
@@ -105,9 +137,37 @@ void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, 
   }
 }
 
+// The same for gradients that go through the norm before them, which has no bias, activation or moments.
+template <int m>
+void finish_gradients(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane,
+                      int64_t first, int64_t count, int64_t part) {
+  const Epilogue<float> epilogue{Act::none, t.residual, t.y, t.y_h, t.y_w, t.oH, t.oW};
+  for (int64_t v = 0; v < b.V; ++v) {
+    const int64_t o = (b.v0 + v) * kLanes;
+    const int n = lanes_left(t.O, o);
+    NormChannels channels(t.sums_before, o, n);
+    WinogradTile k(t, first);
+    for (int64_t i = 0; i < count; ++i, k.next(t)) {
+      const float* s = planes + (i * b.V + v) * kLanes;
+      vf y[m][m];
+      from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
+      const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
+      epilogue.finish(y, zero(), offset, k.h, k.w, n,
+                      [&](vf(&d)[m][m], int64_t rows, int64_t columns) __attribute__((always_inline)) {
+                        through_norm(t.sums_before, channels, d, offset, t.y_h, t.y_w, rows, columns, n);
+                      });
+    }
+    channels.leave(t.sums_before, part, o, n);
+  }
+}
+
 template <class T>
 FASTCNN_OP void finish_tiles(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane,
                              int64_t first, int64_t count, int64_t part) {
+  if constexpr (sizeof(T) == 4)
+    if (t.sums_before.on)
+      return t.m == 4 ? finish_gradients<4>(t, b, planes, plane, first, count, part)
+                      : finish_gradients<2>(t, b, planes, plane, first, count, part);
   t.m == 4 ? finish<4, T>(t, b, planes, plane, first, count, part)
            : finish<2, T>(t, b, planes, plane, first, count, part);
 }
@@ -123,27 +183,32 @@ void weights(const WinogradTask& t, int64_t begin, int64_t end) {
   }
 }
 
-// A group stays in cache from window to output. Products of a plane go where the plane before it was: scratch
-// holds 37 planes.
+// Groups of tiles [tile0, tile0 + tiles). A group stays in cache from window to output. Products of a plane go
+// where the plane before it was: scratch holds 37 planes.
 template <class T>
 void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t tiles = t.N * t.tH * t.tW, parts = ceil_div(tiles, t.group);
+  const int64_t parts = ceil_div(t.tiles, t.group);
+  const EvenParts blocks(ceil_div(t.O, kLanes), t.blocks);
+  const int64_t least = blocks.size;  // vectors of a block, or one more
+  const int64_t w_planes[] = {winograd_plane(t.C * least * kLanes), winograd_plane(t.C * (least + 1) * kLanes)};
+  RangeFetch ranges(t, 36 * (end - begin));
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first = tiles * item / parts, count = tiles * (item + 1) / parts - first;
-    const int64_t next = first + count, ahead = item + 1 < end ? tiles * (item + 2) / parts - next : 0;
+    const int64_t first = t.tile0 + t.tiles * item / parts, next = t.tile0 + t.tiles * (item + 1) / parts;
+    const int64_t count = next - first, ahead = item + 1 < end ? t.tile0 + t.tiles * (item + 2) / parts - next : 0;
     const int64_t widest = ceil_div(t.C > t.O ? t.C : t.O, kLanes) * kLanes;
     const int64_t plane = winograd_plane(widest * count);
     float* u = scratch + plane;
     transform_input<T>(t, first, count, u, plane, 0, count);
+    TileFetch<T> written(t, output_image<T>(t), first, count, 36), read(t, input_image<T>(t), next, ahead, 36);
+    const EvenParts parts_of[] = {plane_parts(count, least), plane_parts(count, least + 1)};
     for (int64_t i = 0; i < 36; ++i) {
-      fetch_tiles(t, output_image<T>(t), first + count * i / 36, first + count * (i + 1) / 36);
-      fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
+      written.next(), read.next(), ranges.next();
       const float* w = t.wt;
+      EvenParts vectors = blocks;
       for (int64_t j = 0; j < t.blocks; ++j) {
-        const WinogradBlock b(t.O, t.blocks, j);
-        const int64_t w_plane = winograd_plane(t.C * b.V * kLanes);
-        multiply_plane(u + i * plane, count * kLanes, count, t.C, w + i * w_plane, b.V,
-                       scratch + i * plane + b.v0 * count * kLanes, 1);
+        const int64_t v0 = vectors.at, V = vectors.next() - v0, w_plane = w_planes[V - least];
+        multiply_plane(u + i * plane, count * kLanes, parts_of[V - least], t.C, w + i * w_plane, V,
+                       scratch + i * plane + v0 * count * kLanes, 1);
         w += 36 * w_plane;
       }
     }
@@ -173,11 +238,12 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     for (int64_t g = 0; g < parts; ++g) {
       const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
       const int64_t m_plane = winograd_plane(count * b.V * kLanes);
+      const EvenParts tiles = plane_parts(count, b.V);
       for (int64_t c = 0; c < t.C; c += t.depth) {
         const int64_t cn = t.C - c < t.depth ? t.C - c : t.depth;
         if (!t.wt && (g == 0 || t.depth < t.C)) transform_weights<T>(t, b, c, cn, scratch, w_plane);
         for (int64_t i = 0; i < 36; ++i)
-          multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, count, cn,
+          multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, tiles, cn,
                          w + i * w_plane, b.V, m + i * m_plane, c == 0);
       }
       finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count, g);
@@ -219,7 +285,7 @@ void winograd_products(const WinogradTask& t, float* products, int64_t begin, in
     const int64_t j = item / 36, i = item % 36;
     const WinogradBlock b(t.O, t.blocks, j);
     multiply_plane(
-        t.u + i * t.u_plane, t.tiles * kLanes, t.tiles, t.C,
+        t.u + i * t.u_plane, t.tiles * kLanes, plane_parts(t.tiles, b.V), t.C,
         t.wt + planes_before(t.O, t.blocks, j, t.C * kLanes) + i * winograd_plane(t.C * b.V * kLanes), b.V,
         products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + i * winograd_plane(t.tiles * b.V * kLanes),
         1);

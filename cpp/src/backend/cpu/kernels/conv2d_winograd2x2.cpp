@@ -92,13 +92,14 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
     const int64_t first = t.tiles * g / t.groups, count = t.tiles * (g + 1) / t.groups - first;
     const int64_t w_plane = winograd_plane(t.depth * V * kLanes), m_plane = winograd_plane(count * V * kLanes);
     float* m = scratch + 25 * w_plane;
+    const EvenParts tiles = plane_parts(count, V);
     for (int64_t b = 0; b < all; b += depth) {
       const int64_t n = all - b < depth ? all - b : depth;
       for (int64_t i = 0; i < n; ++i)
         transform_weights(t, (b + i) / in, (b + i) % in * kLanes, v0 * kLanes, V,
                           scratch + i * kLanes * V * kLanes, w_plane);
       for (int64_t i = 0; i < 25; ++i)
-        multiply_plane(t.u + i * t.u_plane + (b * t.places + first) * kLanes, t.places * kLanes, count, n * kLanes,
+        multiply_plane(t.u + i * t.u_plane + (b * t.places + first) * kLanes, t.places * kLanes, tiles, n * kLanes,
                        scratch + i * w_plane, V, m + i * m_plane, b == 0);
     }
     finish_tiles(t, m, m_plane, t.tile0 + first, count, v0 * kLanes, V);

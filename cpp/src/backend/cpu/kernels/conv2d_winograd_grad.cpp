@@ -44,32 +44,38 @@ FASTCNN_OP void store_gradient(const WinogradTask& t, const Planes& at, int64_t 
   t.m == 4 ? finish_taps<3>(at, d, t.w_tap, n, add_to) : finish_taps<5>(at, d, t.w_tap, n, add_to);
 }
 
-// A group of windows stays in cache; the sums of a chunk are read and written once per group.
+// Chunks of tiles [tile0, tile0 + tiles). A group of windows stays in cache; the sums of a chunk are read and
+// written once per group.
 template <class T>
 void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t all = t.N * t.tH * t.tW, on = padded(t.O);
+  const int64_t on = padded(t.O), all = t.tile0 + t.tiles, units = ceil_div(t.tiles, t.unit);
+  const auto tile = [&](int64_t unit) { return t.tile0 + (unit < units ? unit * t.unit : t.tiles); };
   for (int64_t chunk = begin; chunk < end; ++chunk) {
-    const int64_t first = all * chunk / t.chunks, tiles = all * (chunk + 1) / t.chunks - first,
-                  groups = ceil_div(tiles, t.group);
+    const int64_t first = units * chunk / t.chunks, last = units * (chunk + 1) / t.chunks,
+                  groups = ceil_div((last - first) * t.unit, t.group);
     float* sums = t.sums + chunk * t.sums_chunk;
+    RangeFetch ranges(t, 36);
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t at = first + tiles * g / groups, count = first + tiles * (g + 1) / groups - at;
-      const int64_t next = at + count, ahead = next < all ? (all - next < count ? all - next : count) : 0;
+      const int64_t at = tile(first + (last - first) * g / groups),
+                    next = tile(first + (last - first) * (g + 1) / groups), count = next - at;
+      const int64_t ahead = all - next < count ? all - next : count;
       const int64_t u_plane = winograd_plane(padded(t.C) * count), e_plane = winograd_plane(on * count);
       float *u = scratch, *e = scratch + 36 * u_plane, *s = sums;
+      const int fresh = g == 0 && !t.add;
       transform_input<T>(t, at, count, u, u_plane, 0, count);
       transform_gradient<T>(t, at, count, e, e_plane, 0, count);
+      TileFetch<T> read(t, input_image<T>(t), next, ahead, 36), read_dy(t, gradient_image<T>(t), next, ahead, 36);
       for (int64_t j = 0; j < t.blocks; ++j) {
         const WinogradBlock b(t.C, t.blocks, j);
         for (int64_t i = 0; i < 36; ++i, s += on * b.V * kLanes) {
           if (j == 0) {
-            fetch_tiles(t, input_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
-            fetch_tiles(t, gradient_image<T>(t), next + ahead * i / 36, next + ahead * (i + 1) / 36);
+            read.next(), read_dy.next();
+            if (g == 0) ranges.next();
           }
-          sum_plane(e + i * e_plane, u + i * u_plane + b.v0 * count * kLanes, count, count, b.V, 0, on, s, g == 0);
+          sum_plane(e + i * e_plane, u + i * u_plane + b.v0 * count * kLanes, count, count, b.V, 0, on, s, fresh);
         }
       }
-      if (t.dbias) add_bias_gradient<T>(t, at, count, 0, t.O, g == 0, t.dbias + chunk * t.O);
+      if (t.dbias) add_bias_gradient<T>(t, at, count, 0, t.O, fresh, t.dbias + chunk * t.O);
     }
   }
 }

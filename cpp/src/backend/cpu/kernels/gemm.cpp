@@ -2,8 +2,10 @@
 // What it is not: it takes the plan (strips, blocks) as given; backend/cpu/gemm_plan.h makes it.
 // Sum order of one output: channel block, kh, kw, channel; it does not depend on tiles, strips or threads.
 #include "backend/cpu/kernels/act_pixels.h"
+#include "backend/cpu/kernels/even_parts.h"
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/norm_sums.h"
 #include "backend/cpu/kernels/strip.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -28,6 +30,10 @@ constexpr int64_t kFetchFloats = 16;
 // Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
 // products.
 constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
+// Pixels that are multiples of 4 KiB apart lie in one set of a first-level cache of 64 lines of 64 bytes, which
+// has eight ways or more: so many rows at a time stay there.
+constexpr int64_t kAliasedFloats = 1024;
+constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
 struct OutBlocks {
@@ -35,6 +41,12 @@ struct OutBlocks {
   FASTCNN_OP explicit OutBlocks(int64_t O)
       : vectors(ceil_div(O, kLanes)), blocks(output_blocks(vectors, kTileV)) {}
   FASTCNN_OP int64_t first(int64_t b) const { return vectors * b / blocks; }
+  // The first vector of the block that vector v is in, and the end of it.
+  FASTCNN_OP void around(int64_t v, int64_t& first, int64_t& end) const {
+    EvenParts parts(vectors, blocks);
+    do first = parts.at;
+    while ((end = parts.next()) <= v);
+  }
 };
 
 // Neighbouring pixels of a strip whose windows have the same tap rows [kh0, kh1) inside the image.
@@ -67,6 +79,38 @@ FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64
     close_moments(sums + v * 3 * kLanes, kLanes, left < kLanes ? left : kLanes, n, mean + v * kLanes,
                   mean + t.moments.channels + v * kLanes);
   if (o == 0) t.moments.count[strip] = n;
+}
+
+// P pixels of `channels` channels from o on, which a dense kernel has just stored at y + y_off[p]; `at` is where y
+// is in the image. sums: two vectors for each of channels, which start with this tile where it is `fresh`.
+[[maybe_unused]] void norm_pixels(const NormSums& s, float* y, int64_t at, const int64_t* y_off, int64_t P,
+                                  int64_t o, int64_t channels, float* sums, int fresh) {
+  float* to = s.to ? s.to + at : y;
+  for (int64_t v = 0; v < channels; v += kLanes, sums += 2 * kLanes) {
+    const int n = static_cast<int>(channels - v < kLanes ? channels - v : kLanes);
+    NormChannels c(s, o + v, n);
+    if (!fresh) c.sum = load(sums), c.dot = load(sums + kLanes);
+    for (int64_t p = 0; p < P; ++p) {
+      const int64_t i = y_off[p] + v;
+      const float* out = s.y ? s.y + at + i : nullptr;
+      if (n == kLanes) {
+        const vf d = c.pass(load(y + i), load(s.x + at + i), out, kLanes);
+        s.stream ? stream(to + i, d) : store(to + i, d);
+      } else {
+        storen(to + i, c.pass(loadn(y + i, n), loadn(s.x + at + i, n), out, n), n);
+      }
+    }
+    store(sums, c.sum), store(sums + kLanes, c.dot);
+  }
+}
+
+// What they leave of a strip goes to its part.
+FASTCNN_OP void leave_norm_sums(const NormSums& s, int64_t strip, int64_t o, int64_t O, int64_t V,
+                                const float* sums) {
+  double* to = s.part + strip * s.step + o;
+  for (int64_t v = 0; v < V; ++v, sums += 2 * kLanes, to += kLanes, o += kLanes)
+    for (int64_t i = 0; i < (O - o < kLanes ? O - o : kLanes); ++i)
+      to[i] += sums[i], to[s.channels + i] += sums[kLanes + i];
 }
 
 template <class T>
@@ -121,6 +165,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         for (int64_t n = 0, p = 0; n < nn; ++n)
           for (int64_t h = 0; h < hh; ++h)
             for (int64_t w = 0; w < ww; ++w) a_off[p++] = n * a_n + h * t.sH * a_h + w * t.sW * a_w;
+      const bool aliased = kPerWord<T> == 1 && t.sW * a_w % kAliasedFloats == 0;
       TileArgs<T> args;
       args.s1 = t.dH * a_h;
       if (t.merge)
@@ -141,9 +186,12 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.tail = static_cast<int>(left < kLanes ? left : kLanes);
         const float* wb = wc + taps * cn * o0;
         args.fresh = 1;
+        int starts = 1;
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
-          const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile : tile_pixels(static_cast<int>(V));
+          const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile
+                               : aliased                  ? kAliasedTile
+                                                          : tile_pixels(static_cast<int>(V));
           const int64_t tiles = ceil_div(g.pixels, most);
           args.n1 = g.kh1 - g.kh0;
           const float* as = a + g.kh0 * args.s1;
@@ -163,12 +211,13 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             continue;
           }
           args.next = 0, args.tiles = 1;
+          const int64_t line0 = lines ? lines * (b - b0) / (b1 - b0) : 0;
+          const int64_t line1 = lines ? lines * (b + 1 - b0) / (b1 - b0) : 0;
+          EvenParts parts(g.pixels, tiles);
           for (int64_t i = 0; i < tiles; ++i) {
-            const int64_t p0 = g.first + g.pixels * i / tiles, P = g.first + g.pixels * (i + 1) / tiles - p0;
-            const int64_t line1 = lines * (b + 1 - b0) / (b1 - b0);
+            const int64_t p0 = g.first + parts.at, P = g.first + parts.next() - p0;
             for (int64_t p = p0; p < p0 + P && lines; ++p)
-              for (int64_t line = lines * (b - b0) / (b1 - b0); line < line1; ++line)
-                prefetch(as + a_off[p] + ahead + line * kLineWords);
+              for (int64_t line = line0; line < line1; ++line) prefetch(as + a_off[p] + ahead + line * kLineWords);
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
             if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
@@ -187,13 +236,21 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             if constexpr (kPerWord<T> == 1)
               if (args.last && t.late.act != Act::none)
                 act_pixels(t.late, y + o0, y_off + p0, P, (V - 1) * kLanes + args.tail);
+            if constexpr (kPerWord<T> == 1) {
+              if (args.last && t.sums_before.on)
+                norm_pixels(t.sums_before, y + o0, y0 + o0, y_off + p0, P, o0, (V - 1) * kLanes + args.tail, sums,
+                            starts);
+              starts = 0;
+            }
           }
         }
+        if constexpr (kPerWord<T> == 1)
+          if (args.last && t.sums_before.on && !starts) leave_norm_sums(t.sums_before, strip, o0, t.O, V, sums);
         if (args.sums) leave_moments(t, strip, batch * t.bias_b + o0, V, t.O - o0, nn * hh * ww, sums);
       }
     }
   }
-  if (t.stream) fence();
+  if (t.stream || t.sums_before.stream) fence();
 }
 
 }  // namespace
@@ -237,9 +294,9 @@ void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
   const int64_t taps = t.kH * t.kW, padded = blocks.vectors * kLanes;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t batch = item / blocks.vectors, v = item % blocks.vectors;
-    int64_t b = 0;
-    while (blocks.first(b + 1) <= v) ++b;
-    const int64_t v0 = blocks.first(b), step = (blocks.first(b + 1) - v0) * kLanes;
+    int64_t v0, v1;
+    blocks.around(v, v0, v1);
+    const int64_t step = (v1 - v0) * kLanes;
     const int64_t o0 = v * kLanes;
     const int n = static_cast<int>(t.O - o0 < kLanes ? t.O - o0 : kLanes);
     const float* src = t.src + batch * t.src_b + o0 * t.s_o;
@@ -309,9 +366,9 @@ void pack_weights_bf16(const PackTask& t, int64_t begin, int64_t end) {
   const int64_t taps = t.kH * t.kW, depth = ceil_div(t.C, 2);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t batch = item / blocks.vectors, v = item % blocks.vectors;
-    int64_t b = 0;
-    while (blocks.first(b + 1) <= v) ++b;
-    const int64_t v0 = blocks.first(b), step = (blocks.first(b + 1) - v0) * kLanes;
+    int64_t v0, v1;
+    blocks.around(v, v0, v1);
+    const int64_t step = (v1 - v0) * kLanes;
     const int64_t o0 = v * kLanes;
     const int n = static_cast<int>(t.O - o0 < kLanes ? t.O - o0 : kLanes);
     const bfloat16* src = reinterpret_cast<const bfloat16*>(t.src) + batch * t.src_b + o0 * t.s_o;

@@ -25,6 +25,22 @@ struct MomentsOut {
   int32_t on = 0;
 };
 
+// Where an image of gradients goes through the norm before it as it is written: the gradient behind the
+// activation, and its sums. Addresses go by those of the image, whose strides are theirs.
+struct NormSums {
+  const float* x = nullptr;                                         // the norm's input
+  const float* y = nullptr;                                         // its output, or null: made from x
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // of the channels; the last two without y
+  Act act = Act::none;                                              // none, relu or relu6
+  // (2, channels) of each part of the pixels, `step` apart: sums of the gradient and of it times (x - mean), which
+  // are added to what is there.
+  double* part = nullptr;
+  int64_t channels = 0, step = 0;
+  float* to = nullptr;  // dense: where the gradients go, or null: over the image
+  int32_t stream = 0;   // dense: past the caches
+  int32_t on = 0;       // known before the addresses are
+};
+
 // The channels from `from` on.
 FASTCNN_INLINE NormIn norm_from(const NormIn& norm, int64_t from) {
   NormIn n = norm;
@@ -57,6 +73,7 @@ struct GemmTask {
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
   NormIn norm;                  // float32, with pack and x_c of 1
   MomentsOut moments;           // of y, float32; a part is a strip
+  NormSums sums_before;         // float32, one batch, vectors of channels at a time: y is a gradient
 };
 
 // Weights w(o, kh, kw, c) at src + o*s_o + kh*s_kh + kw*s_kw + c*s_c, for B batches, to the order gemm_windows

@@ -8,6 +8,12 @@
 
 namespace fastcnn {
 
+// Memory that is read or written soon, asked for while the cores multiply.
+struct FetchRange {
+  const float* p = nullptr;
+  int64_t floats = 0;
+};
+
 // One convolution of stride 1 (or one group of it) as F(m x m, r x r): F(4x4, 3x3) or F(2x2, 5x5). Tiles are m x m
 // outputs, numbered n, row, column; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane
 // of tiles lies as [channels / lanes][tile][lanes], missing channels as zeros.
@@ -26,12 +32,15 @@ struct WinogradTask {
   Act act = Act::none;              // none, relu or relu6
   NormIn norm;                      // float32: x is read through it
   MomentsOut moments;               // of y, float32; a part is a group of tiles
+  NormSums sums_before;             // float32, by groups: y is a gradient
   const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
 
-  // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`.
-  int64_t blocks = 1, group = 1;
+  // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`; those of the
+  // gradient of the weights are whole `unit`s of tiles.
+  int64_t blocks = 1, group = 1, unit = 1;
+  FetchRange fetch[4];  // by groups
   float* wt = nullptr;  // transformed weights: [block][plane of winograd_plane floats]
-  // Transformed windows shared by threads: tiles [tile0, tile0 + tiles), planes of `u_plane` floats.
+  // What a call is about, and the transformed windows shared by threads: planes of `u_plane` floats.
   int64_t tile0 = 0, tiles = 0, u_plane = 0;
   float* u = nullptr;
   int64_t depth = 0;  // input channels whose weights are transformed at a time
@@ -45,7 +54,7 @@ struct WinogradTask {
   int64_t chunks = 1;
   float* sums = nullptr;  // of each chunk: [block of C][plane][O, whole blocks of lanes][vectors of the block]
   int64_t sums_chunk = 0;
-  int32_t add = 0;  // dw += instead of dw =
+  int32_t add = 0;  // dw += instead of dw =; by groups: sums +=
 };
 
 // An odd number of cache lines, so that the planes of one tile spread over all sets of a cache.

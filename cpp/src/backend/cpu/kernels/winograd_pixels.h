@@ -2,6 +2,7 @@
 // and how whole ranges of tiles are transformed. What it is not: the transforms (winograd_transform.h).
 #pragma once
 #include "backend/cpu/kernels/act.h"
+#include "backend/cpu/kernels/even_parts.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd_planes.h"
@@ -20,8 +21,12 @@ struct WinogradBlock {
 
 // Where the planes of a block begin whose vectors take `floats` in a plane.
 FASTCNN_OP int64_t planes_before(int64_t channels, int64_t blocks, int64_t b, int64_t floats) {
+  EvenParts vectors(ceil_div(channels, kLanes), blocks);
   int64_t at = 0;
-  for (int64_t j = 0; j < b; ++j) at += 36 * winograd_plane(floats * WinogradBlock(channels, blocks, j).V);
+  for (int64_t j = 0; j < b; ++j) {
+    const int64_t v0 = vectors.at;
+    at += 36 * winograd_plane(floats * (vectors.next() - v0));
+  }
   return at;
 }
 
@@ -121,22 +126,60 @@ FASTCNN_OP void transform_gradient(const WinogradTask& t, int64_t first, int64_t
     transform_tiles<OutputPoints<SixPoints, 2>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
 }
 
-// Asks for the m x m pixels of tiles [begin, end) of an image that no other tile has in the middle of its window,
-// so that memory works while the cores multiply: what the transforms touch next lies in the second-level cache
-// then.
+// Asks for the m x m pixels of tiles of an image that no other tile has in the middle of its window, so that
+// memory works while the cores multiply: what the transforms touch next lies in the second-level cache then.
 template <class T>
-FASTCNN_OP void fetch_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t begin, int64_t end) {
-  WinogradTile k(t, begin);
-  for (int64_t i = begin; i < end; ++i, k.next(t)) {
-    const int64_t margin = (6 - t.m) / 2;
-    const int64_t h0 = k.h - m.pT + (m.pT < margin ? m.pT : margin),
-                  w0 = k.w - m.pL + (m.pL < margin ? m.pL : margin);
-    for (int64_t h = h0 < 0 ? 0 : h0; h < h0 + t.m && h < m.H; ++h)
-      for (int64_t w = w0 < 0 ? 0 : w0; w < w0 + t.m && w < m.W; ++w) {
-        const char* p = reinterpret_cast<const char*>(m.p + k.n * m.s_n + h * m.s_h + w * m.s_w);
-        for (int64_t b = 0; b < m.C * static_cast<int64_t>(sizeof(T)); b += 64) __builtin_prefetch(p + b, 0, 2);
-      }
+class TileFetch {
+ public:
+  // Tiles [first, first + count), a share after each of `shares` calls of next().
+  FASTCNN_OP TileFetch(const WinogradTask& t, const WinogradImage<T>& image, int64_t first, int64_t count,
+                       int64_t shares)
+      : t_(t),
+        m_(image),
+        k_(t, first),
+        parts_(count, shares),
+        top_(m_.pT < (6 - t.m) / 2 ? m_.pT : (6 - t.m) / 2),
+        left_(m_.pL < (6 - t.m) / 2 ? m_.pL : (6 - t.m) / 2) {}
+  FASTCNN_OP void next() {
+    int64_t i = parts_.at;
+    for (const int64_t end = parts_.next(); i < end; ++i, k_.next(t_)) {
+      const int64_t h0 = k_.h - m_.pT + top_, w0 = k_.w - m_.pL + left_;
+      for (int64_t h = h0 < 0 ? 0 : h0; h < h0 + t_.m && h < m_.H; ++h)
+        for (int64_t w = w0 < 0 ? 0 : w0; w < w0 + t_.m && w < m_.W; ++w) {
+          const char* p = reinterpret_cast<const char*>(m_.p + k_.n * m_.s_n + h * m_.s_h + w * m_.s_w);
+          for (int64_t b = 0; b < m_.C * static_cast<int64_t>(sizeof(T)); b += 64) __builtin_prefetch(p + b, 0, 2);
+        }
+    }
   }
-}
+
+ private:
+  const WinogradTask& t_;
+  const WinogradImage<T> m_;
+  WinogradTile k_;
+  EvenParts parts_;
+  const int64_t top_, left_;
+};
+
+// The same for the ranges of memory that a call asks for.
+class RangeFetch {
+ public:
+  FASTCNN_OP RangeFetch(const WinogradTask& t, int64_t shares)
+      : t_(t), parts_{of(t, 0, shares), of(t, 1, shares), of(t, 2, shares), of(t, 3, shares)} {}
+  FASTCNN_OP void next() {
+    for (int i = 0; i < 4; ++i) {
+      if (t_.fetch[i].floats == 0) continue;
+      int64_t line = parts_[i].at;
+      for (const int64_t end = parts_[i].next(); line < end; ++line)
+        __builtin_prefetch(t_.fetch[i].p + 16 * line, 0, 2);
+    }
+  }
+
+ private:
+  static FASTCNN_OP EvenParts of(const WinogradTask& t, int i, int64_t shares) {
+    return EvenParts(ceil_div(t.fetch[i].floats, 16), t.fetch[i].floats ? shares : 1);
+  }
+  const WinogradTask& t_;
+  EvenParts parts_[4];
+};
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

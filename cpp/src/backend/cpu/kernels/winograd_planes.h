@@ -1,6 +1,7 @@
 // What it is: what all Winograd kernels share: windows of pixels to planes, the products of planes, and the
 // epilogue of a tile. What it is not: which tiles and channels meet (conv2d_winograd*.cpp).
 #pragma once
+#include "backend/cpu/kernels/even_parts.h"
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/winograd_transform.h"
 
@@ -119,12 +120,16 @@ constexpr PlaneTileFn kPlaneTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
 #endif
 #undef TILES4
 
+// The register tiles of a group of tiles and V vectors.
+FASTCNN_OP EvenParts plane_parts(int64_t tiles, int64_t V) {
+  return EvenParts(tiles, ceil_div(tiles, tile_pixels(static_cast<int>(V))));
+}
+
 // m[tile][V vectors] (+)= sum over C channels of u[channel][tile] * w[channel][V vectors].
-FASTCNN_OP void multiply_plane(const float* u, int64_t u_block, int64_t tiles, int64_t C, const float* w,
+FASTCNN_OP void multiply_plane(const float* u, int64_t u_block, EvenParts parts, int64_t C, const float* w,
                                int64_t V, float* m, int first) {
-  const int64_t parts = ceil_div(tiles, tile_pixels(static_cast<int>(V)));
-  for (int64_t i = 0; i < parts; ++i) {
-    const int64_t p0 = tiles * i / parts, P = tiles * (i + 1) / parts - p0;
+  for (int64_t i = 0; i < parts.parts; ++i) {
+    const int64_t p0 = parts.at, P = parts.next() - p0;
     kPlaneTiles[V - 1][P - 1](u + p0 * kLanes, u_block, C, w, m + p0 * V * kLanes, first);
   }
 }
@@ -181,6 +186,12 @@ FASTCNN_OP void sum_plane(const float* e, const float* u, int64_t places, int64_
 
 // ---- planes to outputs ----
 
+// What sees outputs before they are stored and changes nothing.
+struct PassOutputs {
+  template <class Values>
+  FASTCNN_OP void operator()(Values&, int64_t, int64_t) const {}
+};
+
 // Bias, residual and activation as in gemm_tile.h; an image of outputs whose pixels lie y_h and y_w apart.
 template <class T>
 struct Epilogue {
@@ -190,9 +201,10 @@ struct Epilogue {
   int64_t y_h, y_w, H, W;
 
   // The outputs of one tile and n channels, at `offset`, row h and column w; what lies outside of the image is
-  // left.
-  template <int m>
-  FASTCNN_OP void finish(vf (&v)[m][m], vf bias, int64_t offset, int64_t h, int64_t w, int n) const {
+  // left. through(v, rows, columns) sees them before they are stored.
+  template <int m, class Through = PassOutputs>
+  FASTCNN_OP void finish(vf (&v)[m][m], vf bias, int64_t offset, int64_t h, int64_t w, int n,
+                         const Through& through = {}) const {
     const vf low = set1(act == Act::none ? -__builtin_inff() : 0.0f),
              high = set1(act == Act::relu6 ? 6.0f : __builtin_inff());
     const int64_t rows = H - h < m ? H - h : m, columns = W - w < m ? W - w : m;
@@ -219,6 +231,7 @@ struct Epilogue {
 #pragma GCC unroll 4
         for (int c = 0; c < m; ++c) v[r][c] = vmin(high, vmax(low, v[r][c]));
     }
+    through(v, rows, columns);
     T* d = y + offset;
     if (whole) {
 #pragma GCC unroll 4

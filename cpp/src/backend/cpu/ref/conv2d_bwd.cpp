@@ -34,20 +34,25 @@ void conv2d_bwd(const Call& c) {
   conv2d_bwd_data(part);
   const size_t at = act ? 7 : 6;
   std::vector<Operand> weights{c.in[2], grad};
-  weights.insert(weights.end(), c.in.begin() + at, c.in.end());
+  if (p.conv.has_norm_in) weights.insert(weights.end(), c.in.begin() + at, c.in.begin() + at + 2);
   part.in = weights, part.out = c.out.subspan(1, 1);
   conv2d_bwd_weights(part);
   if (!p.has_sums) return;
-  const Reader x(c.in[2]), in_mean(c.in[at]), in_affine(c.in[at + 1]), dx(c.out[0]);
+  const Reader x(c.in[2]), dx(c.out[0]), norm_x(c.in[p.has_residual ? at : 2]), mean_in(c.in[at + p.has_residual]);
+  Reader affine_in, dy2;
+  if (!p.has_residual) affine_in = c.in[at + 1];
+  if (p.has_dy2) dy2 = c.in[at + 2];
   const Writer dz(c.out[0]), sums(c.out[2]);
   const int64_t C = p.conv.C, pixels = p.conv.N * p.conv.H * p.conv.W;
   for (int64_t ch = 0; ch < C; ++ch) {
     double sum = 0, dot = 0;
     for (int64_t i = ch; i < pixels * C; i += C) {
-      const double centred = x[i] - in_mean[ch];
-      const double d = act_bwd_from_input(p.conv.in_act, dx[i], centred * in_affine[ch] + in_affine[C + ch]);
-      dz.set(i, d);
-      sum += d, dot += d * centred;
+      const double centred = norm_x[i] - mean_in[ch], d = dx[i] + (p.has_dy2 ? dy2[i] : 0);
+      const double g = p.has_residual
+                           ? act_bwd(p.out_act, d, x[i])
+                           : act_bwd_from_input(p.conv.in_act, d, centred * affine_in[ch] + affine_in[C + ch]);
+      dz.set(i, g);
+      sum += g, dot += g * centred;
     }
     sums.set(ch, sum), sums.set(C + ch, dot);
   }
