@@ -59,9 +59,9 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   const int64_t burst = fetch ? kFetchPixels : kStripPixels;
   // dy is read in place by a single tap unless its pixels share sets of the caches, where they lie close, and by
   // vectors that do not reach past a pixel.
-  const bool in_place = kPixels == 1 && (t.o_inner ? t.O % kLanes == 0
-                                                   : (t.kH * t.kW == 1 && t.y_w % kAliasedInPlace != 0) ||
-                                                         t.y_w <= kMostInPlace);
+  const bool in_place =
+      kPixels == 1 && (t.o_inner ? t.O % kLanes == 0
+                                 : (t.kH * t.kW == 1 && t.y_w % kAliasedInPlace != 0) || t.y_w <= kMostInPlace);
   const bool copies = !in_place && !t.o_inner;
   // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
   const bool by_panels = t.panels && t.kH * t.kW == 1;
