@@ -44,7 +44,7 @@ def kinds(quantized):
 
 
 def test_accuracy_on_fashion_stays_within_a_point():
-    fc.manual_seed(0)
+    fc.manual_seed(1)
     train = fc.data.load("fashion_mini", split="train")
     test = fc.data.load("fashion_mini", split="test")
     net = models.create_model("resnet8", num_classes=10, in_channels=1)
@@ -58,7 +58,7 @@ def test_accuracy_on_fashion_stays_within_a_point():
         optimizer.step()
         return loss
 
-    for x, y in fc.data.DataLoader(train, batch_size=64, shuffle=True, seed=0):
+    for x, y in fc.data.DataLoader(train, batch_size=64, shuffle=True, seed=1):
         step(x, y)
     net.eval()
     calibration = [batch for batch, _ in zip(fc.data.DataLoader(train, batch_size=64), range(2))]
