@@ -138,7 +138,8 @@ void check(const Shape& s, bool taken = true) {
       }
       p.has_sums = 0;
       // x as the output of a norm with a residual: without activation, with another gradient, with a clamp.
-      for (int other = 0; in < 0 && norm < 2 && other < 3; ++other) {
+      for (int other = 0; in < 0 && other < 3; ++other) {
+        if (norm != other % 2) continue;  // every pair would take minutes
         p.has_sums = p.has_residual = 1, p.has_dy2 = other == 1, p.out_act.act = acts[other];
         std::vector<Array> more = operands;
         more.push_back(normal(n.x, 10, 1, 1)), more.push_back(normal(s.C, 11, 1, 1));
