@@ -1,8 +1,8 @@
 // What it is: conv2d_bwd on the CPU for dense 1x1 convolutions: strips of pixels, for each of which the gradient
 // of the convolution's output is made once in a thread's scratch and read there by the kernels of both backward
 // passes; or, where threads share large weights, that gradient as a whole and the passes one after the other. Sums
-// have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), or depthwise
-// (conv2d_bwd_depthwise.cpp).
+// have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), depthwise
+// (conv2d_bwd_depthwise.cpp) or Winograd (conv2d_bwd_winograd.cpp).
 #include <algorithm>
 #include <cstring>
 

@@ -1,5 +1,6 @@
-// What it is: what the adaptors of conv2d_bwd share: where its operands are, and the gradient of the convolution's
-// output made pixel by pixel as norm_bwd_apply makes it. What it is not: an adaptor.
+// What it is: what the adaptors of conv2d_bwd share: where its operands are, the gradient of the convolution's
+// output made pixel by pixel as norm_bwd_apply makes it, and the norm before x with its sums. What it is not: an
+// adaptor.
 #pragma once
 #include <algorithm>
 #include <vector>

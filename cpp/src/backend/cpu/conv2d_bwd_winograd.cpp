@@ -1,7 +1,8 @@
 // What it is: conv2d_bwd on the CPU for Winograd convolutions whose images keep their size: strips of whole rows
 // of tiles, for each of which the gradient of the convolution's output is made once in a thread's scratch and read
-// there by both passes. Sums have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), or
-// the plans of the passes (conv2d_winograd.cpp).
+// there by both passes; or, with many channels, that gradient as a whole and the passes one after the other. Sums
+// have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), or the plans of the passes
+// (conv2d_winograd.cpp).
 #include <algorithm>
 #include <cstring>
 
@@ -30,8 +31,7 @@ struct WinogradJoint {
   WinogradPlan data_plan, weights_plan;
   int64_t rows = 0, strip_rows = 1;  // of tiles: all, most of a strip
   int64_t before, behind;            // rows of dy that dx sees above and below its own; x the other way round
-
-  bool by_strips;  // transformed weights and their sums stay in cache
+  bool by_strips;                    // transformed weights and their sums stay in cache
 
   explicit WinogradJoint(const Conv2dBwdParams& joint)
       : data(winograd_bwd_data_task(joint.conv)),

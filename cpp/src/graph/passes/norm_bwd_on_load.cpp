@@ -1,7 +1,7 @@
 // What it is: the backward twin of norm_on_load: where both backward passes of a convolution are all that reads a
 // batch norm's gradient, and one kernel makes them together, the norm gives coefficients alone and that kernel
-// makes the gradient as it reads. What it is not: another order of sums; without a kernel the nodes stay as they
-// are.
+// makes the gradient as it reads. Where the norm before reads its result, that kernel gives its sums too. What it
+// is not: another kernel; where those in use cannot do so, the nodes stay as they are.
 #include <algorithm>
 #include <cstring>
 

@@ -41,7 +41,6 @@ Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, in
 constexpr int64_t kAheadBytes = 768 * 1024;
 
 constexpr int64_t kMostInPlace = 64;
-constexpr int64_t kAliasedInPlace = 1024;
 
 template <class T>
 void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
@@ -60,8 +59,8 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   // dy is read in place by a single tap unless its pixels share sets of the caches, where they lie close, and by
   // vectors that do not reach past a pixel.
   const bool in_place =
-      kPixels == 1 && (t.o_inner ? t.O % kLanes == 0
-                                 : (t.kH * t.kW == 1 && t.y_w % kAliasedInPlace != 0) || t.y_w <= kMostInPlace);
+      kPixels == 1 &&
+      (t.o_inner ? t.O % kLanes == 0 : (t.kH * t.kW == 1 && t.y_w % kAliasedFloats != 0) || t.y_w <= kMostInPlace);
   const bool copies = !in_place && !t.o_inner;
   // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
   const bool by_panels = t.panels && t.kH * t.kW == 1;

@@ -30,9 +30,7 @@ constexpr int64_t kFetchFloats = 16;
 // Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
 // products.
 constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
-// Pixels that are multiples of 4 KiB apart lie in one set of a first-level cache of 64 lines of 64 bytes, which
-// has eight ways or more: so many rows at a time stay there.
-constexpr int64_t kAliasedFloats = 1024;
+// Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
 
 // The vectors of O are dealt evenly to blocks of at most kTileV.
@@ -102,15 +100,6 @@ FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64
     }
     store(sums, c.sum), store(sums + kLanes, c.dot);
   }
-}
-
-// What they leave of a strip goes to its part.
-FASTCNN_OP void leave_norm_sums(const NormSums& s, int64_t strip, int64_t o, int64_t O, int64_t V,
-                                const float* sums) {
-  double* to = s.part + strip * s.step + o;
-  for (int64_t v = 0; v < V; ++v, sums += 2 * kLanes, to += kLanes, o += kLanes)
-    for (int64_t i = 0; i < (O - o < kLanes ? O - o : kLanes); ++i)
-      to[i] += sums[i], to[s.channels + i] += sums[kLanes + i];
 }
 
 template <class T>
@@ -186,7 +175,6 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.tail = static_cast<int>(left < kLanes ? left : kLanes);
         const float* wb = wc + taps * cn * o0;
         args.fresh = 1;
-        int starts = 1;
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
           const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile
@@ -232,20 +220,19 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
               }
             }
             Tiles<T>::at[V - 1][P - 1](args, at, a_off + p0, ws, y + o0, y_off + p0);
-            args.fresh = 0;
-            if constexpr (kPerWord<T> == 1)
-              if (args.last && t.late.act != Act::none)
-                act_pixels(t.late, y + o0, y_off + p0, P, (V - 1) * kLanes + args.tail);
             if constexpr (kPerWord<T> == 1) {
+              const int64_t channels = (V - 1) * kLanes + args.tail;
+              if (args.last && t.late.act != Act::none) act_pixels(t.late, y + o0, y_off + p0, P, channels);
               if (args.last && t.sums_before.on)
-                norm_pixels(t.sums_before, y + o0, y0 + o0, y_off + p0, P, o0, (V - 1) * kLanes + args.tail, sums,
-                            starts);
-              starts = 0;
+                norm_pixels(t.sums_before, y + o0, y0 + o0, y_off + p0, P, o0, channels, sums, args.fresh);
             }
+            args.fresh = 0;
           }
         }
-        if constexpr (kPerWord<T> == 1)
-          if (args.last && t.sums_before.on && !starts) leave_norm_sums(t.sums_before, strip, o0, t.O, V, sums);
+        if (kPerWord<T> == 1 && args.last && t.sums_before.on && !args.fresh)
+          for (int64_t v = 0; v < V; ++v)
+            leave_norm_sums(t.sums_before, strip, o0 + v * kLanes, v == V - 1 ? args.tail : kLanes,
+                            sums + 2 * v * kLanes);
         if (args.sums) leave_moments(t, strip, batch * t.bias_b + o0, V, t.O - o0, nn * hh * ww, sums);
       }
     }

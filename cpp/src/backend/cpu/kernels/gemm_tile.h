@@ -15,6 +15,10 @@ FASTCNN_OP constexpr int tile_pixels(int V) {
   return kVectorRegs == 32 ? (V == 3 ? 9 : V == 2 ? 14 : 16) : (V == 2 ? 6 : 8);
 }
 
+// Pixels multiples of 4 KiB apart lie in one set of a first-level cache of 64 sets of lines of 64 bytes, which has
+// eight ways or more.
+constexpr int64_t kAliasedFloats = 1024;
+
 // The depth is counted in words of four bytes: a float32 or two neighbouring bfloat16.
 template <class T>
 constexpr int64_t kPerWord = static_cast<int64_t>(sizeof(float) / sizeof(T));

@@ -26,7 +26,7 @@ struct MomentsOut {
 };
 
 // Where an image of gradients goes through the norm before it as it is written: the gradient behind the
-// activation, and its sums. Addresses go by those of the image, whose strides are theirs.
+// activation, and its sums. x, y and `to` lie as the image does, with its strides.
 struct NormSums {
   const float* x = nullptr;                                         // the norm's input
   const float* y = nullptr;                                         // its output, or null: made from x

@@ -6,6 +6,12 @@
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
+// Adds sums of n channels from o on, two vectors side by side, to a part.
+FASTCNN_OP void leave_norm_sums(const NormSums& s, int64_t part, int64_t o, int64_t n, const float* sums) {
+  double* to = s.part + part * s.step + o;
+  for (int64_t i = 0; i < n; ++i) to[i] += sums[i], to[s.channels + i] += sums[kLanes + i];
+}
+
 // One vector of channels of the norm before a gradient, and its sums.
 struct NormChannels {
   vf mean, scale, shift, low, high, sum, dot;
@@ -25,12 +31,10 @@ struct NormChannels {
     sum = add(sum, d), dot = fma(d, x, dot);
     return d;
   }
-  // Adds the sums of n channels from o on to a part.
   FASTCNN_OP void leave(const NormSums& s, int64_t part, int64_t o, int n) const {
-    alignas(64) float held[2][kLanes];
-    store(held[0], sum), store(held[1], dot);
-    double* to = s.part + part * s.step + o;
-    for (int i = 0; i < n; ++i) to[i] += held[0][i], to[s.channels + i] += held[1][i];
+    alignas(64) float held[2 * kLanes];
+    store(held, sum), store(held + kLanes, dot);
+    leave_norm_sums(s, part, o, n, held);
   }
 };
 

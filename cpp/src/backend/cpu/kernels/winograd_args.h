@@ -32,7 +32,7 @@ struct WinogradTask {
   Act act = Act::none;              // none, relu or relu6
   NormIn norm;                      // float32: x is read through it
   MomentsOut moments;               // of y, float32; a part is a group of tiles
-  NormSums sums_before;             // float32, by groups: y is a gradient
+  NormSums sums_before;             // float32: y is a gradient; parts as those of moments
   const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
 
   // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`; those of the
