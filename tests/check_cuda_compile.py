@@ -2,7 +2,8 @@
 
     python tests/check_cuda_compile.py [--log FILE] [SOURCE ...]
 
-Needs nvcc, no GPU. Fails on errors, and on spilled registers in kernels outside SPILLS_ALLOWED.
+Needs nvcc, no GPU; with ccache it compiles what has changed. Fails on errors, and on spilled registers in kernels
+outside SPILLS_ALLOWED.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ REGISTERS = re.compile(r"Used (\d+) registers")
 
 def compile_one(nvcc: str, source: pathlib.Path, out: pathlib.Path) -> str:
     """What nvcc printed; RuntimeError with it where it failed."""
-    command = [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-DFASTCNN_HAS_SM90A"]
+    ccache = shutil.which("ccache")  # gives back what ptxas said, too
+    command = [ccache] if ccache else []
+    command += [nvcc, "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-DFASTCNN_HAS_SM90A"]
     command += [f"-I{ROOT}/cpp/include", f"-I{ROOT}/cpp/src", "-c", "-o", str(out), str(source)]
     for target in TARGETS:
         command += ["-gencode", target]

@@ -55,7 +55,7 @@ void check_bf16(const Conv2dParams& p, int64_t x, int64_t w, int64_t y) {
   }
 }
 
-void check(Conv2dParams p) {
+void check(Conv2dParams p, std::initializer_list<int> variants = {0, 1, 2, 3, 4, 5}) {
   p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
   p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
   REQUIRE(p.oH > 0);
@@ -63,7 +63,7 @@ void check(Conv2dParams p) {
   const int64_t x = p.N * p.C * p.H * p.W, y = p.N * p.O * p.oH * p.oW, w = p.O * p.C / p.groups * p.kH * p.kW;
   auto add = [](std::vector<Buffer>& v, int64_t n, uint32_t seed) { v.emplace_back(n), v.back().random(seed); };
   // Plain, bias, bias + residual + relu, residual + relu6, bias + silu, residual + hardswish.
-  for (int variant = 0; variant < 6; ++variant) {
+  for (int variant : variants) {
     Conv2dParams q = p;
     q.has_bias = variant == 1 || variant == 2 || variant == 4;
     q.has_residual = variant == 2 || variant == 3 || variant == 5;
@@ -244,7 +244,7 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   }
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).p);  // large enough to fetch ahead
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).stride(2, 2).p);
-  check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p);  // written past the caches
+  check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p, {0, 2});  // written past the caches
 }
 
 TEST_CASE("conv2d depthwise of bfloat16: NaN and infinity reach the windows that hold them, no others") {

@@ -120,6 +120,7 @@ void check(const Shape& s, bool taken = true) {
   for (int norm = 0; norm < 5; ++norm)
     for (int in = -1; in < most_in; ++in) {
       if (in >= 0 && norm >= 2 && in < 2) continue;  // the other pairs are enough
+      if (n.x > 50000 && (in < 0 ? norm > 1 : in != norm)) continue;  // small shapes have met every pair
       p.norm_act.act = acts[norm];
       p.conv.has_norm_in = in >= 0;
       p.conv.in_act.act = in >= 0 ? acts[in] : Act::none;
