@@ -119,7 +119,7 @@ void check(const Shape& s, bool taken = true) {
   const int most_in = s.groups > 1 ? 5 : 3;  // depthwise kernels read x through smooth activations too
   for (int norm = 0; norm < 5; ++norm)
     for (int in = -1; in < most_in; ++in) {
-      if (in >= 0 && norm >= 2 && in < 2) continue;  // the other pairs are enough
+      if (in >= 0 && norm >= 2 && in < 2) continue;                   // the other pairs are enough
       if (n.x > 50000 && (in < 0 ? norm > 1 : in != norm)) continue;  // small shapes have met every pair
       p.norm_act.act = acts[norm];
       p.conv.has_norm_in = in >= 0;
@@ -153,6 +153,53 @@ void check(const Shape& s, bool taken = true) {
       }
       const int same = same_bits(p, what);
       if (taken) CHECK(same > 0);
+    }
+}
+
+// The weights' gradient alone: against the reference, and the bits of batch_norm_bwd and conv2d_bwd_weights.
+void check_alone(const Shape& s, bool taken = true) {
+  IsaGuard restore;
+  Conv2dBwdParams p;
+  p.conv = conv(s);
+  REQUIRE(p.conv.oH > 0);
+  const Sizes n(p.conv);
+  for (Act act : {Act::none, Act::relu, Act::silu})
+    for (bool norm_in : {false, true}) {
+      p.norm_act.act = act, p.conv.has_norm_in = norm_in, p.conv.in_act.act = norm_in ? Act::relu6 : Act::none;
+      const std::string what = text(s, act, p.conv.in_act.act) + " alone";
+      const Array dy = normal(n.y, 1), x = normal(n.x, 3, 1, 1), y = normal(n.y, 4, 2, 1),
+                  gamma = normal(s.O, 5, 1, 1), mean = normal(s.O, 6, 0.2f, 1),
+                  invstd = normal(s.O, 7, 0.1f, 0.5f), affine = normal(2 * s.O, 8), in_mean = normal(s.C, 9, 1, 1),
+                  in_affine = normal(2 * s.C, 10, 1, 1);
+      std::vector<Array> in{dy, x, y, mean, normal(3 * s.O, 11, 1, 0.5f)}, norm{dy, y, gamma, mean, invstd};
+      if (act != Act::none) in.push_back(affine), norm.push_back(affine);
+      if (norm_in) in.push_back(in_mean), in.push_back(in_affine);
+      const int compared = check_op(cpu::conv2d_bwd_list(), &p, in, {{n.w}}, what, {2e-5});
+      CHECK_MESSAGE((compared > 0) == taken, what);
+      BatchNormParams b;
+      b.rows = n.y / std::max<int64_t>(s.O, 1), b.C = s.O, b.act = p.norm_act, b.has_affine = act != Act::none;
+      for (const std::string& isa : cpu::available_isas()) {
+        cpu::set_isa(isa);
+        if (isa == "ref" || !taken) continue;
+        b.coef_only = 0;
+        std::vector<Array> weights{x, run(cpu::batch_norm_bwd_list()[0], &b, norm, {{n.y}, {s.O}, {s.O}})[0]};
+        b.coef_only = 1;
+        in[4] = run(cpu::batch_norm_bwd_list()[0], &b, norm, {{3 * s.O}, {s.O}, {s.O}})[0];
+        if (norm_in) weights.push_back(in_mean), weights.push_back(in_affine);
+        auto a = operands(in), to = operands(make_outputs({{n.w}}));
+        Call c;
+        c.params = &p, c.in = a, c.out = to;
+        const Implementation* alone = named(cpu::conv2d_bwd_list(), "weights_alone", c);
+        if (!alone) continue;  // strips of other vectors
+        const auto got = run(*alone, &p, in, {{n.w}});
+        c.params = &p.conv;
+        a = operands(weights), c.in = a;
+        const Implementation* apart = named(cpu::conv2d_bwd_weights_list(), "dense", c);
+        REQUIRE(apart);
+        const auto want = run(*apart, &p.conv, weights, {{n.w}});
+        CHECK_MESSAGE(std::memcmp(got[0].f(), want[0].f(), static_cast<size_t>(n.w) * 4) == 0,
+                      what << " " << isa << ": dw has other bits");
+      }
     }
 }
 
@@ -202,6 +249,19 @@ TEST_CASE("conv2d_bwd of depthwise convolutions") {
   check(depthwise(2, 16, 6, 7, 3, 1, 0), false);
   check(depthwise(2, 16, 9, 9, 4, 3, 1), false);
   check(depthwise(1, 512, 9, 200, 3, 1, 1), false);
+}
+
+TEST_CASE("conv2d_bwd of the weights alone") {
+  check_alone({2, 3, 33, 40, 16, 3, 2, 1});
+  check_alone({2, 3, 40, 44, 64, 7, 2, 3});
+  check_alone({9, 1, 28, 28, 35, 5, 1, 2});
+  check_alone({40, 3, 8, 7, 24, 3, 1, 1});  // strips of several images
+  check_alone({3, 3, 21, 32, 16, 3, 1, 1});
+  check_alone({2, 2, 9, 8, 17, 1});
+  check_alone({1, 3, 5, 400, 32, 3, 1, 1}, false);   // strips of parts of rows
+  check_alone({4, 32, 24, 24, 32, 3, 1, 1}, false);  // Winograd
+  check_alone({2, 32, 9, 9, 32, 3, 1, 1, 32}, false);
+  check_alone({0, 3, 8, 8, 16, 3, 1, 1}, false);
 }
 
 TEST_CASE("batch_norm_bwd without its gradient, and from given sums") {

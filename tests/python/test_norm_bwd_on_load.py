@@ -64,6 +64,14 @@ def gradients(model):
     return fn
 
 
+def gradients_of_parameters(model):
+    def fn(x):
+        y = model(x)
+        return (y, *fc.grad((y * y * y).sum(), list(model.parameters())))
+
+    return fn
+
+
 def compare(model, fn, x, tolerance=2e-5):
     """fn(x) compiled and not, from the same state: forward bit for bit, gradients up to rounding."""
     state = {k: v.clone() for k, v in model.state_dict().items()}
@@ -107,6 +115,18 @@ def test_bottlenecks(kernel_isa):
     assert all(s["shapes"].split("-> ")[1].startswith("(3, ") for s in steps(f, "batch_norm_bwd")), f.describe()
     given = [s for s in steps(f, "batch_norm_bwd") if s["bytes"] < 4 * 2 * 24 * 400]
     assert len(given) == 5, f.describe()  # but for the last one, whose gradient no convolution gives
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_first_layers(act, kernel_isa):
+    """Nothing asks for the gradient of the image: the norm's is made on load of the weights' alone."""
+    fc.manual_seed(9)
+    model = nn.Sequential(conv_norm(3, 16, 3, 2), getattr(nn, {"relu": "ReLU", "silu": "SiLU"}[act])(), nn.MaxPool2d(2))
+    f = compare(model, gradients_of_parameters(model), rand(3, 3, 38, 40))
+    assert joint(f) == ["weights_alone"] and not steps(f, "conv2d_bwd_weights"), f.describe()
+    (step,), pixels = steps(f, "conv2d_bwd"), 3 * 19 * 20
+    assert step["flops"] == 5 * 16 * pixels + 2 * 27 * 16 * pixels
+    assert step["bytes"] == 4 * (2 * 16 * pixels + 3 * 3 * 38 * 40 + 27 * 16 + 16 * 6)
 
 
 class Basic(nn.Module):
@@ -169,7 +189,7 @@ def test_training_steps(kernel_isa):
         found, run = train(model, x, y, 0.02, 5, compiled)
         losses.append(found)
         if compiled:
-            assert len(joint(run)) == 8, run.describe()
+            assert len(joint(run)) == 9, run.describe()  # the first layer too
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
     assert losses[0][4] < losses[0][0]
 

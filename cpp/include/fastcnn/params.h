@@ -116,7 +116,8 @@ FASTCNN_INLINE int pointwise_at(const DepthwisePointwiseParams& p) {
 
 // conv2d_bwd: both gradients of a convolution whose output only a batch norm read. `norm_act`: the activation
 // behind that norm, through which dy has yet to go (with an affine map among the inputs); none where dy is the
-// norm's own.
+// norm's own. in: dy, weights, x, y, mean, coef, …; out: dx, dw, …; or, where nothing asks for dx, the same
+// without the weights and dw alone.
 struct Conv2dBwdParams {
   Conv2dParams conv;
   ActParams norm_act;

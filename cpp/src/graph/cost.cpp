@@ -34,10 +34,13 @@ int64_t flops_of(const Call& c) {
       const int64_t expand = p.has_expand ? p.H * p.W * p.C : 0, rest = p.oH * p.oW * (p.kH * p.kW + p.O);
       return 2 * p.N * p.E * (expand + rest);
     }
-    case OpKind::conv2d_bwd: {  // the two products; 5 per value of y to make its gradient
+    case OpKind::conv2d_bwd: {  // a product for each gradient; 5 per value of y to make its gradient
       const Conv2dParams& p = c.as<Conv2dBwdParams>().conv;
-      const int64_t norm = 5 * in + ((p.has_norm_in ? 3 : 0) + (c.out.size() > 2 ? 4 : 0)) * c.in[2].numel();
-      return norm + 4 * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
+      const bool both = c.out.size() > 1;
+      const int64_t of_x = (p.has_norm_in ? 3 : 0) + (c.out.size() > 2 ? 4 : 0);
+      const int64_t norm = 5 * in + of_x * c.in[both ? 2 : 1].numel();
+      return norm +
+             (both ? 4 : 2) * p.N * p.oH * p.oW * p.O * (p.C / std::max<int64_t>(p.groups, 1)) * p.kH * p.kW;
     }
     case OpKind::quantized_conv2d: {
       const Conv2dParams& p = c.as<QuantizedConv2dParams>().conv;

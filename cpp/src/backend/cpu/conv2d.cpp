@@ -168,11 +168,24 @@ void dense_bwd_data_run(const Call& c) {
 
 // ---- dense backward to weights ----
 
-namespace {
+int64_t dense_weights_sums(const WeightsGradTask& t) {
+  return t.chunks > 1 || t.o_inner ? aligned(t.chunks * t.B * t.w_b) : 0;
+}
 
-bool partial_sums(const WeightsGradTask& t) { return t.chunks > 1 || t.o_inner; }
-
-}  // namespace
+void dense_weights_finish(const WeightsGradTask& t, float* dw) {
+  if (t.dw == dw) return;
+  const KernelTable& k = *kernels();
+  const int64_t total = t.B * t.w_b;
+  float* sum = t.o_inner ? t.dw : dw;
+  if (t.chunks > 1)
+    parallel_for(total, 16 * 1024,
+                 [&](int64_t b, int64_t e, int) { k.sum_arrays(t.dw, total, t.chunks, sum, b, e); });
+  if (t.o_inner)
+    for (int64_t g = 0; g < t.B; ++g)
+      parallel_for(t.O, 64, [&](int64_t b, int64_t e, int) {
+        k.transpose_matrix(sum + g * t.w_b, t.O, t.w_b / t.O, dw + g * t.w_b, b, e);
+      });
+}
 
 const char* dense_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true})) return why;
@@ -184,8 +197,8 @@ const char* dense_bwd_weights_declines(const Call& c) {
 int64_t dense_bwd_weights_workspace(const Call& c) {
   WeightsGradTask t = weights_task(whole_window(c.as<Conv2dParams>()));
   plan_weights_grad(t, 1, lanes(), 1);
-  if (!partial_sums(t)) return 0;
-  return 4 * (aligned(t.chunks * t.B * t.w_b) + aligned(t.chunks * t.B * t.O));
+  const int64_t sums = dense_weights_sums(t);
+  return sums ? 4 * (sums + aligned(t.chunks * t.B * t.O)) : 0;
 }
 
 void dense_bwd_weights_run(const Call& c) {
@@ -202,23 +215,15 @@ void dense_bwd_weights_run(const Call& c) {
     return;
   }
   t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = dw, t.dbias = dbias, t.norm = norm_in(c, 2);
-  if (partial_sums(t)) {
+  const int64_t sums = dense_weights_sums(t);
+  if (sums) {
     t.dw = static_cast<float*>(c.workspace);
-    if (dbias) t.dbias = t.dw + aligned(t.chunks * total);
+    if (dbias) t.dbias = t.dw + sums;
   }
   const int64_t items = t.chunks * t.B * t.nc * t.groups;
   with_scratch(items, 1, kGradFloats, [&](int64_t b, int64_t e, float* s) { k.conv2d_weights_grad(t, s, b, e); });
-  if (!partial_sums(t)) return;
-  float* sum = t.o_inner ? t.dw : dw;
-  if (t.chunks > 1 || sum != t.dw)
-    parallel_for(total, 16 * 1024,
-                 [&](int64_t b, int64_t e, int) { k.sum_arrays(t.dw, total, t.chunks, sum, b, e); });
-  if (t.o_inner)
-    for (int64_t g = 0; g < t.B; ++g)
-      parallel_for(t.O, 64, [&](int64_t b, int64_t e, int) {
-        k.transpose_matrix(sum + g * t.w_b, t.O, t.w_b / t.O, dw + g * t.w_b, b, e);
-      });
-  if (dbias) k.sum_arrays(t.dbias, biases, t.chunks, dbias, 0, biases);
+  dense_weights_finish(t, dw);
+  if (sums && dbias) k.sum_arrays(t.dbias, biases, t.chunks, dbias, 0, biases);
 }
 
 namespace {

@@ -2,7 +2,7 @@
 // of the convolution's output is made once in a thread's scratch and read there by the kernels of both backward
 // passes; or, where threads share large weights, that gradient as a whole and the passes one after the other. Sums
 // have the order of conv2d_bwd_weights alone. What it is not: arithmetic (kernels/), depthwise
-// (conv2d_bwd_depthwise.cpp) or Winograd (conv2d_bwd_winograd.cpp).
+// (conv2d_bwd_depthwise.cpp), Winograd (conv2d_bwd_winograd.cpp) or one gradient (conv2d_bwd_weights_alone.cpp).
 #include <algorithm>
 #include <cstring>
 
@@ -158,6 +158,7 @@ constexpr Implementation kJoint[] = {
     {"depthwise", depthwise_joint_declines, depthwise_joint_workspace, depthwise_joint_run},
     {"winograd", winograd_joint_declines, winograd_joint_workspace, winograd_joint_run},
     {"dense", dense_joint_declines, dense_joint_workspace, dense_joint_run},
+    {"weights_alone", weights_alone_declines, weights_alone_workspace, weights_alone_run},
     {"ref", nullptr, nullptr, ref::conv2d_bwd},
 };
 

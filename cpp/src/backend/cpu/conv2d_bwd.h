@@ -19,11 +19,13 @@ inline Call conv_call(const Call& c) {
 inline bool masks(const Conv2dBwdParams& p) { return p.norm_act.act != Act::none; }
 inline int64_t norm_in_at(const Conv2dBwdParams& p) { return masks(p) ? 7 : 6; }
 
-inline const char* joint_declines(const Call& c) {
-  const auto& p = c.as<Conv2dBwdParams>();
+inline const char* activation_declines(const Conv2dBwdParams& p) {
   const Act a = p.norm_act.act;
   if (!clamps(p.out_act.act)) return "activation of the norm before";
   return clamps(a) || smooth(a) ? nullptr : "activation of the norm";
+}
+inline const char* joint_declines(const Call& c) {
+  return c.out.size() < 2 ? "the weights' gradient alone" : activation_declines(c.as<Conv2dBwdParams>());
 }
 
 // dy as the batch norm behind the convolution hands it back: a*dz + b*(y - mean) + c.

@@ -118,6 +118,11 @@ inline WeightsGradTask weights_task(const Conv2dParams& p) {
   return t;
 }
 
+// Of the plan of a dense weights' gradient (conv2d.cpp): floats of sums that lie apart from dw, 0 where t.dw is
+// dw; and what is left to do when the kernel has left them at t.dw.
+int64_t dense_weights_sums(const WeightsGradTask& t);
+void dense_weights_finish(const WeightsGradTask& t, float* dw);
+
 // dx rows of one residue modulo the stride see every step-th tap: each pair of residues is a stride-1
 // convolution of dy with those taps, mirrored.
 

@@ -101,6 +101,7 @@ void with_stride(const Call& c, int64_t stride, F&& f) {
 // ---- both gradients
 // -----------------------------------------------------------------------------------------------
 const char* joint_declines(const Call& c) {
+  if (c.out.size() < 2) return "the weights' gradient alone";
   const auto& p = c.as<Conv2dBwdParams>();
   const DType t = c.in[0].dtype;
   Call conv = c;

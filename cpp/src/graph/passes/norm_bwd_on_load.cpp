@@ -1,7 +1,8 @@
 // What it is: the backward twin of norm_on_load: where both backward passes of a convolution are all that reads a
 // batch norm's gradient, and one kernel makes them together, the norm gives coefficients alone and that kernel
-// makes the gradient as it reads. Where the norm before reads its result, that kernel gives its sums too. What it
-// is not: another kernel; where those in use cannot do so, the nodes stay as they are.
+// makes the gradient as it reads; or the weights' pass alone where nothing else reads it. Where the norm before
+// reads its result, that kernel gives its sums too. What it is not: another kernel; where those in use cannot do
+// so, the nodes stay as they are.
 #include <algorithm>
 #include <cstring>
 
@@ -44,12 +45,13 @@ class NormBwdOnLoad {
     if (p.coef_only || !loads_norms(g_, dx) || !temporary(dx) || (act && !p.has_affine)) return false;
     if (p.has_dy2 && !p.has_residual) return false;  // conv2d_bwd takes one gradient
     const std::vector<int>& readers = uses_.readers[dx.buffer];
-    if (readers.size() != 2 || readers[1] >= static_cast<int>(g_.nodes.size())) return false;
-    const bool data_first = g_.nodes[readers[0]].kind == OpKind::conv2d_bwd_data;
-    const Node& data = g_.nodes[readers[data_first ? 0 : 1]];
+    const bool both = readers.size() == 2;  // gradients; else that of the weights alone
+    if (readers.empty() || readers.size() > 2 || readers.back() >= static_cast<int>(g_.nodes.size())) return false;
+    const bool data_first = both && g_.nodes[readers[0]].kind == OpKind::conv2d_bwd_data;
+    const Node& data = g_.nodes[readers[both && !data_first ? 1 : 0]];
     const Node& weights = g_.nodes[readers[data_first ? 1 : 0]];
-    if (!one_convolution(data, weights, dx) || data.region != norm.region || weights.region != norm.region)
-      return false;
+    if (both ? !one_convolution(data, weights, dx) : !weights_from(weights, dx)) return false;
+    if (data.region != norm.region || weights.region != norm.region) return false;
     if (!temporary(data.out[0]) || !temporary(weights.out[0])) return false;
 
     Node coef_only = norm;
@@ -63,22 +65,25 @@ class NormBwdOnLoad {
     if (act) q.norm_act = p.act;
     Node joint = data;
     joint.kind = OpKind::conv2d_bwd, joint.params = q;
-    joint.in = {p.has_residual ? norm.out[3] : norm.in[0], data.in[1], weights.in[0], y, norm.in[3], coef};
+    const Value dy = p.has_residual ? norm.out[3] : norm.in[0], x = weights.in[0];
+    joint.in = {dy, x, y, norm.in[3], coef};
+    if (both) joint.in.insert(joint.in.begin() + 1, data.in[1]);
     if (act) joint.in.push_back(norm.in[5]);
     joint.in.insert(joint.in.end(), weights.in.begin() + 2, weights.in.end());
-    joint.out = {data.out[0], weights.out[0]};
-    for (size_t k = 0; k < joint.in.size(); ++k)
-      if (k != 5 && !stands(joint.in[k], i + 1, readers[1])) return false;
-    for (int k : {0, 2, 3})
-      if (!loads_norms(g_, joint.in[k])) return false;
+    joint.out = {weights.out[0]};
+    if (both) joint.out.insert(joint.out.begin(), data.out[0]);
+    for (const Value& v : joint.in)
+      if (v.buffer != coef.buffer && !stands(v, i + 1, readers.back())) return false;
+    for (const Value& v : {dy, x, y})
+      if (!loads_norms(g_, v)) return false;
     if (!has_kernel(joint, g_.device) || !same_kernel(norm, coef_only, g_.device)) return false;
 
     g_.buffers.push_back(
         {Buffer::Kind::temporary, 3 * p.C * static_cast<int64_t>(dtype_size(coef.dtype)), nullptr});
-    const int first = readers[0], second = readers[1];
+    const int first = readers[0], second = readers.back();
     g_.nodes[i] = std::move(coef_only);
     g_.nodes[first] = std::move(joint);
-    g_.nodes.erase(g_.nodes.begin() + second);
+    if (both) g_.nodes.erase(g_.nodes.begin() + second);
     return true;
   }
 
@@ -86,7 +91,7 @@ class NormBwdOnLoad {
   // x, so the sums of that pass are made here, and dx goes through the activation here.
   bool take_sums(int i) {
     const auto& p = g_.nodes[i].params.as<Conv2dBwdParams>();
-    if (!p.conv.has_norm_in || p.has_sums) return false;
+    if (!p.conv.has_norm_in || p.has_sums || g_.nodes[i].out.size() < 2) return false;
     Node joint = g_.nodes[i];
     const size_t at = joint.in.size() - 2;
     const Value dx = joint.out[0], x = joint.in[2], mean = joint.in[at], affine = joint.in[at + 1];
@@ -125,7 +130,7 @@ class NormBwdOnLoad {
   // reads it: the gradient joins the other one of x, goes through the activation and gives the sums here.
   bool take_residual_sums(int i) {
     const auto& p = g_.nodes[i].params.as<Conv2dBwdParams>();
-    if (p.conv.has_norm_in || p.has_sums) return false;
+    if (p.conv.has_norm_in || p.has_sums || g_.nodes[i].out.size() < 2) return false;
     Node joint = g_.nodes[i];
     const Value dx = joint.out[0], x = joint.in[2];
     if (!temporary(dx) || uses_.readers[dx.buffer].size() != 1) return false;
@@ -177,12 +182,16 @@ class NormBwdOnLoad {
     g_.buffers.push_back({Buffer::Kind::temporary, 2 * C * static_cast<int64_t>(sizeof(double)), nullptr});
   }
 
+  // The weights' gradient of a convolution without a bias, from the gradient dx.
+  static bool weights_from(const Node& weights, const Value& dx) {
+    return weights.kind == OpKind::conv2d_bwd_weights && weights.in[1] == dx &&
+           weights.in[0].buffer != dx.buffer && weights.out.size() == 1;
+  }
+
   // The two backward passes of the same convolution, without a bias, from the gradient dx.
   static bool one_convolution(const Node& data, const Node& weights, const Value& dx) {
-    if (data.kind != OpKind::conv2d_bwd_data || weights.kind != OpKind::conv2d_bwd_weights) return false;
-    if (!(data.in[0] == dx) || !(weights.in[1] == dx) || data.in[1].buffer == dx.buffer ||
-        weights.in[0].buffer == dx.buffer || data.in.size() != 2 || weights.out.size() != 1)
-      return false;
+    if (data.kind != OpKind::conv2d_bwd_data || !weights_from(weights, dx)) return false;
+    if (!(data.in[0] == dx) || data.in[1].buffer == dx.buffer || data.in.size() != 2) return false;
     if (!(data.in[1].shape == weights.out[0].shape)) return false;
     Conv2dParams a = data.params.as<Conv2dParams>(), b = weights.params.as<Conv2dParams>();
     b.has_norm_in = a.has_norm_in, b.in_act = a.in_act;

@@ -9,8 +9,13 @@
 
 namespace fastcnn::cpu::ref {
 
-void conv2d_bwd(const Call& c) {
-  const auto& p = c.as<Conv2dBwdParams>();
+void conv2d_bwd(const Call& given) {
+  const auto& p = given.as<Conv2dBwdParams>();
+  Call c = given;
+  std::vector<Operand> in(given.in.begin(), given.in.end());
+  const bool both = given.out.size() > 1;
+  if (!both) in.insert(in.begin() + 1, Operand{});  // where the weights would be
+  c.in = in;
   expect_floating(c.in[0], "conv2d_bwd");
   const Reader dy(c.in[0]), y(c.in[3]), mean(c.in[4]), coef(c.in[5]);
   const bool act = p.norm_act.act != Act::none;
@@ -28,14 +33,17 @@ void conv2d_bwd(const Call& c) {
     const double dz = act ? act_bwd_from_input(p.norm_act, dy[i], z) : dy[i];
     g.set(i, coef[o] * dz + coef[O + o] * centred + coef[2 * O + o]);
   }
-  const Operand data[] = {grad, c.in[1]};
   Call part = c;
-  part.params = &p.conv, part.in = data, part.out = c.out.first(1);
-  conv2d_bwd_data(part);
+  part.params = &p.conv;
+  if (both) {
+    const Operand data[] = {grad, c.in[1]};
+    part.in = data, part.out = c.out.first(1);
+    conv2d_bwd_data(part);
+  }
   const size_t at = act ? 7 : 6;
   std::vector<Operand> weights{c.in[2], grad};
   if (p.conv.has_norm_in) weights.insert(weights.end(), c.in.begin() + at, c.in.begin() + at + 2);
-  part.in = weights, part.out = c.out.subspan(1, 1);
+  part.in = weights, part.out = c.out.subspan(both, 1);
   conv2d_bwd_weights(part);
   if (!p.has_sums) return;
   const Reader x(c.in[2]), dx(c.out[0]), norm_x(c.in[p.has_residual ? at : 2]), mean_in(c.in[at + p.has_residual]);
