@@ -13,8 +13,8 @@ from .._modes import no_grad
 _BINS = 4096
 
 
-def run_graph(graph, tensors, names, inputs):
-    """{name: array} of inner values of a float or quantised graph on one batch of inputs."""
+def run_graph(graph, tensors, names, inputs, *, as_arrays=True):
+    """{name: array or Tensor} of inner values of a float or quantised graph on one batch of inputs."""
     outputs = [
         {"name": f"value_{i}", "tensor": n, "dtype": graph["dtypes"][n], "shape": graph["shapes"][n]}
         for i, n in enumerate(names)
@@ -23,7 +23,7 @@ def run_graph(graph, tensors, names, inputs):
     function = _core.GraphFunction(json.dumps({**form, "outputs": outputs}), list(tensors.items()))
     with no_grad():
         results = function([x if isinstance(x, _core.Tensor) else _core.from_numpy(x) for x in inputs])
-    return {n: t.numpy() for n, t in zip(names, results, strict=True)}
+    return {n: t.numpy() if as_arrays else t for n, t in zip(names, results, strict=True)}
 
 
 @dataclass
