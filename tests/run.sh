@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-command -v "${CXX:-g++}" >/dev/null || { echo "tests/run.sh: needs a C++20 compiler: g++ >= 12, or set CXX" >&2; exit 1; }
+export CXX=${CXX:-g++}  # by the name that pip's build uses: objects of both are one in a compiler cache
+command -v "$CXX" >/dev/null || { echo "tests/run.sh: needs a C++20 compiler: g++ >= 12, or set CXX" >&2; exit 1; }
 
 # Prints the include folder that holds doctest/doctest.h. Where the system has none it takes Debian's package apart in
 # $work, which needs neither root nor an installation.
