@@ -129,6 +129,16 @@ def test_first_layers(act, kernel_isa):
     assert step["bytes"] == 4 * (2 * 16 * pixels + 3 * 3 * 38 * 40 + 27 * 16 + 16 * 6)
 
 
+@pytest.mark.parametrize("between", [nn.ReLU6, nn.Identity])
+def test_first_layers_take_sums_from_the_depthwise_convolution_behind(between, kernel_isa):
+    fc.manual_seed(10)
+    model = nn.Sequential(conv_norm(3, 16, 3, 2), between(), conv_norm(16, 16, 3, groups=16), nn.ReLU())
+    f = compare(model, gradients_of_parameters(model), rand(3, 3, 38, 40))
+    assert joint(f) == ["depthwise", "weights_alone"], f.describe()
+    given = [s for s in steps(f, "batch_norm_bwd") if s["bytes"] < 4 * 3 * 16 * 19 * 20]
+    assert len(given) == 1, f.describe()  # no images: sums and coefficients alone
+
+
 class Basic(nn.Module):
     """Two 3x3 and a shortcut, behind which both gradients of the output meet."""
 

@@ -32,7 +32,6 @@ def run(code, **environment):
 # Three steps of training; what comes out depends on the seed alone. In a file, since spawn imports it again.
 CHILDREN = """
 import multiprocessing
-import math
 import os
 import sys
 import threading

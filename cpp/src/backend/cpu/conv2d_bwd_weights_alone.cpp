@@ -16,14 +16,14 @@ namespace fastcnn::cpu {
 namespace {
 
 // The call with operands where those of both gradients are: x stands for the weights, which are not read.
-struct Aligned {
+struct AsBoth {
   std::vector<Operand> in, out;
   Call call;
-  explicit Aligned(const Call& c) : in(c.in.begin(), c.in.end()), out{c.in[1], c.out[0]}, call(c) {
+  explicit AsBoth(const Call& c) : in(c.in.begin(), c.in.end()), out{c.in[1], c.out[0]}, call(c) {
     in.insert(in.begin() + 1, c.in[1]);
     call.in = in, call.out = out;
   }
-  Aligned(const Aligned&) = delete;
+  AsBoth(const AsBoth&) = delete;
 };
 
 struct Alone {
@@ -57,10 +57,11 @@ struct AloneSpace {
 
 const char* weights_alone_declines(const Call& c) {
   if (c.out.size() > 1) return "both gradients";
+  if (const char* why = declines_common(conv_call(c), {.norm_in = true})) return why;
   if (const char* why = activation_declines(c.as<Conv2dBwdParams>())) return why;
   const auto& p = c.as<Conv2dBwdParams>().conv;
   if (p.N * p.oH * p.oW == 0) return "empty";
-  const Aligned all(c);
+  const AsBoth all(c);
   const WeightsCall alone(all.call, nullptr, nullptr);
   for (const Implementation& k : conv2d_bwd_weights_list())
     if (!k.declines || !k.declines(alone.call)) {
@@ -82,7 +83,7 @@ void weights_alone_run(const Call& c) {
   const auto& p = c.as<Conv2dBwdParams>();
   const KernelTable& k = *kernels();
   Alone a(p.conv);
-  const Aligned all(c);
+  const AsBoth all(c);
   const AloneSpace space(c, a);
   const OutputGrad grad(all.call, space.grad);
   WeightsGradTask& w = a.weights;

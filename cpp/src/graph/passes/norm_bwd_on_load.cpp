@@ -110,10 +110,11 @@ class NormBwdOnLoad {
     Node before;  // whose gradient of the output is that of x
     if (readers.size() == 2) {
       before = g_.nodes[readers[1]];
-      if (before.kind != OpKind::conv2d_bwd || !(before.in[0] == dx) || !(before.in[5] == norm.out[0]))
+      const size_t coef = before.out.size() > 1 ? 5 : 4;  // no weights where their gradient alone is asked for
+      if (before.kind != OpKind::conv2d_bwd || !(before.in[0] == dx) || !(before.in[coef] == norm.out[0]))
         return false;
       before.params.as<Conv2dBwdParams>().norm_act = {};
-      if (act) before.in.erase(before.in.begin() + 6);
+      if (act) before.in.erase(before.in.begin() + coef + 1);
     }
     give_sums(joint, norm);
     auto kept = [&](const Node& now, int was) { return same_kernel(g_.nodes[was], now, g_.device); };
