@@ -167,6 +167,12 @@ class InputSums {
     double* sum = of(chunk);
     for (int64_t i = 0; i < 2 * C; ++i) sum[i] += room[i];
   }
+  // What a kernel has summed: of the gradient and, `step` floats on, of it times the centred input.
+  void add(int64_t chunk, const float* sums, int64_t step) const {
+    const int64_t C = args_.s.C;
+    double* sum = of(chunk);
+    for (int64_t i = 0; i < C; ++i) sum[i] += sums[i], sum[C + i] += sums[step + i];
+  }
   void finish(int64_t chunks, double* out) const {
     NormShape s = args_.s;
     s.chunks = chunks;

@@ -31,6 +31,20 @@ FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
     return fma(a, b, c);
 }
 
+// What results meet where they are made, at their offsets, fetched while the last words of the depth are
+// multiplied: it comes from memory, and the tile would wait for it.
+struct Soon {
+  static constexpr int64_t kEvery = 16, kWords = 128;  // words between fetches; the last of a window have them
+  const float* at[3] = {};
+  int count = 0;
+  int64_t from = 0, pixels = 0;  // the first word; of so many pixels at a time
+  FASTCNN_OP void add(const float* p) { at[count++] = p; }
+  FASTCNN_OP void deal(int64_t run, int64_t P) {
+    from = run > kWords ? (run - kWords) / kEvery * kEvery : 0;
+    pixels = ceil_div(P, ceil_div(run - from, kEvery));
+  }
+};
+
 template <class T>
 struct TileArgs {
   int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` words, s1 and s2 apart
@@ -45,6 +59,7 @@ struct TileArgs {
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
   float* sums;    // float32: MomentSums of y of each vector, or null
   int fresh;      // they start with this tile
+  Soon soon;      // float32
 };
 
 template <int P, int V, class T>
@@ -79,11 +94,17 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
       for (int p = 0; p < P; ++p) ap[p] = ar + a_off[p];
       int64_t run = t.run;
       const int64_t w_step = V * kLanes;
+      int64_t soon = kPerWord<T> == 1 && t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
       for (int64_t k = 0; k < run; ++k) {
         if (kPerWord<T> == 1 && t.ahead && k % 16 == 0) {
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
         }
+        if (kPerWord<T> == 1 && soon < P && k % Soon::kEvery == 0 && k >= t.soon.from)
+          for (const int64_t end = soon + t.soon.pixels < P ? soon + t.soon.pixels : P; soon < end; ++soon)
+            for (int i = 0; i < t.soon.count; ++i)
+#pragma GCC unroll 4
+              for (int v = 0; v < V; ++v) prefetch(t.soon.at[i] + y_off[soon] + v * kLanes);
         if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
         vf b[V];
 #pragma GCC unroll 4

@@ -10,6 +10,7 @@
 #include "fastcnn/params.h"
 
 #include "backend/cpu/kernels/columns_args.h"
+#include "backend/cpu/kernels/depthwise_args.h"
 #include "backend/cpu/kernels/few_args.h"
 #include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
