@@ -365,18 +365,21 @@ const char* not_winograd(const Conv2dParams& p) {
 struct Cost {
   double tile, weights;  // of one tile, of all weights
 };
-Cost forward_cost(const WinogradTask& t) {
+Cost forward_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double C = static_cast<double>(t.C), tiles = static_cast<double>(all_tiles(t));
+  if (bf16) return {36 * C * vO * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
   return {36 * C * vO * (1.35 + 2 / tiles) + 220 * (vC + vO), 500 * C * vO};
 }
-Cost gradient_cost(const WinogradTask& t) {
+Cost gradient_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double O = static_cast<double>(t.O), tiles = static_cast<double>(all_tiles(t));
-  const double sums = 36 * padded(t.C) * padded(t.O) <= kGroupSums
-                          ? static_cast<double>(chunk_count(all_tiles(t), ceil_div(all_tiles(t), sum_unit(t))))
-                          : 1;
-  return {36 * O * vC * (1.35 + 3.5 / tiles) + 220 * (vC + vO), (300 + 50 * sums) * O * vC};
+  const bool groups = 36 * padded(t.C) * padded(t.O) <= kGroupSums;
+  const double sums =
+      groups ? static_cast<double>(chunk_count(all_tiles(t), ceil_div(all_tiles(t), sum_unit(t)))) : 1;
+  // Where threads share what they have transformed, its way between them weighs more against pairs, which do not.
+  const double product = bf16 && !groups ? 1.45 : 1.35;
+  return {36 * O * vC * (product + 3.5 / tiles) + (bf16 ? 330 : 220) * (vC + vO), (300 + 50 * sums) * O * vC};
 }
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights,
@@ -392,13 +395,15 @@ const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pix
   if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its tiles lie outside";
   return "too few pixels for its transformed weights";
 }
-// Against bfloat16 pairs, which take two products at once; without an instruction for them, three operations.
-double taps(const WinogradTask& t) { return static_cast<double>((7 - t.m) * (7 - t.m)); }
-double direct_cost(bool bf16) { return !bf16 ? 1 : has_bf16_products() ? 0.5 : 1.45; }
 // taps: multiplications of the direct algorithm per pixel, input and output channel.
+double taps(const WinogradTask& t) { return static_cast<double>((7 - t.m) * (7 - t.m)); }
+// Against bfloat16 pairs, which take two products at once, but for one vector of outputs are held up by their
+// loads; without an instruction for them, three operations.
+double pairs_cost(int64_t O) { return !has_bf16_products() ? 1.45 : O <= lanes() ? 0.7 : 0.5; }
 const char* forward_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
   const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t), direct_cost(bf16) * products, 22 * products);
+  return not_worth_it(t, forward_cost(t, bf16), (bf16 ? pairs_cost(t.O) : 1) * products,
+                      (bf16 ? 8 : 22) * products);
 }
 // Of bfloat16 weights that a plan keeps: packing them costs pairs nothing either. What is left is to read the
 // transformed ones, some 8 bytes in a cycle.
@@ -407,19 +412,23 @@ const char* kept_not_worth_it(const WinogradTask& t, double taps) {
   const double products = static_cast<double>(t.C) * vO, pixels = static_cast<double>(t.N * t.oH * t.oW);
   const double work = static_cast<double>(all_tiles(t)) * (36 * 1.23 * products + 220 * (vC + vO));
   const double wait = 36 * products * static_cast<double>(lanes()) * 4 / 8;
-  const bool worth = 1.05 * std::max(work, wait) + 100e3 < pixels * direct_cost(true) * taps * products;
+  const bool worth = 1.05 * std::max(work, wait) + 100e3 < pixels * pairs_cost(t.O) * taps * products;
   return worth ? nullptr : "pairs are as fast";
 }
+// Pairs of pixels of a row are put together for their weights' gradient, whose sums are read again for each strip.
 const char* gradient_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
   const double products = taps * static_cast<double>(t.O * ceil_div(t.C, lanes()));
-  return not_worth_it(t, gradient_cost(t), direct_cost(bf16) * products, 0);
+  if (!bf16) return not_worth_it(t, gradient_cost(t, false), products, 0);
+  const double words = static_cast<double>(t.oW + t.oW % 2) / static_cast<double>(t.oW);
+  const double direct = pairs_cost(t.C) * (has_bf16_products() ? 1.1 * words : 1);
+  return not_worth_it(t, gradient_cost(t, true), direct * products, 40 * products);
 }
 
 const char* data_not_worth_it(const Conv2dParams& p, double taps, bool bf16 = false) {
   const WinogradTask t = winograd_bwd_data_task(p), forward = winograd_task(p);
   if (bf16 || !by_tiles_of_dy(p, forward, t)) return forward_not_worth_it(t, taps, bf16);
   const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t), products, 22 * products, all_tiles(forward));
+  return not_worth_it(t, forward_cost(t, false), products, 22 * products, all_tiles(forward));
 }
 
 // bfloat16 images run in float32 from window to output; their addresses travel in tasks as those of floats.

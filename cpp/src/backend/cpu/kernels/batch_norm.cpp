@@ -20,10 +20,20 @@ FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
   return Chunk{(image * s.rows + first) * s.C, values, values / s.period, values % s.period};
 }
 
+// The line behind vector v of a run that starts at p, as it is in the chunk `ahead` values further, is fetched to
+// L2: in columns, or from chunk to chunk backwards, the hardware does not run ahead.
+template <class T>
+FASTCNN_OP void fetch_ahead(const T* p, int64_t ahead, int64_t v) {
+  constexpr int64_t kVectors = 64 / (kLanes * static_cast<int64_t>(sizeof(T)));  // of a line
+  if (!ahead || (kVectors > 1 && v % kVectors)) return;
+  const uintptr_t at = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(ahead) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+}
+
 // Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
 template <int NV, class T>
-FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1,
-                              float* s2) {
+FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1, float* s2,
+                              int64_t ahead) {
   vf k[NV], a[NV], q[NV];
   for (int v = 0; v < NV; ++v) k[v] = a[v] = q[v] = zero();
   int64_t few = vrows < kShiftRows ? vrows : kShiftRows;
@@ -37,6 +47,7 @@ FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, 
   for (int64_t r = 0; r < vrows; ++r)
     for (int v = 0; v < NV; ++v) {
       const T* p = x + r * stride + v * kLanes;
+      fetch_ahead(p, ahead, v);
       vf d = sub(n == kLanes ? load(p) : loadn(p, n), k[v]);
       a[v] = add(a[v], d);
       q[v] = fma(d, d, q[v]);
@@ -144,8 +155,13 @@ struct Apply {
   int64_t period;
   float alpha;
   bool nt;
+  int64_t ahead;
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
+    for (int r = 0; r < R; ++r) {
+      fetch_ahead(x + off + r * period, ahead, j / kLanes);
+      if (Res) fetch_ahead(res + off + r * period, ahead, j / kLanes);
+    }
     vf m = get(mean + j, n), a = get(scale + j, n), b = get(shift + j, n), z[R];
     for (int r = 0; r < R; ++r) {
       z[r] = fma(sub(get(x + off + r * period, n), m), a, b);
@@ -172,8 +188,13 @@ struct BwdApply {
   int64_t period;
   float alpha;
   bool nt;
+  int64_t ahead;
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
+    for (int r = 0; r < R; ++r) {
+      fetch_ahead(x + off + r * period, ahead, j / kLanes), fetch_ahead(dy + off + r * period, ahead, j / kLanes);
+      if (A != Act::none && !Again) fetch_ahead(y + off + r * period, ahead, j / kLanes);
+    }
     vf m = get(mean + j, n), va = get(a + j, n), vb = get(b + j, n), vc = get(c + j, n);
     vf sc = Again ? get(scale + j, n) : m, sh = Again ? get(shift + j, n) : m;
     vf dz[R], centred[R], z[R];
@@ -192,7 +213,8 @@ template <Act A>
 constexpr bool kSmooth = A == Act::silu || A == Act::hardswish;
 template <int NV, Act A, bool Dz, bool Two, bool Again, class T>
 FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t stride, int64_t vrows,
-                               const float* mean, int64_t j, int n, float* s1, float* s2, bool more) {
+                               const float* mean, int64_t j, int n, float* s1, float* s2, bool more,
+                               int64_t ahead = 0) {
   vf m[NV], a[NV], q[NV], sc[NV], sh[NV];
   const float alpha = static_cast<float>(p.act.alpha);
   const T *dy = values<T>(p.dy), *x = values<T>(p.x), *y = values<T>(p.y);
@@ -211,6 +233,9 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
       for (int v = 0; v < NV; ++v) {
         const int64_t i = off + u * stride + v * kLanes;
         const int k = u * NV + v;
+        fetch_ahead(dy + i, ahead, v), fetch_ahead(x + i, ahead, v);
+        if (Two) fetch_ahead(dy2 + i, ahead, v);
+        if (A != Act::none && !Again) fetch_ahead(y + i, ahead, v);
         dz[k] = get(dy + i, n), centred[k] = sub(get(x + i, n), m[v]);
         if (Two) dz[k] = add(dz[k], get(dy2 + i, n));
         if (A != Act::none) z[k] = behind_norm<A, Again>(y + i, centred[k], sc[v], sh[v], alpha, n);
@@ -259,6 +284,7 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
     const float* mean = p.mean + item / s.chunks * s.period;
+    const int64_t ahead = item + 1 < end ? s.chunk_rows * s.C : 0;
     double* part = p.part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
@@ -271,7 +297,7 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
         else
           for (int64_t k = j; k < j + NV * kLanes; k += V * kLanes)
             bwd_sums_block<V, A, Dz, Two, Again, T>(p, c.offset + j0 + k, s.period, c.vrows, mean + j0 + k, j0 + k,
-                                                    kLanes, s1 + k, s2 + k, false);
+                                                    kLanes, s1 + k, s2 + k, false, ahead);
       });
       for (int64_t j = 0; j < c.rem; j += kLanes)
         bwd_sums_vector<A, Dz, Two, Again, T>(p, c.offset + c.vrows * s.period + j, 0, 1, mean + j, j,
@@ -289,10 +315,11 @@ FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = end - 1; item >= begin; --item) {
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
-    sweep(c, p.s.period,
-          Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
-                           p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
-                           static_cast<float>(p.act.alpha), p.nt != 0});
+    sweep(
+        c, p.s.period,
+        Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
+                         p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
+                         static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -p.s.chunk_rows * p.s.C : 0});
   }
   if (p.nt) fence();
 }
@@ -303,11 +330,11 @@ FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end)
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
     sweep(c, p.s.period,
-          BwdApply<A, Again, T>{values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
-                                A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr,
-                                Again ? p.scale + t : nullptr, Again ? p.shift + t : nullptr, p.mean + t, p.a + t,
-                                p.b + t, p.c + t, values<T>(p.dx) + c.offset, p.s.period,
-                                static_cast<float>(p.act.alpha), p.nt != 0});
+          BwdApply<A, Again, T>{
+              values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
+              A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr, Again ? p.scale + t : nullptr,
+              Again ? p.shift + t : nullptr, p.mean + t, p.a + t, p.b + t, p.c + t, values<T>(p.dx) + c.offset,
+              p.s.period, static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -p.s.chunk_rows * p.s.C : 0});
   }
   if (p.nt) fence();
 }
@@ -319,12 +346,13 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
     const T* x = values<T>(p->x) + c.offset;
+    const int64_t ahead = item + 1 < end ? s.chunk_rows * s.C : 0;
     double* part = p->part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
       if (c.vrows > 0) {
         for_blocks(width, [&]<int NV>(int64_t j, int n) __attribute__((always_inline)) {
-          moments_block<NV>(x + j0 + j, s.period, c.vrows, n, shift + j, s1 + j, s2 + j);
+          moments_block<NV>(x + j0 + j, s.period, c.vrows, n, shift + j, s1 + j, s2 + j, ahead);
         });
         for (int64_t j = 0; j < c.rem; ++j) {
           float d = static_cast<float>(x[c.vrows * s.period + j]) - shift[j];
