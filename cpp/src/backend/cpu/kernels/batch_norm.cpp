@@ -25,7 +25,7 @@ FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
 template <class T>
 FASTCNN_OP void fetch_ahead(const T* p, int64_t ahead, int64_t v) {
   constexpr int64_t kVectors = 64 / (kLanes * static_cast<int64_t>(sizeof(T)));  // of a line
-  if (!ahead || (kVectors > 1 && v % kVectors)) return;
+  if (!kFetches || !ahead || (kVectors > 1 && v % kVectors)) return;
   const uintptr_t at = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(ahead) * sizeof(T);
   __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
 }

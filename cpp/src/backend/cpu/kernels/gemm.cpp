@@ -175,15 +175,15 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         args.tail = static_cast<int>(left < kLanes ? left : kLanes);
         const float* wb = wc + taps * cn * o0;
         args.fresh = 1;
-        if constexpr (kPerWord<T> == 1) {
-          args.soon = Soon();
-          if (args.last && args.residual) args.soon.add(args.residual);
+        args.soon = Soon<T>();
+        if (args.last && args.residual) args.soon.add(args.residual);
+        if constexpr (kPerWord<T> == 1)
           if (args.last && t.sums_before.on) {
             args.soon.add(t.sums_before.x + y0 + o0);
             if (t.sums_before.y) args.soon.add(t.sums_before.y + y0 + o0);
           }
-          if (args.soon.count && args.run > 0) args.soon.deal(args.run, tile_pixels(static_cast<int>(V)));
-        }
+        if (!args.stream) args.soon.add(y + o0);
+        if (args.soon.count && args.run > 0) args.soon.deal(args.run, tile_pixels(static_cast<int>(V)));
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
           const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile

@@ -31,14 +31,16 @@ FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
     return fma(a, b, c);
 }
 
-// What results meet where they are made, at their offsets, fetched while the last words of the depth are
-// multiplied: it comes from memory, and the tile would wait for it.
+// What results meet where they are stored, at their offsets, and where that is: fetched while the last words of
+// the depth are multiplied, for it comes from memory, and the tile would wait for it.
+template <class T>
 struct Soon {
   static constexpr int64_t kEvery = 16, kWords = 128;  // words between fetches; the last of a window have them
-  const float* at[3] = {};
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const T* at[4] = {};
   int count = 0;
   int64_t from = 0, pixels = 0;  // the first word; of so many pixels at a time
-  FASTCNN_OP void add(const float* p) { at[count++] = p; }
+  FASTCNN_OP void add(const T* p) { at[count++] = p; }
   FASTCNN_OP void deal(int64_t run, int64_t P) {
     from = run > kWords ? (run - kWords) / kEvery * kEvery : 0;
     pixels = ceil_div(P, ceil_div(run - from, kEvery));
@@ -59,7 +61,7 @@ struct TileArgs {
   int stream;     // write y past the caches: whole vectors at multiples of a vector only
   float* sums;    // float32: MomentSums of y of each vector, or null
   int fresh;      // they start with this tile
-  Soon soon;      // float32
+  Soon<T> soon;
 };
 
 template <int P, int V, class T>
@@ -94,17 +96,18 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
       for (int p = 0; p < P; ++p) ap[p] = ar + a_off[p];
       int64_t run = t.run;
       const int64_t w_step = V * kLanes;
-      int64_t soon = kPerWord<T> == 1 && t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
+      int64_t soon = t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
       for (int64_t k = 0; k < run; ++k) {
         if (kPerWord<T> == 1 && t.ahead && k % 16 == 0) {
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
         }
-        if (kPerWord<T> == 1 && soon < P && k % Soon::kEvery == 0 && k >= t.soon.from)
+        if (kFetches && soon < P && k % Soon<T>::kEvery == 0 && k >= t.soon.from)
           for (const int64_t end = soon + t.soon.pixels < P ? soon + t.soon.pixels : P; soon < end; ++soon)
+#pragma GCC unroll 1
             for (int i = 0; i < t.soon.count; ++i)
-#pragma GCC unroll 4
-              for (int v = 0; v < V; ++v) prefetch(t.soon.at[i] + y_off[soon] + v * kLanes);
+#pragma GCC unroll 1
+              for (int64_t v = 0; v < V * kLanes; v += Soon<T>::kLine) prefetch(t.soon.at[i] + y_off[soon] + v);
         if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
         vf b[V];
 #pragma GCC unroll 4

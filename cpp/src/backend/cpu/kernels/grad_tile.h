@@ -65,12 +65,17 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
         acc[p][i] = i == V - 1 && k.tail < kLanes ? loadn(out + p * k.out + i * kLanes, k.tail)
                                                   : load(out + p * k.out + i * kLanes);
   }
+  int soon = 0;  // rows of the next tile of the result, fetched a few at a time: it goes on from what is there
   for (int64_t n = 0; n < k.nn; ++n)
     for (int64_t h = 0; h < k.hh; ++h) {
       const float* sp = s + n * k.s_n + h * k.s_h;
       const float* vp = v + n * k.v_n + h * k.v_h;
       for (int64_t w = 0; w < k.ww;) {
         ahead.fetch();
+#pragma GCC unroll 1
+        for (const int end = soon + 2 < P ? soon + 2 : P; kFetches && soon < end; ++soon)
+#pragma GCC unroll 4
+          for (int i = 0; i < V; ++i) prefetch(out + (P + soon) * k.out + i * kLanes);
         const int64_t w1 = k.ww - w < k.burst ? k.ww : w + k.burst;
         for (; w < w1; ++w) {
           if (kOnce) prefetch(sp + kOnceFloats);
