@@ -369,7 +369,7 @@ Cost forward_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double C = static_cast<double>(t.C), tiles = static_cast<double>(all_tiles(t));
   if (bf16) return {36 * C * vO * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
-  return {36 * C * vO * (1.35 + 2 / tiles) + 220 * (vC + vO), 500 * C * vO};
+  return {36 * C * vO * (1.35 + 2 / tiles) + 220 * (vC + vO), 300 * C * vO};
 }
 Cost gradient_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
