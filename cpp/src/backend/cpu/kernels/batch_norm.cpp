@@ -30,6 +30,11 @@ FASTCNN_OP void fetch_ahead(const T* p, int64_t ahead, int64_t v) {
   __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
 }
 
+// How far it is; 0 for what stays in L2.
+FASTCNN_OP int64_t to_next_chunk(const NormShape& s) {
+  return s.images * s.rows * s.C > 128 * 1024 ? s.chunk_rows * s.C : 0;
+}
+
 // Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
 template <int NV, class T>
 FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, float* shift, float* s1, float* s2,
@@ -284,7 +289,7 @@ FASTCNN_OP void bwd_sums(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
     const float* mean = p.mean + item / s.chunks * s.period;
-    const int64_t ahead = item + 1 < end ? s.chunk_rows * s.C : 0;
+    const int64_t ahead = item + 1 < end ? to_next_chunk(s) : 0;
     double* part = p.part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
@@ -315,11 +320,10 @@ FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
   for (int64_t item = end - 1; item >= begin; --item) {
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
-    sweep(
-        c, p.s.period,
-        Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
-                         p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
-                         static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -p.s.chunk_rows * p.s.C : 0});
+    sweep(c, p.s.period,
+          Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
+                           p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
+                           static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -to_next_chunk(p.s) : 0});
   }
   if (p.nt) fence();
 }
@@ -334,7 +338,7 @@ FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end)
               values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
               A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr, Again ? p.scale + t : nullptr,
               Again ? p.shift + t : nullptr, p.mean + t, p.a + t, p.b + t, p.c + t, values<T>(p.dx) + c.offset,
-              p.s.period, static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -p.s.chunk_rows * p.s.C : 0});
+              p.s.period, static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -to_next_chunk(p.s) : 0});
   }
   if (p.nt) fence();
 }
@@ -346,7 +350,7 @@ void moments(const NormMomentsArgs* p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     Chunk c = chunk_of(s, item);
     const T* x = values<T>(p->x) + c.offset;
-    const int64_t ahead = item + 1 < end ? s.chunk_rows * s.C : 0;
+    const int64_t ahead = item + 1 < end ? to_next_chunk(s) : 0;
     double* part = p->part + item * 2 * s.C;
     for (int64_t j0 = 0; j0 < s.period; j0 += kMaxPeriod) {
       int64_t width = s.period - j0 < kMaxPeriod ? s.period - j0 : kMaxPeriod;
