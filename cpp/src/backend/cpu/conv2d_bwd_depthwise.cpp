@@ -4,7 +4,6 @@
 // sums; else the two passes follow each other, with the sums of conv2d_bwd_weights alone. What it is not:
 // arithmetic (kernels/).
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -38,7 +37,7 @@ struct DepthwiseJoint {
     for_each_depthwise_residue(p, [&](GemmTask& t, PackTask&, int64_t, int64_t) {
       if (t.kH > 0) above = std::max(above, t.pT), below = std::max(below, (t.kH - 1) * t.dH - t.pT);
       left = std::max(left, t.pL), right = std::max(right, t.oW + t.kW - 1 - t.pL - p.oW);
-      at_once = at_once && t.kH * t.dH * t.dW == t.kH && t.kW > 0 && t.kW <= 5 && t.kW != 4;
+      at_once = at_once && t.dH * t.dW == 1 && t.kH > 0 && t.kW > 0 && t.kW <= 5 && t.kW != 4;
       packed += t.kH * t.kW * p.C;
     });
     if (at_once) {
@@ -54,11 +53,10 @@ struct DepthwiseJoint {
   }
   int64_t held_rows() const { return std::min(weights.oH, rows + above + below); }
   int64_t pitch() const { return weights.y_h + (left + right) * weights.C; }  // of held rows
-  int64_t x_floats() const {
-    return weights.norm.on && !at_once ? aligned(rows_read(weights, rows) * weights.x_h) : 0;
-  }
+  // Not at once:
+  int64_t x_floats() const { return weights.norm.on ? aligned(rows_read(weights, rows) * weights.x_h) : 0; }
 
-  int64_t dx_floats() const { return has_sums && !at_once ? aligned(rows * weights.sH * weights.x_h) : 0; }
+  int64_t dx_floats() const { return has_sums ? aligned(rows * weights.sH * weights.x_h) : 0; }
 
   void pack(const Conv2dParams& p, const float* w, float* dx, float* space) {
     for_each_depthwise_residue(p, [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
@@ -93,8 +91,6 @@ int64_t depthwise_joint_workspace(const Call& c) {
 
 namespace {
 
-constexpr int64_t kFetched = 128 * 1024;  // floats of an image that L2 does not hold anyway
-
 void run_at_once(const Call& c, DepthwiseJoint& j, float* space) {
   const auto& p = c.as<Conv2dBwdParams>();
   WeightsGradTask& w = j.weights;
@@ -105,14 +101,12 @@ void run_at_once(const Call& c, DepthwiseJoint& j, float* space) {
   const InputSums sums(c, space);
   const NormSums before = norm_sums(c, nullptr, 0);
   const float *dy = c.in[0].as<float>(), *y = c.in[3].as<float>();
-  DepthwiseBwdTask task;
-  task.low = before.act == Act::none ? -INFINITY : 0.0f, task.high = before.act == Act::relu6 ? 6.0f : INFINITY;
-  task.sums_step = step;
   const int64_t lines = w.N * w.oH, held = aligned(j.held_rows() * pitch);
-  const bool fetches = p.conv.N * p.conv.H * p.conv.W * C > kFetched;
+  const bool fetches = p.conv.N * p.conv.H * p.conv.W * C > kCachedFloats;
   with_scratch(w.chunks, 1, held + 2 * step, [&](int64_t b, int64_t e, float* scratch) {
     HeldRows made{scratch};
-    DepthwiseBwdTask once = task;
+    DepthwiseBwdTask once;
+    once.sums_step = step;
     for (int64_t r = 0; r < j.held_rows(); ++r) {
       std::fill_n(scratch + r * pitch, j.left * C, 0.0f);
       std::fill_n(scratch + r * pitch + j.left * C + row, j.right * C, 0.0f);

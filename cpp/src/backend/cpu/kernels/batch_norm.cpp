@@ -20,19 +20,19 @@ FASTCNN_OP Chunk chunk_of(const NormShape& s, int64_t item) {
   return Chunk{(image * s.rows + first) * s.C, values, values / s.period, values % s.period};
 }
 
-// The line behind vector v of a run that starts at p, as it is in the chunk `ahead` values further, is fetched to
-// L2: in columns, or from chunk to chunk backwards, the hardware does not run ahead.
-template <class T>
-FASTCNN_OP void fetch_ahead(const T* p, int64_t ahead, int64_t v) {
-  constexpr int64_t kVectors = 64 / (kLanes * static_cast<int64_t>(sizeof(T)));  // of a line
-  if (!kFetches || !ahead || (kVectors > 1 && v % kVectors)) return;
+// NV vectors from p on, as they are in the chunk `ahead` values further, are fetched to L2: in columns, or from
+// chunk to chunk backwards, the hardware does not run ahead.
+template <int NV, class T>
+FASTCNN_OP void fetch_ahead(const T* p, int64_t ahead) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
   const uintptr_t at = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(ahead) * sizeof(T);
-  __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+  for (int i = 0; i < NV * kLanes; i += kLine)
+    __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<uintptr_t>(i) * sizeof(T)), 0, 2);
 }
 
 // How far it is; 0 for what stays in L2.
 FASTCNN_OP int64_t to_next_chunk(const NormShape& s) {
-  return s.images * s.rows * s.C > 128 * 1024 ? s.chunk_rows * s.C : 0;
+  return kFetches && s.images * s.rows * s.C > kCachedFloats ? s.chunk_rows * s.C : 0;
 }
 
 // Shift and shifted sums of NV vectors (the last one with n lanes) over the virtual rows of a chunk.
@@ -49,14 +49,15 @@ FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, 
     }
   vf inv = set1(1.0f / static_cast<float>(few));
   for (int v = 0; v < NV; ++v) k[v] = mul(k[v], inv);
-  for (int64_t r = 0; r < vrows; ++r)
+  for (int64_t r = 0; r < vrows; ++r) {
+    if (ahead) fetch_ahead<NV>(x + r * stride, ahead);
     for (int v = 0; v < NV; ++v) {
       const T* p = x + r * stride + v * kLanes;
-      fetch_ahead(p, ahead, v);
       vf d = sub(n == kLanes ? load(p) : loadn(p, n), k[v]);
       a[v] = add(a[v], d);
       q[v] = fma(d, d, q[v]);
     }
+  }
   for (int v = 0; v < NV; ++v) {
     store(shift + v * kLanes, k[v]);
     store(s1 + v * kLanes, a[v]);
@@ -163,9 +164,9 @@ struct Apply {
   int64_t ahead;
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    for (int r = 0; r < R; ++r) {
-      fetch_ahead(x + off + r * period, ahead, j / kLanes);
-      if (Res) fetch_ahead(res + off + r * period, ahead, j / kLanes);
+    for (int r = 0; r < R && ahead; ++r) {
+      fetch_ahead<1>(x + off + r * period, ahead);
+      if (Res) fetch_ahead<1>(res + off + r * period, ahead);
     }
     vf m = get(mean + j, n), a = get(scale + j, n), b = get(shift + j, n), z[R];
     for (int r = 0; r < R; ++r) {
@@ -196,9 +197,9 @@ struct BwdApply {
   int64_t ahead;
   template <int R>
   FASTCNN_INLINE void run(int64_t off, int64_t j, int n) const {
-    for (int r = 0; r < R; ++r) {
-      fetch_ahead(x + off + r * period, ahead, j / kLanes), fetch_ahead(dy + off + r * period, ahead, j / kLanes);
-      if (A != Act::none && !Again) fetch_ahead(y + off + r * period, ahead, j / kLanes);
+    for (int r = 0; r < R && ahead; ++r) {
+      fetch_ahead<1>(x + off + r * period, ahead), fetch_ahead<1>(dy + off + r * period, ahead);
+      if (A != Act::none && !Again) fetch_ahead<1>(y + off + r * period, ahead);
     }
     vf m = get(mean + j, n), va = get(a + j, n), vb = get(b + j, n), vc = get(c + j, n);
     vf sc = Again ? get(scale + j, n) : m, sh = Again ? get(shift + j, n) : m;
@@ -234,13 +235,15 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
   }
   const auto rows = [&]<int U>() __attribute__((always_inline)) {
     vf dz[U * NV], centred[U * NV], z[U * NV];
+    for (int64_t i = off; ahead && i < off + U * stride; i += stride) {
+      fetch_ahead<NV>(dy + i, ahead), fetch_ahead<NV>(x + i, ahead);
+      if (Two) fetch_ahead<NV>(dy2 + i, ahead);
+      if (A != Act::none && !Again) fetch_ahead<NV>(y + i, ahead);
+    }
     for (int u = 0; u < U; ++u)
       for (int v = 0; v < NV; ++v) {
         const int64_t i = off + u * stride + v * kLanes;
         const int k = u * NV + v;
-        fetch_ahead(dy + i, ahead, v), fetch_ahead(x + i, ahead, v);
-        if (Two) fetch_ahead(dy2 + i, ahead, v);
-        if (A != Act::none && !Again) fetch_ahead(y + i, ahead, v);
         dz[k] = get(dy + i, n), centred[k] = sub(get(x + i, n), m[v]);
         if (Two) dz[k] = add(dz[k], get(dy2 + i, n));
         if (A != Act::none) z[k] = behind_norm<A, Again>(y + i, centred[k], sc[v], sh[v], alpha, n);

@@ -389,8 +389,7 @@ FASTCNN_OP Row start_row(const Task& t) {
   Row r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
   r.oW = t.oW, r.W = t.W, r.pL = t.pL;
-  // From half of L2 on.
-  if (t.N * t.x_n > 128 * 1024 && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  if (t.N * t.x_n > kCachedFloats && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
   r.fetch = t.norm.fetch;
   return r;
 }

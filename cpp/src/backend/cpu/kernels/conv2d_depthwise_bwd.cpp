@@ -18,6 +18,7 @@ struct Row {
   float* dx;
   int64_t step;                   // between pixels of dx and x
   const float *next_dz, *next_y;  // or null: what is fetched meanwhile, column by column of dy
+  float low, high;                // of what the norm's activation lets through
 };
 
 // T pixels from ow on, n channels from c on.
@@ -30,7 +31,7 @@ FASTCNN_OP void tile(const DepthwiseBwdTask& t, const Row& r, int64_t ow, int64_
   const float* x = r.x + ow * r.step + c;
   vf a[T], acc[T];
   {
-    const vf scale = get(s.scale + c), shift = get(s.shift + c), low = set1(t.low), high = set1(t.high);
+    const vf scale = get(s.scale + c), shift = get(s.shift + c), low = set1(r.low), high = set1(r.high);
 #pragma GCC unroll 8
     for (int i = 0; i < T; ++i) {
       a[i] = vmin(high, vmax(low, fma(sub(get(x + i * r.step), mean), scale, shift)));
@@ -62,7 +63,7 @@ FASTCNN_OP void tile(const DepthwiseBwdTask& t, const Row& r, int64_t ow, int64_
       __builtin_prefetch(r.next_dz + (ow + i) * C + c, 0, 2);
       __builtin_prefetch(r.next_y + (ow + i) * C + c, 0, 2);
     }
-  // What the clamp has let through is between its bounds; a NaN is.
+  // As in NormChannels: at a bound and outside of it the gradient is 0, and a NaN bounds nothing.
   const vf none = set1(s.act == Act::none ? __builtin_nanf("") : 0.0f),
            most = set1(s.act == Act::relu6 ? 6.0f : __builtin_nanf(""));
   vf sum = load(t.sums + c), dot = load(t.sums + t.sums_step + c);
@@ -107,6 +108,8 @@ void conv2d_depthwise_bwd(const DepthwiseBwdTask& t, int64_t begin, int64_t end)
   auto run = q.kW == 1 ? row<1> : q.kW == 2 ? row<2> : q.kW == 3 ? row<3> : row<5>;
   Row r;
   r.step = q.y_w, r.y_h = q.x_h;
+  const Act act = q.sums_before.act;
+  r.low = act == Act::none ? -__builtin_inff() : 0.0f, r.high = act == Act::relu6 ? 6.0f : __builtin_inff();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / q.oH, oh = item % q.oH, first = oh - q.pT;
     const int64_t k0 = first < 0 ? -first : 0;

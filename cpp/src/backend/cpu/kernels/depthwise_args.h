@@ -23,9 +23,8 @@ struct DepthwiseBwdTask {
   // x: rows of dy whose windows leave no row (zeros beside it), w (kH, kW, C); sums_before: the norm before dx, to
   // whose input dx belongs, without parts.
   GemmTask data;
-  float low = 0, high = 0;  // of what its activation lets through
-  float* dw = nullptr;      // (kH, kW, C), added to
-  float* sums = nullptr;    // two vectors of channels, `sums_step` apart, added to
+  float* dw = nullptr;    // (kH, kW, C), added to
+  float* sums = nullptr;  // two vectors of channels, `sums_step` apart, added to
   int64_t sums_step = 0;
   // What is fetched meanwhile: so many floats behind the norm's input, or 0; rows of dy's two parents, or null.
   int64_t fetch_x = 0;

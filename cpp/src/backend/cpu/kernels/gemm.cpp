@@ -27,7 +27,6 @@ struct Tiles {
 
 constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
-constexpr int64_t kCachedValues = 128 * 1024;  // of a result that stays in caches: nothing is waited for
 // Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
 // products.
 constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
@@ -183,7 +182,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             args.soon.add(t.sums_before.x + y0 + o0);
             if (t.sums_before.y) args.soon.add(t.sums_before.y + y0 + o0);
           }
-        if (!args.stream && t.N * t.y_n > kCachedValues) args.soon.add(y + o0);
+        if (!args.stream && t.N * t.y_n > kCachedFloats) args.soon.add(y + o0);
         if (args.soon.count && args.run > 0) args.soon.deal(args.run, tile_pixels(static_cast<int>(V)));
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];

@@ -31,19 +31,21 @@ FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
     return fma(a, b, c);
 }
 
+constexpr int64_t kPiece = 16;  // words of the depth between two fetches
+
 // What results meet where they are stored, at their offsets, and where that is: fetched while the last words of
 // the depth are multiplied, for it comes from memory, and the tile would wait for it.
 template <class T>
 struct Soon {
-  static constexpr int64_t kEvery = 16, kWords = 128;  // words between fetches; the last of a window have them
+  static constexpr int64_t kWords = 128;  // of the depth, the last ones, beside which it is fetched
   static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
   const T* at[4] = {};
   int count = 0;
-  int64_t from = 0, pixels = 0;  // the first word; of so many pixels at a time
+  int64_t from = 0, pixels = 0;  // the first word; of so many pixels with each piece
   FASTCNN_OP void add(const T* p) { at[count++] = p; }
   FASTCNN_OP void deal(int64_t run, int64_t P) {
-    from = run > kWords ? (run - kWords) / kEvery * kEvery : 0;
-    pixels = ceil_div(P, ceil_div(run - from, kEvery));
+    from = run > kWords ? (run - kWords) / kPiece * kPiece : 0;
+    pixels = ceil_div(P, ceil_div(run - from, kPiece));
   }
 };
 
@@ -97,28 +99,30 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
       int64_t run = t.run;
       const int64_t w_step = V * kLanes;
       int64_t soon = t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
-      for (int64_t k = 0; k < run; ++k) {
-        if (kPerWord<T> == 1 && t.ahead && k % 16 == 0) {
+      for (int64_t k = 0; k < run;) {
+        if (kPerWord<T> == 1 && t.ahead) {
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
         }
-        if (kFetches && soon < P && k % Soon<T>::kEvery == 0 && k >= t.soon.from)
+        if (kFetches && soon < P && k >= t.soon.from)
           for (const int64_t end = soon + t.soon.pixels < P ? soon + t.soon.pixels : P; soon < end; ++soon)
 #pragma GCC unroll 1
             for (int i = 0; i < t.soon.count; ++i)
 #pragma GCC unroll 1
               for (int64_t v = 0; v < V * kLanes; v += Soon<T>::kLine) prefetch(t.soon.at[i] + y_off[soon] + v);
-        if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
-        vf b[V];
+        for (const int64_t end = run - k < kPiece ? run : k + kPiece; k < end; ++k) {
+          if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
+          vf b[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
+          for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
 #pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-          vf s = set1(ap[p][k]);
+          for (int p = 0; p < P; ++p) {
+            vf s = set1(ap[p][k]);
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[p][v] = multiply_add<T>(s, b[v], acc[p][v]);
+            for (int v = 0; v < V; ++v) acc[p][v] = multiply_add<T>(s, b[v], acc[p][v]);
+          }
+          w += w_step;
         }
-        w += w_step;
       }
     }
   if (t.last) {

@@ -132,6 +132,7 @@ struct GradLayout {
 
 constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack
 constexpr int64_t kStripPixels = 1024;
+constexpr int64_t kCachedFloats = 128 * 1024;  // half of L2: of smaller images nothing is fetched ahead
 constexpr int64_t kGradRowFloats = 20 * 1024;  // in addition, of dy in weight gradients
 constexpr int64_t kGradFloats = kScratchFloats + kGradRowFloats + 128;
 
