@@ -177,8 +177,8 @@ const char* backward_declines(const Call& c) {
   const ActParams& a = p.act;
   const bool by_output = a.act == Act::none || act_bwd_uses_output(a.act);
   // Of half images, y that went by its rounding is not made again.
-  const unsigned y = p.has_affine && !by_output ? 0 : 32;
-  if (const char* why = images_decline(images, 1 | 2 | y, p.coef_only ? 8 : 1 | 8)) return why;
+  const unsigned y = p.has_affine && !by_output ? 0 : 32, dy2 = p.has_dy2 ? 1u << (c.in.size() - 1) : 0;
+  if (const char* why = images_decline(images, 1 | 2 | y | dy2, p.coef_only ? 8 : 1 | 8)) return why;
   if (p.has_dy2 && !p.has_residual) return "dy2 without residual gradient";
   if (!fuses(a.act)) return "activation is not fused";
   if (p.has_dy2 && smooth(a.act)) return "dy2 behind a smooth activation";

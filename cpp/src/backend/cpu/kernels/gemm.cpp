@@ -11,25 +11,37 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
-#define TILES4(V, p) &gemm_tile<p, V, T>, &gemm_tile<p + 1, V, T>, &gemm_tile<p + 2, V, T>, &gemm_tile<p + 3, V, T>
+// Several vectors of bfloat16 take fewer pixels than the registers hold: their rounding overlaps the next tile's
+// products, and fewer rows are read at a time.
+constexpr int kShortTile = 7;
+template <class T>
+FASTCNN_OP constexpr int most_pixels(int V) {
+  return kPerWord<T> == 2 && V > 1 && tile_pixels(V) > kShortTile ? kShortTile : tile_pixels(V);
+}
+
+template <class T, int V, int P>
+constexpr GemmTileFn<T> tile_or_null() {
+  if constexpr (P <= most_pixels<T>(V)) return &gemm_tile<P, V, T>;
+  return nullptr;
+}
 template <class T>
 struct Tiles {
+#define TILES4(V, p) \
+  tile_or_null<T, V, p>(), tile_or_null<T, V, p + 1>(), tile_or_null<T, V, p + 2>(), tile_or_null<T, V, p + 3>()
+#define TILES16(V) {TILES4(V, 1), TILES4(V, 5), TILES4(V, 9), TILES4(V, 13)}
+  static constexpr GemmTileFn<T> at[kTileV][16] = {
+      TILES16(1),
+      TILES16(2),
 #if defined(__AVX512F__) || defined(__aarch64__)
-  static constexpr GemmTileFn<T> at[3][16] = {
-      {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &gemm_tile<13, 2, T>, &gemm_tile<14, 2, T>},
-      {TILES4(3, 1), TILES4(3, 5), &gemm_tile<9, 3, T>}};
-#else
-  static constexpr GemmTileFn<T> at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                              {TILES4(2, 1), &gemm_tile<5, 2, T>, &gemm_tile<6, 2, T>}};
+      TILES16(3),
 #endif
+  };
+#undef TILES16
+#undef TILES4
 };
 
 constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
-// Of three vectors of bfloat16: fewer sums than the registers hold, whose rounding overlaps the next tile's
-// products.
-constexpr int kShortTile = tile_pixels(3) < 7 ? tile_pixels(3) : 7;
 // Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
 
@@ -183,12 +195,10 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             if (t.sums_before.y) args.soon.add(t.sums_before.y + y0 + o0);
           }
         if (!args.stream && t.N * t.y_n > kCachedFloats) args.soon.add(y + o0);
-        if (args.soon.count && args.run > 0) args.soon.deal(args.run, tile_pixels(static_cast<int>(V)));
+        if (args.soon.count && args.run > 0) args.soon.deal(args.run, most_pixels<T>(static_cast<int>(V)));
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
-          const int64_t most = kPerWord<T> == 2 && V == 3 ? kShortTile
-                               : aliased                  ? kAliasedTile
-                                                          : tile_pixels(static_cast<int>(V));
+          const int64_t most = aliased ? kAliasedTile : most_pixels<T>(static_cast<int>(V));
           const int64_t tiles = ceil_div(g.pixels, most);
           args.n1 = g.kh1 - g.kh0;
           const float* as = a + g.kh0 * args.s1;
@@ -199,7 +209,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             const bool fetches = strips == 1 && tiles > V;
             for (int64_t p0 = 0, i = 0; p0 < g.pixels; ++i) {
               const int64_t left = g.pixels - p0, P = left < most_p ? left : most_p;
-              args.next = fetches && i < V ? (taps * cn * V + i) * kLanes : 0;
+              args.ahead = 0, args.next = fetches && i < V ? (taps * cn * V + i) * kLanes : 0;
               args.tiles = args.next ? 1 : left / P;
               const int64_t at = g.first + p0;
               Tiles<T>::at[V - 1][P - 1](args, as, a_off + at, ws, y + o0, y_off + at);
@@ -207,17 +217,19 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             }
             continue;
           }
-          args.next = 0, args.tiles = 1;
-          const int64_t line0 = lines ? lines * (b - b0) / (b1 - b0) : 0;
-          const int64_t line1 = lines ? lines * (b + 1 - b0) / (b1 - b0) : 0;
+          args.next = 0, args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
+          if (lines) {
+            args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kLineWords;
+            args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kLineWords;
+          }
           EvenParts parts(g.pixels, tiles);
           for (int64_t i = 0; i < tiles; ++i) {
             const int64_t p0 = g.first + parts.at, P = g.first + parts.next() - p0;
-            for (int64_t p = p0; p < p0 + P && lines; ++p)
-              for (int64_t line = line0; line < line1; ++line) prefetch(as + a_off[p] + ahead + line * kLineWords);
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
-            args.ahead = kPerWord<T> == 1 && !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
-            if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
+            if (kPerWord<T> == 1) {
+              args.ahead = !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
+              if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
+            }
             const float* at = as;
             if (kPerWord<T> == 1 && by_tile) {
               float* to = scratch + a_off[p0];

@@ -56,13 +56,14 @@ struct TileArgs {
   const T* bias;
   const T* residual;  // offsets as for y
   Act act;
-  int tail;       // lanes of the last vector
-  int64_t ahead;  // not 0: floats from a pixel of this tile to that of the next tile, fetched meanwhile
-  int64_t next;   // bfloat16: from weights of this block to those that are fetched meanwhile
-  int64_t tiles;  // bfloat16: so many, one after the other
-  int stream;     // write y past the caches: whole vectors at multiples of a vector only
-  float* sums;    // float32: MomentSums of y of each vector, or null
-  int fresh;      // they start with this tile
+  int tail;                // lanes of the last vector
+  int64_t ahead;           // not 0: words from a pixel of this tile to one of a tile to come, fetched meanwhile,
+  int64_t ahead0, ahead1;  // these of the depth
+  int64_t next;            // bfloat16: from weights of this block to those that are fetched meanwhile
+  int64_t tiles;           // bfloat16: so many, one after the other
+  int stream;              // write y past the caches: whole vectors at multiples of a vector only
+  float* sums;             // float32: MomentSums of y of each vector, or null
+  int fresh;               // they start with this tile
   Soon<T> soon;
 };
 
@@ -100,7 +101,7 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
       const int64_t w_step = V * kLanes;
       int64_t soon = t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
       for (int64_t k = 0; k < run;) {
-        if (kPerWord<T> == 1 && t.ahead) {
+        if (t.ahead && k >= t.ahead0 && k < t.ahead1) {
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
         }
