@@ -3,8 +3,9 @@
     python bench/instructions.py            compares with bench/instructions.json; exit code 1 if one grew
     python bench/instructions.py --update   measures and writes that file
 
-Counted by valgrind --tool=callgrind (which repeats exactly) on one thread: the instructions of ten calls less those of
-five, so that loading, tracing and planning cancel out. A count that grew by more than the tolerance fails; one that
+Counted by valgrind --tool=callgrind on one thread: the instructions of a process with a hundred calls more less
+those of one without, so that loading, tracing and planning cancel out; two processes start some 200,000 apart.
+A count that grew by more than the tolerance fails; one that
 shrank is reported, to be stored with --update. Counts depend on the compiler; the file says which one wrote it.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 STORED = Path(__file__).resolve().with_suffix(".json")
 TOLERANCE = 0.03
+CALLS = 100
 # name -> statements that define run(); small enough for callgrind, large enough for the kernel to dominate
 CASES = {
     "conv2d 3x3 fwd": "layer('fwd', [1, 64, 14, 14], [64, 64, 3, 3], 1, 1)",
@@ -78,7 +80,7 @@ def count(case, calls):
 
 def measure(case):
     """Instructions of one call."""
-    return (count(case, 10) - count(case, 5)) // 5
+    return (count(case, 10 + CALLS) - count(case, 10)) // CALLS
 
 
 def compare(stored, found, tolerance=TOLERANCE):
