@@ -298,7 +298,6 @@ TEST_CASE("winograd: where it would not pay") {
     CHECK(reasons(shape(8, 96, 56, 56, 96, {}, 32)) == thrice("too few channels for its transforms"));
     CHECK(reasons(shape(8, 64, 5, 5, 64)) == thrice("too many pixels of its tiles lie outside"));
     CHECK(reasons(shape(1, 64, 4, 8, 64)) == thrice("too few pixels for its transformed weights"));
-    CHECK(reasons(shape(1, 512, 7, 7, 512)) ==
-          "takes it; takes it; too few pixels for its transformed weights; ");
+    CHECK(reasons(shape(1, 512, 7, 7, 512)) == "takes it; takes it; too few pixels for its transformed weights; ");
   }
 }
