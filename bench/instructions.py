@@ -5,8 +5,8 @@
 
 Counted by valgrind --tool=callgrind on one thread: the instructions of a process with a hundred calls more less
 those of one without, so that loading, tracing and planning cancel out; two processes start some 200,000 apart.
-A count that grew by more than the tolerance fails; one that
-shrank is reported, to be stored with --update. Counts depend on the compiler; the file says which one wrote it.
+A count that grew by more than the tolerance fails; one that shrank is reported, to be stored with --update.
+Counts depend on the compiler; the file says which one wrote it.
 """
 
 import argparse

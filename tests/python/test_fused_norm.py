@@ -117,18 +117,22 @@ def test_an_input_of_the_activation_that_is_its_gradient_is_kept(act, kernel_isa
     equal_to_eager(bn, fn, x)
 
 
-@pytest.mark.parametrize("act", ["relu6", "silu"])
-def test_bfloat16_images_have_kernels_of_their_own(act, kernel_isa):
-    fc.manual_seed(3)
-    model = Residual(getattr(ops, act), linear=True)
+def under_autocast(model, dtype):
+    """Of x as `dtype`: the loss and all gradients, computed in bfloat16."""
 
     def fn(x):
         with fc.autocast(dtype=fc.bfloat16):
-            y = model(x)
+            y = model(x.to(dtype))
         loss = (y.to(fc.float32) ** 2).sum()
         return (loss, *fc.grad(loss, [x, *model.parameters()]))
 
-    f = fc.compile(fn)
+    return fn
+
+
+@pytest.mark.parametrize("act", ["relu6", "silu"])
+def test_bfloat16_images_have_kernels_of_their_own(act, kernel_isa):
+    fc.manual_seed(3)
+    f = fc.compile(under_autocast(Residual(getattr(ops, act), linear=True), fc.float32))
     f(rand(3, 12, 6, 7).requires_grad_())
     bwd = steps(f, "batch_norm_bwd")
     assert len(bwd) == 4 and {s["implementation"] for s in bwd} == {"simd"}, f.describe()
@@ -139,13 +143,7 @@ def test_bfloat16_images_have_kernels_of_their_own(act, kernel_isa):
 def test_two_gradients_of_a_bfloat16_image_go_into_the_norm(act, kernel_isa):
     fc.manual_seed(3)
     model = Residual(getattr(ops, act), linear=False)
-
-    def fn(x):
-        with fc.autocast(dtype=fc.bfloat16):
-            y = model(x.to(fc.bfloat16))
-        loss = (y.to(fc.float32) ** 2).sum()
-        return (loss, *fc.grad(loss, [x, *model.parameters()]))
-
+    fn = under_autocast(model, fc.bfloat16)
     f, x = fc.compile(fn), rand(3, 12, 6, 7).requires_grad_()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     want = [t.numpy() for t in fn(x)]

@@ -40,7 +40,6 @@ struct Tiles {
 #undef TILES4
 };
 
-constexpr int64_t kLineWords = 16;  // of a cache line
 constexpr int64_t kFetchFloats = 16;
 // Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
@@ -178,7 +177,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
       const int64_t ahead = strips_w > 1 ? t.owb * t.sW * a_w : strips_h > 1 ? t.ohb * t.sH * a_h : t.nb * a_n;
-      const int64_t lines = kPerWord<T> == 2 && !t.pack && strips > 1 ? ceil_div(cn, kLineWords) : 0;
+      const int64_t lines = kPerWord<T> == 2 && !t.pack && strips > 1 ? ceil_div(cn, kPiece) : 0;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
         args.bias = t.bias ? reinterpret_cast<const T*>(t.bias) + batch * t.bias_b + o0 : nullptr;
@@ -219,8 +218,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
           args.next = 0, args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
           if (lines) {
-            args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kLineWords;
-            args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kLineWords;
+            args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
+            args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kPiece;
           }
           EvenParts parts(g.pixels, tiles);
           for (int64_t i = 0; i < tiles; ++i) {

@@ -31,7 +31,7 @@ FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
     return fma(a, b, c);
 }
 
-constexpr int64_t kPiece = 16;  // words of the depth between two fetches
+constexpr int64_t kPiece = 16;  // words of the depth between two fetches: a line of the cache
 
 // What results meet where they are stored, at their offsets, and where that is: fetched while the last words of
 // the depth are multiplied, for it comes from memory, and the tile would wait for it.
@@ -58,7 +58,7 @@ struct TileArgs {
   Act act;
   int tail;                // lanes of the last vector
   int64_t ahead;           // not 0: words from a pixel of this tile to one of a tile to come, fetched meanwhile,
-  int64_t ahead0, ahead1;  // these of the depth
+  int64_t ahead0, ahead1;  // these of the depth, from a multiple of kPiece on
   int64_t next;            // bfloat16: from weights of this block to those that are fetched meanwhile
   int64_t tiles;           // bfloat16: so many, one after the other
   int stream;              // write y past the caches: whole vectors at multiples of a vector only
