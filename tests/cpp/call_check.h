@@ -61,8 +61,15 @@ struct IsaGuard {
   ~IsaGuard() {
     cpu::set_isa(isa);
     cpu::set_num_threads(threads);
+    cpu::assume_cores_lack_common_cache({});
   }
 };
+
+// Three hand over in memory what they make for each other, as where cores have no cache in common; others do not.
+inline void use_threads(int threads) {
+  cpu::set_num_threads(threads);
+  cpu::assume_cores_lack_common_cache(threads == 3);
+}
 
 // Returns how many optimised runs were compared. `tolerance` is relative to the largest magnitude of the
 // reference.
@@ -92,7 +99,7 @@ inline int check_call(cpu::List list, const void* params, std::vector<Buffer>& i
       REQUIRE_MESSAGE(isa != "ref", what << ": " << impl.name << " accepts on isa ref");
       std::vector<Buffer> one;
       for (int threads : {1, 2, 3, 4}) {
-        cpu::set_num_threads(threads);
+        use_threads(threads);
         Buffer workspace(impl.workspace ? (impl.workspace(c) + 3) / 4 : 0);
         workspace.poison();
         bind(out);

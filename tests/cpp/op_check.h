@@ -118,7 +118,7 @@ inline int check_op(cpu::List list, const void* params, const std::vector<Array>
     for (const Implementation& impl : list.first(list.size() - 1)) {
       std::vector<Array> one;
       for (int threads : counts) {
-        cpu::set_num_threads(threads);
+        use_threads(threads);
         std::vector<Array> out = make_outputs(outs);
         std::vector<Operand> out_ops = operands(out);
         Call c;

@@ -197,6 +197,53 @@ TEST_CASE("batch_norm backward: y made again has the bits of the forward pass") 
   }
 }
 
+TEST_CASE("batch_norm: results that go past the caches are the same bits, in place too") {
+  IsaGuard restore;
+  for (const std::string& isa : cpu::available_isas())
+    for (DType dtype : {DType::float32, DType::bfloat16}) {
+      if (isa == "ref") continue;
+      cpu::set_isa(isa);
+      BatchNormParams p;
+      p.C = 48, p.rows = 12000, p.act.act = Act::relu;  // more than a megabyte
+      const int64_t n = p.rows * p.C;
+      const auto image = [&](const Array& a) { return dtype == DType::float32 ? a : rounded(a); };
+      const auto run = [&](cpu::List list, const std::vector<Array>& from, const std::vector<Array>& to) {
+        std::vector<Operand> in_ops = operands(from), out_ops = operands(to);
+        Call c;
+        c.params = &p, c.in = in_ops, c.out = out_ops;
+        REQUIRE(reason(list, &p, from, to) == "");
+        Buffer workspace((list.front().workspace(c) + 3) / 4);
+        c.workspace = workspace.data();
+        list.front().run(c);
+      };
+      const auto same = [](const Array& a, const Array& b) {
+        return std::memcmp(a.memory->data(), b.memory->data(), static_cast<size_t>(a.n) * dtype_size(a.dtype)) ==
+               0;
+      };
+      const Array gamma = normal(p.C, 2), beta = normal(p.C, 3);
+      const auto results = [&] { return make_outputs({{n, dtype}, {p.C}, {p.C}, {n, dtype}}); };
+      std::vector<Array> y[3], grads[3];
+      for (int way = 0; way < 3; ++way) {  // through caches; past them; past them and in place
+        cpu::set_num_threads(2);
+        cpu::assume_cores_lack_common_cache(way > 0);
+        const bool in_place = way == 2;
+        const Array x = image(normal(n, 1, 1, 3)), res = image(normal(n, 4)), dy = image(normal(n, 5));
+        y[way] = results(), grads[way] = results();
+        p.has_residual = 1;
+        if (in_place) y[way][0] = res;
+        const Array kept = image(normal(n, 1, 1, 3));
+        run(cpu::batch_norm_list(), {x, gamma, beta, res}, {y[way][0], y[way][1], y[way][2]});
+        const Array out = y[0][0];
+        if (in_place) grads[way][0] = kept, grads[way][3] = dy;
+        run(cpu::batch_norm_bwd_list(), {dy, kept, gamma, y[way][1], y[way][2], out}, grads[way]);
+        for (int i = 0; i < 3; ++i)
+          CHECK_MESSAGE(same(y[way][i], y[0][i]), isa << " way " << way << " output " << i);
+        for (int i = 0; i < 4; ++i)
+          CHECK_MESSAGE(same(grads[way][i], grads[0][i]), isa << " way " << way << " gradient " << i);
+      }
+    }
+}
+
 TEST_CASE("batch_norm: a large mean costs no accuracy") {
   for (Case k : {Case{3000, 16}, Case{4097, 3}, Case{1500, 70}}) {
     BatchNormParams p;

@@ -1,6 +1,7 @@
 // What it is: the reasons shared by implementation lists: what an optimised entry asks of its operands.
 #pragma once
 #include "backend/cpu/isa.h"
+#include "backend/cpu/threads.h"
 #include "backend/backend.h"
 
 namespace fastcnn::cpu {
@@ -28,8 +29,18 @@ inline const char* not_simd_float(const Call& c) {
 }
 
 // Non-temporal stores pay where the result leaves the cache anyway, and need an aligned start.
-inline bool streams(const void* p, int64_t bytes) {
-  return bytes >= (int64_t{24} << 20) && reinterpret_cast<uintptr_t>(p) % 64 == 0;
+inline bool streams(const void* p, int64_t bytes, int64_t least = int64_t{24} << 20) {
+  return bytes >= least && reinterpret_cast<uintptr_t>(p) % 64 == 0;
+}
+
+// Whether what one thread writes for others goes past the caches. A line that two cores hold has to be taken from
+// the other one before it is written, one after the other: 2 GB/s where no cache is common to both.
+inline bool hands_over_in_memory() { return cores_lack_common_cache() && num_threads() > 1; }
+
+// For passes that write what other threads read last: much smaller results stream there, and in place too.
+inline bool streams_over(const void* p, int64_t bytes, bool in_place = false) {
+  if (hands_over_in_memory()) return streams(p, bytes, int64_t{1} << 20);
+  return !in_place && streams(p, bytes);
 }
 
 inline bool streams(const Operand& y) {

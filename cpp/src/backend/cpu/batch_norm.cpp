@@ -51,7 +51,7 @@ void apply(const NormShape& s, NormApplyArgs a, bool bf16, const ActParams& act)
   auto kernel = bf16 ? kernels()->norm_apply_bf16 : kernels()->norm_apply;
   bool fused = fuses(act.act);
   a.act = fused ? act : ActParams{};
-  a.nt = fused && a.y != a.x && a.y != a.res && norm_streams(s, a.y, bf16 ? 2 : 4);
+  a.nt = fused && norm_streams(s, a.y, bf16 ? 2 : 4, a.y == a.x || a.y == a.res);
   for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
   if (!fused) activate(act, a.y, s.images * s.rows * s.C);
 }
@@ -200,6 +200,7 @@ void backward(const Call& c) {
   const float* dy2 = p.has_dy2 ? c.in[c.in.size() - 1].as<float>() : nullptr;
   float *dx = c.out[0].as<float>(), *dgamma = c.out[1].as<float>(), *dbeta = c.out[2].as<float>();
   float* dz = p.has_residual ? c.out[3].as<float>() : nullptr;
+  const int64_t value_bytes = half(c.in[1]) ? 2 : 4;
   NormShape s = norm_shape(1, p.rows, p.C);
   BackwardSpace w(s, c.workspace);
   for (int64_t ch = 0; ch < p.C; ++ch) w.mean[ch] = mean[ch], w.s1[ch] = w.s2[ch] = 0;
@@ -216,6 +217,8 @@ void backward(const Call& c) {
     std::copy_n(sums + p.C, p.C, w.s2);
   } else if (p.rows > 0) {
     NormBwdSumsArgs a{s, dy, dy2, x, y, scale, shift, dz, w.mean, w.part, p.act, 0};
+    // The second pass reads it again: memory is worth it only where lines of other threads are slow to write.
+    a.nt = dz && hands_over_in_memory() && norm_streams(s, dz, value_bytes);
     auto kernel = half(c.in[1]) ? kernels()->norm_bwd_sums_bf16 : kernels()->norm_bwd_sums;
     for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
     parallel_for(p.C, 64,
@@ -249,7 +252,7 @@ void backward(const Call& c) {
                      w.b,
                      w.c,
                      dz ? ActParams{} : p.act,
-                     dx != dy && dx != x && norm_streams(s, dx, half(c.in[1]) ? 2 : 4)};
+                     norm_streams(s, dx, value_bytes, dx == dy || dx == x || dx == dz || dx == y)};
   auto kernel = half(c.in[1]) ? kernels()->norm_bwd_apply_bf16 : kernels()->norm_bwd_apply;
   for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
 }

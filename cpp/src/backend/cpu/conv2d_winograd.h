@@ -22,7 +22,7 @@ WinogradPlan plan_winograd(WinogradTask&, int threads, bool prepared);
 WinogradPlan plan_winograd_gradient(WinogradTask&, int threads);
 int64_t winograd_padded(int64_t channels);  // to whole vectors
 int64_t winograd_weight_floats(const WinogradTask&);
-void transform_winograd_weights(const WinogradTask&, bool bf16);  // all of them, to t.wt
+void transform_winograd_weights(WinogradTask, bool bf16);  // all of them, to t.wt
 // Windows to outputs. prepared: t.wt holds the transformed weights.
 void run_winograd(WinogradTask&, bool bf16, void* workspace);
 int64_t winograd_windows_workspace(WinogradTask, bool prepared);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/accept.h"
 #include "backend/cpu/moments_plan.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
@@ -110,7 +111,8 @@ struct Engine {
         vectors(ceil_div(w.O, k.vector_floats)),
         lanes(k.vector_floats) {}
 
-  void pack_all(const PackTask& w) const {
+  void pack_all(PackTask w) const {
+    w.shared = hands_over_in_memory() && reinterpret_cast<uintptr_t>(w.dst) % 64 == 0 && w.dst_b % 16 == 0;
     const int64_t items = w.B * (w.s_o == 1 ? depth : vectors);
     const int64_t words = w.B * w.kH * w.kW * depth * vectors * lanes;
     parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),

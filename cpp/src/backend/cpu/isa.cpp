@@ -74,6 +74,7 @@ std::string names() {
 }
 
 std::atomic<const Candidate*> current{nullptr};
+std::atomic<int> assumed{-1};  // of cores_lack_common_cache; -1: nothing
 
 const Candidate* use() {
   const Candidate* c = current.load(std::memory_order_acquire);
@@ -90,6 +91,19 @@ const Candidate* use() {
 const KernelTable* kernels() { return use()->table; }
 std::string isa_name() { return use()->name; }
 bool has_bf16_products() { return isa_name() == "avx512bf16"; }
+
+bool cores_lack_common_cache() {
+#if defined(__x86_64__)
+  static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+#else
+  constexpr bool amd = false;
+#endif
+  const int known = assumed.load(std::memory_order_relaxed);
+  return known < 0 ? amd : known != 0;
+}
+void assume_cores_lack_common_cache(std::optional<bool> lack) {
+  assumed.store(lack ? *lack : -1, std::memory_order_relaxed);
+}
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> out;

@@ -28,11 +28,11 @@ inline NormShape norm_shape(int64_t images, int64_t rows, int64_t C) {
   return s;
 }
 
-// Whether every vector of an aligned tensor of this shape starts at a vector boundary.
-inline bool norm_streams(const NormShape& s, const void* p, int64_t value_bytes = 4) {
+// Whether a result goes past the caches: every vector of it starts at a vector boundary then.
+inline bool norm_streams(const NormShape& s, const void* p, int64_t value_bytes = 4, bool in_place = false) {
   int64_t lanes = kernels()->vector_floats, per_image = s.rows * s.C;
   return s.period % lanes == 0 && (s.images == 1 || per_image % lanes == 0) &&
-         streams(p, s.images * per_image * value_bytes);
+         streams_over(p, s.images * per_image * value_bytes, in_place);
 }
 
 // Repeats the first C values of each image's table through its period.

@@ -37,7 +37,7 @@ struct Tables {
     int64_t block = kPoolVectors * kernels()->vector_floats;
     args = {p.C,     p.H,     p.W,        p.oH,       p.oW,     (p.C + block - 1) / block,
             rows,    cols,    cover_rows, cover_cols, row_size, col_size,
-            nullptr, nullptr, nullptr};
+            nullptr, nullptr, nullptr,    0};
   }
 };
 
@@ -52,6 +52,13 @@ void run(const PoolArgs& a, int64_t rows, int64_t row_values, Kernel kernel) {
 }
 
 bool half(const Call& c) { return c.in[0].dtype == DType::bfloat16; }  // addresses travel as those of floats
+
+// dx of whole vectors, which were another thread's before.
+bool bwd_streams(const Call& c) {
+  const Operand& dx = c.out[0];
+  return c.as<Pool2dParams>().C % kernels()->vector_floats == 0 &&
+         streams_over(dx.data, dx.numel() * static_cast<int64_t>(dtype_size(dx.dtype)));
+}
 
 void max_forward(const Call& c) {
   const auto& p = c.as<Pool2dParams>();
@@ -68,6 +75,7 @@ void max_backward(const Call& c) {
   a.x = c.in[0].as<float>();
   a.index = c.in[1].as<int32_t>();
   a.y = c.out[0].as<float>();
+  a.nt = bwd_streams(c);
   run(a, p.N * p.H, p.W * p.C, half(c) ? kernels()->max_pool_bwd_bf16 : kernels()->max_pool_bwd);
 }
 
@@ -132,6 +140,7 @@ void avg_backward(const Call& c) {
   PoolArgs a = Tables(p, c.workspace).args;
   a.x = c.in[0].as<float>();
   a.y = c.out[0].as<float>();
+  a.nt = bwd_streams(c);
   run(a, p.N * p.H, p.W * p.C, half(c) ? kernels()->avg_pool_bwd_bf16 : kernels()->avg_pool_bwd);
 }
 

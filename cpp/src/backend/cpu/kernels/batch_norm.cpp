@@ -3,6 +3,7 @@
 // the mean and merged in double (Chan, Golub & LeVeque 1983), so a large mean costs no accuracy.
 #include "backend/cpu/kernels/act.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/lanes.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
@@ -137,20 +138,6 @@ FASTCNN_OP const T* values(const float* p) {
 template <class T>
 FASTCNN_OP T* values(float* p) {
   return reinterpret_cast<T*>(p);
-}
-
-template <class T>
-FASTCNN_OP vf get(const T* p, int n) {
-  return n == kLanes ? load(p) : loadn(p, n);
-}
-template <class T>
-FASTCNN_OP void put(T* p, vf v, int n, bool nt) {
-  if (n < kLanes)
-    storen(p, v, n);
-  else if (nt)
-    stream(p, v);
-  else
-    store(p, v);
 }
 
 template <Act A, bool Res, class T>

@@ -11,7 +11,7 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 // Weights of channels [c0, c0 + cn) for one block of outputs to planes of [channel][vectors of the block].
-template <int r, class T>
+template <class Points, int r, class T>
 void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
                     int64_t plane) {
   for (int64_t v = 0; v < b.V; ++v) {
@@ -23,8 +23,7 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
       for (int64_t c = 0; c < cn; ++c) {
         const T* s = src + c * t.w_c;
         for (int i = 0; i < r * r; ++i) prefetch(s + 2 * t.w_c + i * t.w_tap);  // many short streams
-        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); },
-                                              d + c * step, plane);
+        to_planes<Points>([&](int i, int j) { return loadn(s + (i * r + j) * t.w_tap, n); }, d + c * step, plane);
       }
       continue;
     }
@@ -42,16 +41,16 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
         for (int j = 0; j < kLanes; ++j) store(taps[j][i], a[j]);
       }
       for (int k = 0; k < m; ++k)
-        to_planes<WeightPoints<SixPoints, r>>([&](int i, int j) { return load(taps[k][i * r + j]); },
-                                              d + (c + k) * step, plane);
+        to_planes<Points>([&](int i, int j) { return load(taps[k][i * r + j]); }, d + (c + k) * step, plane);
     }
   }
 }
 
-template <class T>
+template <class T, template <class> class Kind = Own>
 FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn,
                                   float* dst, int64_t plane) {
-  t.m == 4 ? transform_taps<3, T>(t, b, c0, cn, dst, plane) : transform_taps<5, T>(t, b, c0, cn, dst, plane);
+  t.m == 4 ? transform_taps<Kind<WeightPoints<SixPoints, 3>>, 3, T>(t, b, c0, cn, dst, plane)
+           : transform_taps<Kind<WeightPoints<SixPoints, 5>>, 5, T>(t, b, c0, cn, dst, plane);
 }
 
 // The outputs of a tile, rows x columns of them inside of the image, join the sums.
@@ -178,9 +177,15 @@ void weights(const WinogradTask& t, int64_t begin, int64_t end) {
   for (int64_t i = 0; i < end; ++i) {
     const WinogradBlock b(t.O, t.blocks, i);
     const int64_t plane = winograd_plane(t.C * b.V * kLanes);
-    if (i >= begin) transform_weights<T>(t, b, 0, t.C, dst, plane);
+    if (i >= begin) {
+      if (kWholeLines && t.shared)
+        transform_weights<T, Shared>(t, b, 0, t.C, dst, plane);
+      else
+        transform_weights<T>(t, b, 0, t.C, dst, plane);
+    }
     dst += 36 * plane;
   }
+  if (t.shared) fence();
 }
 
 // Groups of tiles [tile0, tile0 + tiles). A group stays in cache from window to output. Products of a plane go
@@ -221,6 +226,10 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
 
 template <class T>
 void input(const WinogradTask& t, int64_t begin, int64_t end) {
+  if (kWholeLines && t.shared) {
+    transform_input<T, Shared>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+    return fence();
+  }
   transform_input<T>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
 }
 
@@ -242,9 +251,11 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
       for (int64_t c = 0; c < t.C; c += t.depth) {
         const int64_t cn = t.C - c < t.depth ? t.C - c : t.depth;
         if (!t.wt && (g == 0 || t.depth < t.C)) transform_weights<T>(t, b, c, cn, scratch, w_plane);
-        for (int64_t i = 0; i < 36; ++i)
+        for (int64_t i = 0; i < 36; ++i) {
+          const int64_t ahead = item == begin && i < 35 ? t.u_plane : 0;
           multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, tiles, cn,
-                         w + i * w_plane, b.V, m + i * m_plane, c == 0);
+                         w + i * w_plane, b.V, m + i * m_plane, c == 0, ahead);
+        }
       }
       finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count, g);
     }

@@ -64,23 +64,39 @@ void finish_tiles(const Winograd2x2Task& t, const float* m, int64_t plane, int64
 
 }  // namespace
 
-void winograd2x2_input(const Winograd2x2Task& t, int64_t begin, int64_t end) {
+template <class Points>
+static void input(const Winograd2x2Task& t, int64_t begin, int64_t end) {
   const int64_t block = t.places * kLanes;
   for (int64_t i = begin; i < end; ++i) {
     const Tile k(t, t.tile0 + i);
     for (int64_t q = 0; q < t.parts; ++q)
-      transform_window<DataPoints<FivePoints>>(t.x + k.n * t.x_n, t.H, t.W, t.C, t.x_h, t.x_w, t.step,
-                                               t.h0[q] + t.step * k.h, t.w0[q] + t.step * k.w, t.zeros,
-                                               t.u + q * vectors_of(t.C) * block + i * kLanes, block, t.u_plane);
+      transform_window<Points>(t.x + k.n * t.x_n, t.H, t.W, t.C, t.x_h, t.x_w, t.step, t.h0[q] + t.step * k.h,
+                               t.w0[q] + t.step * k.w, t.zeros, t.u + q * vectors_of(t.C) * block + i * kLanes,
+                               block, t.u_plane);
   }
 }
 
-void winograd2x2_gradient(const Winograd2x2Task& t, int64_t begin, int64_t end) {
+template <class Points>
+static void gradient(const Winograd2x2Task& t, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const Tile k(t, t.tile0 + i);
-    transform_window<OutputPoints<FivePoints, 4>>(t.dy + k.n * t.y_n, t.oH, t.oW, t.O, t.y_h, t.y_w, 1, k.h, k.w,
-                                                  t.zeros, t.e + i * kLanes, t.places * kLanes, t.e_plane);
+    transform_window<Points>(t.dy + k.n * t.y_n, t.oH, t.oW, t.O, t.y_h, t.y_w, 1, k.h, k.w, t.zeros,
+                             t.e + i * kLanes, t.places * kLanes, t.e_plane);
   }
+}
+
+// Windows of x, and tiles of dy, to planes.
+void winograd2x2_input(const Winograd2x2Task& t, int64_t begin, int64_t end) {
+  using Points = DataPoints<FivePoints>;
+  if (!kWholeLines || !t.shared) return input<Points>(t, begin, end);
+  input<Shared<Points>>(t, begin, end);
+  fence();
+}
+void winograd2x2_gradient(const Winograd2x2Task& t, int64_t begin, int64_t end) {
+  using Points = OutputPoints<FivePoints, 4>;
+  if (!kWholeLines || !t.shared) return gradient<Points>(t, begin, end);
+  gradient<Shared<Points>>(t, begin, end);
+  fence();
 }
 
 // The weights of a block are transformed where they are used and never leave the cache of the thread.
@@ -93,6 +109,7 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
     const int64_t w_plane = winograd_plane(t.depth * V * kLanes), m_plane = winograd_plane(count * V * kLanes);
     float* m = scratch + 25 * w_plane;
     const EvenParts tiles = plane_parts(count, V);
+    const bool fresh = t.shared && j == begin / t.groups;  // windows that this thread has not read yet
     for (int64_t b = 0; b < all; b += depth) {
       const int64_t n = all - b < depth ? all - b : depth;
       for (int64_t i = 0; i < n; ++i)
@@ -100,7 +117,7 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
                           scratch + i * kLanes * V * kLanes, w_plane);
       for (int64_t i = 0; i < 25; ++i)
         multiply_plane(t.u + i * t.u_plane + (b * t.places + first) * kLanes, t.places * kLanes, tiles, n * kLanes,
-                       scratch + i * w_plane, V, m + i * m_plane, b == 0);
+                       scratch + i * w_plane, V, m + i * m_plane, b == 0, fresh && i < 24 ? t.u_plane : 0);
     }
     finish_tiles(t, m, m_plane, t.tile0 + first, count, v0 * kLanes, V);
   }
@@ -115,9 +132,10 @@ void winograd2x2_gradient_blocks(const Winograd2x2Task& t, float* scratch, int64
     const int64_t o0 = item % ranges * t.depth, on = t.O - o0 < t.depth ? t.O - o0 : t.depth, j = item / ranges;
     const int64_t v0 = vectors * j / t.blocks, V = vectors * (j + 1) / t.blocks - v0;
     const int64_t plane = winograd_plane(vectors_of(on) * kLanes * V * kLanes);
+    const bool first_e = t.shared && j == begin / ranges, first_u = t.shared && (o0 == 0 || item == begin);
     for (int64_t i = 0; i < 25; ++i)
       sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + v0 * t.places * kLanes, t.places, t.tiles, V, o0, on,
-                scratch + i * plane, 1);
+                scratch + i * plane, 1, first_e && i < 24 ? t.e_plane : 0, first_u && i < 24 ? t.u_plane : 0);
     for (int64_t o = 0; o < on; ++o)
       for (int64_t v = 0; v < V; ++v) {
         const float* s = scratch + (o * V + v) * kLanes;

@@ -54,6 +54,10 @@ FASTCNN_OP void add_window(const float* m, int64_t plane, float* dx, int64_t x_h
 }  // namespace
 
 void winograd_dy(const WinogradTask& t, int64_t begin, int64_t end) {
+  if (kWholeLines && t.shared) {
+    transform_gradient<float, Shared>(t, t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
+    return fence();
+  }
   transform_gradient<float>(t, t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
 }
 

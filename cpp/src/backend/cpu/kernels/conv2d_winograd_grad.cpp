@@ -82,6 +82,11 @@ void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64
 
 template <class T>
 void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
+  if (kWholeLines && t.shared) {
+    transform_input<T, Shared>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
+    transform_gradient<T, Shared>(t, t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
+    return fence();
+  }
   transform_input<T>(t, t.tile0 + begin, end - begin, t.u, t.u_plane, begin, t.tiles);
   transform_gradient<T>(t, t.tile0 + begin, end - begin, t.e, t.e_plane, begin, t.tiles);
 }
@@ -94,9 +99,10 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
     const int64_t part = item % parts, o0 = part * t.depth, o1 = o0 + t.depth < t.O ? o0 + t.depth : t.O;
     const WinogradBlock b(t.C, t.blocks, item / parts);
     const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
+    const bool first_e = item / parts == begin / parts, first_u = part == 0 || item == begin;
     for (int64_t i = 0; i < 36; ++i)
       sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, t.tiles, b.V, o0, on,
-                scratch + i * plane, 1);
+                scratch + i * plane, 1, first_e && i < 35 ? t.e_plane : 0, first_u && i < 35 ? t.u_plane : 0);
     for (int64_t o = o0; o < o1; ++o)
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;

@@ -260,6 +260,11 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
   if (t.stream || t.sums_before.stream) fence();
 }
 
+// Packed weights, which all threads read.
+FASTCNN_OP void put_packed(const PackTask& t, float* d, vf a) {
+  kWholeLines&& t.shared ? stream(d, a) : store(d, a);
+}
+
 }  // namespace
 
 void gemm_windows_bf16(const GemmTask& t, int64_t begin, int64_t end) { windows<bfloat16>(t, begin, end); }
@@ -286,10 +291,11 @@ void pack_rows(const PackTask& t, int64_t begin, int64_t end) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0;
         float* d = dst + taps * cn * v0 * kLanes + (tap * cn + c - c0) * V * kLanes;
         for (int64_t o = v0 * kLanes; o < (v0 + V) * kLanes; o += kLanes, d += kLanes)
-          store(d, loadn(s + o, static_cast<int>(t.O - o < kLanes ? t.O - o : kLanes)));
+          put_packed(t, d, loadn(s + o, static_cast<int>(t.O - o < kLanes ? t.O - o : kLanes)));
       }
     }
   }
+  if (t.shared) fence();
 }
 
 }  // namespace
@@ -322,7 +328,7 @@ void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
               transpose(r);
 #pragma GCC unroll 16
               for (int j = 0; j < kLanes; ++j)
-                if (j < m) store(d + (i + j) * step, r[j]);
+                if (j < m) put_packed(t, d + (i + j) * step, r[j]);
             }
           } else {
             for (int64_t i = 0; i < cn; ++i)
@@ -331,6 +337,7 @@ void pack_weights(const PackTask& t, int64_t begin, int64_t end) {
         }
     }
   }
+  if (t.shared) fence();
 }
 #endif
 
@@ -357,11 +364,12 @@ void pack_row_pairs(const PackTask& t, int64_t begin, int64_t end) {
         float* d = t.dst + batch * t.dst_b + (taps * depth * v0 + (tap * depth + i) * V) * kLanes;
         for (int64_t o = v0 * kLanes; o < (v0 + V) * kLanes; o += kLanes, d += kLanes) {
           const int n = static_cast<int>(t.O - o < kLanes ? t.O - o : kLanes);
-          store(d, make_pair(loadn(s + o, n), both ? loadn(s + t.s_c + o, n) : zero()));
+          put_packed(t, d, make_pair(loadn(s + o, n), both ? loadn(s + t.s_c + o, n) : zero()));
         }
       }
     }
   }
+  if (t.shared) fence();
 }
 
 }  // namespace
@@ -391,7 +399,7 @@ void pack_weights_bf16(const PackTask& t, int64_t begin, int64_t end) {
         transpose(r);
 #pragma GCC unroll 16
         for (int j = 0; j < kLanes; ++j)
-          if (j < m) store(d + (i + j) * step, r[j]);
+          if (j < m) put_packed(t, d + (i + j) * step, r[j]);
       }
       for (int64_t i = whole; i < depth; ++i)
         for (int j = 0; j < kLanes; ++j) {
@@ -400,6 +408,7 @@ void pack_weights_bf16(const PackTask& t, int64_t begin, int64_t end) {
         }
     }
   }
+  if (t.shared) fence();
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -80,6 +80,7 @@ struct GemmTask {
 // reads.
 struct PackTask {
   int64_t B = 1, src_b = 0, dst_b = 0, O = 0, kH = 1, kW = 1, C = 0, nc = 1;
+  int shared = 0;  // all threads read them: past the caches where a vector is a line
   int64_t s_o = 0, s_kh = 0, s_kw = 0, s_c = 0;
   const float* src = nullptr;
   float* dst = nullptr;

@@ -18,4 +18,12 @@ FASTCNN_OP void put(T* p, vf v, int n) {
     storen(p, v, n);
 }
 
+template <class T>
+FASTCNN_OP void put(T* p, vf v, int n, bool nt) {
+  if (nt && n == kLanes)
+    stream(p, v);
+  else
+    put(p, v, n);
+}
+
 }  // namespace fastcnn::cpu::FASTCNN_ISA

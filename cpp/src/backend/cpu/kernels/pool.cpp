@@ -60,7 +60,7 @@ FASTCNN_OP void max_bwd_pixel(const PoolArgs& p, const T* dy, const int32_t* ind
         sum[v] = add(sum[v], hit);
       }
     }
-  for (int v = 0; v < NV; ++v) put(dx + v * kLanes, sum[v], n);
+  for (int v = 0; v < NV; ++v) put(dx + v * kLanes, sum[v], n, p.nt != 0);
 }
 
 template <int NV, class T>
@@ -88,7 +88,7 @@ FASTCNN_OP void avg_bwd_pixel(const PoolArgs& p, const T* dy, const PoolCover& c
       vf inv = set1(1.0f / (p.row_size[oh] * p.col_size[ow]));
       for (int v = 0; v < NV; ++v) sum[v] = fma(get(dy + (oh * p.oW + ow) * p.C + v * kLanes, n), inv, sum[v]);
     }
-  for (int v = 0; v < NV; ++v) put(dx + v * kLanes, sum[v], n);
+  for (int v = 0; v < NV; ++v) put(dx + v * kLanes, sum[v], n, p.nt != 0);
 }
 
 // bfloat16 addresses travel in PoolArgs as those of floats.
@@ -127,6 +127,7 @@ void max_pool_bwd_rows(const PoolArgs& p, int64_t begin, int64_t end) {
                           static_cast<int32_t>(h * p.W + w), n, values<T>(p.y) + (row * p.W + w) * p.C + c);
     });
   }
+  if (p.nt) fence();
 }
 
 template <class T>
@@ -155,6 +156,7 @@ void avg_pool_bwd_rows(const PoolArgs& p, int64_t begin, int64_t end) {
                           values<T>(p.y) + (row * p.W + w) * p.C + c);
     });
   }
+  if (p.nt) fence();
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ struct PoolArgs {
   const float* x;                            // max, avg: input; backward: dy
   float* y;                                  // output; backward: dx
   int32_t* index;                            // max
+  int nt;                                    // backward: dx goes past the caches
 };
 
 }  // namespace fastcnn::cpu

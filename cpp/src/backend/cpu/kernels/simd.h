@@ -464,6 +464,7 @@ FASTCNN_OP vf dot_pairs(vf a, vf b, vf c) {
 }
 
 // Whether loops ask for memory that they need later; the build for old processors is small rather than fast.
+constexpr bool kWholeLines = kLanes == 16;  // a vector is a line of the cache
 constexpr bool kFetches = kLanes > 4 || kVectorRegs > 16;
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

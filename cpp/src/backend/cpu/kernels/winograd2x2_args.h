@@ -37,7 +37,8 @@ struct Winograd2x2Task {
   float* e = nullptr;  // transformed tiles of dy
   int64_t e_plane = 0;
   float* dw = nullptr;
-  int32_t add = 0;  // dw += instead of dw =
+  int32_t shared = 0;  // as in WinogradTask
+  int32_t add = 0;     // dw += instead of dw =
 };
 
 }  // namespace fastcnn

@@ -54,6 +54,8 @@ struct WinogradTask {
   int64_t chunks = 1;
   float* sums = nullptr;  // of each chunk: [block of C][plane][O, whole blocks of lanes][vectors of the block]
   int64_t sums_chunk = 0;
+  int32_t shared =
+      0;  // windows, tiles of dy or weights are for all threads: past the caches where a vector is a line
   int32_t add = 0;  // dw += instead of dw =; by groups: sums +=
 };
 

@@ -51,8 +51,9 @@ struct WinogradImage {
 
 // Windows of tiles [first, first + count) to planes: tile i of the result goes to place at + i of `places`.
 template <class Points, class T>
-FASTCNN_OP void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t first, int64_t count,
-                                float* u, int64_t plane, int64_t at, int64_t places) {
+__attribute__((noinline)) void transform_tiles(const WinogradTask& t, const WinogradImage<T>& m, int64_t first,
+                                               int64_t count, float* u, int64_t plane, int64_t at,
+                                               int64_t places) {
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t))
     transform_window<Points>(m.p + k.n * m.s_n, m.H, m.W, m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL,
@@ -65,10 +66,13 @@ struct HeldPixels {
   FASTCNN_OP vf operator()(int i, int j) const { return load(p + (i * 6 + j) * kLanes); }
 };
 
-template <Act A>
-static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int64_t count, float* u,
-                                       int64_t plane, int64_t at, int64_t places) {
+// Activations are bounds here: one copy for all of them.
+template <class Points>
+__attribute__((noinline)) void transform_normalised_tiles(const WinogradTask& t, int64_t first, int64_t count,
+                                                          float* u, int64_t plane, int64_t at, int64_t places) {
   alignas(64) float held[36 * kLanes];
+  const vf low = set1(t.norm.act == Act::none ? -__builtin_inff() : 0.0f);
+  const vf high = set1(t.norm.act == Act::relu6 ? 6.0f : __builtin_inff());
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t)) {
     const int64_t h0 = k.h - t.pT, w0 = k.w - t.pL;
@@ -81,10 +85,10 @@ static void transform_normalised_tiles(const WinogradTask& t, int64_t first, int
       const vf m = loadn(t.norm.mean + c, n), a = loadn(t.norm.scale + c, n), b = loadn(t.norm.shift + c, n);
       for (int j = 0; j < 36; ++j) {
         const vf x = n == kLanes ? load(pixel[j] + c) : loadn(pixel[j] + c, n);
-        const vf y = act_fwd<A>(fma(sub(x, m), a, b), 0, 0);
+        const vf y = vmin(high, vmax(low, fma(sub(x, m), a, b)));
         store(held + j * kLanes, inside || pixel[j] != t.zeros ? y : zero());  // padding lies behind the norm
       }
-      to_planes<DataPoints<SixPoints>>(HeldPixels{held}, d, plane);
+      to_planes<Points>(HeldPixels{held}, d, plane);
     }
   }
 }
@@ -95,16 +99,12 @@ FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
 }
 
 // Windows of the input, read through the norm where there is one.
-template <class T>
+template <class T, template <class> class Kind = Own>
 FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t count, float* u, int64_t plane,
                                 int64_t at, int64_t places) {
-  if (!t.norm.on)
-    return transform_tiles<DataPoints<SixPoints>>(t, input_image<T>(t), first, count, u, plane, at, places);
-  switch (t.norm.act) {
-    case Act::relu: return transform_normalised_tiles<Act::relu>(t, first, count, u, plane, at, places);
-    case Act::relu6: return transform_normalised_tiles<Act::relu6>(t, first, count, u, plane, at, places);
-    default: return transform_normalised_tiles<Act::none>(t, first, count, u, plane, at, places);
-  }
+  using Points = Kind<DataPoints<SixPoints>>;
+  if (t.norm.on) return transform_normalised_tiles<Points>(t, first, count, u, plane, at, places);
+  transform_tiles<Points>(t, input_image<T>(t), first, count, u, plane, at, places);
 }
 
 template <class T>
@@ -117,13 +117,13 @@ FASTCNN_OP WinogradImage<T> output_image(const WinogradTask& t) {
 }
 
 // Tiles of dy.
-template <class T>
+template <class T, template <class> class Kind = Own>
 FASTCNN_OP void transform_gradient(const WinogradTask& t, int64_t first, int64_t count, float* e, int64_t plane,
                                    int64_t at, int64_t places) {
   if (t.m == 4)
-    transform_tiles<OutputPoints<SixPoints, 4>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
+    transform_tiles<Kind<OutputPoints<SixPoints, 4>>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
   else
-    transform_tiles<OutputPoints<SixPoints, 2>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
+    transform_tiles<Kind<OutputPoints<SixPoints, 2>>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
 }
 
 // Asks for the m x m pixels of tiles of an image that no other tile has in the middle of its window, so that

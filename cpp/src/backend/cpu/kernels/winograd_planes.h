@@ -79,9 +79,10 @@ FASTCNN_OP void transform_window(const T* image, int64_t H, int64_t W, int64_t C
 // ---- windows times weights ----
 
 // P tiles x V vectors of one plane: m (+)= u * w. Tiles are kLanes floats apart and channels of a tile in runs of
-// kLanes, so that one address reaches all rows.
+// kLanes, so that one address reaches all rows. Rows `ahead`, of a plane to come, are fetched meanwhile.
 template <int P, int V>
-static void plane_tile(const float* u, int64_t u_block, int64_t C, const float* w, float* m, int first) {
+static void plane_tile(const float* u, int64_t u_block, int64_t C, const float* w, float* m, int first,
+                       int64_t ahead) {
   vf acc[P][V];
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
@@ -89,6 +90,9 @@ static void plane_tile(const float* u, int64_t u_block, int64_t C, const float* 
     for (int v = 0; v < V; ++v) acc[p][v] = first ? zero() : load(m + (p * V + v) * kLanes);
   for (; C > 0; C -= kLanes, u += u_block) {
     const int64_t n = C < kLanes ? C : kLanes;
+    if (kWholeLines && ahead)
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) prefetch(u + ahead + p * kLanes);
     for (int64_t k = 0; k < n; ++k, w += V * kLanes) {
       vf b[V];
 #pragma GCC unroll 4
@@ -107,7 +111,7 @@ static void plane_tile(const float* u, int64_t u_block, int64_t C, const float* 
     for (int v = 0; v < V; ++v) store(m + (p * V + v) * kLanes, acc[p][v]);
 }
 
-using PlaneTileFn = void (*)(const float*, int64_t, int64_t, const float*, float*, int);
+using PlaneTileFn = void (*)(const float*, int64_t, int64_t, const float*, float*, int, int64_t);
 #define TILES4(V, p) &plane_tile<p, V>, &plane_tile<p + 1, V>, &plane_tile<p + 2, V>, &plane_tile<p + 3, V>
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr PlaneTileFn kPlaneTiles[3][16] = {
@@ -127,10 +131,10 @@ FASTCNN_OP EvenParts plane_parts(int64_t tiles, int64_t V) {
 
 // m[tile][V vectors] (+)= sum over C channels of u[channel][tile] * w[channel][V vectors].
 FASTCNN_OP void multiply_plane(const float* u, int64_t u_block, EvenParts parts, int64_t C, const float* w,
-                               int64_t V, float* m, int first) {
+                               int64_t V, float* m, int first, int64_t ahead = 0) {
   for (int64_t i = 0; i < parts.parts; ++i) {
     const int64_t p0 = parts.at, P = parts.next() - p0;
-    kPlaneTiles[V - 1][P - 1](u + p0 * kLanes, u_block, C, w, m + p0 * V * kLanes, first);
+    kPlaneTiles[V - 1][P - 1](u + p0 * kLanes, u_block, C, w, m + p0 * V * kLanes, first, ahead);
   }
 }
 
@@ -140,9 +144,10 @@ FASTCNN_OP void multiply_plane(const float* u, int64_t u_block, EvenParts parts,
 FASTCNN_OP constexpr int sum_rows(int V) { return V == 1 ? kLanes : kLanes == 16 ? 8 : 4; }
 
 // s[p][v] (+)= sum over tiles of e[tile][p] * u[v][tile], which is rounded for itself: the sum of many groups of
-// tiles is as exact as one of a group.
+// tiles is as exact as one of a group. What lies e_ahead and u_ahead, in a plane to come, is fetched meanwhile.
 template <int V>
-static void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s, int first) {
+static void sum_tile(const float* e, const float* u, int64_t u_block, int64_t tiles, float* s, int first,
+                     int64_t e_ahead, int64_t u_ahead) {
   constexpr int P = sum_rows(V);
   vf acc[P][V];
 #pragma GCC unroll 16
@@ -150,6 +155,10 @@ static void sum_tile(const float* e, const float* u, int64_t u_block, int64_t ti
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[p][v] = zero();
   for (int64_t k = 0; k < tiles; ++k, e += kLanes, u += kLanes) {
+    if (kWholeLines && e_ahead) prefetch(e + e_ahead);
+    if (kWholeLines && u_ahead)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) prefetch(u + v * u_block + u_ahead);
     vf b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(u + v * u_block);
@@ -172,16 +181,16 @@ static void sum_tile(const float* e, const float* u, int64_t u_block, int64_t ti
     for (int v = 0; v < V; ++v) store(s + (p * V + v) * kLanes, acc[p][v]);
 }
 
-using SumTileFn = void (*)(const float*, const float*, int64_t, int64_t, float*, int);
+using SumTileFn = void (*)(const float*, const float*, int64_t, int64_t, float*, int, int64_t, int64_t);
 constexpr SumTileFn kSumTiles[3] = {&sum_tile<1>, &sum_tile<2>, &sum_tile<3>};
 
 // Outputs [o0, o0 + on) x V vectors of one plane, o0 a multiple of kLanes; e and u are planes of `places` tiles, u
 // from its first vector on. s has whole blocks of kLanes rows.
 FASTCNN_OP void sum_plane(const float* e, const float* u, int64_t places, int64_t tiles, int64_t V, int64_t o0,
-                          int64_t on, float* s, int first) {
+                          int64_t on, float* s, int first, int64_t e_ahead = 0, int64_t u_ahead = 0) {
   for (int64_t p = 0, P = sum_rows(static_cast<int>(V)); p < on; p += P)
     kSumTiles[V - 1](e + (o0 + p) / kLanes * places * kLanes + (o0 + p) % kLanes, u, places * kLanes, tiles,
-                     s + p * V * kLanes, first);
+                     s + p * V * kLanes, first, (o0 + p) % kLanes ? 0 : e_ahead, p ? 0 : u_ahead);
 }
 
 // ---- planes to outputs ----

@@ -120,12 +120,27 @@ using OutputPoints = PolynomialPoints<Set, m, false>;
 
 // ---- in two ----
 
+// Points of planes that the thread reads itself, and of planes for all threads, which go past the caches.
+template <class Points>
+using Own = Points;
+template <class Points>
+struct Shared : Points {};
+template <class Points>
+constexpr bool kShared = false;
+template <class Points>
+constexpr bool kShared<Shared<Points>> = true;
+
+template <class Points>
+FASTCNN_OP void put_plane(float* u, vf a) {
+  kShared<Points> ? stream(u, a) : store(u, a);
+}
+
 template <class Points, int kPair>
 FASTCNN_OP void row_pair(const vf* d, float* u, int64_t plane) {
   vf p, q = zero();
   Points::template pair<kPair>([&](int j) { return d[j]; }, p, q);
-  store(u + first_of(kPair) * plane, p);
-  if constexpr (second_of(kPair) < Points::kSide) store(u + second_of(kPair) * plane, q);
+  put_plane<Points>(u + first_of(kPair) * plane, p);
+  if constexpr (second_of(kPair) < Points::kSide) put_plane<Points>(u + second_of(kPair) * plane, q);
 }
 
 template <class Points>
