@@ -61,14 +61,14 @@ struct IsaGuard {
   ~IsaGuard() {
     cpu::set_isa(isa);
     cpu::set_num_threads(threads);
-    cpu::assume_cores_lack_common_cache({});
+    cpu::set_hand_over_bytes(-1);
   }
 };
 
 // Three hand over in memory what they make for each other, as where cores have no cache in common; others do not.
 inline void use_threads(int threads) {
   cpu::set_num_threads(threads);
-  cpu::assume_cores_lack_common_cache(threads == 3);
+  cpu::set_hand_over_bytes(threads == 3 ? 0 : int64_t{1} << 60);
 }
 
 // Returns how many optimised runs were compared. `tolerance` is relative to the largest magnitude of the

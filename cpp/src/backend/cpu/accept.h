@@ -33,14 +33,13 @@ inline bool streams(const void* p, int64_t bytes, int64_t least = int64_t{24} <<
   return bytes >= least && reinterpret_cast<uintptr_t>(p) % 64 == 0;
 }
 
-// Whether what one thread writes for others goes past the caches. A line that two cores hold has to be taken from
-// the other one before it is written, one after the other: 2 GB/s where no cache is common to both.
-inline bool hands_over_in_memory() { return cores_lack_common_cache() && num_threads() > 1; }
+// Whether so much that one thread writes for others goes past the caches. A line that two cores hold has to be
+// taken from the other one before it is written, one after the other: 2 GB/s where no cache is common to both.
+inline bool hands_over_in_memory(int64_t bytes) { return bytes >= hand_over_bytes() && num_threads() > 1; }
 
 // For passes that write what other threads read last: much smaller results stream there, and in place too.
 inline bool streams_over(const void* p, int64_t bytes, bool in_place = false) {
-  if (hands_over_in_memory()) return streams(p, bytes, int64_t{1} << 20);
-  return !in_place && streams(p, bytes);
+  return hands_over_in_memory(bytes) ? streams(p, bytes, 0) : !in_place && streams(p, bytes);
 }
 
 inline bool streams(const Operand& y) {

@@ -218,7 +218,7 @@ void backward(const Call& c) {
   } else if (p.rows > 0) {
     NormBwdSumsArgs a{s, dy, dy2, x, y, scale, shift, dz, w.mean, w.part, p.act, 0};
     // The second pass reads it again: memory is worth it only where lines of other threads are slow to write.
-    a.nt = dz && hands_over_in_memory() && norm_streams(s, dz, value_bytes);
+    a.nt = dz && hands_over_in_memory(p.rows * p.C * value_bytes) && norm_streams(s, dz, value_bytes);
     auto kernel = half(c.in[1]) ? kernels()->norm_bwd_sums_bf16 : kernels()->norm_bwd_sums;
     for_chunks(s, [&](int64_t b, int64_t e) { kernel(&a, b, e); });
     parallel_for(p.C, 64,

@@ -105,6 +105,7 @@ inline GemmTask forward_task(const Conv2dParams& p) {
 inline WeightsGradTask weights_task(const Conv2dParams& p) {
   WeightsGradTask t;
   t.B = p.groups, t.x_b = t.C = p.C / p.groups, t.y_b = t.O = p.O / p.groups, t.w_b = t.O * t.C * p.kH * p.kW;
+  t.shared = hands_over_in_memory(4 * t.B * t.w_b);
   t.kH = p.kH, t.kW = p.kW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW, t.pT = p.pT, t.pL = p.pL;
   t.x_w = p.C, t.y_w = p.O;
   if (p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {

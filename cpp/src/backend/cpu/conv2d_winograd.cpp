@@ -114,7 +114,7 @@ int64_t winograd_weight_floats(const WinogradTask& t) {
 
 void transform_winograd_weights(WinogradTask t, bool bf16) {
   const KernelTable& k = *kernels();
-  t.shared = hands_over_in_memory();
+  t.shared = hands_over_in_memory(4 * winograd_weight_floats(t));
   auto weights = bf16 ? k.winograd_weights_bf16 : k.winograd_weights;
   parallel_for(t.blocks, ceil_div(32 * 1024, std::max<int64_t>(1, t.C * t.O * 36 / t.blocks)),
                [&](int64_t b, int64_t e, int) { weights(t, b, e); });
@@ -201,7 +201,7 @@ void run_winograd(WinogradTask& t, bool bf16, void* workspace) {
   const Plan p = plan_winograd(t, num_threads(), prepared);
   const Parts parts(Carve(workspace), t, p, prepared);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
-  t.zeros = parts.zeros, t.u = parts.u, t.u_plane = p.u_plane, t.shared = hands_over_in_memory();
+  t.zeros = parts.zeros, t.u = parts.u, t.u_plane = p.u_plane, t.shared = hands_over_in_memory(4 * 36 * p.u_plane);
   if (!prepared) t.wt = parts.wt;
   const int64_t tiles = all_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
@@ -286,7 +286,8 @@ void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
   const DataParts parts(Carve(workspace), t, q);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = q.zeros = parts.zeros, t.e = parts.e, q.u = parts.e, q.wt = parts.wt;
-  t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks, t.shared = hands_over_in_memory();
+  t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks;
+  t.shared = hands_over_in_memory(4 * 36 * parts.e_plane);
   transform_winograd_weights(q, false);
   const int64_t tiles = all_tiles(t), vectors = padded(t.C) / lanes();
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
@@ -322,7 +323,7 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
   const GradientParts parts(Carve(workspace), t, p);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = parts.zeros, t.u = parts.u, t.e = parts.e, t.sums = parts.sums;
-  t.u_plane = p.u_plane, t.e_plane = p.e_plane, t.shared = hands_over_in_memory();
+  t.u_plane = p.u_plane, t.e_plane = p.e_plane, t.shared = hands_over_in_memory(4 * 36 * (p.u_plane + p.e_plane));
   const int64_t tiles = all_tiles(t);
   if (p.order == Order::groups) {
     t.tiles = tiles;

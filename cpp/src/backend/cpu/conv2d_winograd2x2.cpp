@@ -133,7 +133,7 @@ void run_blocks(Winograd2x2Task t, void* workspace) {
   std::memset(m.zeros, 0, static_cast<size_t>(padded(std::max(t.C, t.O))) * 4);
   t.zeros = m.zeros, t.u = m.u;
   if (run_own_tiles(t)) return;
-  t.shared = hands_over_in_memory();
+  t.shared = hands_over_in_memory(4 * 25 * t.u_plane);
   const int64_t all = tiles_of(t);
   for (t.tile0 = 0; t.tile0 < all; t.tile0 += t.places) {
     t.tiles = std::min(t.places, all - t.tile0);
@@ -208,7 +208,7 @@ void winograd2x2_bwd_weights_run(const Call& c) {
   const int64_t scratch = plan_gradient(t);
   Memory m(t, c.workspace);
   std::memset(m.zeros, 0, static_cast<size_t>(padded(std::max(t.C, t.O))) * 4);
-  t.zeros = m.zeros, t.u = m.u, t.e = m.e, t.shared = hands_over_in_memory();
+  t.zeros = m.zeros, t.u = m.u, t.e = m.e, t.shared = hands_over_in_memory(4 * 25 * t.u_plane);
   t.x = c.in[0].as<float>(), t.dy = c.in[1].as<float>(), t.dw = c.out[0].as<float>();
   const int64_t all = tiles_of(t), items = t.blocks * ceil_div(t.O, t.depth);
   for (t.tile0 = 0; t.tile0 < all; t.tile0 += t.places) {

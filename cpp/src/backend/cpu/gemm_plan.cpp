@@ -112,9 +112,10 @@ struct Engine {
         lanes(k.vector_floats) {}
 
   void pack_all(PackTask w) const {
-    w.shared = hands_over_in_memory() && reinterpret_cast<uintptr_t>(w.dst) % 64 == 0 && w.dst_b % 16 == 0;
     const int64_t items = w.B * (w.s_o == 1 ? depth : vectors);
     const int64_t words = w.B * w.kH * w.kW * depth * vectors * lanes;
+    const bool lines = reinterpret_cast<uintptr_t>(w.dst) % 64 == 0 && w.dst_b % 16 == 0;
+    w.shared = lines && hands_over_in_memory(4 * words);
     parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),
                  [&](int64_t b, int64_t e, int) { pack(w, b, e); });
   }

@@ -1,7 +1,7 @@
 // What it is: which ISAs this build holds, which the machine can run, and the kernel table in use.
 // FASTCNN_ISA=ref|portable|avx2|avx512|avx512bf16 lowers the choice; "ref" leaves only the naive references.
 #pragma once
-#include <optional>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,8 +13,11 @@ const KernelTable* kernels();               // the table in use; nullptr when on
 std::string isa_name();                     // "ref", "portable", "avx2", "avx512", "avx512bf16"
 bool has_bf16_products();                   // one instruction multiplies pairs of bfloat16
 std::vector<std::string> available_isas();  // that this build holds and this machine runs, best first, then "ref"
-bool cores_lack_common_cache();             // some of them may: AMD's share their last level in groups
-void assume_cores_lack_common_cache(std::optional<bool>);  // in place of what the processor says, for tests
-void set_isa(const std::string& name);                     // throws std::invalid_argument with the available names
+void set_isa(const std::string& name);      // throws std::invalid_argument with the available names
+
+// From so many bytes on, what threads make for each other goes past the caches: where cores may have none in
+// common, as AMD's, which share their last level in groups. Tests set it; -1 is what the processor wants.
+int64_t hand_over_bytes();
+void set_hand_over_bytes(int64_t);
 
 }  // namespace fastcnn::cpu

@@ -2,6 +2,7 @@
 // that for the gradient of the weights. What it is not: parts, groups and threads
 // (backend/cpu/conv2d_winograd2x2.cpp). Sum order of one output: parts, channels; it does not depend on the plan.
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/lanes.h"
 #include "backend/cpu/kernels/winograd_planes.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -127,7 +128,11 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
 // at a time; blocks are of vectors of input channels.
 void winograd2x2_gradient_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t in = vectors_of(t.C), vectors = t.parts * in, ranges = ceil_div(t.O, t.depth);
-  const int64_t tap[4] = {0, t.w_w, t.w_h, t.w_h + t.w_w};
+  const int64_t tap[4] = {0, t.w_w, t.w_h, t.w_h + t.w_w}, *part = t.w_part;
+  // Others have read what lay there.
+  const int64_t steps = t.w_o | t.w_w | t.w_h | part[0] | part[1] | part[2] | part[3];
+  const bool lines = (reinterpret_cast<uintptr_t>(t.dw) | static_cast<uintptr_t>(steps * 4)) % 64 == 0;
+  const bool past = kWholeLines && t.shared && !t.add && lines;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t o0 = item % ranges * t.depth, on = t.O - o0 < t.depth ? t.O - o0 : t.depth, j = item / ranges;
     const int64_t v0 = vectors * j / t.blocks, V = vectors * (j + 1) / t.blocks - v0;
@@ -149,10 +154,11 @@ void winograd2x2_gradient_blocks(const Winograd2x2Task& t, float* scratch, int64
 #pragma GCC unroll 2
           for (int w = 0; w < 2; ++w) {
             float* at = d + tap[h * 2 + w];
-            storen(at, t.add ? add(loadn(at, n), g[h][w]) : g[h][w], n);
+            put(at, t.add ? add(loadn(at, n), g[h][w]) : g[h][w], n, past);
           }
       }
   }
+  if (past) fence();
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

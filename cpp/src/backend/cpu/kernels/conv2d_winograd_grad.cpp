@@ -2,6 +2,7 @@
 // to planes, one product summed over tiles per plane, planes to taps. What it is not: groups and threads
 // (backend/cpu/conv2d_winograd.cpp). The order of every sum (tiles, then chunks or calls) is fixed by the task.
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/lanes.h"
 #include "backend/cpu/kernels/winograd_pixels.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -29,19 +30,20 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
 
 // Sums in planes, at(row, column), to the taps of one vector of input channels.
 template <int r, class Planes>
-FASTCNN_OP void finish_taps(const Planes& at, float* d, int64_t tap, int n, bool add_to) {
+FASTCNN_OP void finish_taps(const Planes& at, float* d, int64_t tap, int n, bool add_to, bool past) {
   vf g[r][r];
   from_planes<WeightPoints<SixPoints, r>>(at, g);
 #pragma GCC unroll 5
   for (int i = 0; i < r; ++i)
 #pragma GCC unroll 5
-    for (int j = 0; j < r; ++j, d += tap) storen(d, add_to ? add(loadn(d, n), g[i][j]) : g[i][j], n);
+    for (int j = 0; j < r; ++j, d += tap) put(d, add_to ? add(loadn(d, n), g[i][j]) : g[i][j], n, past);
 }
 template <class Planes>
-FASTCNN_OP void store_gradient(const WinogradTask& t, const Planes& at, int64_t o, int64_t c, bool add_to) {
+FASTCNN_OP void store_gradient(const WinogradTask& t, const Planes& at, int64_t o, int64_t c, bool add_to,
+                               bool past = false) {
   float* d = t.dw + o * t.w_o + c;
   const int n = lanes_left(t.C, c);
-  t.m == 4 ? finish_taps<3>(at, d, t.w_tap, n, add_to) : finish_taps<5>(at, d, t.w_tap, n, add_to);
+  t.m == 4 ? finish_taps<3>(at, d, t.w_tap, n, add_to, past) : finish_taps<5>(at, d, t.w_tap, n, add_to, past);
 }
 
 // Chunks of tiles [tile0, tile0 + tiles). A group of windows stays in cache; the sums of a chunk are read and
@@ -95,6 +97,9 @@ void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
 template <class T>
 void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t parts = ceil_div(t.O, t.depth);  // t.depth outputs at a time, a multiple of kLanes
+  // Others have read what lay there.
+  const bool lines = (reinterpret_cast<uintptr_t>(t.dw) | static_cast<uintptr_t>((t.w_o | t.w_tap) * 4)) % 64 == 0;
+  const bool past = kWholeLines && t.shared && !t.add && lines;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t part = item % parts, o0 = part * t.depth, o1 = o0 + t.depth < t.O ? o0 + t.depth : t.O;
     const WinogradBlock b(t.C, t.blocks, item / parts);
@@ -107,10 +112,11 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;
         const float* s = scratch + ((o - o0) * b.V + v) * kLanes;
-        store_gradient(t, [&](int h, int w) { return load(s + (h * 6 + w) * plane); }, o, c, t.add);
+        store_gradient(t, [&](int h, int w) { return load(s + (h * 6 + w) * plane); }, o, c, t.add, past);
       }
     if (t.dbias && item < parts) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, !t.add, t.dbias);
   }
+  if (past) fence();
 }
 
 // T: of dy, whose sum is the gradient of the bias.

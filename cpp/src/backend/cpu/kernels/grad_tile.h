@@ -18,6 +18,7 @@ struct Walk {
   int64_t v_n, v_h, v_w;  // steps of the vector operand
   int64_t out;            // floats between rows of the result
   int first, tail, once;
+  int past;       // results go past the caches where vectors are lines
   int64_t burst;  // pixels between two fetches
 };
 
@@ -93,12 +94,16 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
         }
       }
     }
+  const bool past =
+      kWholeLines && k.past && (reinterpret_cast<uintptr_t>(out) | static_cast<uintptr_t>(k.out * 4)) % 64 == 0;
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
     for (int i = 0; i < V; ++i) {
       if (i == V - 1 && k.tail < kLanes)
         storen(out + p * k.out + i * kLanes, acc[p][i], k.tail);
+      else if (past)
+        stream(out + p * k.out + i * kLanes, acc[p][i]);
       else
         store(out + p * k.out + i * kLanes, acc[p][i]);
     }
