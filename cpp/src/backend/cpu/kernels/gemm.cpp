@@ -262,7 +262,10 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
 
 // Packed weights, which all threads read.
 FASTCNN_OP void put_packed(const PackTask& t, float* d, vf a) {
-  kWholeLines&& t.shared ? stream(d, a) : store(d, a);
+  if (kWholeLines && t.shared)
+    stream(d, a);
+  else
+    store(d, a);
 }
 
 }  // namespace

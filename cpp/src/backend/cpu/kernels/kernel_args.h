@@ -102,9 +102,8 @@ struct WeightsGradTask {
   int32_t merge = 0;    // the columns of a window are one run of kW*C floats
   int32_t o_inner = 0;  // vectors over output channels: for few input channels
   int32_t panels = 0;   // x is copied to panels of vectors instead of rows of pixels
-  int32_t shared =
-      0;        // others have read what lies at dw: its first sums go past the caches where a vector is a line
-  NormIn norm;  // float32
+  int32_t shared = 0;   // others have read dw: its first sums go past the caches where a vector is a line
+  NormIn norm;          // float32
   // Where `strip1` is not 0: these strips of a chunk alone; the first of a chunk starts its sums.
   int64_t strip0 = 0, strip1 = 0;
   int64_t fetch_dy = 0;  // where dy lies in cache: floats from it to what is fetched meanwhile
