@@ -1,4 +1,5 @@
 // Normalisation: every implementation on every ISA against the reference, and the reference against known values.
+#include "backend/cpu/accept.h"
 #include "op_check.h"
 
 using namespace fastcnn;
@@ -226,6 +227,7 @@ TEST_CASE("batch_norm: results that go past the caches are the same bits, in pla
       for (int way = 0; way < 3; ++way) {  // through caches; past them; past them and in place
         cpu::set_num_threads(2);
         cpu::set_hand_over_bytes(way > 0 ? 0 : int64_t{1} << 60);
+        REQUIRE(cpu::hands_over_in_memory(1) == (way > 0));
         const bool in_place = way == 2;
         const Array x = image(normal(n, 1, 1, 3)), res = image(normal(n, 4)), dy = image(normal(n, 5));
         y[way] = results(), grads[way] = results();

@@ -1,4 +1,5 @@
-// What it is: the reasons shared by implementation lists: what an optimised entry asks of its operands.
+// What it is: the reasons shared by implementation lists: what an optimised entry asks of its operands; and
+// whether its results go past the caches.
 #pragma once
 #include "backend/cpu/isa.h"
 #include "backend/cpu/threads.h"

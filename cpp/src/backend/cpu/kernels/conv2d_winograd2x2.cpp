@@ -129,7 +129,7 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
 void winograd2x2_gradient_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t in = vectors_of(t.C), vectors = t.parts * in, ranges = ceil_div(t.O, t.depth);
   const int64_t tap[4] = {0, t.w_w, t.w_h, t.w_h + t.w_w}, *part = t.w_part;
-  // Others have read what lay there.
+  // Other threads have read what lay at dw: past the caches, where its vectors are lines.
   const int64_t steps = t.w_o | t.w_w | t.w_h | part[0] | part[1] | part[2] | part[3];
   const bool lines = (reinterpret_cast<uintptr_t>(t.dw) | static_cast<uintptr_t>(steps * 4)) % 64 == 0;
   const bool past = kWholeLines && t.shared && !t.add && lines;

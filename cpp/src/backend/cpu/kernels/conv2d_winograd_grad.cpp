@@ -97,7 +97,7 @@ void gradient_input(const WinogradTask& t, int64_t begin, int64_t end) {
 template <class T>
 void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t parts = ceil_div(t.O, t.depth);  // t.depth outputs at a time, a multiple of kLanes
-  // Others have read what lay there.
+  // Other threads have read what lay at dw: past the caches, where its vectors are lines.
   const bool lines = (reinterpret_cast<uintptr_t>(t.dw) | static_cast<uintptr_t>((t.w_o | t.w_tap) * 4)) % 64 == 0;
   const bool past = kWholeLines && t.shared && !t.add && lines;
   for (int64_t item = begin; item < end; ++item) {

@@ -463,8 +463,8 @@ FASTCNN_OP vf dot_pairs(vf a, vf b, vf c) {
 #endif
 }
 
-// Whether loops ask for memory that they need later; the build for old processors is small rather than fast.
 constexpr bool kWholeLines = kLanes == 16;  // a vector is a line of the cache
+// Whether loops ask for memory that they need later; the build for old processors is small rather than fast.
 constexpr bool kFetches = kLanes > 4 || kVectorRegs > 16;
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA
