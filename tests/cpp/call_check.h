@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/hand_over.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
 #include "backend/cpu/threads.h"

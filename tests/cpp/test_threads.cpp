@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/hand_over.h"
 #include "backend/cpu/threads.h"
 
 using namespace fastcnn;
@@ -96,4 +99,41 @@ TEST_CASE("convolutions of one image split evenly over 1 to 8 threads") {
       CAPTURE(threads);
       CHECK(imbalance(p, threads) <= 1.3);
     }
+}
+
+TEST_CASE(
+    "the way of a cache line between threads is measured where there are two, and ends where they do not run") {
+  KeepThreads keep;
+  set_num_threads(1);
+  CHECK(round_trip_ns() == 0);
+  for (int threads : {2, 3, 64}) {
+    set_num_threads(threads);
+    double best = 0;
+    // Other processes may hold the cores for a while.
+    for (int i = 0; i < (threads == 2 ? 5000 : 20) && best == 0; ++i) {
+      if (i > 20) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      best = round_trip_ns();
+      CHECK(best >= 0);
+      CHECK(best < 1e6);
+    }
+    if (threads == 2 && std::thread::hardware_concurrency() > 1)
+      CHECK(best > 5);  // a trip through any cache takes longer
+    parallel_for(threads, 1, [&](int64_t, int64_t, int) { CHECK(round_trip_ns() == 0); });
+  }
+}
+
+TEST_CASE("what is handed over in memory: large results, or all that a test asks for") {
+  KeepThreads keep;
+  set_num_threads(2);
+  set_hand_over_bytes(5);
+  CHECK(hands_over_in_memory(5));
+  CHECK(hands_result_over_in_memory(5));
+  CHECK_FALSE(hands_over_in_memory(4));
+  set_num_threads(1);
+  CHECK_FALSE(hands_over_in_memory(5));
+  CHECK_FALSE(hands_result_over_in_memory(5));
+  set_num_threads(2);
+  set_hand_over_bytes(-1);
+  CHECK_FALSE(hands_over_in_memory(1024));
+  CHECK_FALSE(hands_result_over_in_memory(1024));
 }

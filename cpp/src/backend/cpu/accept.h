@@ -1,6 +1,7 @@
 // What it is: the reasons shared by implementation lists: what an optimised entry asks of its operands; and
 // whether its results go past the caches.
 #pragma once
+#include "backend/cpu/hand_over.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/threads.h"
 #include "backend/backend.h"
@@ -33,10 +34,6 @@ inline const char* not_simd_float(const Call& c) {
 inline bool streams(const void* p, int64_t bytes, int64_t least = int64_t{24} << 20) {
   return bytes >= least && reinterpret_cast<uintptr_t>(p) % 64 == 0;
 }
-
-// Whether so much that one thread writes for others goes past the caches. A line that two cores hold has to be
-// taken from the other one before it is written, one after the other: 2 GB/s where no cache is common to both.
-inline bool hands_over_in_memory(int64_t bytes) { return bytes >= hand_over_bytes() && num_threads() > 1; }
 
 // For passes that write what other threads read last: much smaller results stream there, and in place too.
 inline bool streams_over(const void* p, int64_t bytes, bool in_place = false) {

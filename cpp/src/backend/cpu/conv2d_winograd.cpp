@@ -203,6 +203,9 @@ void run_winograd(WinogradTask& t, bool bf16, void* workspace) {
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = parts.zeros, t.u = parts.u, t.u_plane = p.u_plane, t.shared = hands_over_in_memory(4 * 36 * p.u_plane);
   if (!prepared) t.wt = parts.wt;
+  t.stream = lanes() == 16 && !bf16 &&
+             (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(4 * t.y_w)) % 64 == 0 &&
+             hands_result_over_in_memory(4 * t.N * t.oH * t.oW * t.O);
   const int64_t tiles = all_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
   if (p.order != Order::blocks && !prepared) transform_winograd_weights(t, bf16);

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <limits>
 #include <stdexcept>
 
 namespace fastcnn::cpu {
@@ -75,7 +74,6 @@ std::string names() {
 }
 
 std::atomic<const Candidate*> current{nullptr};
-std::atomic<int64_t> handed_over{-1};
 
 const Candidate* use() {
   const Candidate* c = current.load(std::memory_order_acquire);
@@ -92,17 +90,6 @@ const Candidate* use() {
 const KernelTable* kernels() { return use()->table; }
 std::string isa_name() { return use()->name; }
 bool has_bf16_products() { return isa_name() == "avx512bf16"; }
-
-int64_t hand_over_bytes() {
-#if defined(__x86_64__)
-  static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
-#else
-  constexpr bool amd = false;
-#endif
-  const int64_t set = handed_over.load(std::memory_order_relaxed);
-  return set >= 0 ? set : amd ? int64_t{1} << 20 : std::numeric_limits<int64_t>::max();
-}
-void set_hand_over_bytes(int64_t bytes) { handed_over.store(bytes, std::memory_order_relaxed); }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> out;

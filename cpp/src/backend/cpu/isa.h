@@ -15,9 +15,4 @@ bool has_bf16_products();                   // one instruction multiplies pairs 
 std::vector<std::string> available_isas();  // that this build holds and this machine runs, best first, then "ref"
 void set_isa(const std::string& name);      // throws std::invalid_argument with the available names
 
-// From so many bytes on, what threads make for each other goes past the caches: where cores may have none in
-// common, as AMD's, which share their last level in groups. Tests set it; -1 is what the processor wants.
-int64_t hand_over_bytes();
-void set_hand_over_bytes(int64_t);
-
 }  // namespace fastcnn::cpu

@@ -110,7 +110,8 @@ int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
 template <int m, class T>
 void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane, int64_t first,
             int64_t count, int64_t part) {
-  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.oH, t.oW};
+  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.oH,
+                             t.oW,  t.stream != 0};
   const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
   if (t.moments.on && b.v0 == 0) t.moments.count[part] = pixels;
   for (int64_t v = 0; v < b.V; ++v) {
@@ -204,7 +205,8 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     const int64_t plane = winograd_plane(widest * count);
     float* u = scratch + plane;
     transform_input<T>(t, first, count, u, plane, 0, count);
-    TileFetch<T> written(t, output_image<T>(t), first, count, 36), read(t, input_image<T>(t), next, ahead, 36);
+    TileFetch<T> written(t, output_image<T>(t), first, t.stream ? 0 : count, 36),
+        read(t, input_image<T>(t), next, ahead, 36);
     const EvenParts parts_of[] = {plane_parts(count, least), plane_parts(count, least + 1)};
     for (int64_t i = 0; i < 36; ++i) {
       written.next(), read.next(), ranges.next();
@@ -222,6 +224,7 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
       finish_tiles<T>(t, b, scratch + b.v0 * count * kLanes, plane, first, count, item);
     }
   }
+  if (t.stream) fence();
 }
 
 template <class T>
@@ -260,6 +263,7 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
       finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count, g);
     }
   }
+  if (t.stream) fence();
 }
 
 template <class T>
@@ -272,6 +276,7 @@ void outputs(const WinogradTask& t, const float* products, int64_t begin, int64_
     const float* m = products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + first * b.V * kLanes;
     finish_tiles<T>(t, b, m, winograd_plane(t.tiles * b.V * kLanes), t.tile0 + first, count, g);
   }
+  if (t.stream) fence();
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ struct WinogradTask {
   NormIn norm;                      // float32: x is read through it
   MomentsOut moments;               // of y, float32; a part is a group of tiles
   NormSums sums_before;             // float32: y is a gradient; parts as those of moments
+  int32_t stream = 0;               // float32: y past the caches, where its vectors are lines
   const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
 
   // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`; those of the

@@ -208,6 +208,7 @@ struct Epilogue {
   const T* residual;  // or null; offsets as for y
   T* y;
   int64_t y_h, y_w, H, W;
+  bool past = false;  // the caches
 
   // The outputs of one tile and n channels, at `offset`, row h and column w; what lies outside of the image is
   // left. through(v, rows, columns) sees them before they are stored.
@@ -242,6 +243,14 @@ struct Epilogue {
     }
     through(v, rows, columns);
     T* d = y + offset;
+    if constexpr (kWholeLines && sizeof(T) == 4)
+      if (whole && past) {
+#pragma GCC unroll 4
+        for (int r = 0; r < m; ++r)
+#pragma GCC unroll 4
+          for (int c = 0; c < m; ++c) stream(d + r * y_h + c * y_w, v[r][c]);
+        return;
+      }
     if (whole) {
 #pragma GCC unroll 4
       for (int r = 0; r < m; ++r)
