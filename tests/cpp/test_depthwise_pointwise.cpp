@@ -86,7 +86,7 @@ int check(const Shape& s, DType dtype) {
         cpu::set_isa(isa);
         if (isa == "ref" || y == 0) continue;
         const Array want = by_parts(p, in)[0];
-        for (int threads : {1, 3}) {
+        for (int threads : {1, 2, 3}) {
           cpu::set_num_threads(threads);
           std::vector<Array> out = make_outputs({{y, dtype}});
           auto a = operands(in), o = operands(out);
@@ -127,6 +127,8 @@ TEST_CASE("depthwise_pointwise") {
            {1, 6, 40, 130, 6, 5, 3, 2, 0, 1, 1},
            {1, 24, 144, 24, 60, 56, 3, 1, 1},  // more than one strip
            {5, 2, 3, 2, 1, 1, 3, 1, 1},
+           {1, 6, 40, 24, 7, 7, 3, 1, 1},  // shares of threads end inside of rows
+           {1, 6, 40, 24, 13, 14, 3, 2, 1},
            {1, 3, 600, 9, 5, 40, 3, 1, 1},  // channels in two blocks
            {1, 2, 16, 4, 9, 1, 3, 2, 3},    // windows outside of the image
            {0, 8, 16, 8, 5, 5, 3, 1, 1},

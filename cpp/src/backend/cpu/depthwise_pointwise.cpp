@@ -90,12 +90,34 @@ struct Tasks {
   int64_t held_floats(int64_t out) const { return floats(held(out)); }
   int64_t strip_floats(int64_t out) const { return held_floats(out) + floats(out * p.oW * p.E); }
   int64_t weights_floats() const { return expand_floats + depthwise_floats + pointwise_floats; }
-  // Where the shares of two threads meet inside an image, both make the rows that both read.
-  int64_t rows_made_twice() const {
-    const int64_t overlap = std::max<int64_t>(0, rows_read(depthwise, 1) - p.sH), threads = num_threads();
-    int64_t n = 0;
-    for (int64_t i = 1; i < threads; ++i) n += p.N * p.oH * i / threads % p.oH ? overlap : 0;
-    return n;
+  // Of what the first convolution makes, the rows of the thread with most of them: rows that two threads read are
+  // made by both.
+  int64_t most_rows_made() const {
+    const int64_t all = p.N * p.oH, threads = num_threads();
+    int64_t most = 0;
+    for (int64_t i = 0; i < threads; ++i) {
+      int64_t rows = 0;
+      for (int64_t from = all * i / threads, last = all * (i + 1) / threads, to; from < last; from = to) {
+        to = std::min(last, (from / p.oH + 1) * p.oH);
+        const int64_t first = from % p.oH * p.sH - p.pT, end = first + rows_read(depthwise, to - from);
+        rows += std::clamp<int64_t>(end, 0, p.H) - std::clamp<int64_t>(first, 0, p.H);
+      }
+      most = std::max(most, rows);
+    }
+    return most;
+  }
+  // Shares of threads end inside of rows where there are few.
+  int64_t pieces_of_a_row() const {
+    const int64_t rows = p.N * p.oH, threads = num_threads();
+    return !p.has_expand && rows % threads != 0 && rows < 8 * threads && p.oW >= 4 ? 2 : 1;
+  }
+  // The depthwise task on columns [w0, w1) of its rows; x is the image.
+  template <class Value>
+  static GemmTask columns(GemmTask t, const Value* x, int64_t w0, int64_t w1) {
+    const int64_t outside = std::max<int64_t>(0, t.pL - w0 * t.sW), left_out = w0 * t.sW + outside - t.pL;
+    t.x = reinterpret_cast<const float*>(x + left_out * t.x_w);
+    t.W -= left_out, t.pL = outside, t.oW = w1 - w0;
+    return t;
   }
 
  private:
@@ -124,7 +146,8 @@ struct Strips {
     if (t.strip_floats(1) > 2 * kStripFloats) return "long rows";
     if (t.weights_floats() > kWeightsFloats) return "weights that each strip would read from afar";
     if (p.N * p.oH < 3 * num_threads()) return "few rows for the threads";
-    if (p.has_expand && 12 * t.rows_made_twice() > p.N * p.H) return "threads would make too many rows twice";
+    if (p.has_expand && 12 * num_threads() * t.most_rows_made() > 13 * p.N * p.H)
+      return "threads would make too many rows twice";
     return nullptr;
   }
 
@@ -167,31 +190,31 @@ struct Strips {
     Value* y = c.out[0].as<Value>();
     t.pointwise.y = address(y);
     if (sizeof(Value) == 4) choose_stream(t.pointwise, p.N * p.oH * p.oW * p.O, p.O);
-    const int64_t held_floats = t.held_floats(t.rows), row = p.oW * p.E;
-    const int64_t work = p.oW * p.E * (p.O + (p.has_expand ? p.sH * p.sW * p.C : 0));
-    with_scratch(p.N * p.oH, ceil_div(128 * 1024, std::max<int64_t>(work, 1)), t.strip_floats(t.rows),
+    const int64_t held_floats = t.held_floats(t.rows), pieces = t.pieces_of_a_row();
+    const int64_t work = p.oW * p.E * (p.O + (p.has_expand ? p.sH * p.sW * p.C : 0)) / pieces;
+    const auto pixel = [&](int64_t piece) { return piece / pieces * p.oW + p.oW * (piece % pieces) / pieces; };
+    with_scratch(p.N * p.oH * pieces, ceil_div(128 * 1024, std::max<int64_t>(work, 1)), t.strip_floats(t.rows),
                  [&](int64_t begin, int64_t end, float* scratch) {
                    HeldRows held{reinterpret_cast<Value*>(scratch)};
                    auto* deep = reinterpret_cast<Value*>(scratch + held_floats);
                    for (int64_t from = begin, to; from < end; from = to) {
-                     const int64_t image = from / p.oH, last = std::min(end, (image + 1) * p.oH);
-                     to = from + even(last - from, t.rows);
+                     const int64_t image = from / pieces / p.oH;
+                     const int64_t last = std::min(end, (image + 1) * p.oH * pieces);
+                     to = from + even(last - from, t.rows * pieces);
                      GemmTask d = t.depthwise;
-                     d.x = address(x + image * d.x_n);
+                     const Value* rows = x + image * d.x_n;
                      if (p.has_expand) {
-                       held.hold_for(d, from, to, [&](int64_t n, int64_t h0, int64_t h1, Value* rows) {
+                       held.hold_for(d, from, to, [&](int64_t n, int64_t h0, int64_t h1, Value* dst) {
                          const int64_t at = (n * p.H + h0) * p.W;
-                         on_pixels(t.expand, x + at * p.C, rows, nullptr, (h1 - h0) * p.W, k);
+                         on_pixels(t.expand, x + at * p.C, dst, nullptr, (h1 - h0) * p.W, k);
                        });
-                       d.x = address(held.scratch - held.h0 * d.x_h);
+                       rows = held.scratch - held.h0 * d.x_h;
                        d.x_n = 0;  // nothing to fetch from memory
                      }
-                     const int64_t oh = from - image * p.oH;
-                     d.y = address(deep - oh * row);
-                     (k.*Type::kDepthwise)(d, oh, oh + to - from);
-                     const int64_t at = from * p.oW;
-                     on_pixels(t.pointwise, deep, y + at * p.O, residual ? residual + at * p.O : nullptr,
-                               (to - from) * p.oW, k);
+                     const int64_t first = pixel(from), pixels = pixel(to) - first;
+                     on_rows(d, rows, deep, first - image * p.oH * p.oW, pixels, k);
+                     on_pixels(t.pointwise, deep, y + first * p.O, residual ? residual + first * p.O : nullptr,
+                               pixels, k);
                    }
                  });
   }
@@ -206,6 +229,19 @@ struct Strips {
     w.O = t.O, w.C = t.C, w.nc = t.nc, w.s_c = 1, w.s_o = w.s_kh = w.s_kw = t.C;
     w.src = address(src.as<const Value>()), w.dst = dst;
     Type::pack(w);
+  }
+
+  // The depthwise convolution of pixels [first, first + pixels) of an image, of which the first and the last row
+  // may be part of one.
+  static void on_rows(const GemmTask& t, const Value* x, Value* y, int64_t first, int64_t pixels,
+                      const KernelTable& k) {
+    for (int64_t at = first, end = first + pixels, next; at < end; at = next) {
+      const int64_t h = at / t.oW, w0 = at % t.oW, whole = w0 == 0 ? (end - at) / t.oW : 0;
+      next = whole ? at + whole * t.oW : std::min(end, (h + 1) * t.oW);
+      GemmTask d = Tasks<Type>::columns(t, x, w0, whole ? t.oW : w0 + next - at);
+      d.y = address(y + (at - first) * t.y_w - h * t.y_h);
+      (k.*Type::kDepthwise)(d, h, h + std::max<int64_t>(1, whole));
+    }
   }
 
   // The 1x1 convolution t of pixels that lie side by side.

@@ -66,6 +66,13 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int pixel_threads = parts ? kMomentThreads : threads;
   const int64_t wanted = pixel_threads == 1 ? 1 : 4 * pixel_threads, weights = t.O * taps * t.C;
   t.groups = weights > t.N * t.H * t.W * t.C ? blocks : 1;
+  // Weights that stay in L2 are read by each thread, for pixels of its own, which it reads in the next layer too.
+  if (t.groups > 1 && !t.pack && !parts && weights <= kL2Weights && t.N * t.oH == 1 &&
+      t.oW >= threads * kFewPixels) {
+    t.groups = 1;
+    t.owb = ceil_div(t.oW, ceil_div(ceil_div(t.oW, t.owb), threads) * threads);
+    return true;
+  }
   auto items = [&] { return t.B * t.groups * strip_count(t); };
   // Weights that stay in L2 cost less to read again than pixels in place.
   if (!t.pack && weights <= kL2Weights)

@@ -63,6 +63,16 @@ struct Segment {
   int64_t first, pixels, kh0, kh1;
 };
 
+// Of each pixel of a strip, in order.
+FASTCNN_OP void pixel_offsets(int64_t* to, int64_t nn, int64_t hh, int64_t ww, int64_t s_n, int64_t s_h,
+                              int64_t s_w) {
+  for (int64_t n = 0; n < nn; ++n)
+    for (int64_t h = 0; h < hh; ++h, to += ww) {
+      const int64_t first = n * s_n + h * s_h;
+      for (int64_t w = 0; w < ww; ++w) to[w] = first + w * s_w;
+    }
+}
+
 int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int64_t ih0, Segment* s) {
   int64_t count = 0;
   for (int64_t n = 0, p = 0; n < nn; ++n)
@@ -135,9 +145,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
     const int64_t y0 = batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
     T* y = reinterpret_cast<T*>(t.y) + y0;
     const T* residual = t.residual ? reinterpret_cast<const T*>(t.residual) + y0 : nullptr;
-    for (int64_t n = 0, p = 0; n < nn; ++n)
-      for (int64_t h = 0; h < hh; ++h)
-        for (int64_t w = 0; w < ww; ++w) y_off[p++] = n * t.y_n + h * t.y_h + w * t.y_w;
+    pixel_offsets(y_off, nn, hh, ww, t.y_n, t.y_h, t.y_w);
     const int64_t segments = cut_segments(t, nn, hh, ww, ih0, segment);
     const int64_t b0 = blocks.blocks * group / t.groups, b1 = blocks.blocks * (group + 1) / t.groups;
     const int64_t padded = blocks.vectors * kLanes;
@@ -161,10 +169,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         a = reinterpret_cast<const float*>(x + c0 * kPerWord<T> + ih0 * t.x_h + iw0 * t.x_w);
         a_w = t.x_w / kPerWord<T>, a_h = t.x_h / kPerWord<T>, a_n = t.x_n / kPerWord<T>;
       }
-      if (c == 0 || t.pack)
-        for (int64_t n = 0, p = 0; n < nn; ++n)
-          for (int64_t h = 0; h < hh; ++h)
-            for (int64_t w = 0; w < ww; ++w) a_off[p++] = n * a_n + h * t.sH * a_h + w * t.sW * a_w;
+      if (c == 0 || t.pack) pixel_offsets(a_off, nn, hh, ww, a_n, t.sH * a_h, t.sW * a_w);
       const bool aliased = kPerWord<T> == 1 && t.sW * a_w % kAliasedFloats == 0;
       TileArgs<T> args;
       args.s1 = t.dH * a_h;
@@ -216,14 +221,19 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             }
             continue;
           }
+          const bool together =
+              kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
           args.next = 0, args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
             args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kPiece;
           }
-          EvenParts parts(g.pixels, tiles);
-          for (int64_t i = 0; i < tiles; ++i) {
-            const int64_t p0 = g.first + parts.at, P = g.first + parts.next() - p0;
+          // Larger tiles first, so that tiles of one size follow each other: one call where nothing is done
+          // between.
+          const int64_t larger = g.pixels % tiles;
+          for (int64_t i = 0, p0 = g.first; i < tiles; i += args.tiles) {
+            const int64_t P = g.pixels / tiles + (i < larger);
+            if (together) args.tiles = i < larger ? larger : tiles - i;
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             if (kPerWord<T> == 1) {
               args.ahead = !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
@@ -247,6 +257,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                 norm_pixels(t.sums_before, y + o0, y0 + o0, y_off + p0, P, o0, channels, sums, args.fresh);
             }
             args.fresh = 0;
+            p0 += args.tiles * P;
           }
         }
         if (kPerWord<T> == 1 && args.last && t.sums_before.on && !args.fresh)

@@ -31,6 +31,38 @@ FASTCNN_OP vf multiply_add(vf a, vf b, vf c) {
     return fma(a, b, c);
 }
 
+// Where only the lower half of a vector is wanted, some processors do half the work.
+#if defined(__AVX512F__)
+constexpr bool kHalfVectors = true;
+FASTCNN_OP vf fma_low(vf a, vf b, vf c) {
+  return _mm512_castps256_ps512(
+      _mm256_fmadd_ps(_mm512_castps512_ps256(a), _mm512_castps512_ps256(b), _mm512_castps512_ps256(c)));
+}
+#else
+constexpr bool kHalfVectors = false;
+FASTCNN_OP vf fma_low(vf a, vf b, vf c) { return fma(a, b, c); }
+#endif
+
+// The products of words [k, end) of P pixels and V vectors; kHalf: the last one has lanes in its lower half only.
+template <bool kHalf, class T, int P, int V>
+FASTCNN_OP const float* multiply_words(vf (&acc)[P][V], const float* const (&ap)[P], const float* w, int64_t& k,
+                                       int64_t end, int64_t next) {
+  for (; k < end; ++k, w += V * kLanes) {
+    if (kPerWord<T> == 2 && V > 1) prefetch(w + next);
+    vf b[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const vf s = set1(ap[p][k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        acc[p][v] = kHalf && v == V - 1 ? fma_low(s, b[v], acc[p][v]) : multiply_add<T>(s, b[v], acc[p][v]);
+    }
+  }
+  return w;
+}
+
 constexpr int64_t kPiece = 16;  // words of the depth between two fetches: a line of the cache
 
 // What results meet where they are stored, at their offsets, and where that is: fetched while the last words of
@@ -52,7 +84,7 @@ struct Soon {
 template <class T>
 struct TileArgs {
   int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` words, s1 and s2 apart
-  int first, last;              // first block of the depth: start from 0; last: bias, residual, activation
+  int first, last;              // first block of the depth: start from the bias or 0; last: residual, activation
   const T* bias;
   const T* residual;  // offsets as for y
   Act act;
@@ -71,7 +103,7 @@ template <int P, int V, class T>
 FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
                          const int64_t* y_off) {
   vf acc[P][V];
-  if (kPerWord<T> == 2 && t.bias) {  // one block of the depth: sums start at the bias
+  if (t.first && t.bias) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       vf b = v == V - 1 && t.tail < kLanes ? loadn(t.bias + v * kLanes, t.tail) : load(t.bias + v * kLanes);
@@ -98,7 +130,6 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) ap[p] = ar + a_off[p];
       int64_t run = t.run;
-      const int64_t w_step = V * kLanes;
       int64_t soon = t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
       for (int64_t k = 0; k < run;) {
         if (t.ahead && k >= t.ahead0 && k < t.ahead1) {
@@ -111,30 +142,14 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
             for (int i = 0; i < t.soon.count; ++i)
 #pragma GCC unroll 1
               for (int64_t v = 0; v < V * kLanes; v += Soon<T>::kLine) prefetch(t.soon.at[i] + y_off[soon] + v);
-        for (const int64_t end = run - k < kPiece ? run : k + kPiece; k < end; ++k) {
-          if (kPerWord<T> == 2 && V > 1) prefetch(w + t.next);
-          vf b[V];
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
-#pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) {
-            vf s = set1(ap[p][k]);
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) acc[p][v] = multiply_add<T>(s, b[v], acc[p][v]);
-          }
-          w += w_step;
-        }
+        const int64_t end = run - k < kPiece ? run : k + kPiece;
+        if (kHalfVectors && kPerWord<T> == 1 && t.tail <= kLanes / 2)
+          w = multiply_words<true, T>(acc, ap, w, k, end, t.next);
+        else
+          w = multiply_words<false, T>(acc, ap, w, k, end, t.next);
       }
     }
   if (t.last) {
-    if (kPerWord<T> == 1 && t.bias) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        vf b = v == V - 1 && t.tail < kLanes ? loadn(t.bias + v * kLanes, t.tail) : load(t.bias + v * kLanes);
-#pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) acc[p][v] = add(acc[p][v], b);
-      }
-    }
     if (t.residual) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
@@ -143,6 +158,18 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
           const T* q = t.residual + y_off[p] + v * kLanes;
           acc[p][v] = add(acc[p][v], v == V - 1 && t.tail < kLanes ? loadn(q, t.tail) : load(q));
         }
+    }
+    // The usual case: each result is stored before the next is bounded, so that stores begin early.
+    if (kPerWord<T> == 1 && t.act != Act::none && !t.stream && t.tail == kLanes && !t.sums) {
+      const vf low = zero(), high = set1(t.act == Act::relu6 ? 6.0f : __builtin_inff());
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          acc[p][v] = vmin(high, vmax(low, acc[p][v]));
+          store(y + y_off[p] + v * kLanes, acc[p][v]);
+        }
+      return;
     }
     if (t.act != Act::none) {
       const vf low = zero();
@@ -196,8 +223,7 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
 template <int P, int V, class T>
 static void gemm_tile(const TileArgs<T>& t, const float* a, const int64_t* a_off, const float* w, T* y,
                       const int64_t* y_off) {
-  for (int64_t i = kPerWord<T> == 2 ? t.tiles : 1; i > 0; --i, a_off += P, y_off += P)
-    one_tile<P, V>(t, a, a_off, w, y, y_off);
+  for (int64_t i = t.tiles; i > 0; --i, a_off += P, y_off += P) one_tile<P, V>(t, a, a_off, w, y, y_off);
 }
 
 template <class T>

@@ -23,6 +23,8 @@ FASTCNN_OP void dots(const FewTask& t, int64_t n, const Bounds& bound) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[m][r] = zero();
   const float* b = t.b + n * t.b_n;
+  // Rows are short streams for what comes from memory.
+  const int64_t ahead = t.N * t.K > kCachedFloats ? 2 * R * t.b_n : 0;
   int64_t k = 0;
   for (; k + kLanes <= t.K; k += kLanes) {
     vf x[M];
@@ -30,6 +32,7 @@ FASTCNN_OP void dots(const FewTask& t, int64_t n, const Bounds& bound) {
     for (int m = 0; m < M; ++m) x[m] = load(t.a + m * t.a_m + k);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
+      if (ahead) __builtin_prefetch(b + r * t.b_n + k + ahead, 0, 2);
       const vf w = load(b + r * t.b_n + k);
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) acc[m][r] = fma(x[m], w, acc[m][r]);
