@@ -532,11 +532,14 @@ PYBIND11_MODULE(_core, m) {
         d["threads"] = p.threads, d["isa"] = p.isa;
         d["float32_gflops"] = p.float32_gflops, d["bfloat16_gflops"] = p.bfloat16_gflops;
         d["triad_gbytes"] = p.triad_gbytes, d["copy_gbytes"] = p.copy_gbytes;
+        d["round_trip_ns"] = p.round_trip_ns;
         return d;
       },
       py::arg("seconds") = 0.4,
       "What the machine can do with the threads and the ISA in use: float32_gflops, bfloat16_gflops (0: no such "
-      "instruction), triad_gbytes and copy_gbytes per second.");
+      "instruction), triad_gbytes and copy_gbytes per second, round_trip_ns of a cache line from the first thread "
+      "to "
+      "the last and back (0: one thread, or busy cores).");
   m.def(
       "write_",
       [](const Tensor& t, const py::array& values) {

@@ -183,7 +183,7 @@ def _checkpoint_options(parser):
 
 def bench_options(parser):
     """The options of fastcnn bench."""
-    sections = "peak, layers, nets (default: these), ops, memory, augment, loader"
+    sections = "peak, layers, nets (default: these), ops, memory, augment, loader, threads"
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
     parser.add_argument(
         "--filter", action="append", default=[], metavar="TEXT",

@@ -92,6 +92,7 @@ def test_peaks_are_plausible_and_restore_the_threads():
     assert one["threads"] == 1 and one["isa"] == _core.isa()
     assert 1 < one["float32_gflops"] < 1000  # one core
     assert 0.5 < one["triad_gbytes"] < 500 and 0.5 < one["copy_gbytes"] < 500
+    assert one["round_trip_ns"] == 0  # of one thread
     assert (one["bfloat16_gflops"] > 0) == (_core.isa() == "avx512bf16")
 
 
@@ -204,6 +205,24 @@ def test_different_work_is_refused():
         nets._compare(infer, np.ones((1, 10)), 1.1 * np.ones((1, 10)))
 
 
+def test_threads_rows_compare_all_threads_with_one():
+    from fastcnn.bench import threads
+
+    before = _core.get_num_threads()
+    seen = []
+    task = next(t for t in nets.tasks() if t.name == "infer f32 lenet b1")
+    _core.set_num_threads(2)
+    try:
+        (row,) = threads.run([task], TINY, seen.append)
+        assert _core.get_num_threads() == 2
+        assert row["peer"] == "one thread" and row["ms"] > 0 and row["peer_ms"] > 0
+        assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"] and row["peak"]["threads"] == 2
+        assert seen == ["threads of infer f32 lenet b1"]
+        assert report.check({"schema": report.SCHEMA, "rows": [row]}) and "one ms" in report.table("threads", [row])
+    finally:
+        _core.set_num_threads(before)
+
+
 def test_peak_memory_is_of_a_process_of_its_own():
     from fastcnn.bench import memory
 
@@ -269,7 +288,7 @@ def test_command_line(capsys, tiny_shapes):
     assert main(["bench", "layers", "--shapes", str(tiny_shapes), "--pairs", "1", "--no-torch"]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["bench", "speed"]) == 1
-    assert "expected sections of peak, layers, nets, ops, memory, augment, loader" in capsys.readouterr().err
+    assert "expected sections of peak, layers, nets, ops, memory, augment, loader, threads" in capsys.readouterr().err
     assert main(["bench", "layers", "--filter", "no such layer"]) == 1
     assert "no layer, net or op matches" in capsys.readouterr().err
 

@@ -63,6 +63,8 @@ struct MachinePeak {
   std::string isa;
   double float32_gflops = 0, bfloat16_gflops = 0;
   double triad_gbytes = 0, copy_gbytes = 0;  // GB/s
+  double round_trip_ns =
+      0;  // of a cache line from the first thread to the last and back; 0: one thread, or busy cores
 };
 FASTCNN_API MachinePeak measure_peak(double seconds = 0.4);
 

@@ -7,9 +7,9 @@ import sys
 
 from .. import _core
 from ..models import create_model
-from . import augment, layers, loader, machine, memory, nets, ops, pairing, report
+from . import augment, layers, loader, machine, memory, nets, ops, pairing, report, threads
 
-SECTIONS = ("peak", "layers", "nets", "ops", "memory", "augment", "loader")
+SECTIONS = ("peak", "layers", "nets", "ops", "memory", "augment", "loader", "threads")
 
 
 def _peer(args):
@@ -58,8 +58,8 @@ def _selected_optimizers(args):
 def _rows(args, sections, effort, peer):
     """Yields the rows of all sections."""
     if "peak" in sections:
-        for threads in sorted({1, _core.get_num_threads()}):
-            yield {"kind": "peak", "date": machine.now(), **machine.measure_peak(0.8, threads)}
+        for count in sorted({1, _core.get_num_threads()}):
+            yield {"kind": "peak", "date": machine.now(), **machine.measure_peak(0.8, count)}
     if "layers" in sections:
         chosen = _selected_layers(args)
         if chosen and peer:
@@ -74,6 +74,8 @@ def _rows(args, sections, effort, peer):
         yield from augment.run(effort, not args.no_torch, _progress)
     if "loader" in sections:
         yield from loader.run(effort, args.quick, _progress)
+    if "threads" in sections:
+        yield from threads.run(_selected_tasks(args), effort, _progress)
     if "memory" in sections:
         yield from memory.run([t for t in _selected_tasks(args) if t.what == "train"], peer, _progress)
 
@@ -119,7 +121,7 @@ def run(args, about=None):
     settings = {"pairs": effort.pairs, "block_seconds": effort.block, "compile": args.compile, "quick": args.quick}
     result = report.new({**machine.describe(), **(about or {})}, settings)
     wanted = {
-        "layers": _selected_layers, "nets": _selected_tasks, "memory": _selected_tasks,
+        "layers": _selected_layers, "nets": _selected_tasks, "memory": _selected_tasks, "threads": _selected_tasks,
         "ops": lambda a: _selected_ops(a) + _selected_optimizers(a),
     }  # fmt: skip
     if args.filter and not any(select(args) for name, select in wanted.items() if name in sections):

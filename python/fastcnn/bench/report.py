@@ -17,6 +17,7 @@ REQUIRED = {"layer": ("name", "pass", "ms", "gflops", "percent_of_peak", "peak",
             "augment": ("name", "us_per_image", "date"),
             "loader": ("name", "workers", "loader_images_per_s", "step_images_per_s", "images_per_s", "date"),
             "memory": ("name", "peak_mbyte", "imports_mbyte"),
+            "threads": ("name", "ms", "ratio", "ratio_low", "ratio_high", "peak", "date"),
             "peak": ("threads", "float32_gflops", "triad_gbytes")}  # fmt: skip
 
 
@@ -118,6 +119,7 @@ _PEAK = (
     ("float32 GFLOP/s", lambda r: _number(r["float32_gflops"])),
     ("bfloat16 GFLOP/s", lambda r: _number(r["bfloat16_gflops"])),
     ("triad GB/s", lambda r: _number(r["triad_gbytes"])), ("copy GB/s", lambda r: _number(r["copy_gbytes"])),
+    ("line there and back ns", lambda r: _number(r.get("round_trip_ns") or None)),
 )  # fmt: skip
 _NOISE = (("noise floor", lambda r: r["name"]), ("ms", lambda r: _number(r["ms"])), ("ratio [95 % CI]", _ratio))
 _MEMORY = (
@@ -138,8 +140,12 @@ _LOADER = (
     ("together images/s", lambda r: _number(r["images_per_s"])),
     ("% hidden", lambda r: _number(100 * r["hidden"], 2)), ("% of limit", lambda r: _number(100 * r["of_limit"], 2)),
 )  # fmt: skip
+_THREADS = (
+    ("threads", lambda r: r["name"]), ("ms", lambda r: _number(r["ms"])), ("one ms", lambda r: _number(r["peer_ms"])),
+    ("line there and back ns", lambda r: _number(r["peak"].get("round_trip_ns"))), ("ratio [95 % CI]", _ratio),
+)  # fmt: skip
 COLUMNS = {"peak": _PEAK, "layer": _LAYER, "net": _NET, "op": _OP, "noise": _NOISE, "memory": _MEMORY,
-           "augment": _AUGMENT, "loader": _LOADER}  # fmt: skip
+           "augment": _AUGMENT, "loader": _LOADER, "threads": _THREADS}  # fmt: skip
 
 
 def _cells(kind, rows):
@@ -173,7 +179,7 @@ def text(result, markdown=False):
             continue
         parts.append(table(kind, rows, markdown))
         ratios = [r["ratio"] for r in rows if "ratio" in r]
-        if kind in ("layer", "net", "op") and len(ratios) > 1:
+        if kind in ("layer", "net", "op", "threads") and len(ratios) > 1:
             parts.append(f"geometric mean of {len(ratios)} ratios: {pairing.geometric_mean(ratios):.2f}")
     bad = disturbed(result)
     if bad:

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "backend/cpu/hand_over.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/threads.h"
 #include "core/allocator.h"
@@ -92,6 +93,7 @@ MachinePeak measure_peak(double seconds) {
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int) { k->peak_copy(a.p, b.p, begin, end); });
   });
   peak.copy_gbytes = 2.0 * static_cast<double>(n) * 4 / t / 1e9;
+  peak.round_trip_ns = round_trip_ns();
   return peak;
 }
 
