@@ -41,6 +41,7 @@ struct Tiles {
 };
 
 constexpr int64_t kFetchFloats = 16;
+constexpr int64_t kFetchedBlock = 32 * 1024;  // floats: weights that fit L2 beside those in use
 // Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
 
@@ -200,6 +201,11 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
         if (!args.stream && t.N * t.y_n > kCachedFloats) args.soon.add(y + o0);
         if (args.soon.count && args.run > 0) args.soon.deal(args.run, most_pixels<T>(static_cast<int>(V)));
+        // The weights of the next block, where this thread has not read them: its tiles would wait for memory,
+        // while those of this block ask for none.
+        const bool other_group = item + 1 < end && strip + 1 == strips && t.nc == 1;
+        const bool next_soon = t.O * taps * t.C > kCachedFloats && taps * cn * V * kLanes <= kFetchedBlock &&
+                               (b + 1 == b1 ? other_group : item == begin || strip == 0);
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
           const int64_t most = aliased ? kAliasedTile : most_pixels<T>(static_cast<int>(V));
@@ -223,7 +229,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
           const bool together =
               kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
-          args.next = 0, args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
+          args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
             args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kPiece;
@@ -233,7 +239,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const int64_t larger = g.pixels % tiles;
           for (int64_t i = 0, p0 = g.first; i < tiles; i += args.tiles) {
             const int64_t P = g.pixels / tiles + (i < larger);
-            if (together) args.tiles = i < larger ? larger : tiles - i;
+            args.next = next_soon && i < V ? (taps * cn * V + i) * kLanes : 0;
+            if (together) args.tiles = args.next ? 1 : i < larger ? larger - i : tiles - i;
             // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             if (kPerWord<T> == 1) {
               args.ahead = !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;

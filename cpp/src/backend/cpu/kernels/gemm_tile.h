@@ -48,7 +48,7 @@ template <bool kHalf, class T, int P, int V>
 FASTCNN_OP const float* multiply_words(vf (&acc)[P][V], const float* const (&ap)[P], const float* w, int64_t& k,
                                        int64_t end, int64_t next) {
   for (; k < end; ++k, w += V * kLanes) {
-    if (kPerWord<T> == 2 && V > 1) prefetch(w + next);
+    if (V > 1) kPerWord<T> == 2 ? prefetch(w + next) : __builtin_prefetch(w + next, 0, 2);
     vf b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
@@ -91,8 +91,8 @@ struct TileArgs {
   int tail;                // lanes of the last vector
   int64_t ahead;           // not 0: words from a pixel of this tile to one of a tile to come, fetched meanwhile,
   int64_t ahead0, ahead1;  // these of the depth, from a multiple of kPiece on
-  int64_t next;            // bfloat16: from weights of this block to those that are fetched meanwhile
-  int64_t tiles;           // bfloat16: so many, one after the other
+  int64_t next;            // from weights of this block to those that are fetched meanwhile
+  int64_t tiles;           // so many, one after the other
   int stream;              // write y past the caches: whole vectors at multiples of a vector only
   float* sums;             // float32: MomentSums of y of each vector, or null
   int fresh;               // they start with this tile
