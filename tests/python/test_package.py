@@ -126,9 +126,10 @@ def consumer(request, tmp_path_factory):
 
 def test_cpp_program_builds_and_learns(consumer, idx_folder, tmp_path):
     program = str(consumer / "train_lenet")
-    lines = run(program, str(idx_folder), "2").splitlines()
+    # Of two epochs the reference itself reaches 69 or 70 %, as the roundings fall; of three 75 to 77.
+    lines = run(program, str(idx_folder), "3").splitlines()
     accuracy = [float(line.split("accuracy")[1].split("%")[0]) for line in lines if "accuracy" in line]
-    assert len(accuracy) == 2 and accuracy[-1] > 70, lines
+    assert len(accuracy) == 3 and accuracy[-1] > 70, lines
     damaged = tmp_path / "damaged"
     shutil.copytree(idx_folder, damaged)
     for file in damaged.iterdir():
