@@ -115,6 +115,7 @@ TEST_CASE("conv2d dense: 1x1") {
   check(Case(1, 64, 226, 224, 4, 2, 2).stride(2, 2).p);
   check(Case(2, 200, 9, 11, 40, 1, 1).p);  // fetched ahead
   check(Case(1, 8, 14, 13, 200, 1, 1).p);  // each thread reads all weights, for pixels of its own
+  check(Case(1, 300, 5, 7, 480, 1, 1).p);  // tiles fetch the weights of the next block
   check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
 }
 

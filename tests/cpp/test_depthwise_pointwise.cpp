@@ -127,10 +127,11 @@ TEST_CASE("depthwise_pointwise") {
            {1, 6, 40, 130, 6, 5, 3, 2, 0, 1, 1},
            {1, 24, 144, 24, 60, 56, 3, 1, 1},  // more than one strip
            {5, 2, 3, 2, 1, 1, 3, 1, 1},
-           {1, 6, 40, 24, 7, 7, 3, 1, 1},  // shares of threads end inside of rows
-           {1, 6, 40, 24, 13, 14, 3, 2, 1},
-           {1, 3, 600, 9, 5, 40, 3, 1, 1},  // channels in two blocks
-           {1, 2, 16, 4, 9, 1, 3, 2, 3},    // windows outside of the image
+           {1, 6, 170, 40, 7, 7, 3, 1, 1},  // enough work for two threads, whose shares end inside of rows
+           {1, 6, 170, 40, 13, 14, 3, 2, 1},
+           {1, 4, 100, 48, 7, 2, 3, 1, 0, 1, 6},  // and columns of one see nothing of the image
+           {1, 3, 600, 9, 5, 40, 3, 1, 1},        // channels in two blocks
+           {1, 2, 16, 4, 9, 1, 3, 2, 3},          // windows outside of the image
            {0, 8, 16, 8, 5, 5, 3, 1, 1},
            {2, 8, 24, 8, 9, 6, 1, 1, 0},  // 1x1 in all parts
            {2, 8, 24, 8, 9, 6, 1, 2, 0},

@@ -116,7 +116,7 @@ struct Tasks {
   static GemmTask columns(GemmTask t, const Value* x, int64_t w0, int64_t w1) {
     const int64_t outside = std::max<int64_t>(0, t.pL - w0 * t.sW), left_out = w0 * t.sW + outside - t.pL;
     t.x = reinterpret_cast<const float*>(x + left_out * t.x_w);
-    t.W -= left_out, t.pL = outside, t.oW = w1 - w0;
+    t.W = std::max<int64_t>(0, t.W - left_out), t.pL = outside, t.oW = w1 - w0;
     return t;
   }
 
