@@ -97,8 +97,11 @@ static void pack_strip(const Task& t, int64_t x_c, const float* x, int64_t rows,
 
 // n words of two bfloat16 each, from any even address.
 FASTCNN_OP vf load_words(const bfloat16* p, int64_t n) {
-  const float* words = reinterpret_cast<const float*>(p);
-  if (n >= kLanes) return load(words);
+  if (n >= kLanes) {
+    vf a;
+    __builtin_memcpy(&a, p, sizeof a);
+    return a;
+  }
   float t[kLanes] = {};
   __builtin_memcpy(t, p, static_cast<size_t>(n) * 4);
   return load(t);
