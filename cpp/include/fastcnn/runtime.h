@@ -63,8 +63,7 @@ struct MachinePeak {
   std::string isa;
   double float32_gflops = 0, bfloat16_gflops = 0;
   double triad_gbytes = 0, copy_gbytes = 0;  // GB/s
-  double round_trip_ns =
-      0;  // of a cache line from the first thread to the last and back; 0: one thread, or busy cores
+  double round_trip_ns = 0;  // of a cache line, first to last thread and back; 0: one thread, or busy cores
 };
 FASTCNN_API MachinePeak measure_peak(double seconds = 0.4);
 

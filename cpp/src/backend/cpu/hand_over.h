@@ -13,9 +13,10 @@ namespace fastcnn::cpu {
 // (one thread, inside of a parallel region, more threads than cores).
 double round_trip_ns();
 
-// From so many bytes on; of what is made in workspaces and by passes that wait for memory, and of results of
-// convolutions. On AMD the first is a megabyte; where a round trip takes long, now measured five times a second
-// since hosts move virtual cores, both are small. Tests set one number for both; -1 is what the processor wants.
+// From so many bytes on: of what is made in workspaces and by passes that wait for memory; of results of
+// convolutions. On AMD the first is a megabyte and the second never comes; where a round trip takes long, both are
+// 64 KB. It is measured five times a second of work, since hosts move virtual cores. Tests set one number for
+// both; -1 is what the processor wants.
 int64_t hand_over_bytes();
 int64_t hand_over_result_bytes();
 void set_hand_over_bytes(int64_t);

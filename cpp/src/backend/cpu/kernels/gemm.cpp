@@ -204,7 +204,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         // The weights of the next block, where this thread has not read them: its tiles would wait for memory,
         // while those of this block ask for none.
         const bool other_group = item + 1 < end && strip + 1 == strips && t.nc == 1;
-        const bool next_soon = t.O * taps * t.C > kCachedFloats && taps * cn * V * kLanes <= kFetchedBlock &&
+        const bool next_soon = kPerWord<T> == 1 && t.O * taps * t.C > kCachedFloats &&
+                               taps * cn * V * kLanes <= kFetchedBlock &&
                                (b + 1 == b1 ? other_group : item == begin || strip == 0);
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
