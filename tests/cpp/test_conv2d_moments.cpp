@@ -124,6 +124,7 @@ TEST_CASE("moments of Winograd conv2d") {
   check({6, 72, 14, 15, 80, 3, 3, 1, 1, 1, 2});  // two groups of channels
   check({2, 144, 14, 14, 160, 3, 3, 1, 1});
   check({4, 256, 7, 7, 256, 3, 3, 1, 1});
+  check({9, 72, 14, 15, 80, 3, 3, 1, 1});  // groups of narrow tiles
 }
 
 TEST_CASE("moments of dilated conv2d") {

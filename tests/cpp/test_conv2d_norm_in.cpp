@@ -188,6 +188,7 @@ TEST_CASE("Winograd conv2d on a norm applied on load") {
   check_taken({6, 72, 14, 15, 80, 3, 3, 1, 1, 1, 2});  // two groups of channels
   check_taken({2, 144, 14, 14, 160, 3, 3, 1, 1});
   check_taken({4, 256, 7, 7, 256, 3, 3, 1, 1});
+  check_taken({9, 72, 14, 15, 80, 3, 3, 1, 1});  // groups of narrow tiles
   for (int64_t p : {0, 2, 4}) check_taken({4, 32, 15, 14, 40, 5, 5, 1, p});
   check_taken({4, 144, 7, 7, 160, 5, 5, 1, 2});
 }

@@ -137,6 +137,23 @@ TEST_CASE("winograd: every size of the last tile") {
   check_all(shape5(1, 16, 28, 15, 16));
 }
 
+// With so many channels tiles of m - 1 rows or columns leave out products at infinity. By groups where there are
+// as many tiles as outputs or the weights are prepared, else by blocks; by planes with many channels and tiles.
+TEST_CASE("winograd: tiles of fewer rows and columns") {
+  for (int64_t H = 1; H <= 9; ++H) check_all(shape(2, 66, H, 10 - H, 68));
+  for (int64_t H : {11, 13, 14}) check_all(shape(7, 68, H, H + 1, 66));
+  for (int64_t H = 1; H <= 7; ++H) check_all(shape5(2, 66, H, 8 - H, 68));
+  check_all(shape5(3, 68, 11, 13, 66));
+  const Conv2dParams p = shape(3, 66, 7, 14, 68), by_groups = shape(9, 66, 7, 14, 68),
+                     by_planes = shape(120, 264, 3, 2, 272);
+  for (const Conv2dParams& q : {p, by_groups, by_planes}) {
+    check_forward(q, 3, Act::relu);
+    check_backward(q, true);
+  }
+  check_bf16(p);
+  check_bf16(shape(5, 132, 7, 5, 140, {}, 2));
+}
+
 TEST_CASE("winograd: channels") {
   for (auto [C, O] :
        {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {17, 3}, {30, 64}, {64, 30}, {100, 50}, {48, 112}}) {

@@ -96,8 +96,8 @@ inline WeightsGradTask depthwise_grad_task(const Conv2dParams& p) {
   WeightsGradTask t = weights_task(p);
   by_channel(t, p);
   t.w_b = p.C * p.kH * p.kW;
-  // Chunks depend on the shape alone: they are the order of the sums. Few pixels have few: their sums go from thread
-  // to thread, and take as long as the pixels where cores are far apart.
+  // Chunks depend on the shape alone: they are the order of the sums. Few pixels have few: their sums go from
+  // thread to thread, and take as long as the pixels where cores are far apart.
   const int64_t most = std::clamp<int64_t>(t.N * t.oH * t.oW / 4096 * 8, 8, 32);
   t.chunks = std::clamp<int64_t>(t.N * t.oH / 4, 1, most);
   t.norm.on = p.has_norm_in != 0;

@@ -43,6 +43,19 @@ using Plan = WinogradPlan;
 int64_t padded(int64_t channels) { return winograd_padded(channels); }
 int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
 
+// Tiles of m outputs before those of m - 1, so that as few products as may be lie outside of the image. With few
+// channels tiles stay on a grid, of which conv2d_bwd takes strips.
+void choose_narrow_tiles(WinogradTask& t) {
+  const bool strips = 36 * padded(t.C) * padded(t.O) <= kGroupSums;
+  t.fH = strips ? t.tH : t.tH - std::min(t.tH, t.tH * t.m - t.oH);
+  t.fW = strips ? t.tW : t.tW - std::min(t.tW, t.tW * t.m - t.oW);
+}
+// Products that are made, of 36 for each tile.
+double share_of_products(const WinogradTask& t) {
+  const int64_t rows = 5 * t.tH + t.fH, columns = 5 * t.tW + t.fW;
+  return static_cast<double>(rows * columns) / static_cast<double>(36 * t.tH * t.tW);
+}
+
 // Vectors of `channels` in blocks of at most three (two without 32 registers), as many for each thread.
 int64_t block_count(int64_t channels, int threads) {
   const int64_t vectors = ceil_div(channels, lanes()), least = ceil_div(vectors, lanes() == 16 ? 3 : 2);
@@ -64,6 +77,7 @@ WinogradTask winograd_task(const Conv2dParams& p) {
   t.x_w = p.C, t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
   t.y_w = p.O, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
   t.m = 7 - p.kH, t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, t.m), t.tW = ceil_div(p.oW, t.m);
+  choose_narrow_tiles(t);
   t.w_o = p.kH * p.kW * t.C, t.w_tap = t.C, t.w_c = 1;
   t.moments.on = p.has_moments != 0;
   return t;
@@ -288,6 +302,7 @@ void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
   const KernelTable& k = *kernels();
   const DataParts parts(Carve(workspace), t, q);
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
+  t.fH = q.fH = t.tH, t.fW = q.fW = t.tW;  // windows are added in the order of a grid
   t.zeros = q.zeros = parts.zeros, t.e = parts.e, q.u = parts.e, q.wt = parts.wt;
   t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks;
   t.shared = hands_over_in_memory(4 * 36 * parts.e_plane);
@@ -373,8 +388,9 @@ struct Cost {
 Cost forward_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double C = static_cast<double>(t.C), tiles = static_cast<double>(all_tiles(t));
-  if (bf16) return {36 * C * vO * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
-  return {36 * C * vO * (1.35 + 2 / tiles) + 220 * (vC + vO), 300 * C * vO};
+  const double products = share_of_products(t) * 36 * C * vO;
+  if (bf16) return {products * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
+  return {products * (1.35 + 2 / tiles) + 220 * (vC + vO), 300 * C * vO};
 }
 Cost gradient_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
@@ -384,7 +400,8 @@ Cost gradient_cost(const WinogradTask& t, bool bf16) {
       groups ? static_cast<double>(chunk_count(all_tiles(t), ceil_div(all_tiles(t), sum_unit(t)))) : 1;
   // Where threads share what they have transformed, its way between them weighs more against pairs, which do not.
   const double product = bf16 && !groups ? 1.45 : 1.35;
-  return {36 * O * vC * (product + 3.5 / tiles) + (bf16 ? 330 : 220) * (vC + vO), (300 + 50 * sums) * O * vC};
+  return {share_of_products(t) * 36 * O * vC * (product + 3.5 / tiles) + (bf16 ? 330 : 220) * (vC + vO),
+          (300 + 50 * sums) * O * vC};
 }
 
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights,
@@ -415,7 +432,8 @@ const char* forward_not_worth_it(const WinogradTask& t, double taps, bool bf16 =
 const char* kept_not_worth_it(const WinogradTask& t, double taps) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
   const double products = static_cast<double>(t.C) * vO, pixels = static_cast<double>(t.N * t.oH * t.oW);
-  const double work = static_cast<double>(all_tiles(t)) * (36 * 1.23 * products + 220 * (vC + vO));
+  const double work =
+      static_cast<double>(all_tiles(t)) * (share_of_products(t) * 36 * 1.23 * products + 220 * (vC + vO));
   const double wait = 36 * products * static_cast<double>(lanes()) * 4 / 8;
   const bool worth = 1.05 * std::max(work, wait) + 100e3 < pixels * pairs_cost(t.O) * taps * products;
   return worth ? nullptr : "pairs are as fast";

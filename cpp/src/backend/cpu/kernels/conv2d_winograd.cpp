@@ -61,13 +61,23 @@ FASTCNN_OP void sum_tile(MomentSums& s, const vf (&y)[m][m], int64_t rows, int64
     if (fresh) s = start_moments(m * m, at);
     return add_moments(s, m * m, at);
   }
-  if (fresh) s = start_moments(1, at);
-#pragma GCC unroll 4
-  for (int r = 0; r < m; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < m; ++c)
-      if (r < rows && c < columns)
-        add_moments(s, 1, [&](int) __attribute__((always_inline)) { return at(r * m + c); });
+  alignas(64) float held[m * m][kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < m * m; ++i) store(held[i], at(i));
+  for (bool more = true; more; fresh = false) {
+    const vf shift = fresh ? zero() : s.shift;
+    vf sum = zero(), squares = zero();
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) {
+        const vf d = sub(load(held[r * m + c]), shift);
+        sum = add(sum, d), squares = fma(d, d, squares);
+      }
+    more = fresh;
+    if (fresh)
+      s = {mul(sum, set1(1.0f / static_cast<float>(rows * columns))), zero(), zero()};
+    else
+      s.sum = add(s.sum, sum), s.squares = add(s.squares, squares);
+  }
 }
 
 // The gradients of a tile at `offset` go through the norm before them.
@@ -101,8 +111,7 @@ FASTCNN_OP void through_norm(const NormSums& s, NormChannels& v, vf (&d)[m][m], 
 int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
   int64_t n = 0;
   WinogradTile k(t, first);
-  for (int64_t i = 0; i < count; ++i, k.next(t))
-    n += (t.oH - k.h < t.m ? t.oH - k.h : t.m) * (t.oW - k.w < t.m ? t.oW - k.w : t.m);
+  for (int64_t i = 0; i < count; ++i, k.next(t)) n += k.rows * k.columns;
   return n;
 }
 
@@ -110,8 +119,7 @@ int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
 template <int m, class T>
 void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane, int64_t first,
             int64_t count, int64_t part) {
-  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.oH,
-                             t.oW,  t.stream != 0};
+  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.stream != 0};
   const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
   if (t.moments.on && b.v0 == 0) t.moments.count[part] = pixels;
   for (int64_t v = 0; v < b.V; ++v) {
@@ -125,8 +133,8 @@ void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, 
       vf y[m][m];
       from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
       const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      epilogue.finish(y, bias, offset, k.h, k.w, n);
-      if (t.moments.on) sum_tile<m>(sums, y, t.oH - k.h, t.oW - k.w, i == 0);
+      epilogue.finish(y, bias, offset, k.rows, k.columns, n);
+      if (t.moments.on) sum_tile<m>(sums, y, k.rows, k.columns, i == 0);
     }
     if (t.moments.on) {
       alignas(64) float held[3 * kLanes];
@@ -141,7 +149,7 @@ void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, 
 template <int m>
 void finish_gradients(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane,
                       int64_t first, int64_t count, int64_t part) {
-  const Epilogue<float> epilogue{Act::none, t.residual, t.y, t.y_h, t.y_w, t.oH, t.oW};
+  const Epilogue<float> epilogue{Act::none, t.residual, t.y, t.y_h, t.y_w};
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
@@ -152,7 +160,7 @@ void finish_gradients(const WinogradTask& t, const WinogradBlock& b, const float
       vf y[m][m];
       from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
       const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      epilogue.finish(y, zero(), offset, k.h, k.w, n,
+      epilogue.finish(y, zero(), offset, k.rows, k.columns, n,
                       [&](vf(&d)[m][m], int64_t rows, int64_t columns) __attribute__((always_inline)) {
                         through_norm(t.sums_before, channels, d, offset, t.y_h, t.y_w, rows, columns, n);
                       });
@@ -207,14 +215,14 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     transform_input<T>(t, first, count, u, plane, 0, count);
     TileFetch<T> written(t, output_image<T>(t), first, t.stream ? 0 : count, 36),
         read(t, input_image<T>(t), next, ahead, 36);
-    const EvenParts parts_of[] = {plane_parts(count, least), plane_parts(count, least + 1)};
+    const ProductParts parts_of[] = {{t, first, count, least}, {t, first, count, least + 1}};
     for (int64_t i = 0; i < 36; ++i) {
       written.next(), read.next(), ranges.next();
       const float* w = t.wt;
       EvenParts vectors = blocks;
       for (int64_t j = 0; j < t.blocks; ++j) {
         const int64_t v0 = vectors.at, V = vectors.next() - v0, w_plane = w_planes[V - least];
-        multiply_plane(u + i * plane, count * kLanes, parts_of[V - least], t.C, w + i * w_plane, V,
+        multiply_tiles(parts_of[V - least], i, u + i * plane, count * kLanes, t.C, w + i * w_plane, V,
                        scratch + i * plane + v0 * count * kLanes, 1);
         w += 36 * w_plane;
       }
@@ -250,13 +258,13 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
     for (int64_t g = 0; g < parts; ++g) {
       const int64_t first = t.tiles * g / parts, count = t.tiles * (g + 1) / parts - first;
       const int64_t m_plane = winograd_plane(count * b.V * kLanes);
-      const EvenParts tiles = plane_parts(count, b.V);
+      const ProductParts tiles(t, t.tile0 + first, count, b.V);
       for (int64_t c = 0; c < t.C; c += t.depth) {
         const int64_t cn = t.C - c < t.depth ? t.C - c : t.depth;
         if (!t.wt && (g == 0 || t.depth < t.C)) transform_weights<T>(t, b, c, cn, scratch, w_plane);
         for (int64_t i = 0; i < 36; ++i) {
           const int64_t ahead = item == begin && i < 35 ? t.u_plane : 0;
-          multiply_plane(t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, tiles, cn,
+          multiply_tiles(tiles, i, t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, cn,
                          w + i * w_plane, b.V, m + i * m_plane, c == 0, ahead);
         }
       }
@@ -300,8 +308,8 @@ void winograd_products(const WinogradTask& t, float* products, int64_t begin, in
   for (int64_t item = begin; item < end; ++item) {
     const int64_t j = item / 36, i = item % 36;
     const WinogradBlock b(t.O, t.blocks, j);
-    multiply_plane(
-        t.u + i * t.u_plane, t.tiles * kLanes, plane_parts(t.tiles, b.V), t.C,
+    multiply_tiles(
+        {t, t.tile0, t.tiles, b.V}, i, t.u + i * t.u_plane, t.tiles * kLanes, t.C,
         t.wt + planes_before(t.O, t.blocks, j, t.C * kLanes) + i * winograd_plane(t.C * b.V * kLanes), b.V,
         products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + i * winograd_plane(t.tiles * b.V * kLanes),
         1);

@@ -48,7 +48,7 @@ void transform_weights(const Winograd2x2Task& t, int64_t part, int64_t c, int64_
 // Planes of tiles [first, first + count) to outputs, V vectors from o on.
 void finish_tiles(const Winograd2x2Task& t, const float* m, int64_t plane, int64_t first, int64_t count, int64_t o,
                   int64_t V) {
-  const Epilogue<float> epilogue{t.act, t.residual, t.y, t.y_h, t.y_w, t.oH, t.oW};
+  const Epilogue<float> epilogue{t.act, t.residual, t.y, t.y_h, t.y_w};
   for (int64_t v = 0; v < V; ++v) {
     const int64_t c = o + v * kLanes;
     const int n = lanes_left(t.O, c);
@@ -58,7 +58,8 @@ void finish_tiles(const Winograd2x2Task& t, const float* m, int64_t plane, int64
       const float* s = m + (i * V + v) * kLanes;
       vf y[4][4];
       from_planes<OutputPoints<FivePoints, 4>>([&](int h, int w) { return load(s + (h * 5 + w) * plane); }, y);
-      epilogue.finish(y, bias, k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + c, k.h, k.w, n);
+      epilogue.finish(y, bias, k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + c, t.oH - k.h < 4 ? t.oH - k.h : 4,
+                      t.oW - k.w < 4 ? t.oW - k.w : 4, n);
     }
   }
 }

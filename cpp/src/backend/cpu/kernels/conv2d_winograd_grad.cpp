@@ -20,9 +20,8 @@ void add_bias_gradient(const WinogradTask& t, int64_t first, int64_t count, int6
     WinogradTile k(t, first);
     for (int64_t i = 0; i < count; ++i, k.next(t)) {
       const T* p = values<T>(t.dy) + k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      const int64_t rows = t.oH - k.h < t.m ? t.oH - k.h : t.m, columns = t.oW - k.w < t.m ? t.oW - k.w : t.m;
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) s = add(s, loadn(p + r * t.y_h + c * t.y_w, n));
+      for (int64_t r = 0; r < k.rows; ++r)
+        for (int64_t c = 0; c < k.columns; ++c) s = add(s, loadn(p + r * t.y_h + c * t.y_w, n));
     }
     storen(out + o, s, n);
   }
@@ -46,8 +45,8 @@ FASTCNN_OP void store_gradient(const WinogradTask& t, const Planes& at, int64_t 
   t.m == 4 ? finish_taps<3>(at, d, t.w_tap, n, add_to, past) : finish_taps<5>(at, d, t.w_tap, n, add_to, past);
 }
 
-// Chunks of tiles [tile0, tile0 + tiles). A group of windows stays in cache; the sums of a chunk are read and
-// written once per group.
+// Chunks of tiles [tile0, tile0 + tiles), all of them whole. A group of windows stays in cache; the sums of a
+// chunk are read and written once per group.
 template <class T>
 void gradient_groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
   const int64_t on = padded(t.O), all = t.tile0 + t.tiles, units = ceil_div(t.tiles, t.unit);
@@ -106,8 +105,9 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
     const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
     const bool first_e = item / parts == begin / parts, first_u = part == 0 || item == begin;
     for (int64_t i = 0; i < 36; ++i)
-      sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, t.tiles, b.V, o0, on,
-                scratch + i * plane, 1, first_e && i < 35 ? t.e_plane : 0, first_u && i < 35 ? t.u_plane : 0);
+      sum_tiles(t, t.tile0, t.tiles, i, t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes,
+                t.tiles, b.V, o0, on, scratch + i * plane, 1, first_e && i < 35 ? t.e_plane : 0,
+                first_u && i < 35 ? t.u_plane : 0);
     for (int64_t o = o0; o < o1; ++o)
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;
@@ -127,8 +127,8 @@ void gradient_sums(const WinogradTask& t, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t i = item % 36;
     const WinogradBlock b(t.C, t.blocks, item / 36);
-    sum_plane(t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, t.tiles, b.V, 0, on,
-              t.sums + (36 * b.v0 + i * b.V) * on * kLanes, first);
+    sum_tiles(t, t.tile0, t.tiles, i, t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles,
+              b.V, 0, on, t.sums + (36 * b.v0 + i * b.V) * on * kLanes, first);
     const int64_t o0 = i * share, o1 = o0 + share < t.O ? o0 + share : t.O;
     if (t.dbias && item < 36 && o0 < o1) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, first, t.dbias);
   }

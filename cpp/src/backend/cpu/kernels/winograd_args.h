@@ -15,13 +15,17 @@ struct FetchRange {
 };
 
 // One convolution of stride 1 (or one group of it) as F(m x m, r x r): F(4x4, 3x3) or F(2x2, 5x5). Tiles are m x m
-// outputs, numbered n, row, column; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane
-// of tiles lies as [channels / lanes][tile][lanes], missing channels as zeros.
+// outputs; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane of tiles lies as
+// [channels / lanes][tile][lanes], missing channels as zeros. Of the grid's rows of tiles the first fH have m rows
+// of outputs, the others m - 1, which need no products at infinity: F(3) from five points. Columns likewise. Tiles
+// are numbered by kind, so that the tiles of any product follow each other (rows x columns: whole x narrow, whole
+// x whole, narrow x whole, narrow x narrow), within a kind n, row, column.
 struct WinogradTask {
   int64_t m = 4;                                                  // outputs along a side of a tile; taps: 7 - m
   int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
   int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;       // output
   int64_t pT = 0, pL = 0, tH = 0, tW = 0;                         // padding, grid of tiles
+  int64_t fH = 0, fW = 0;                                         // rows and columns of whole tiles
   int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
   // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
   const float* x = nullptr;

@@ -30,23 +30,100 @@ FASTCNN_OP int64_t planes_before(int64_t channels, int64_t blocks, int64_t b, in
   return at;
 }
 
+// A walk over tiles in their order.
 struct WinogradTile {
-  int64_t n, h, w;  // image, first output row and column
-  FASTCNN_OP WinogradTile(const WinogradTask& t, int64_t tile)
-      : n(tile / (t.tH * t.tW)), h(tile / t.tW % t.tH * t.m), w(tile % t.tW * t.m) {}
+  int64_t n = 0, h = 0, w = 0;    // image, first output row and column
+  int64_t rows = 0, columns = 0;  // of outputs inside of the image
+
+  __attribute__((noinline)) WinogradTile(const WinogradTask& t, int64_t tile) {
+    for (enter(t, 0); kind_ < 4; enter(t, kind_ + 1)) {
+      const int64_t wide = c1_ - c0_, grid = wide * (r1_ - r0_), size = t.N * grid;
+      if (tile < size) {
+        n = tile / grid, r_ = r0_ + tile % grid / wide, c_ = c0_ + tile % wide;
+        place(t);
+        return;
+      }
+      tile -= size;
+    }
+  }
   FASTCNN_OP void next(const WinogradTask& t) {
-    if ((w += t.m) < t.m * t.tW) return;
-    w = 0;
-    if ((h += t.m) < t.m * t.tH) return;
-    h = 0, ++n;
+    if (++c_ == c1_) return next_row(t);
+    w += own_w_;
+    columns = own_w_ < t.oW - w ? own_w_ : t.oW - w;
+  }
+
+ private:
+  int kind_ = 0;
+  int64_t r_ = 0, c_ = 0, r0_ = 0, r1_ = 0, c0_ = 0, c1_ = 0;  // place in the grid of tiles, limits of the kind
+  int64_t own_h_ = 0, own_w_ = 0;                              // sides of its tiles
+
+  void enter(const WinogradTask& t, int kind) {
+    const bool short_rows = kind >= 2, short_columns = kind % 3 == 0;
+    kind_ = kind, n = 0;
+    r0_ = r_ = short_rows ? t.fH : 0, r1_ = short_rows ? t.tH : t.fH, own_h_ = short_rows ? t.m - 1 : t.m;
+    c0_ = c_ = short_columns ? t.fW : 0, c1_ = short_columns ? t.tW : t.fW, own_w_ = short_columns ? t.m - 1 : t.m;
+  }
+  void place(const WinogradTask& t) {
+    h = r0_ * t.m + (r_ - r0_) * own_h_, rows = own_h_ < t.oH - h ? own_h_ : t.oH - h;
+    w = c0_ * t.m + (c_ - c0_) * own_w_, columns = own_w_ < t.oW - w ? own_w_ : t.oW - w;
+  }
+  __attribute__((noinline)) void next_row(const WinogradTask& t) {
+    c_ = c0_;
+    if (++r_ == r1_) {
+      r_ = r0_;
+      if (++n == t.N) do
+          enter(t, kind_ + 1);
+        while (kind_ < 4 && (r0_ == r1_ || c0_ == c1_));
+    }
+    place(t);
   }
 };
+
+// The tiles [first, first + count) that a product takes, as [from, from + count) of them.
+struct PlaneTiles {
+  int64_t from, count;
+};
+// kind: 1 for points at infinity of rows, 2 of columns, 3 of both.
+FASTCNN_OP int plane_kind(int64_t plane) { return (plane >= 30) + 2 * (plane % 6 == 5); }
+FASTCNN_OP PlaneTiles tiles_of_plane(const WinogradTask& t, int64_t first, int64_t count, int kind) {
+  const int64_t whole = t.N * t.fH * (t.tW - t.fW), rows = t.N * t.fH * t.tW, columns = whole + t.N * t.tH * t.fW;
+  const int64_t from = kind & 2 ? whole : 0, to = kind & 1 ? rows : kind & 2 ? columns : t.N * t.tH * t.tW;
+  const int64_t a = from < first ? first : from, b = to < first + count ? to : first + count;
+  return a < b ? PlaneTiles{a - first, b - a} : PlaneTiles{0, 0};
+}
+
+// Register tiles of the four kinds of products of tiles [first, first + count) with V vectors.
+struct ProductParts {
+  PlaneTiles tiles[4];
+  EvenParts parts[4];
+  __attribute__((noinline)) ProductParts(const WinogradTask& t, int64_t first, int64_t count, int64_t V)
+      : tiles{tiles_of_plane(t, first, count, 0), tiles_of_plane(t, first, count, 1),
+              tiles_of_plane(t, first, count, 2), tiles_of_plane(t, first, count, 3)},
+        parts{plane_parts(tiles[0].count, V), plane_parts(tiles[1].count, V), plane_parts(tiles[2].count, V),
+              plane_parts(tiles[3].count, V)} {}
+};
+// u and m: of the first tile.
+FASTCNN_OP void multiply_tiles(const ProductParts& p, int64_t plane, const float* u, int64_t u_block, int64_t C,
+                               const float* w, int64_t V, float* m, int first, int64_t ahead = 0) {
+  const int kind = plane_kind(plane);
+  const int64_t from = p.tiles[kind].from;
+  multiply_plane(u + from * kLanes, u_block, p.parts[kind], C, w, V, m + from * V * kLanes, first, ahead);
+}
+
+// Sums of one plane over tiles [first, first + count); e and u: of the first tile. See sum_plane.
+FASTCNN_OP void sum_tiles(const WinogradTask& t, int64_t first, int64_t count, int64_t plane, const float* e,
+                          const float* u, int64_t places, int64_t V, int64_t o0, int64_t on, float* s, int fresh,
+                          int64_t e_ahead = 0, int64_t u_ahead = 0) {
+  const PlaneTiles q = tiles_of_plane(t, first, count, plane_kind(plane));
+  sum_plane(e + q.from * kLanes, u + q.from * kLanes, places, q.count, V, o0, on, s, fresh, e_ahead, u_ahead);
+}
 
 // An image of which every tile reads a window of pixels, from pT and pL before its place on.
 template <class T>
 struct WinogradImage {
   const T* p;
   int64_t H, W, C, s_n, s_h, s_w, pT, pL;
+  bool outputs = false;  // a tile sees its own outputs alone
 };
 
 // Windows of tiles [first, first + count) to planes: tile i of the result goes to place at + i of `places`.
@@ -56,8 +133,9 @@ __attribute__((noinline)) void transform_tiles(const WinogradTask& t, const Wino
                                                int64_t places) {
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t))
-    transform_window<Points>(m.p + k.n * m.s_n, m.H, m.W, m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL,
-                             values<T>(t.zeros), u + (at + i) * kLanes, places * kLanes, plane);
+    transform_window<Points>(m.p + k.n * m.s_n, m.outputs ? k.h + k.rows : m.H, m.outputs ? k.w + k.columns : m.W,
+                             m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL, values<T>(t.zeros),
+                             u + (at + i) * kLanes, places * kLanes, plane);
 }
 
 // A window of one vector of channels, normalised, that the transform reads more than once.
@@ -109,7 +187,7 @@ FASTCNN_OP void transform_input(const WinogradTask& t, int64_t first, int64_t co
 
 template <class T>
 FASTCNN_OP WinogradImage<T> gradient_image(const WinogradTask& t) {
-  return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0};
+  return WinogradImage<T>{values<T>(t.dy), t.oH, t.oW, t.O, t.y_n, t.y_h, t.y_w, 0, 0, true};
 }
 template <class T>
 FASTCNN_OP WinogradImage<T> output_image(const WinogradTask& t) {

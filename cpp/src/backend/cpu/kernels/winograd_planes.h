@@ -126,7 +126,9 @@ constexpr PlaneTileFn kPlaneTiles[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
 
 // The register tiles of a group of tiles and V vectors.
 FASTCNN_OP EvenParts plane_parts(int64_t tiles, int64_t V) {
-  return EvenParts(tiles, ceil_div(tiles, tile_pixels(static_cast<int>(V))));
+  EvenParts parts(tiles, tiles ? ceil_div(tiles, tile_pixels(static_cast<int>(V))) : 1);
+  if (tiles == 0) parts.parts = 0;
+  return parts;
 }
 
 // m[tile][V vectors] (+)= sum over C channels of u[channel][tile] * w[channel][V vectors].
@@ -207,17 +209,16 @@ struct Epilogue {
   Act act;
   const T* residual;  // or null; offsets as for y
   T* y;
-  int64_t y_h, y_w, H, W;
+  int64_t y_h, y_w;
   bool past = false;  // the caches
 
-  // The outputs of one tile and n channels, at `offset`, row h and column w; what lies outside of the image is
-  // left. through(v, rows, columns) sees them before they are stored.
+  // The outputs of one tile and n channels at `offset`; those beyond its rows and columns are left.
+  // through(v, rows, columns) sees them before they are stored.
   template <int m, class Through = PassOutputs>
-  FASTCNN_OP void finish(vf (&v)[m][m], vf bias, int64_t offset, int64_t h, int64_t w, int n,
+  FASTCNN_OP void finish(vf (&v)[m][m], vf bias, int64_t offset, int64_t rows, int64_t columns, int n,
                          const Through& through = {}) const {
     const vf low = set1(act == Act::none ? -__builtin_inff() : 0.0f),
              high = set1(act == Act::relu6 ? 6.0f : __builtin_inff());
-    const int64_t rows = H - h < m ? H - h : m, columns = W - w < m ? W - w : m;
     const bool whole = rows == m && columns == m && n == kLanes;
 #pragma GCC unroll 4
     for (int r = 0; r < m; ++r)
@@ -244,11 +245,12 @@ struct Epilogue {
     through(v, rows, columns);
     T* d = y + offset;
     if constexpr (kWholeLines && sizeof(T) == 4)
-      if (whole && past) {
+      if (past && n == kLanes) {
 #pragma GCC unroll 4
         for (int r = 0; r < m; ++r)
 #pragma GCC unroll 4
-          for (int c = 0; c < m; ++c) stream(d + r * y_h + c * y_w, v[r][c]);
+          for (int c = 0; c < m; ++c)
+            if (r < rows && c < columns) stream(d + r * y_h + c * y_w, v[r][c]);
         return;
       }
     if (whole) {
