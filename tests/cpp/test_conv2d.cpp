@@ -119,6 +119,19 @@ TEST_CASE("conv2d dense: 1x1") {
   check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
 }
 
+// Whole vectors of outputs and windows an even step apart, of one and of several runs; rows of whole tiles, with
+// what is left of one, and shorter ones.
+TEST_CASE("conv2d dense: tiles in a line") {
+  for (int64_t O : {16, 32, 48, 96, 144}) check(Case(2, 16, 13, 15, O, 1, 1).p);
+  check(Case(1, 24, 56, 56, 144, 1, 1).p);  // more than half of L2: results' places are fetched
+  check(Case(1, 32, 60, 61, 64, 1, 1).p);
+  check(Case(2, 32, 9, 28, 96, 1, 1).stride(1, 2).p);
+  for (int64_t W : {56, 59, 15}) check(Case(2, 3, 20, W, 32, 3, 3).stride(2, 2).pad(1).p);
+  check(Case(1, 3, 112, 224, 48, 3, 3).stride(2, 2).pad(1).p);
+  for (int64_t O : {32, 48}) check(Case(2, 1, 28, 28, O, 5, 5).pad(2).p);
+  check(Case(2, 2, 11, 36, 96, 3, 3).pad(0, 1, 2, 1).p);
+}
+
 TEST_CASE("conv2d: parts of an image that a dilated window sees together") {
   check(Case(2, 40, 24, 22, 36, 3, 3).dilate(2, 2).pad(2).p);
   check(Case(1, 64, 23, 25, 64, 3, 3).dilate(2, 2).pad(2).p);

@@ -185,6 +185,7 @@ struct Strips {
     t.expand.bias = bias(1, p.has_expand && p.expand_bias);
     t.depthwise.bias = bias(depthwise_at(p), p.depthwise_bias && !Type::kPacksBias);
     t.pointwise.bias = bias(pointwise_at(p), p.pointwise_bias);
+    t.expand.y_n = 0;  // its result is a thread's scratch: nothing to fetch
     const Value* x = c.in[0].as<Value>();
     const Value* residual = p.has_residual ? c.in[c.in.size() - 1].as<Value>() : nullptr;
     Value* y = c.out[0].as<Value>();

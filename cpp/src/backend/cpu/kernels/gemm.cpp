@@ -3,6 +3,7 @@
 // Sum order of one output: channel block, kh, kw, channel; it does not depend on tiles, strips or threads.
 #include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/even_parts.h"
+#include "backend/cpu/kernels/gemm_line.h"
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/norm_sums.h"
@@ -41,6 +42,7 @@ struct Tiles {
 };
 
 constexpr int64_t kFetchFloats = 16;
+constexpr int64_t kShortDepth = 64;  // words: results' places are fetched at once, not beside the last products
 constexpr int64_t kFetchedBlock = 32 * 1024;  // floats: weights that fit L2 beside those in use
 // Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
@@ -183,6 +185,10 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       const float* wc = t.w + batch * t.w_b + taps * c0 * padded;
       // Rows that are read in place come from memory once: each block asks for its share of the next strip's.
       const int64_t ahead = strips_w > 1 ? t.owb * t.sW * a_w : strips_h > 1 ? t.ohb * t.sH * a_h : t.nb * a_n;
+      // Long rows of pixels are many short streams, which the hardware does not run ahead of; short ones side by
+      // side are one.
+      const bool one_stream = taps == 1 && t.sW * a_w == cn && !t.norm.fetch;
+      const int64_t fetched = one_stream ? 8 * kFetchFloats : kFetchFloats;
       const int64_t lines = kPerWord<T> == 2 && !t.pack && strips > 1 ? ceil_div(cn, kPiece) : 0;
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
@@ -230,6 +236,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
           const bool together =
               kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
+          const bool even_steps = together && args.n2 == 1 && t.nc == 1;
           args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
@@ -242,9 +249,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             const int64_t P = g.pixels / tiles + (i < larger);
             args.next = next_soon && i < V ? (taps * cn * V + i) * kLanes : 0;
             if (together) args.tiles = args.next ? 1 : i < larger ? larger - i : tiles - i;
-            // Long rows of pixels are many short streams, which the hardware does not run ahead of.
             if (kPerWord<T> == 1) {
-              args.ahead = !t.pack && b == b0 && cn >= kFetchFloats ? P * t.sW * t.x_w : 0;
+              args.ahead = !t.pack && b == b0 && cn >= fetched ? P * t.sW * t.x_w : 0;
               if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
             }
             const float* at = as;
@@ -255,6 +261,28 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                 const float* from = reinterpret_cast<const float*>(x + c0 + (iw0 + p0) * t.x_w);
                 norm_copy(norm, to, from, t.x_w, cn, P);
                 args.ahead = t.x_w == cn ? from - to + P * cn : 0;
+              }
+            }
+            if constexpr (kPerWord<T> == 1) {
+              const LineTileFn line =
+                  even_steps && !args.next && !args.ahead ? line_tile(V, P, args.tail) : nullptr;
+              const int64_t in_row = line ? (ww - p0 % ww) / P : 0;
+              if (in_row > 0 && (!args.soon.count || (!residual && taps * cn <= kShortDepth))) {
+                if (args.tiles > in_row) args.tiles = in_row;
+                const LineArgs l{args.bias,
+                                 residual ? args.residual + y_off[p0] : nullptr,
+                                 args.act,
+                                 args.stream,
+                                 args.n1,
+                                 args.s1,
+                                 args.run,
+                                 t.sW * a_w,
+                                 t.y_w,
+                                 args.tiles,
+                                 args.soon.count > 0};
+                line(l, at + a_off[p0], ws, y + o0 + y_off[p0]);
+                p0 += args.tiles * P;
+                continue;
               }
             }
             Tiles<T>::at[V - 1][P - 1](args, at, a_off + p0, ws, y + o0, y_off + p0);
