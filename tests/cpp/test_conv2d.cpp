@@ -119,6 +119,23 @@ TEST_CASE("conv2d dense: 1x1") {
   check(Case(2, 5, 9, 8, 6, 1, 1).stride(3, 2).pad(0, 1, 1, 0).p);
 }
 
+// Windows inside of the image in tiles, of which the last of a row makes pixels again; at its borders one by one.
+TEST_CASE("conv2d with few outputs: inputs in lanes") {
+  for (int64_t O = 1; O <= 8; ++O) {
+    check(Case(2, 33, 9, 13, O, 3, 3).pad(1).p);
+    check(Case(1, 128, 6, 5, O, 1, 1).p);
+  }
+  for (int64_t O : {1, 2, 3, 4}) {
+    for (int64_t W : {3, 5, 8, 11, 23}) check(Case(1, 20, 5, W, O, 3, 5).pad(1, 1, 2, 1).p);
+    check(Case(2, 64, 15, 14, O, 7, 7).stride(2, 3).pad(3).p);
+    check(Case(1, 40, 12, 17, O, 3, 3).dilate(2, 3).pad(2, 1, 4, 5).p);
+  }
+  check(Case(1, 64, 3, 4, 2, 5, 5).pad(4).p);  // windows wider than the image
+  check(Case(1, 48, 2, 2, 3, 3, 3).pad(5).p);  // windows of nothing but padding
+  check(Case(40, 256, 4, 4, 3, 4, 4).stride(2, 2).pad(1).p);
+  check(Case(2, 100, 30, 33, 7, 2, 2).p);
+}
+
 // Whole vectors of outputs and windows an even step apart, of one and of several runs; rows of whole tiles, with
 // what is left of one, and shorter ones.
 TEST_CASE("conv2d dense: tiles in a line") {

@@ -164,6 +164,14 @@ TEST_CASE("depthwise conv2d on a norm applied on load: images of several strips"
   check(depthwise(1, 512, 9, 200, 3, 1, 1));         // rows too long for a strip
 }
 
+TEST_CASE("conv2d with few outputs on a norm applied on load") {
+  check_taken({2, 64, 9, 8, 3, 1, 1});
+  check_taken({3, 40, 14, 13, 2, 3, 3, 1, 1});
+  check_taken({1, 64, 30, 33, 4, 5, 5, 2, 2});
+  check_taken({2, 128, 9, 9, 1, 3, 3, 1, 2, 2});
+  check_taken({2, 256, 20, 40, 7, 3, 3, 1, 1});  // several strips of an image
+}
+
 TEST_CASE("dense conv2d on a norm applied on load") {
   check_taken({2, 64, 7, 7, 33, 1, 1});
   check_taken({3, 17, 5, 9, 24, 1, 1});

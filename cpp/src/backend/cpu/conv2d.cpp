@@ -236,6 +236,7 @@ constexpr Implementation kForward[] = {
     {"trimmed", trimmed_declines, trimmed_workspace, trimmed_run},
     {"phases", phases_declines, phases_workspace, phases_run},
     {"merged_groups", merged_declines, merged_workspace, merged_run},
+    {"few_outputs", few_outputs_declines, few_outputs_workspace, few_outputs_run},
     {"dense", dense_declines, dense_workspace, dense_run, dense_packed, dense_prepare},
     {"pairs", pairs_declines, pairs_workspace, pairs_run, pairs_packed, pairs_prepare},
     {"depthwise_half", depthwise_half_declines, depthwise_half_workspace, depthwise_half_run,

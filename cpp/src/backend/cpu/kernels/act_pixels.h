@@ -18,8 +18,8 @@ FASTCNN_OP void act_pixels_loop(const ActParams& p, float* y, const int64_t* y_o
 }
 
 // n neighbouring floats at y + y_off[i] for each pixel i.
-__attribute__((noinline, unused)) static void act_pixels(const ActParams& p, float* y, const int64_t* y_off,
-                                                         int64_t pixels, int64_t n) {
+__attribute__((noinline)) inline void act_pixels(const ActParams& p, float* y, const int64_t* y_off,
+                                                 int64_t pixels, int64_t n) {
   switch (p.act) {
 #define FASTCNN_ACT_CASE(a) \
   case Act::a: return act_pixels_loop<Act::a>(p, y, y_off, pixels, n);

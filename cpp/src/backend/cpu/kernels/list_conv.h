@@ -2,6 +2,8 @@
 // return type, arguments…)
 #pragma once
 #define FASTCNN_KERNELS_CONV(X)                                                                               \
+  /* items: rows (n, oh); t.w: (O, kH, kW, C), not packed */                                                  \
+  X(conv2d_few_outputs, void, const GemmTask& t, int64_t begin, int64_t end)                                  \
   /* items: chunks * B * nc * groups; scratch kGradFloats */                                                  \
   X(conv2d_weights_grad, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)          \
   /* Winograd F(4x4, 3x3), F(2x2, 5x5); see winograd_args.h. items: blocks of outputs */                      \
