@@ -202,6 +202,8 @@ TEST_CASE("conv2d dense: groups and depthwise") {
   check(Case(0, 16, 7, 7, 16, 3, 3).groups(16).pad(1).p);
   check(Case(1, 20, 9, 10, 20, 3, 3).groups(20).pad(2).dilate(2, 2).p);
   check(Case(2, 33, 9, 31, 33, 3, 3).groups(33).pad(3).dilate(3, 3).p);
+  check(Case(3, 40, 40, 39, 40, 3, 3).groups(40).pad(2).dilate(2, 2).p);  // rows below the last tap's are fetched
+  check(Case(1, 24, 11, 27, 24, 4, 4).groups(24).pad(1).stride(2, 2).p);  // runs of half the pixels
   check(Case(1, 16, 8, 5, 16, 5, 5).groups(16).pad(8).dilate(4, 4).p);
   check(Case(1, 16, 12, 12, 16, 3, 3).groups(16).pad(2, 3, 1, 4).dilate(2, 2).stride(2, 2).p);
   check(Case(1, 400, 12, 13, 20, 3, 3).pad(6).dilate(6, 6).p);
@@ -233,6 +235,16 @@ TEST_CASE("conv2d backward to data by columns: rings of rows, groups, few pixels
   check(Case(2, 40, 5, 4, 70, 4, 4).pad(0, 0, 0, 0).stride(1, 3).p);  // four
   check(
       Case(1, 4, 3, 40, 70, 3, 3).stride(1, 5).pad(0, 4, 0, 0).p);  // rows and columns of dx that no window meets
+}
+
+TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave lanes idle") {
+  check(Case(2, 65, 9, 8, 64, 7, 7).pad(3).p);
+  check(Case(3, 17, 14, 13, 31, 3, 3).dilate(3, 3).pad(1).p);
+  check(Case(2, 100, 7, 7, 256, 2, 2).pad(1).p);
+  check(Case(1, 8, 30, 31, 160, 3, 3).dilate(2, 2).p);
+  check(Case(2, 20, 28, 28, 64, 1, 1).p);
+  check(Case(2, 72, 9, 12, 96, 3, 3).stride(2, 2).pad(1).p);
+  check(Case(1, 40, 12, 12, 128, 3, 3).groups(2).pad(1).stride(2, 2).p);
 }
 
 TEST_CASE("conv2d weight gradients: panels, phases of columns and strips ahead") {

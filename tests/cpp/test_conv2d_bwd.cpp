@@ -222,6 +222,12 @@ TEST_CASE("conv2d_bwd of 1x1 convolutions") {
   check({2, 3, 8, 8, 32, 1}, false);
 }
 
+TEST_CASE("conv2d_bwd of 1x1 convolutions whose channels leave lanes idle") {
+  check({4, 24, 30, 30, 144, 1});
+  check({2, 40, 14, 13, 80, 1});
+  check({1, 17, 9, 9, 64, 1});
+}
+
 TEST_CASE("conv2d_bwd of 3x3 and 5x5 convolutions by Winograd") {
   check({1, 32, 24, 24, 32, 3, 1, 1});
   check({3, 17, 21, 14, 24, 3, 1, 1});  // several strips, of parts of images

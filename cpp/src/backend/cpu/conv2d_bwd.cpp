@@ -35,7 +35,7 @@ struct DenseJoint {
     for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t, int64_t) { data = t, pack = q; });
     weights = weights_task(p);
     weights.norm.on = p.has_norm_in != 0;
-    fits = plan_weights_grad(weights, 1, lanes(), 1) && weights.panels;
+    fits = plan_weights_grad(weights, 1, lanes(), 1) && (weights.panels || weights.o_inner);
     strips = strip_count(weights);
     const int64_t pixels = std::min(kStripPixels, kStripFloats / (p.O + p.C * (joint.has_sums ? 2 : 1)));
     most = std::max<int64_t>(1, pixels / weights.owb);
@@ -64,7 +64,7 @@ struct DenseSpace {
     packed = w.take<float>(packed_floats(j.data, lanes()));
     grad = w.take<float>(OutputGrad::floats(p.conv.O));
     part = w.take<double>(p.has_sums ? j.parts() * 2 * p.conv.C : 0);
-    partial = w.take<float>(j.by_strips && j.weights.chunks > 1 ? j.weights.chunks * j.weights.w_b : 0);
+    partial = w.take<float>(j.by_strips ? dense_weights_sums(j.weights) : 0);
     dy = w.take<float>(j.by_strips ? 0 : c.in[0].numel());
     rest = w.take<char>(j.by_strips ? 0 : dense_bwd_weights_workspace(WeightsCall(c, nullptr, nullptr).call));
     bytes = w.used();
@@ -94,7 +94,7 @@ void run_strips(const Call& c, DenseJoint& j, const DenseSpace& space) {
   choose_stream(j.data, p.conv.N * p.conv.H * p.conv.W * p.conv.C, p.conv.C);
   float* dw = c.out[1].as<float>();
   WeightsGradTask& w = j.weights;
-  w.x = c.in[2].as<float>(), w.dw = w.chunks > 1 ? space.partial : dw;
+  w.x = c.in[2].as<float>(), w.dw = dense_weights_sums(w) ? space.partial : dw;
   w.norm = norm_in(conv_call(c), norm_in_at(p));
   const OutputGrad grad(c, space.grad);
   const NormSums& sums = j.data.sums_before;
@@ -127,9 +127,7 @@ void run_strips(const Call& c, DenseJoint& j, const DenseSpace& space) {
       }
     }
   });
-  if (w.chunks > 1)
-    parallel_for(w.w_b, 16 * 1024,
-                 [&](int64_t b, int64_t e, int) { k.sum_arrays(w.dw, w.w_b, w.chunks, dw, b, e); });
+  dense_weights_finish(w, dw);
 }
 
 void run_whole(const Call& c, DenseJoint& j, const DenseSpace& space) {

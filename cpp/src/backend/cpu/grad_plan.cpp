@@ -15,7 +15,10 @@ constexpr int64_t kMostChunks = 16;
 }  // namespace
 
 bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int threads) {
-  t.o_inner = t.C < lanes / 2 && t.O >= t.C;
+  // Vectors over outputs: for few channels, or where channels would leave more lanes idle.
+  const int64_t C = ceil_div(t.C, lanes) * lanes, O = ceil_div(t.O, lanes) * lanes;
+  const bool idle = pixels_per_word == 1 && t.C % lanes != 0 && 10 * t.O * C > 11 * t.C * O;
+  t.o_inner = idle || (t.C < lanes / 2 && t.O >= t.C);
   t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
   // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
   const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < (pixels_per_word == 1 ? 3 : 2) * lanes);

@@ -151,9 +151,10 @@ struct ForwardTile {
   }
 };
 
-// Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1; f.at<T>(ow) runs one.
+// Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1, or where pixels may be made again, a whole one that ends with
+// the row; f.at<T>(ow) runs one.
 template <class F>
-FASTCNN_OP void cut_row(int64_t oW, F&& f) {
+FASTCNN_OP void cut_row(int64_t oW, F&& f, bool again = false) {
   int64_t ow = 0;
   if (kPixels == 8) {
     if (oW % 7 == 0) {
@@ -161,8 +162,10 @@ FASTCNN_OP void cut_row(int64_t oW, F&& f) {
       return;
     }
     for (; ow + 8 <= oW; ow += 8) f.template at<8>(ow);
+    if (again && ow < oW && oW >= 8) return f.template at<8>(oW - 8);
   }
   for (; ow + 4 <= oW; ow += 4) f.template at<4>(ow);
+  if (again && ow < oW && oW >= 4) return f.template at<4>(oW - 4);
   if (ow + 2 <= oW) f.template at<2>(ow), ow += 2;
   if (ow < oW) f.template at<1>(ow);
 }
@@ -201,11 +204,17 @@ FASTCNN_OP void cut_any_row(const Row& r, F&& pixels) {
   for (int64_t ow = 0; ow < r.oW;) {
     int64_t k0, k1, l0, l1;
     inside(r, ow, k0, k1);
-    if (k0 == 0 && k1 == r.kW && ow + kPixels <= r.oW) {
+    if (k0 == 0 && k1 == r.kW && ow + kPixels / 2 <= r.oW) {
       inside(r, ow + kPixels - 1, l0, l1);
-      if (l1 == r.kW) {
+      if (ow + kPixels <= r.oW && l1 == r.kW) {
         pixels.template at<kPixels>(ow, k0, k1);
         ow += kPixels;
+        continue;
+      }
+      inside(r, ow + kPixels / 2 - 1, l0, l1);
+      if (l1 == r.kW) {
+        pixels.template at<kPixels / 2>(ow, k0, k1);
+        ow += kPixels / 2;
         continue;
       }
     }
@@ -223,7 +232,7 @@ struct ForwardRow {
 };
 template <int K, int S>
 void row(const Row& r) {
-  cut_row(r.oW, ForwardRow<K, S>{r});
+  cut_row(r.oW, ForwardRow<K, S>{r}, !r.sums && !r.residual);
 }
 struct AnyPixels {
   const Row& r;
@@ -389,8 +398,12 @@ FASTCNN_OP Row start_row(const Task& t) {
   Row r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
   r.oW = t.oW, r.W = t.W, r.pL = t.pL;
-  if (t.N * t.x_n > kCachedFloats && t.dH == 1) r.ahead = t.sH < t.kH ? t.sH : t.kH;
   r.fetch = t.norm.fetch;
+  if (t.N * t.x_n > kCachedFloats) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  if (t.dH != 1) {  // the row below the last tap's
+    r.ahead = r.ahead && t.sH == 1 ? 1 : 0;
+    r.fetch += t.x_h - r.x_kh;
+  }
   return r;
 }
 
