@@ -134,6 +134,9 @@ TEST_CASE("conv2d with few outputs: inputs in lanes") {
   check(Case(1, 48, 2, 2, 3, 3, 3).pad(5).p);  // windows of nothing but padding
   check(Case(40, 256, 4, 4, 3, 4, 4).stride(2, 2).pad(1).p);
   check(Case(2, 100, 30, 33, 7, 2, 2).p);
+  check(Case(2, 128, 9, 10, 16, 7, 7).pad(3).groups(4).p);
+  check(Case(1, 96, 14, 13, 8, 5, 5).pad(2).dilate(2, 2).groups(8).p);
+  check(Case(3, 48, 7, 7, 4, 1, 1).groups(2).p);
 }
 
 // Whole vectors of outputs and windows an even step apart, of one and of several runs; rows of whole tiles, with

@@ -14,8 +14,8 @@ namespace {
 
 // In vector multiply-adds of one pixel, the lanes' sum of a result as ten and a vector of a run as a fourth more
 // than one (measured); else each tap and input channel takes one, for lanes are enough for all results.
-double saved(const GemmTask& t) {
-  const bool together = t.dW == 1;
+double saved(const GemmTask& t) {  // of a group
+  const bool together = t.dW == 1 && t.B == 1;
   const int64_t vectors = together ? t.kH * ceil_div(t.kW * t.C, lanes()) : t.kH * t.kW * ceil_div(t.C, lanes());
   return static_cast<double>(t.kH * t.kW * t.C) -
          1.1 * static_cast<double>(t.O) * (1.25 * static_cast<double>(vectors) + 10);
@@ -34,8 +34,7 @@ GemmTask rows_task(const Conv2dParams& p) {
 const char* few_outputs_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true})) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (p.groups != 1) return "groups";
-  if (p.O * 2 > lanes()) return "many outputs";
+  if (2 * p.O / p.groups > lanes()) return "many outputs";
   if (p.N * p.oH * p.oW * p.O * p.C == 0) return "empty";
   const GemmTask t = rows_task(p);
   return saved(t) > 0 ? norm_declines(t) : "too few inputs";

@@ -151,8 +151,8 @@ struct ForwardTile {
   }
 };
 
-// Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1, or where pixels may be made again, a whole one that ends with
-// the row; f.at<T>(ow) runs one.
+// Cuts a row into tiles of 8 or 7 (or 4), then 2 and 1, or where pixels may be made again, a whole one that ends
+// with the row; f.at<T>(ow) runs one.
 template <class F>
 FASTCNN_OP void cut_row(int64_t oW, F&& f, bool again = false) {
   int64_t ow = 0;

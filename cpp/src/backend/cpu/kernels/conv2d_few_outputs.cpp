@@ -56,15 +56,15 @@ void add_products(const Window& t, float* sums) {
     for (int q = 0; q < Q; ++q) store(sums + (p * Q + q) * kLanes, acc[p][q]);
 }
 
-// Pixels [skip, P), Q outputs from o on: bias, residual and activation as in gemm_tile.h.
+// Pixels [skip, P), Q outputs: bias, residual and activation as in gemm_tile.h.
 void finish(const GemmTask& t, const float* sums, int64_t P, int64_t Q, int64_t skip, float* y,
-            const float* residual, int64_t o) {
+            const float* residual, const float* bias) {
   const float high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
   for (int64_t p = skip; p < P; ++p)
     for (int64_t q = 0; q < Q; ++q) {
-      const int64_t i = p * t.y_w + o + q;
+      const int64_t i = p * t.y_w + q;
       float a = hsum(load(sums + (p * Q + q) * kLanes));
-      if (t.bias) a += t.bias[o + q];
+      if (bias) a += bias[q];
       if (residual) a += residual[i];
       if (t.act != Act::none) a = a < 0 ? 0 : a > high ? high : a;
       y[i] = a;
@@ -98,11 +98,14 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
     int64_t kh0 = 0, kh1 = t.kH;
     while (kh0 < kh1 && ih + kh0 * t.dH < 0) ++kh0;
     while (kh1 > kh0 && ih + (kh1 - 1) * t.dH >= t.H) --kh1;
-    float* y = t.y + n * t.y_n + oh * t.y_h;
-    const float* residual = t.residual ? t.residual + (y - t.y) : nullptr;
-    const float* x = t.x + n * t.x_n + (ih + kh0 * t.dH) * t.x_h;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t o = t.O * b / blocks, Q = t.O * (b + 1) / blocks - o;
+    float* row = t.y + n * t.y_n + oh * t.y_h;
+    const float* image = t.x + n * t.x_n + (ih + kh0 * t.dH) * t.x_h;
+    for (int64_t b = 0; b < t.B * blocks; ++b) {
+      const int64_t g = b / blocks, o = t.O * (b % blocks) / blocks, Q = t.O * (b % blocks + 1) / blocks - o;
+      const float *x = image + g * t.x_b, *weights = t.w + (g * t.O + o) * w_o;
+      const float* bias = t.bias ? t.bias + g * t.O + o : nullptr;
+      float* y = row + g * t.y_b + o;
+      const float* residual = t.residual ? t.residual + (y - t.y) : nullptr;
       const Tiles& tiles = kTiles[Q - 1];
       const int64_t widths[] = {tiles.width, tiles.width / 2, 1};
       Window w = {};
@@ -113,10 +116,10 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
         const bool together = t.dW == 1 && t.x_w == t.C;
         w.runs = kw1 <= kw0 ? 0 : together ? 1 : kw1 - kw0, w.run = together ? (kw1 - kw0) * t.C : t.C;
         w.x = x + (ow * t.sW - t.pL + kw0 * t.dW) * t.x_w;
-        w.w = t.w + o * w_o + (kh0 * t.kW + kw0) * t.C;
+        w.w = weights + (kh0 * t.kW + kw0) * t.C;
         alignas(64) float sums[24 * kLanes];
         tiles.add[which](w, sums);
-        finish(t, sums, widths[which], Q, skip, y + ow * t.y_w, residual ? residual + ow * t.y_w : nullptr, o);
+        finish(t, sums, widths[which], Q, skip, y + ow * t.y_w, residual ? residual + ow * t.y_w : nullptr, bias);
       };
       for (int64_t i = 0; i < lo + t.oW - hi; ++i) {  // on both sides of them
         const int64_t ow = i < lo ? i : hi + i - lo;
@@ -135,7 +138,7 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
       }
     }
     constexpr int64_t kRow[] = {0};
-    if (t.late.act != Act::none) act_pixels(t.late, y, kRow, 1, t.oW * t.O);
+    if (t.late.act != Act::none) act_pixels(t.late, row, kRow, 1, t.oW * t.y_w);
   }
 }
 
