@@ -1,15 +1,12 @@
-// What it is: when a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5), how its tiles are
-// grouped, its workspace and how its work goes to threads. What it is not: arithmetic
-// (kernels/conv2d_winograd*.cpp). Three orders of work. By groups: all weights are transformed first, then each
-// thread takes groups of tiles from window to output; for weights that stay in L2 and are fewer than the windows,
-// or are prepared. By blocks: all windows are transformed first, then each thread takes blocks of outputs and
-// transforms their weights where it needs them; for many channels or few tiles. By planes: windows and weights are
-// transformed, then threads take products of whole planes; where blocks would transform their weights for several
-// chunks of tiles.
+// What it is: how a 3x3 or 5x5 convolution runs as Winograd F(4x4, 3x3) or F(2x2, 5x5): how its tiles are grouped,
+// its workspace and how its work goes to threads. What it is not: arithmetic (kernels/conv2d_winograd*.cpp). Three
+// orders of work. By groups: all weights are transformed first, then each thread takes groups of tiles from window
+// to output; for weights that stay in L2 and are fewer than the windows, or are prepared. By blocks: all windows
+// are transformed first, then each thread takes blocks of outputs and transforms their weights where it needs
+// them; for many channels or few tiles. By planes: windows and weights are transformed, then threads take products
+// of whole planes; where blocks would transform their weights for several chunks of tiles.
 #include <algorithm>
 #include <cstring>
-
-#include "fastcnn/runtime.h"
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
@@ -41,7 +38,6 @@ using Order = WinogradOrder;
 using Plan = WinogradPlan;
 
 int64_t padded(int64_t channels) { return winograd_padded(channels); }
-int64_t all_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
 
 // Tiles of m outputs before those of m - 1, so that as few products as may be lie outside of the image. With few
 // channels tiles stay on a grid, of which conv2d_bwd takes strips.
@@ -50,12 +46,6 @@ void choose_narrow_tiles(WinogradTask& t) {
   t.fH = strips ? t.tH : t.tH - std::min(t.tH, t.tH * t.m - t.oH);
   t.fW = strips ? t.tW : t.tW - std::min(t.tW, t.tW * t.m - t.oW);
 }
-// Products that are made, of 36 for each tile.
-double share_of_products(const WinogradTask& t) {
-  const int64_t rows = 5 * t.tH + t.fH, columns = 5 * t.tW + t.fW;
-  return static_cast<double>(rows * columns) / static_cast<double>(36 * t.tH * t.tW);
-}
-
 // Vectors of `channels` in blocks of at most three (two without 32 registers), as many for each thread.
 int64_t block_count(int64_t channels, int threads) {
   const int64_t vectors = ceil_div(channels, lanes()), least = ceil_div(vectors, lanes() == 16 ? 3 : 2);
@@ -93,9 +83,14 @@ WinogradTask winograd_bwd_data_task(const Conv2dParams& p) {
   return t;
 }
 
+// Where images are so much larger than the result that tiles of dx would mostly see what lies around dy.
+bool winograd_by_tiles_of_dy(const Conv2dParams& p, const WinogradTask& forward, const WinogradTask& mirrored) {
+  return p.groups == 1 && 3 * winograd_tiles(forward) <= 2 * winograd_tiles(mirrored);
+}
+
 WinogradPlan plan_winograd(WinogradTask& t, int threads, bool prepared) {
   Plan p;
-  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
+  const int64_t tiles = winograd_tiles(t), C = padded(t.C), O = padded(t.O);
   // Fresh weights of more floats than the windows: threads exchange the windows, and transform weights for
   // themselves.
   const bool by_groups = 36 * C * O <= kGroupWeights && (prepared || tiles >= O);
@@ -147,7 +142,7 @@ static int64_t sum_unit(const WinogradTask& t) { return t.tW <= kSumTiles ? t.tW
 
 WinogradPlan plan_winograd_gradient(WinogradTask& t, int threads) {
   Plan p;
-  const int64_t tiles = all_tiles(t), C = padded(t.C), O = padded(t.O);
+  const int64_t tiles = winograd_tiles(t), C = padded(t.C), O = padded(t.O);
   p.chunk = std::max<int64_t>(64, kSumChunkFloats / (36 * (C + O)));
   p.order = 36 * C * O <= kGroupSums          ? Order::groups
             : by_planes(tiles, 4, p.chunk, O) ? Order::planes
@@ -220,7 +215,7 @@ void run_winograd(WinogradTask& t, bool bf16, void* workspace) {
   t.stream = lanes() == 16 && !bf16 &&
              (reinterpret_cast<uintptr_t>(t.y) | static_cast<uintptr_t>(4 * t.y_w)) % 64 == 0 &&
              hands_result_over_in_memory(4 * t.N * t.oH * t.oW * t.O);
-  const int64_t tiles = all_tiles(t);
+  const int64_t tiles = winograd_tiles(t);
   const int64_t tile_work = 36 * t.C * t.O;
   if (p.order != Order::blocks && !prepared) transform_winograd_weights(t, bf16);
   if (p.order == Order::groups) {
@@ -249,7 +244,7 @@ void run_winograd(WinogradTask& t, bool bf16, void* workspace) {
 // Parts of the moments: groups of tiles of each chunk.
 int64_t winograd_parts(WinogradTask t, bool prepared) {
   const Plan p = plan_winograd(t, 1, prepared);
-  const int64_t tiles = all_tiles(t);
+  const int64_t tiles = winograd_tiles(t);
   if (p.order == Order::groups) return ceil_div(tiles, t.group);
   return tiles / p.chunk * ceil_div(p.chunk, t.group) + ceil_div(tiles % p.chunk, t.group);
 }
@@ -263,11 +258,6 @@ int64_t winograd_windows_workspace(WinogradTask t, bool prepared) {
 namespace {
 
 // ---- gradient of the data by tiles of dy ----
-
-// Where images are so much larger than the result that tiles of dx would mostly see what lies around dy.
-bool by_tiles_of_dy(const Conv2dParams& p, const WinogradTask& forward, const WinogradTask& mirrored) {
-  return p.groups == 1 && 3 * all_tiles(forward) <= 2 * all_tiles(mirrored);
-}
 
 // The products' task: channels change places, weights are not mirrored.
 WinogradTask products_task(const Conv2dParams& p, const WinogradTask& forward) {
@@ -307,7 +297,7 @@ void run_tiles_of_dy(WinogradTask& t, WinogradTask& q, void* workspace) {
   t.e_plane = q.u_plane = parts.e_plane, t.blocks = q.blocks;
   t.shared = hands_over_in_memory(4 * 36 * parts.e_plane);
   transform_winograd_weights(q, false);
-  const int64_t tiles = all_tiles(t), vectors = padded(t.C) / lanes();
+  const int64_t tiles = winograd_tiles(t), vectors = padded(t.C) / lanes();
   for (t.tile0 = 0; t.tile0 < tiles; t.tile0 += t.tiles) {
     t.tiles = q.tiles = std::min(parts.tiles, tiles - t.tile0);
     parallel_for(t.tiles, 4, [&](int64_t b, int64_t e, int) { k.winograd_dy(t, b, e); });
@@ -342,7 +332,7 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
   std::memset(parts.zeros, 0, static_cast<size_t>(std::max(padded(t.C), padded(t.O))) * 4);
   t.zeros = parts.zeros, t.u = parts.u, t.e = parts.e, t.sums = parts.sums;
   t.u_plane = p.u_plane, t.e_plane = p.e_plane, t.shared = hands_over_in_memory(4 * 36 * (p.u_plane + p.e_plane));
-  const int64_t tiles = all_tiles(t);
+  const int64_t tiles = winograd_tiles(t);
   if (p.order == Order::groups) {
     t.tiles = tiles;
     float* dbias = t.dbias;
@@ -368,92 +358,6 @@ void run_gradient(WinogradTask& t, bool bf16, void* workspace) {
                  [&](int64_t b, int64_t e, int) { k.winograd_gradient_finish(t, b, e); });
 }
 
-// ---- when ----
-
-// Why this is no work for Winograd at all.
-const char* not_winograd(const Conv2dParams& p) {
-  if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
-  if (p.kH != p.kW || (p.kH != 3 && p.kH != 5)) return "window is not 3x3 or 5x5";
-  if (p.sH * p.sW != 1) return "stride is not 1";
-  if (p.dH * p.dW != 1) return "dilation is not 1";
-  if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) >= p.kH) return "padding of the window's size or more";
-  if (p.N * p.oH * p.oW == 0) return "no pixels";
-  return fused_act(p) ? nullptr : "activation is not none, relu or relu6";
-}
-
-// Costs of a call in vector multiply-adds, fitted to measured times; what the two algorithms share is left out.
-struct Cost {
-  double tile, weights;  // of one tile, of all weights
-};
-Cost forward_cost(const WinogradTask& t, bool bf16) {
-  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
-  const double C = static_cast<double>(t.C), tiles = static_cast<double>(all_tiles(t));
-  const double products = share_of_products(t) * 36 * C * vO;
-  if (bf16) return {products * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
-  return {products * (1.35 + 2 / tiles) + 220 * (vC + vO), 300 * C * vO};
-}
-Cost gradient_cost(const WinogradTask& t, bool bf16) {
-  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
-  const double O = static_cast<double>(t.O), tiles = static_cast<double>(all_tiles(t));
-  const bool groups = 36 * padded(t.C) * padded(t.O) <= kGroupSums;
-  const double sums =
-      groups ? static_cast<double>(chunk_count(all_tiles(t), ceil_div(all_tiles(t), sum_unit(t)))) : 1;
-  // Where threads share what they have transformed, its way between them weighs more against pairs, which do not.
-  const double product = bf16 && !groups ? 1.45 : 1.35;
-  return {share_of_products(t) * 36 * O * vC * (product + 3.5 / tiles) + (bf16 ? 330 : 220) * (vC + vO),
-          (300 + 50 * sums) * O * vC};
-}
-
-const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights,
-                         int64_t number_of_tiles = 0) {
-  constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
-  const int64_t fewest = t.m == 4 ? 8 : 16;         // below, direct has vectors over the longer side
-  if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
-  const double tiles = static_cast<double>(number_of_tiles ? number_of_tiles : all_tiles(t));
-  const double pixels = static_cast<double>(t.N * t.oH * t.oW);
-  const double direct = pixels * direct_pixel + direct_weights;
-  if (kMargin * (tiles * c.tile + c.weights) + kStart < direct) return nullptr;
-  if (kMargin * c.tile >= 16 * direct_pixel) return "too few channels for its transforms";
-  if (kMargin * tiles * c.tile >= pixels * direct_pixel) return "too many pixels of its tiles lie outside";
-  return "too few pixels for its transformed weights";
-}
-// taps: multiplications of the direct algorithm per pixel, input and output channel.
-double taps(const WinogradTask& t) { return static_cast<double>((7 - t.m) * (7 - t.m)); }
-// Against bfloat16 pairs, which take two products at once, but for one vector of outputs are held up by their
-// loads; without an instruction for them, three operations.
-double pairs_cost(int64_t O) { return !has_bf16_products() ? 1.45 : O <= lanes() ? 0.7 : 0.5; }
-const char* forward_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
-  const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t, bf16), (bf16 ? pairs_cost(t.O) : 1) * products,
-                      (bf16 ? 8 : 22) * products);
-}
-// Of bfloat16 weights that a plan keeps: packing them costs pairs nothing either. What is left is to read the
-// transformed ones, some 8 bytes in a cycle.
-const char* kept_not_worth_it(const WinogradTask& t, double taps) {
-  const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
-  const double products = static_cast<double>(t.C) * vO, pixels = static_cast<double>(t.N * t.oH * t.oW);
-  const double work =
-      static_cast<double>(all_tiles(t)) * (share_of_products(t) * 36 * 1.23 * products + 220 * (vC + vO));
-  const double wait = 36 * products * static_cast<double>(lanes()) * 4 / 8;
-  const bool worth = 1.05 * std::max(work, wait) + 100e3 < pixels * pairs_cost(t.O) * taps * products;
-  return worth ? nullptr : "pairs are as fast";
-}
-// Pairs of pixels of a row are put together for their weights' gradient, whose sums are read again for each strip.
-const char* gradient_not_worth_it(const WinogradTask& t, double taps, bool bf16 = false) {
-  const double products = taps * static_cast<double>(t.O * ceil_div(t.C, lanes()));
-  if (!bf16) return not_worth_it(t, gradient_cost(t, false), products, 0);
-  const double words = static_cast<double>(t.oW + t.oW % 2) / static_cast<double>(t.oW);
-  const double direct = pairs_cost(t.C) * (has_bf16_products() ? 1.1 * words : 1);
-  return not_worth_it(t, gradient_cost(t, true), direct * products, 40 * products);
-}
-
-const char* data_not_worth_it(const Conv2dParams& p, double taps, bool bf16 = false) {
-  const WinogradTask t = winograd_bwd_data_task(p), forward = winograd_task(p);
-  if (bf16 || !by_tiles_of_dy(p, forward, t)) return forward_not_worth_it(t, taps, bf16);
-  const double products = taps * static_cast<double>(t.C * ceil_div(t.O, lanes()));
-  return not_worth_it(t, forward_cost(t, false), products, 22 * products, all_tiles(forward));
-}
-
 // bfloat16 images run in float32 from window to output; their addresses travel in tasks as those of floats.
 bool half(const Operand& o) { return o.dtype == DType::bfloat16; }
 const float* elements(const Operand& o, int64_t i) {
@@ -465,41 +369,6 @@ float* elements_out(const Operand& o, int64_t i) {
 
 }  // namespace
 
-const char* winograd_cannot(const Call& c) {
-  if (!kernels()) return "isa is ref";
-  for (const Operand& o : c.in)
-    if (o.dtype != c.in[0].dtype || (o.dtype != DType::float32 && !half(o)))
-      return "dtype is not float32 or bfloat16";
-  if (const char* why = norm_in_declines(c)) return why;
-  if (c.as<Conv2dParams>().has_norm_in && half(c.in[0])) return "input norm of bfloat16";
-  if (c.as<Conv2dParams>().has_moments && half(c.in[0])) return "moments of bfloat16";
-  return not_winograd(c.as<Conv2dParams>());
-}
-
-const char* winograd_not_worth_it(const Conv2dParams& q, WinogradPass pass, int64_t taps) {
-  if (const char* why = not_winograd(q)) return why;
-  const double each = static_cast<double>(taps) / 4;
-  if (pass == WinogradPass::bwd_weights) return gradient_not_worth_it(winograd_task(q), each);
-  return pass == WinogradPass::forward ? forward_not_worth_it(winograd_task(q), each) : data_not_worth_it(q, each);
-}
-
-const char* winograd_passes_decline(const Call& c) {
-  if (const char* why = winograd_cannot(c)) return why;
-  const auto& p = c.as<Conv2dParams>();
-  if (half(c.in[0])) return "dtype is not float32";
-  const WinogradTask t = winograd_task(p), data = winograd_bwd_data_task(p);
-  if (by_tiles_of_dy(p, t, data)) return "tiles of dy";
-  if (const char* why = gradient_not_worth_it(t, taps(t))) return why;
-  return data_not_worth_it(p, taps(data));
-}
-
-const char* winograd_declines(const Call& c) {
-  const char* why = winograd_cannot(c);
-  if (why) return why;
-  const WinogradTask t = winograd_task(c.as<Conv2dParams>());
-  if (half(c.in[0]) && c.prepared && !kept_not_worth_it(t, taps(t))) return nullptr;
-  return forward_not_worth_it(t, taps(t), half(c.in[0]));
-}
 // After what run_winograd needs.
 static MomentsSpace winograd_moments(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -544,20 +413,16 @@ void winograd_run(const Call& c) {
   moments.merge(c);
 }
 
-const char* winograd_bwd_data_declines(const Call& c) {
-  const char* why = winograd_cannot(c);
-  const auto& p = c.as<Conv2dParams>();
-  return why ? why : data_not_worth_it(p, static_cast<double>(p.kH * p.kW), half(c.in[0]));
-}
 int64_t winograd_bwd_data_workspace(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const WinogradTask t = winograd_bwd_data_task(p), forward = winograd_task(p);
-  if (half(c.in[0]) || !by_tiles_of_dy(p, forward, t)) return winograd_windows_workspace(t, false);
+  if (half(c.in[0]) || !winograd_by_tiles_of_dy(p, forward, t)) return winograd_windows_workspace(t, false);
   return DataParts(Carve(nullptr), forward, products_task(p, forward)).bytes;
 }
 void winograd_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  if (WinogradTask f = winograd_task(p); !half(c.in[0]) && by_tiles_of_dy(p, f, winograd_bwd_data_task(p))) {
+  if (WinogradTask f = winograd_task(p);
+      !half(c.in[0]) && winograd_by_tiles_of_dy(p, f, winograd_bwd_data_task(p))) {
     WinogradTask q = products_task(p, f);
     f.dy = c.in[0].as<float>(), q.w = c.in[1].as<float>(), f.y = c.out[0].as<float>();
     f.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
@@ -572,12 +437,6 @@ void winograd_bwd_data_run(const Call& c) {
   }
 }
 
-const char* winograd_bwd_weights_declines(const Call& c) {
-  const char* why = winograd_cannot(c);
-  if (why) return why;
-  const WinogradTask t = winograd_task(c.as<Conv2dParams>());
-  return gradient_not_worth_it(t, taps(t), half(c.in[0]));
-}
 // bfloat16 results are made in float32 at the front of the workspace.
 static int64_t unrounded_bytes(const Call& c) {
   int64_t bytes = 0;

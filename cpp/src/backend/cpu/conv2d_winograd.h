@@ -1,5 +1,5 @@
 // What it is: what the adaptors of Winograd convolutions of stride 1 share: tasks and plans of the passes. What it
-// is not: an adaptor, or when a plan pays (conv2d_winograd.cpp).
+// is not: an adaptor (conv2d_winograd.cpp), or when a plan pays (conv2d_winograd_choice.cpp).
 #pragma once
 #include "backend/cpu/kernels/kernels.h"
 #include "fastcnn/params.h"
@@ -18,6 +18,10 @@ constexpr int64_t kGroupTiles = 40;  // a group of 64 channels and its weights f
 
 WinogradTask winograd_task(const Conv2dParams&);
 WinogradTask winograd_bwd_data_task(const Conv2dParams&);  // a convolution with mirrored weights
+inline int64_t winograd_tiles(const WinogradTask& t) { return t.N * t.tH * t.tW; }
+// Where images are so much larger than the result that tiles of dx would mostly see what lies around dy: is the
+// gradient of the data made by tiles of dy?
+bool winograd_by_tiles_of_dy(const Conv2dParams&, const WinogradTask& forward, const WinogradTask& mirrored);
 WinogradPlan plan_winograd(WinogradTask&, int threads, bool prepared);
 WinogradPlan plan_winograd_gradient(WinogradTask&, int threads);
 int64_t winograd_padded(int64_t channels);  // to whole vectors
