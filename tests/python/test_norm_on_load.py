@@ -110,6 +110,17 @@ def test_block_is_eager_bit_for_bit(sizes, act, kernel_isa):
     assert written and all(s["op"] != "batch_norm" for s in written), f.describe()
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_head_of_few_outputs_reads_the_norm(window, kernel_isa):
+    model = nn.Sequential(
+        nn.Conv2d(3, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 2, window, padding=window // 2)
+    )
+    nn.init.constant_(model[1].bias, 1.5)
+    f = compare(model, with_gradients(model), rand(2, 3, 13, 11).requires_grad_())
+    assert unstored(f) == 1, f.describe()
+    assert readers(f, "conv2d") == ["few_outputs"]
+
+
 def test_forward_alone(kernel_isa):
     model = Block(4, 24, 8)
 

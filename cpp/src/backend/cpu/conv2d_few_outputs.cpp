@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "backend/cpu/conv2d_adaptors.h"
-#include "backend/cpu/conv2d_depthwise.h"
+#include "backend/cpu/norm_rows.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 
