@@ -127,6 +127,13 @@ TEST_CASE("moments of Winograd conv2d") {
   check({9, 72, 14, 15, 80, 3, 3, 1, 1});  // groups of narrow tiles
 }
 
+TEST_CASE("moments of Winograd conv2d of stride 2") {
+  check({8, 64, 28, 28, 64, 3, 3, 2, 1});
+  check({6, 72, 29, 27, 80, 3, 3, 2, 0});
+  check({24, 160, 14, 15, 400, 3, 3, 2, 1});  // weights by blocks of outputs
+  check({12, 40, 15, 16, 70, 4, 4, 2, 1});
+}
+
 TEST_CASE("moments of dilated conv2d") {
   check({2, 64, 24, 28, 64, 3, 3, 1, 2, 2});    // parts that Winograd takes
   check({2, 20, 38, 57, 17, 3, 3, 1, 19, 19});  // parts

@@ -201,6 +201,12 @@ TEST_CASE("Winograd conv2d on a norm applied on load") {
   check_taken({4, 144, 7, 7, 160, 5, 5, 1, 2});
 }
 
+TEST_CASE("Winograd conv2d of stride 2 on a norm applied on load") {
+  for (int64_t p : {0, 1, 2}) check_taken({8, 64, 29, 28, 64, 3, 3, 2, p});
+  check_taken({12, 72, 14, 15, 400, 3, 3, 2, 1});
+  check_taken({6, 40, 15, 16, 70, 4, 4, 2, 1});
+}
+
 TEST_CASE("a norm applied on load: who declines") {
   auto reason = [](cpu::List list, const char* name, const Conv2dParams& p, const std::vector<Array>& in,
                    const std::vector<Out>& outs) -> std::string {
@@ -220,8 +226,8 @@ TEST_CASE("a norm applied on load: who declines") {
   p.has_norm_in = 1;
   const int64_t x = 2 * 32 * 28 * 28, w = 32 * 32 * 9;
   std::vector<Array> in{Array(x), Array(w), Array(32), Array(64)}, bwd{Array(x), Array(x), Array(32), Array(64)};
-  CHECK(reason(cpu::conv2d_list(), "winograd2x2", p, in, {{x}}) == "input norm");
-  CHECK(reason(cpu::conv2d_bwd_weights_list(), "winograd2x2", p, bwd, {{w}}) == "input norm");
+  CHECK(reason(cpu::conv2d_list(), "phases", p, in, {{x}}) == "input norm");
+  CHECK(reason(cpu::conv2d_bwd_weights_list(), "phases", p, bwd, {{w}}) == "input norm");
   CHECK(reason(cpu::conv2d_list(), "dense", p, in, {{x}}) == "");
   p.in_act.act = Act::gelu;
   CHECK(reason(cpu::conv2d_list(), "dense", p, in, {{x}}) == "activation of the input norm");

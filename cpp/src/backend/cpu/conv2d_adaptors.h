@@ -56,6 +56,9 @@ void winograd_prepare(const Call&, void* dst);
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);
 const char* parities_cannot(const Call&);
+const char* winograd2x2_cannot(const Call&);
+const char* winograd2x2_bwd_data_cannot(const Call&);
+const char* winograd2x2_bwd_weights_cannot(const Call&);
 
 // The same for both backward passes together.
 const char* winograd_passes_decline(const Call&);

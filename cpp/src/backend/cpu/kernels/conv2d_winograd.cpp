@@ -3,9 +3,8 @@
 // (conv2d_winograd_grad.cpp), groups and threads (backend/cpu/conv2d_winograd.cpp).
 // Sum order of one output: channels in order; it does not depend on tiles, groups, blocks or threads.
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/moments.h"
 #include "backend/cpu/kernels/norm_sums.h"
-#include "backend/cpu/kernels/winograd_pixels.h"
+#include "backend/cpu/kernels/winograd_finish.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
@@ -53,33 +52,6 @@ FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b,
            : transform_taps<Kind<WeightPoints<SixPoints, 5>>, 5, T>(t, b, c0, cn, dst, plane);
 }
 
-// The outputs of a tile, rows x columns of them inside of the image, join the sums.
-template <int m>
-FASTCNN_OP void sum_tile(MomentSums& s, const vf (&y)[m][m], int64_t rows, int64_t columns, bool fresh) {
-  const auto at = [&](int i) __attribute__((always_inline)) { return y[i / m][i % m]; };
-  if (rows >= m && columns >= m) {
-    if (fresh) s = start_moments(m * m, at);
-    return add_moments(s, m * m, at);
-  }
-  alignas(64) float held[m * m][kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < m * m; ++i) store(held[i], at(i));
-  for (bool more = true; more; fresh = false) {
-    const vf shift = fresh ? zero() : s.shift;
-    vf sum = zero(), squares = zero();
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c) {
-        const vf d = sub(load(held[r * m + c]), shift);
-        sum = add(sum, d), squares = fma(d, d, squares);
-      }
-    more = fresh;
-    if (fresh)
-      s = {mul(sum, set1(1.0f / static_cast<float>(rows * columns))), zero(), zero()};
-    else
-      s.sum = add(s.sum, sum), s.squares = add(s.squares, squares);
-  }
-}
-
 // The gradients of a tile at `offset` go through the norm before them.
 template <int m>
 FASTCNN_OP void through_norm(const NormSums& s, NormChannels& v, vf (&d)[m][m], int64_t offset, int64_t y_h,
@@ -106,43 +78,6 @@ FASTCNN_OP void through_norm(const NormSums& s, NormChannels& v, vf (&d)[m][m], 
     }
 #pragma GCC unroll 16
   for (int i = 0; i < m * m; ++i) d[i / m][i % m] = load(held[i]);
-}
-
-int64_t pixels_of(const WinogradTask& t, int64_t first, int64_t count) {
-  int64_t n = 0;
-  WinogradTile k(t, first);
-  for (int64_t i = 0; i < count; ++i, k.next(t)) n += k.rows * k.columns;
-  return n;
-}
-
-// Planes of tiles [first, first + count) of one block to outputs. Their moments go to `part`.
-template <int m, class T>
-void finish(const WinogradTask& t, const WinogradBlock& b, const float* planes, int64_t plane, int64_t first,
-            int64_t count, int64_t part) {
-  const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.stream != 0};
-  const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
-  if (t.moments.on && b.v0 == 0) t.moments.count[part] = pixels;
-  for (int64_t v = 0; v < b.V; ++v) {
-    const int64_t o = (b.v0 + v) * kLanes;
-    const int n = lanes_left(t.O, o);
-    const vf bias = t.bias ? loadn(values<T>(t.bias) + o, n) : zero();
-    WinogradTile k(t, first);
-    MomentSums sums{zero(), zero(), zero()};
-    for (int64_t i = 0; i < count; ++i, k.next(t)) {
-      const float* s = planes + (i * b.V + v) * kLanes;
-      vf y[m][m];
-      from_planes<OutputPoints<SixPoints, m>>([&](int h, int w) { return load(s + (h * 6 + w) * plane); }, y);
-      const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
-      epilogue.finish(y, bias, offset, k.rows, k.columns, n);
-      if (t.moments.on) sum_tile<m>(sums, y, k.rows, k.columns, i == 0);
-    }
-    if (t.moments.on) {
-      alignas(64) float held[3 * kLanes];
-      store_moments(held, kLanes, sums);
-      double* mean = t.moments.part + part * 2 * t.moments.channels + o;
-      close_moments(held, kLanes, n, pixels, mean, mean + t.moments.channels);
-    }
-  }
 }
 
 // The same for gradients that go through the norm before them, which has no bias, activation or moments.
@@ -176,8 +111,8 @@ FASTCNN_OP void finish_tiles(const WinogradTask& t, const WinogradBlock& b, cons
     if (t.sums_before.on)
       return t.m == 4 ? finish_gradients<4>(t, b, planes, plane, first, count, part)
                       : finish_gradients<2>(t, b, planes, plane, first, count, part);
-  t.m == 4 ? finish<4, T>(t, b, planes, plane, first, count, part)
-           : finish<2, T>(t, b, planes, plane, first, count, part);
+  t.m == 4 ? finish_outputs<OutputPoints<SixPoints, 4>, T>(t, b.v0, b.V, planes, plane, first, count, part)
+           : finish_outputs<OutputPoints<SixPoints, 2>, T>(t, b.v0, b.V, planes, plane, first, count, part);
 }
 
 template <class T>
@@ -222,7 +157,7 @@ void groups(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
       EvenParts vectors = blocks;
       for (int64_t j = 0; j < t.blocks; ++j) {
         const int64_t v0 = vectors.at, V = vectors.next() - v0, w_plane = w_planes[V - least];
-        multiply_tiles(parts_of[V - least], i, u + i * plane, count * kLanes, t.C, w + i * w_plane, V,
+        multiply_tiles(parts_of[V - least], plane_kind(i), u + i * plane, count * kLanes, t.C, w + i * w_plane, V,
                        scratch + i * plane + v0 * count * kLanes, 1);
         w += 36 * w_plane;
       }
@@ -264,8 +199,8 @@ void blocks(const WinogradTask& t, float* scratch, int64_t begin, int64_t end) {
         if (!t.wt && (g == 0 || t.depth < t.C)) transform_weights<T>(t, b, c, cn, scratch, w_plane);
         for (int64_t i = 0; i < 36; ++i) {
           const int64_t ahead = item == begin && i < 35 ? t.u_plane : 0;
-          multiply_tiles(tiles, i, t.u + i * t.u_plane + c * t.tiles + first * kLanes, t.tiles * kLanes, cn,
-                         w + i * w_plane, b.V, m + i * m_plane, c == 0, ahead);
+          multiply_tiles(tiles, plane_kind(i), t.u + i * t.u_plane + c * t.tiles + first * kLanes,
+                         t.tiles * kLanes, cn, w + i * w_plane, b.V, m + i * m_plane, c == 0, ahead);
         }
       }
       finish_tiles<T>(t, b, m, m_plane, t.tile0 + first, count, g);
@@ -309,7 +244,7 @@ void winograd_products(const WinogradTask& t, float* products, int64_t begin, in
     const int64_t j = item / 36, i = item % 36;
     const WinogradBlock b(t.O, t.blocks, j);
     multiply_tiles(
-        {t, t.tile0, t.tiles, b.V}, i, t.u + i * t.u_plane, t.tiles * kLanes, t.C,
+        {t, t.tile0, t.tiles, b.V}, plane_kind(i), t.u + i * t.u_plane, t.tiles * kLanes, t.C,
         t.wt + planes_before(t.O, t.blocks, j, t.C * kLanes) + i * winograd_plane(t.C * b.V * kLanes), b.V,
         products + planes_before(t.O, t.blocks, j, t.tiles * kLanes) + i * winograd_plane(t.tiles * b.V * kLanes),
         1);

@@ -105,9 +105,9 @@ void gradient_blocks(const WinogradTask& t, float* scratch, int64_t begin, int64
     const int64_t on = padded(o1 - o0), plane = winograd_plane(on * b.V * kLanes);
     const bool first_e = item / parts == begin / parts, first_u = part == 0 || item == begin;
     for (int64_t i = 0; i < 36; ++i)
-      sum_tiles(t, t.tile0, t.tiles, i, t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes,
-                t.tiles, b.V, o0, on, scratch + i * plane, 1, first_e && i < 35 ? t.e_plane : 0,
-                first_u && i < 35 ? t.u_plane : 0);
+      sum_tiles(t, t.tile0, t.tiles, plane_kind(i), t.e + i * t.e_plane,
+                t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, b.V, o0, on, scratch + i * plane, 1,
+                first_e && i < 35 ? t.e_plane : 0, first_u && i < 35 ? t.u_plane : 0);
     for (int64_t o = o0; o < o1; ++o)
       for (int64_t v = 0; v < b.V; ++v) {
         const int64_t c = (b.v0 + v) * kLanes;
@@ -127,8 +127,9 @@ void gradient_sums(const WinogradTask& t, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t i = item % 36;
     const WinogradBlock b(t.C, t.blocks, item / 36);
-    sum_tiles(t, t.tile0, t.tiles, i, t.e + i * t.e_plane, t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles,
-              b.V, 0, on, t.sums + (36 * b.v0 + i * b.V) * on * kLanes, first);
+    sum_tiles(t, t.tile0, t.tiles, plane_kind(i), t.e + i * t.e_plane,
+              t.u + i * t.u_plane + b.v0 * t.tiles * kLanes, t.tiles, b.V, 0, on,
+              t.sums + (36 * b.v0 + i * b.V) * on * kLanes, first);
     const int64_t o0 = i * share, o1 = o0 + share < t.O ? o0 + share : t.O;
     if (t.dbias && item < 36 && o0 < o1) add_bias_gradient<T>(t, t.tile0, t.tiles, o0, o1, first, t.dbias);
   }

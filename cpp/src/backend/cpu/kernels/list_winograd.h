@@ -1,4 +1,4 @@
-// What it is: the rows of the kernel list for Winograd's gradients and 4x4 windows; see kernels.h. X(name, return
+// What it is: the rows of the kernel list for Winograd's gradients and windows of stride 2; see kernels.h. X(name, return
 // type, arguments…)
 #pragma once
 #define FASTCNN_KERNELS_WINOGRAD(X)                                                                          \
@@ -24,7 +24,13 @@
   X(winograd2x2_input, void, const Winograd2x2Task& t, int64_t begin, int64_t end)                           \
   /* items: tiles of t.tiles; tiles of dy to t.e */                                                          \
   X(winograd2x2_gradient, void, const Winograd2x2Task& t, int64_t begin, int64_t end)                        \
-  /* items: blocks * groups */                                                                               \
+  /* items: vectors of parts of the input, of outs * blocks; to t.wt */                                      \
+  X(winograd2x2_weights, void, const Winograd2x2Task& t, int64_t begin, int64_t end)                         \
+  /* items: outs * blocks * groups */                                                                        \
   X(winograd2x2_blocks, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end)          \
   /* items: blocks * ranges of depth outputs */                                                              \
-  X(winograd2x2_gradient_blocks, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end)
+  X(winograd2x2_gradient_blocks, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end) \
+  /* items: chunks of t.tiles; scratch 25 planes of windows and of dy */                                     \
+  X(winograd2x2_gradient_groups, void, const Winograd2x2Task& t, float* scratch, int64_t begin, int64_t end) \
+  /* items: outputs */                                                                                       \
+  X(winograd2x2_gradient_finish, void, const Winograd2x2Task& t, int64_t begin, int64_t end)

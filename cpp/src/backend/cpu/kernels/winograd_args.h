@@ -14,31 +14,35 @@ struct FetchRange {
   int64_t floats = 0;
 };
 
-// One convolution of stride 1 (or one group of it) as F(m x m, r x r): F(4x4, 3x3) or F(2x2, 5x5). Tiles are m x m
-// outputs; each reads a window of 6x6 inputs. A transformed window is 36 planes; a plane of tiles lies as
-// [channels / lanes][tile][lanes], missing channels as zeros. Of the grid's rows of tiles the first fH have m rows
-// of outputs, the others m - 1, which need no products at infinity: F(3) from five points. Columns likewise. Tiles
-// are numbered by kind, so that the tiles of any product follow each other (rows x columns: whole x narrow, whole
-// x whole, narrow x whole, narrow x narrow), within a kind n, row, column.
-struct WinogradTask {
-  int64_t m = 4;                                                  // outputs along a side of a tile; taps: 7 - m
-  int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
-  int64_t oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;       // output
-  int64_t pT = 0, pL = 0, tH = 0, tW = 0;                         // padding, grid of tiles
-  int64_t fH = 0, fW = 0;                                         // rows and columns of whole tiles
-  int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
-  // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
-  const float* x = nullptr;
-  const float* w = nullptr;
+// The outputs of a convolution in tiles of m x m. Of the grid's rows of tiles the first fH have m rows of outputs,
+// the others m - 1, which need no products at infinity. Columns likewise. Tiles are numbered by kind, so that the
+// tiles of any product follow each other (rows x columns: whole x narrow, whole x whole, narrow x whole, narrow x
+// narrow), within a kind n, row, column.
+struct WinogradOutputs {
+  int64_t m = 4;                                                    // outputs along a side of a tile
+  int64_t N = 0, oH = 0, oW = 0, O = 0, y_n = 0, y_h = 0, y_w = 0;  // strides in floats
+  int64_t tH = 0, tW = 0, fH = 0, fW = 0;  // the grid; of it, rows and columns of whole tiles
   float* y = nullptr;
   const float* bias = nullptr;      // (O) or null
   const float* residual = nullptr;  // strides of y, or null
   Act act = Act::none;              // none, relu or relu6
-  NormIn norm;                      // float32: x is read through it
   MomentsOut moments;               // of y, float32; a part is a group of tiles
-  NormSums sums_before;             // float32: y is a gradient; parts as those of moments
   int32_t stream = 0;               // float32: y past the caches, where its vectors are lines
-  const float* zeros = nullptr;     // as many as the larger of C and O, for pixels outside the image
+};
+
+// One convolution of stride 1 (or one group of it) as F(m x m, r x r): F(4x4, 3x3) or F(2x2, 5x5); m + r is 7.
+// Each tile reads a window of 6x6 inputs. A transformed window is 36 planes; a plane of tiles lies as [channels /
+// lanes][tile][lanes], missing channels as zeros.
+struct WinogradTask : WinogradOutputs {
+  int64_t H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
+  int64_t pT = 0, pL = 0;                                  // padding
+  int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
+  // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
+  const float* x = nullptr;
+  const float* w = nullptr;
+  NormIn norm;                   // float32: x is read through it
+  NormSums sums_before;          // float32: y is a gradient; parts as those of moments
+  const float* zeros = nullptr;  // as many as the larger of C and O, for pixels outside the image
 
   // The plan. Output vectors are dealt evenly to `blocks`, tiles to groups of at most `group`; those of the
   // gradient of the weights are whole `unit`s of tiles.

@@ -35,7 +35,7 @@ struct WinogradTile {
   int64_t n = 0, h = 0, w = 0;    // image, first output row and column
   int64_t rows = 0, columns = 0;  // of outputs inside of the image
 
-  __attribute__((noinline)) WinogradTile(const WinogradTask& t, int64_t tile) {
+  __attribute__((noinline)) WinogradTile(const WinogradOutputs& t, int64_t tile) {
     for (enter(t, 0); kind_ < 4; enter(t, kind_ + 1)) {
       const int64_t wide = c1_ - c0_, grid = wide * (r1_ - r0_), size = t.N * grid;
       if (tile < size) {
@@ -46,7 +46,7 @@ struct WinogradTile {
       tile -= size;
     }
   }
-  FASTCNN_OP void next(const WinogradTask& t) {
+  FASTCNN_OP void next(const WinogradOutputs& t) {
     if (++c_ == c1_) return next_row(t);
     w += own_w_;
     columns = own_w_ < t.oW - w ? own_w_ : t.oW - w;
@@ -57,17 +57,17 @@ struct WinogradTile {
   int64_t r_ = 0, c_ = 0, r0_ = 0, r1_ = 0, c0_ = 0, c1_ = 0;  // place in the grid of tiles, limits of the kind
   int64_t own_h_ = 0, own_w_ = 0;                              // sides of its tiles
 
-  void enter(const WinogradTask& t, int kind) {
+  void enter(const WinogradOutputs& t, int kind) {
     const bool short_rows = kind >= 2, short_columns = kind % 3 == 0;
     kind_ = kind, n = 0;
     r0_ = r_ = short_rows ? t.fH : 0, r1_ = short_rows ? t.tH : t.fH, own_h_ = short_rows ? t.m - 1 : t.m;
     c0_ = c_ = short_columns ? t.fW : 0, c1_ = short_columns ? t.tW : t.fW, own_w_ = short_columns ? t.m - 1 : t.m;
   }
-  void place(const WinogradTask& t) {
+  void place(const WinogradOutputs& t) {
     h = r0_ * t.m + (r_ - r0_) * own_h_, rows = own_h_ < t.oH - h ? own_h_ : t.oH - h;
     w = c0_ * t.m + (c_ - c0_) * own_w_, columns = own_w_ < t.oW - w ? own_w_ : t.oW - w;
   }
-  __attribute__((noinline)) void next_row(const WinogradTask& t) {
+  __attribute__((noinline)) void next_row(const WinogradOutputs& t) {
     c_ = c0_;
     if (++r_ == r1_) {
       r_ = r0_;
@@ -84,8 +84,11 @@ struct PlaneTiles {
   int64_t from, count;
 };
 // kind: 1 for points at infinity of rows, 2 of columns, 3 of both.
-FASTCNN_OP int plane_kind(int64_t plane) { return (plane >= 30) + 2 * (plane % 6 == 5); }
-FASTCNN_OP PlaneTiles tiles_of_plane(const WinogradTask& t, int64_t first, int64_t count, int kind) {
+template <class Set = SixPoints>
+FASTCNN_OP int plane_kind(int64_t plane) {
+  return (plane / Set::kSide == Set::kInfinity) + 2 * (plane % Set::kSide == Set::kInfinity);
+}
+FASTCNN_OP PlaneTiles tiles_of_plane(const WinogradOutputs& t, int64_t first, int64_t count, int kind) {
   const int64_t whole = t.N * t.fH * (t.tW - t.fW), rows = t.N * t.fH * t.tW, columns = whole + t.N * t.tH * t.fW;
   const int64_t from = kind & 2 ? whole : 0, to = kind & 1 ? rows : kind & 2 ? columns : t.N * t.tH * t.tW;
   const int64_t a = from < first ? first : from, b = to < first + count ? to : first + count;
@@ -96,25 +99,24 @@ FASTCNN_OP PlaneTiles tiles_of_plane(const WinogradTask& t, int64_t first, int64
 struct ProductParts {
   PlaneTiles tiles[4];
   EvenParts parts[4];
-  __attribute__((noinline)) ProductParts(const WinogradTask& t, int64_t first, int64_t count, int64_t V)
+  __attribute__((noinline)) ProductParts(const WinogradOutputs& t, int64_t first, int64_t count, int64_t V)
       : tiles{tiles_of_plane(t, first, count, 0), tiles_of_plane(t, first, count, 1),
               tiles_of_plane(t, first, count, 2), tiles_of_plane(t, first, count, 3)},
         parts{plane_parts(tiles[0].count, V), plane_parts(tiles[1].count, V), plane_parts(tiles[2].count, V),
               plane_parts(tiles[3].count, V)} {}
 };
-// u and m: of the first tile.
-FASTCNN_OP void multiply_tiles(const ProductParts& p, int64_t plane, const float* u, int64_t u_block, int64_t C,
+// A plane of a kind; u and m: of the first tile.
+FASTCNN_OP void multiply_tiles(const ProductParts& p, int kind, const float* u, int64_t u_block, int64_t C,
                                const float* w, int64_t V, float* m, int first, int64_t ahead = 0) {
-  const int kind = plane_kind(plane);
   const int64_t from = p.tiles[kind].from;
   multiply_plane(u + from * kLanes, u_block, p.parts[kind], C, w, V, m + from * V * kLanes, first, ahead);
 }
 
-// Sums of one plane over tiles [first, first + count); e and u: of the first tile. See sum_plane.
-FASTCNN_OP void sum_tiles(const WinogradTask& t, int64_t first, int64_t count, int64_t plane, const float* e,
+// Sums of a plane of a kind over tiles [first, first + count); e and u: of the first tile. See sum_plane.
+FASTCNN_OP void sum_tiles(const WinogradOutputs& t, int64_t first, int64_t count, int kind, const float* e,
                           const float* u, int64_t places, int64_t V, int64_t o0, int64_t on, float* s, int fresh,
                           int64_t e_ahead = 0, int64_t u_ahead = 0) {
-  const PlaneTiles q = tiles_of_plane(t, first, count, plane_kind(plane));
+  const PlaneTiles q = tiles_of_plane(t, first, count, kind);
   sum_plane(e + q.from * kLanes, u + q.from * kLanes, places, q.count, V, o0, on, s, fresh, e_ahead, u_ahead);
 }
 
@@ -134,41 +136,19 @@ __attribute__((noinline)) void transform_tiles(const WinogradTask& t, const Wino
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t))
     transform_window<Points>(m.p + k.n * m.s_n, m.outputs ? k.h + k.rows : m.H, m.outputs ? k.w + k.columns : m.W,
-                             m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL, values<T>(t.zeros),
-                             u + (at + i) * kLanes, places * kLanes, plane);
+                             m.C, m.s_h, m.s_w, k.h - m.pT, k.w - m.pL, values<T>(t.zeros), u + (at + i) * kLanes,
+                             places * kLanes, plane);
 }
-
-// A window of one vector of channels, normalised, that the transform reads more than once.
-struct HeldPixels {
-  const float* p;
-  FASTCNN_OP vf operator()(int i, int j) const { return load(p + (i * 6 + j) * kLanes); }
-};
 
 // Activations are bounds here: one copy for all of them.
 template <class Points>
 __attribute__((noinline)) void transform_normalised_tiles(const WinogradTask& t, int64_t first, int64_t count,
                                                           float* u, int64_t plane, int64_t at, int64_t places) {
-  alignas(64) float held[36 * kLanes];
-  const vf low = set1(t.norm.act == Act::none ? -__builtin_inff() : 0.0f);
-  const vf high = set1(t.norm.act == Act::relu6 ? 6.0f : __builtin_inff());
+  const NormBounds bounds(t.norm);
   WinogradTile k(t, first);
-  for (int64_t i = 0; i < count; ++i, k.next(t)) {
-    const int64_t h0 = k.h - t.pT, w0 = k.w - t.pL;
-    const float *p = t.x + k.n * t.x_n + h0 * t.x_h + w0 * t.x_w, *pixel[36];
-    const bool inside = h0 >= 0 && w0 >= 0 && h0 + 6 <= t.H && w0 + 6 <= t.W;
-    find_pixels<6>(p, t.x_h, t.x_w, 1, h0, w0, t.H, t.W, t.zeros, pixel);
-    float* d = u + (at + i) * kLanes;
-    for (int64_t c = 0; c < t.C; c += kLanes, d += places * kLanes) {
-      const int n = lanes_left(t.C, c);
-      const vf m = loadn(t.norm.mean + c, n), a = loadn(t.norm.scale + c, n), b = loadn(t.norm.shift + c, n);
-      for (int j = 0; j < 36; ++j) {
-        const vf x = n == kLanes ? load(pixel[j] + c) : loadn(pixel[j] + c, n);
-        const vf y = vmin(high, vmax(low, fma(sub(x, m), a, b)));
-        store(held + j * kLanes, inside || pixel[j] != t.zeros ? y : zero());  // padding lies behind the norm
-      }
-      to_planes<Points>(HeldPixels{held}, d, plane);
-    }
-  }
+  for (int64_t i = 0; i < count; ++i, k.next(t))
+    transform_normalised_window<Points>(bounds, t.x + k.n * t.x_n, t.H, t.W, t.C, t.x_h, t.x_w, 1, k.h - t.pT,
+                                        k.w - t.pL, u + (at + i) * kLanes, places * kLanes, plane);
 }
 
 template <class T>
@@ -204,26 +184,25 @@ FASTCNN_OP void transform_gradient(const WinogradTask& t, int64_t first, int64_t
     transform_tiles<Kind<OutputPoints<SixPoints, 2>>>(t, gradient_image<T>(t), first, count, e, plane, at, places);
 }
 
-// Asks for the m x m pixels of tiles of an image that no other tile has in the middle of its window, so that
-// memory works while the cores multiply: what the transforms touch next lies in the second-level cache then.
+// Asks for the pixels of tiles of an image that no other tile has in the middle of its window, so that memory
+// works while the cores multiply: what the transforms touch next lies in the second-level cache then.
 template <class T>
 class TileFetch {
  public:
-  // Tiles [first, first + count), a share after each of `shares` calls of next().
-  FASTCNN_OP TileFetch(const WinogradTask& t, const WinogradImage<T>& image, int64_t first, int64_t count,
+  // Tiles [first, first + count), a share after each of `shares` calls of next(). Of a tile whose outputs begin in
+  // row h, `side` rows from h * step + top on; columns likewise.
+  FASTCNN_OP TileFetch(const WinogradOutputs& t, const WinogradImage<T>& image, int64_t first, int64_t count,
+                       int64_t shares, int64_t side, int64_t step, int64_t top, int64_t left)
+      : t_(t), m_(image), k_(t, first), parts_(count, shares), side_(side), step_(step), top_(top), left_(left) {}
+  FASTCNN_OP TileFetch(const WinogradOutputs& t, const WinogradImage<T>& image, int64_t first, int64_t count,
                        int64_t shares)
-      : t_(t),
-        m_(image),
-        k_(t, first),
-        parts_(count, shares),
-        top_(m_.pT < (6 - t.m) / 2 ? m_.pT : (6 - t.m) / 2),
-        left_(m_.pL < (6 - t.m) / 2 ? m_.pL : (6 - t.m) / 2) {}
+      : TileFetch(t, image, first, count, shares, t.m, 1, middle(t, image.pT), middle(t, image.pL)) {}
   FASTCNN_OP void next() {
     int64_t i = parts_.at;
     for (const int64_t end = parts_.next(); i < end; ++i, k_.next(t_)) {
-      const int64_t h0 = k_.h - m_.pT + top_, w0 = k_.w - m_.pL + left_;
-      for (int64_t h = h0 < 0 ? 0 : h0; h < h0 + t_.m && h < m_.H; ++h)
-        for (int64_t w = w0 < 0 ? 0 : w0; w < w0 + t_.m && w < m_.W; ++w) {
+      const int64_t h0 = k_.h * step_ + top_, w0 = k_.w * step_ + left_;
+      for (int64_t h = h0 < 0 ? 0 : h0; h < h0 + side_ && h < m_.H; ++h)
+        for (int64_t w = w0 < 0 ? 0 : w0; w < w0 + side_ && w < m_.W; ++w) {
           const char* p = reinterpret_cast<const char*>(m_.p + k_.n * m_.s_n + h * m_.s_h + w * m_.s_w);
           for (int64_t b = 0; b < m_.C * static_cast<int64_t>(sizeof(T)); b += 64) __builtin_prefetch(p + b, 0, 2);
         }
@@ -231,11 +210,14 @@ class TileFetch {
   }
 
  private:
-  const WinogradTask& t_;
+  static FASTCNN_OP int64_t middle(const WinogradOutputs& t, int64_t pad) {
+    return pad < (6 - t.m) / 2 ? 0 : (6 - t.m) / 2 - pad;
+  }
+  const WinogradOutputs& t_;
   const WinogradImage<T> m_;
   WinogradTile k_;
   EvenParts parts_;
-  const int64_t top_, left_;
+  const int64_t side_, step_, top_, left_;
 };
 
 // The same for the ranges of memory that a call asks for.

@@ -3,6 +3,7 @@
 #pragma once
 #include "backend/cpu/kernels/even_parts.h"
 #include "backend/cpu/kernels/gemm_tile.h"
+#include "backend/cpu/kernels/kernel_args.h"
 #include "backend/cpu/kernels/winograd_transform.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -35,45 +36,141 @@ struct AnyPixels {
   FASTCNN_OP vf operator()(int i, int j) const { return loadn(p[i * columns + j] + c, n); }
 };
 
-// Where a window of kSize x kSize pixels lies, `step` apart, of which the first is at p, in row h0 and column w0;
-// pixels outside of the image at `zeros`. Without branches: which pixels are outside changes from tile to tile.
+// Where a window of kSize x kSize pixels lies, of which the first is at p, in row h0 and column w0; pixels outside
+// of the image at `zeros`. Without branches: which pixels are outside changes from tile to tile.
 template <int kSize, class T>
-FASTCNN_OP void find_pixels(const T* p, int64_t s_h, int64_t s_w, int64_t step, int64_t h0, int64_t w0, int64_t H,
-                            int64_t W, const T* zeros, const T** pixel) {
+FASTCNN_OP void find_pixels(const T* p, int64_t s_h, int64_t s_w, int64_t h0, int64_t w0, int64_t H, int64_t W,
+                            const T* zeros, const T** pixel) {
   const uintptr_t z = reinterpret_cast<uintptr_t>(zeros), first = reinterpret_cast<uintptr_t>(p);
   uintptr_t column[kSize];
 #pragma GCC unroll 6
   for (int w = 0; w < kSize; ++w)
-    column[w] = -static_cast<uintptr_t>(static_cast<uint64_t>(w0 + w * step) < static_cast<uint64_t>(W));
+    column[w] = -static_cast<uintptr_t>(static_cast<uint64_t>(w0 + w) < static_cast<uint64_t>(W));
 #pragma GCC unroll 6
   for (int h = 0; h < kSize; ++h) {
-    const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h * step) < static_cast<uint64_t>(H));
+    const uintptr_t row = -static_cast<uintptr_t>(static_cast<uint64_t>(h0 + h) < static_cast<uint64_t>(H));
 #pragma GCC unroll 6
     for (int w = 0; w < kSize; ++w) {
-      const uintptr_t at = first + static_cast<uintptr_t>((h * s_h + w * s_w) * step) * sizeof(T);
+      const uintptr_t at = first + static_cast<uintptr_t>(h * s_h + w * s_w) * sizeof(T);
       pixel[h * kSize + w] = reinterpret_cast<const T*>(z + ((at - z) & row & column[w]));
     }
   }
 }
 
-// The window of an image H x W x C whose first pixel is in row h and column w, its pixels `step` apart, to planes:
-// vectors of channels are `block` apart.
+// The window of an image H x W x C whose first pixel is in row h and column w to planes: vectors of channels are
+// `block` apart.
 template <class Points, class T>
 FASTCNN_OP void transform_window(const T* image, int64_t H, int64_t W, int64_t C, int64_t s_h, int64_t s_w,
-                                 int64_t step, int64_t h, int64_t w, const T* zeros, float* d, int64_t block,
-                                 int64_t plane) {
+                                 int64_t h, int64_t w, const T* zeros, float* d, int64_t block, int64_t plane) {
   constexpr int kSize = Points::kSize;
   const T* p = image + h * s_h + w * s_w;
-  const int64_t whole = C / kLanes * kLanes, reach = (kSize - 1) * step;
+  const int64_t whole = C / kLanes * kLanes;
   int64_t c = 0;
-  if (h >= 0 && w >= 0 && h + reach < H && w + reach < W)
-    for (; c < whole; c += kLanes, d += block)
-      to_planes<Points>(InsidePixels<T>{p + c, step * s_h, step * s_w}, d, plane);
+  if (h >= 0 && w >= 0 && h + kSize <= H && w + kSize <= W)
+    for (; c < whole; c += kLanes, d += block) to_planes<Points>(InsidePixels<T>{p + c, s_h, s_w}, d, plane);
   if (c == C) return;
   const T* pixel[kSize * kSize];
-  find_pixels<kSize>(p, s_h, s_w, step, h, w, H, W, zeros, pixel);
+  find_pixels<kSize>(p, s_h, s_w, h, w, H, W, zeros, pixel);
   for (; c < C; c += kLanes, d += block)
     to_planes<Points>(AnyPixels<T>{pixel, c, lanes_left(C, c), kSize}, d, plane);
+}
+
+// Rows [r0, r1) and columns [c0, c1) of a window that lie in its image; its pixels are `step` apart.
+struct WindowPart {
+  int r0, r1, c0, c1;
+  FASTCNN_OP WindowPart(int size, int64_t step, int64_t h, int64_t w, int64_t H, int64_t W)
+      : r0(before(h, step, size)),
+        r1(before(h - H, step, size)),
+        c0(before(w, step, size)),
+        c1(before(w - W, step, size)) {}
+  FASTCNN_OP bool whole(int size) const { return r0 == 0 && c0 == 0 && r1 == size && c1 == size; }
+
+ private:
+  // Pixels from `first` on, `step` apart, that are below zero, at most `size`.
+  static FASTCNN_OP int before(int64_t first, int64_t step, int size) {
+    if (first >= 0) return 0;
+    const int64_t n = step == 1 ? -first : step == 2 ? (1 - first) / 2 : ceil_div(-first, step);
+    return n < size ? static_cast<int>(n) : size;
+  }
+};
+
+// A window of one vector of channels, held for a transform that reads its pixels more than once: one address
+// reaches all of them.
+template <int kSize>
+struct HeldPixels {
+  alignas(64) float at[kSize * kSize * kLanes];
+  FASTCNN_OP vf operator()(int i, int j) const { return load(at + (i * kSize + j) * kLanes); }
+
+  // p: the first pixel, rows and columns s_h and s_w apart; each goes through f. Those outside of the image are 0.
+  // What lies `ahead` of a whole window is asked for meanwhile.
+  template <class T, class F>
+  FASTCNN_OP void fill(const T* p, int64_t s_h, int64_t s_w, const WindowPart& part, int n, int64_t ahead,
+                       const F& f) {
+    if (n == kLanes && part.whole(kSize)) {
+      float* d = at;
+      for (int i = 0; i < kSize; ++i, p += s_h, d += kSize * kLanes) {
+#pragma GCC unroll 6
+        for (int j = 0; j < kSize; ++j) {
+          if (ahead) prefetch(p + ahead + j * s_w);
+          store(d + j * kLanes, f(load(p + j * s_w)));
+        }
+      }
+      return;
+    }
+#pragma GCC unroll 36
+    for (int i = 0; i < kSize * kSize; ++i) store(at + i * kLanes, zero());
+    for (int i = part.r0; i < part.r1; ++i)
+      for (int j = part.c0; j < part.c1; ++j)
+        store(at + (i * kSize + j) * kLanes, f(loadn(p + i * s_h + j * s_w, n)));
+  }
+};
+
+// The same by way of a copy, of pixels `step` apart: for five points faster than addresses of their own for each
+// pixel, for six not. rows, columns: see to_planes.
+template <class Points, class T>
+FASTCNN_OP void transform_held_window(const T* image, int64_t H, int64_t W, int64_t C, int64_t s_h, int64_t s_w,
+                                      int64_t step, int64_t h, int64_t w, float* d, int64_t block, int64_t plane,
+                                      bool rows = true, bool columns = true, int64_t ahead = 0) {
+  constexpr int kSize = Points::kSize;
+  const WindowPart part(kSize, step, h, w, H, W);
+  const T* p = image + h * s_h + w * s_w;
+  HeldPixels<kSize> held;
+  for (int64_t c = 0; c < C; c += kLanes, d += block) {
+    held.fill(p + c, step * s_h, step * s_w, part, lanes_left(C, c), ahead,
+              [](vf x) __attribute__((always_inline)) { return x; });
+    to_planes<Points>(held, d, plane, rows, columns);
+  }
+}
+
+// A norm whose activation is a pair of bounds.
+struct NormBounds {
+  const NormIn& norm;
+  const vf low, high;
+  FASTCNN_OP explicit NormBounds(const NormIn& n)
+      : norm(n),
+        low(set1(n.act == Act::none ? -__builtin_inff() : 0.0f)),
+        high(set1(n.act == Act::relu6 ? 6.0f : __builtin_inff())) {}
+};
+
+// The same of an image that is read through a norm; padding lies behind it.
+template <class Points>
+FASTCNN_OP void transform_normalised_window(const NormBounds& bounds, const float* image, int64_t H, int64_t W,
+                                            int64_t C, int64_t s_h, int64_t s_w, int64_t step, int64_t h,
+                                            int64_t w, float* d, int64_t block, int64_t plane, bool rows = true,
+                                            bool columns = true) {
+  constexpr int kSize = Points::kSize;
+  const WindowPart part(kSize, step, h, w, H, W);
+  const float* p = image + h * s_h + w * s_w;
+  const NormIn& norm = bounds.norm;
+  HeldPixels<kSize> held;
+  for (int64_t c = 0; c < C; c += kLanes, d += block) {
+    const int n = lanes_left(C, c);
+    const vf m = loadn(norm.mean + c, n), a = loadn(norm.scale + c, n), b = loadn(norm.shift + c, n);
+    held.fill(p + c, step * s_h, step * s_w, part, n, 0, [&](vf x) __attribute__((always_inline)) {
+      return vmin(bounds.high, vmax(bounds.low, fma(sub(x, m), a, b)));
+    });
+    to_planes<Points>(held, d, plane, rows, columns);
+  }
 }
 
 // ---- windows times weights ----

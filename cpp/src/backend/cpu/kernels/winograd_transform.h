@@ -4,6 +4,8 @@
 // (1, point, .., point^(m-1)). The gradients take the transposes: dy the output transform's, dw the weight
 // transform's.
 #pragma once
+#include <utility>
+
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -19,6 +21,7 @@ constexpr int second_of(int pair) { return pair == 0 ? 5 : 2 * pair; }
 // m + r = 7: 0, +-sqrt(1/2), +-sqrt(2), infinity. Rounding errors are about half of those of 0, +-1, +-2.
 struct SixPoints {
   static constexpr int kSide = 6, kInfinity = 5;
+  static constexpr bool kSigned = false;  // at negative points, rows of the data and 1 / M' have the wrong sign
   static constexpr double kA = 0.70710678118654752440, kB = 1.41421356237309504880;
   static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, 0.5, 0.5 * kA, 0.25}, {1, kB, 2, 2 * kB, 4}};
   static constexpr double kOverM[3] = {1, -2.0 / 3, 1.0 / 6};  // 1 / M'
@@ -39,9 +42,9 @@ struct SixPoints {
 // m + r = 6: infinity, +-1/2, +-5/4. Rounding errors are a third of those of 0, +-1, 2.
 struct FivePoints {
   static constexpr int kSide = 5, kInfinity = 0;
+  static constexpr bool kSigned = true;
   static constexpr double kA = 0.5, kB = 1.25, kA2 = kA * kA, kB2 = kB * kB;
   static constexpr double kPower[3][5] = {{1, 0, 0, 0, 0}, {1, kA, kA2, kA2 * kA, 0}, {1, kB, kB2, kB2 * kB, 0}};
-  // 1 / M', at the negative points with the wrong sign, as have the rows of the data transform.
   static constexpr double kOverM[3] = {1, 1 / (2 * kA * (kA2 - kB2)), 1 / (2 * kB * (kB2 - kA2))};
 
   template <int kPair, class Values>
@@ -50,8 +53,8 @@ struct FivePoints {
       p = fma(constant(kA2 * kB2), d(0), fnma(constant(kA2 + kB2), d(2), d(4)));
     } else {
       const vf other = constant(kPower[3 - kPair][2]);
-      const vf e = mul(constant(kPower[kPair][1]), fnma(other, d(0), d(2))), o = fnma(other, d(1), d(3));
-      p = add(e, o), q = sub(e, o);
+      const vf point = constant(kPower[kPair][1]), e = fnma(other, d(0), d(2)), o = fnma(other, d(1), d(3));
+      p = fma(point, e, o), q = fnma(point, e, o);
     }
   }
 };
@@ -79,8 +82,17 @@ struct PolynomialPoints : Set {
       p = d(Set::kInfinity == 0 ? n - 1 : 0);
       if constexpr (Set::kInfinity != 0) q = d(n - 1);
     } else {
-      vf half[2] = {d(0), d(1)};  // even and odd powers
-      if constexpr (kWeights) {   // rounded as seldom as may be: each constant holds its power
+      // Products are added by fma alone: compilers may fuse a product and a sum, and not alike in each copy.
+      vf half[2] = {d(0), d(1)};          // even and odd powers
+      if constexpr (kWeights && n <= 3) {  // rounded as seldom as may be: each constant holds its power
+        static_assert(!Set::kSigned || n == 2);
+        const double even = scale(kPair) * Set::kPower[kPair][0];
+        const vf odd = constant(scale(kPair) * Set::kPower[kPair][1]);
+        half[0] = mul(constant(even), d(0));
+        if constexpr (n == 3) half[0] = fma(constant(scale(kPair) * Set::kPower[kPair][2]), d(2), half[0]);
+        p = fma(odd, d(1), half[0]);
+        q = Set::kSigned ? fma(odd, d(1), mul(constant(-even), d(0))) : fnma(odd, d(1), half[0]);
+      } else if constexpr (kWeights) {
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) half[i] = mul(constant(scale(kPair) * Set::kPower[kPair][i]), half[i]);
 #pragma GCC unroll 5
@@ -98,7 +110,8 @@ struct PolynomialPoints : Set {
 
   // The transpose: all points to n.
   static FASTCNN_OP void transposed(const vf* m, vf* y) {
-    const vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
+    vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
+    if constexpr (kWeights && Set::kSigned) std::swap(s1, d1), std::swap(s2, d2);
 #pragma GCC unroll 5
     for (int i = 0; i < n; ++i) {
       const bool alone = i == 0 ? Set::kInfinity != 0 : i == n - 1;  // 0 or infinity has a share
@@ -144,15 +157,15 @@ FASTCNN_OP void row_pair(const vf* d, float* u, int64_t plane) {
 }
 
 template <class Points>
-FASTCNN_OP void plane_row(const vf* d, float* u, int64_t plane) {
-  row_pair<Points, 0>(d, u, plane);
+FASTCNN_OP void plane_row(const vf* d, float* u, int64_t plane, bool columns) {
+  if (columns) row_pair<Points, 0>(d, u, plane);
   row_pair<Points, 1>(d, u, plane);
   row_pair<Points, 2>(d, u, plane);
 }
 
 // Two rows of the result at a time stay in registers; values are loaded again from L1 instead of spilled.
 template <class Points, int kPair, class Values>
-FASTCNN_OP void plane_rows(const Values& at, float* u, int64_t plane) {
+FASTCNN_OP void plane_rows(const Values& at, float* u, int64_t plane, bool columns) {
   constexpr int n = Points::kSize;
   vf p[n], q[n];
 #pragma GCC unroll 6
@@ -160,17 +173,17 @@ FASTCNN_OP void plane_rows(const Values& at, float* u, int64_t plane) {
     q[j] = zero();
     Points::template pair<kPair>([&](int i) { return at(i, j); }, p[j], q[j]);
   }
-  plane_row<Points>(p, u + first_of(kPair) * Points::kSide * plane, plane);
+  plane_row<Points>(p, u + first_of(kPair) * Points::kSide * plane, plane, columns);
   if constexpr (second_of(kPair) < Points::kSide)
-    plane_row<Points>(q, u + second_of(kPair) * Points::kSide * plane, plane);
+    plane_row<Points>(q, u + second_of(kPair) * Points::kSide * plane, plane, columns);
 }
 
-// A square of values, at(row, column), to planes.
+// A square of values, at(row, column), to planes; of five points those at infinity only where they are wanted.
 template <class Points, class Values>
-FASTCNN_OP void to_planes(const Values& at, float* u, int64_t plane) {
-  plane_rows<Points, 0>(at, u, plane);
-  plane_rows<Points, 1>(at, u, plane);
-  plane_rows<Points, 2>(at, u, plane);
+FASTCNN_OP void to_planes(const Values& at, float* u, int64_t plane, bool rows = true, bool columns = true) {
+  if (rows) plane_rows<Points, 0>(at, u, plane, columns);
+  plane_rows<Points, 1>(at, u, plane, columns);
+  plane_rows<Points, 2>(at, u, plane, columns);
 }
 
 // Planes, at(row, column), to a square of values.
