@@ -26,7 +26,7 @@ constexpr int64_t kFewestShare = 16;             // tiles of a share, at least
 constexpr int64_t kBlockWeights = 160 * 1024;    // floats: transformed weights of a block, in L2
 constexpr int64_t kBlockProducts = 100 * 1024;   // and its products
 constexpr int64_t kGradientOutputs = 64;
-constexpr int64_t kGroupSums = 220 * 1024;  // floats: sums of the weights' gradient that stay in L2 beside a share
+constexpr int64_t kGroupSums = 110 * 1024;  // floats: sums of the weights' gradient that stay in L2 beside a share
 constexpr int64_t kFewestChannels = 16;
 
 int64_t vectors(int64_t channels) { return ceil_div(channels, lanes()); }
@@ -252,7 +252,7 @@ const char* not_worth_it(const Conv2dParams& p, WinogradPass pass) {
   else if (pass == WinogradPass::bwd_data)
     cost += tiles * ((p.kH == 4 ? 100 : 25) * kInput * vO + 100 * kOutput * vC);
   else
-    cost += tiles * (gradient_by_groups(t) ? 15 : 32) * (planes * vC + 25 * vO);
+    cost += tiles * (gradient_by_groups(t) ? 15 : 27) * (planes * vC + 25 * vO);
   const double weights = planes * depth;  // transformed, and where they leave L2, waited for
   if (pass != WinogradPass::bwd_weights)
     cost += weights * (p.C * p.O > 256 * 256 ? 9 : 6) * real(window_chunks(t));

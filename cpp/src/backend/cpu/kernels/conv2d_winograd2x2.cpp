@@ -108,7 +108,6 @@ WinogradOutputs outputs_of(const Winograd2x2Task& t, int64_t out) {
 template <class Points>
 static void input(const Winograd2x2Task& t, int64_t begin, int64_t end) {
   const int64_t block = t.places * kLanes;
-  const NormBounds bounds(t.norm);
   WinogradTile k(t, t.tile0 + begin);
   for (int64_t i = begin; i < end; ++i, k.next(t))
     for (int64_t q = 0; q < t.parts; ++q) {
@@ -116,12 +115,8 @@ static void input(const Winograd2x2Task& t, int64_t begin, int64_t end) {
       const int64_t h = t.h0[q] + t.step * k.h, w = t.w0[q] + t.step * k.w;
       float* u = t.u + q * vectors_of(t.C) * block + i * kLanes;
       const bool rows = t.outs > 1 || t.taps_h[q] == 2, columns = t.outs > 1 || t.taps_w[q] == 2;
-      if (t.norm.on)
-        transform_normalised_window<Points>(bounds, image, t.H, t.W, t.C, t.x_h, t.x_w, t.step, h, w, u, block,
-                                            t.u_plane, rows, columns);
-      else
-        transform_held_window<Points>(image, t.H, t.W, t.C, t.x_h, t.x_w, t.step, h, w, u, block, t.u_plane, rows,
-                                      columns, 4 * t.step * t.x_w);
+      transform_held_window<Points>(image, t.norm.on ? &t.norm : nullptr, t.H, t.W, t.C, t.x_h, t.x_w, t.step, h,
+                                    w, u, block, t.u_plane, rows, columns, 4 * t.step * t.x_w);
     }
 }
 
@@ -129,8 +124,8 @@ template <class Points>
 static void gradient(const Winograd2x2Task& t, int64_t begin, int64_t end) {
   WinogradTile k(t, t.tile0 + begin);
   for (int64_t i = begin; i < end; ++i, k.next(t))
-    transform_held_window<Points>(t.dy + k.n * t.y_n, k.h + k.rows, k.w + k.columns, t.O, t.y_h, t.y_w, 1, k.h,
-                                  k.w, t.e + i * kLanes, t.places * kLanes, t.e_plane, true, true, 4 * t.y_w);
+    transform_held_window<Points>(t.dy + k.n * t.y_n, nullptr, k.h + k.rows, k.w + k.columns, t.O, t.y_h, t.y_w, 1,
+                                  k.h, k.w, t.e + i * kLanes, t.places * kLanes, t.e_plane, true, true, 4 * t.y_w);
 }
 
 // Windows of x, and tiles of dy, to planes.

@@ -46,9 +46,10 @@ template <class Points, class T>
 void finish_outputs(const WinogradOutputs& t, int64_t v0, int64_t V, const float* planes, int64_t plane,
                     int64_t first, int64_t count, int64_t part, bool rows = true, bool columns = true) {
   constexpr int m = Points::kSize, kSide = Points::kSide, kInfinity = Points::kInfinity;
+  const bool moments = sizeof(T) == 4 && t.moments.on;
   const Epilogue<T> epilogue{t.act, values<T>(t.residual), reinterpret_cast<T*>(t.y), t.y_h, t.y_w, t.stream != 0};
-  const double pixels = t.moments.on ? static_cast<double>(pixels_of(t, first, count)) : 0;
-  if (t.moments.on && v0 == 0) t.moments.count[part] = pixels;
+  const double pixels = moments ? static_cast<double>(pixels_of(t, first, count)) : 0;
+  if (moments && v0 == 0) t.moments.count[part] = pixels;
   for (int64_t v = 0; v < V; ++v) {
     const int64_t o = (v0 + v) * kLanes;
     const int n = lanes_left(t.O, o);
@@ -66,9 +67,9 @@ void finish_outputs(const WinogradOutputs& t, int64_t v0, int64_t V, const float
           y);
       const int64_t offset = k.n * t.y_n + k.h * t.y_h + k.w * t.y_w + o;
       epilogue.finish(y, bias, offset, k.rows, k.columns, n);
-      if (t.moments.on) sum_tile<m>(sums, y, k.rows, k.columns, i == 0);
+      if (moments) sum_tile<m>(sums, y, k.rows, k.columns, i == 0);
     }
-    if (t.moments.on) {
+    if (moments) {
       alignas(64) float held[3 * kLanes];
       store_moments(held, kLanes, sums);
       double* mean = t.moments.part + part * 2 * t.moments.channels + o;

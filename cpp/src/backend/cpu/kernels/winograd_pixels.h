@@ -134,21 +134,26 @@ __attribute__((noinline)) void transform_tiles(const WinogradTask& t, const Wino
                                                int64_t count, float* u, int64_t plane, int64_t at,
                                                int64_t places) {
   WinogradTile k(t, first);
-  for (int64_t i = 0; i < count; ++i, k.next(t))
-    transform_window<Points>(m.p + k.n * m.s_n, m.outputs ? k.h + k.rows : m.H, m.outputs ? k.w + k.columns : m.W,
-                             m.C, m.s_h, m.s_w, k.h - m.pT, k.w - m.pL, values<T>(t.zeros), u + (at + i) * kLanes,
-                             places * kLanes, plane);
+  for (int64_t i = 0; i < count; ++i, k.next(t)) {
+    const T* image = m.p + k.n * m.s_n;
+    const int64_t H = m.outputs ? k.h + k.rows : m.H, W = m.outputs ? k.w + k.columns : m.W;
+    float* d = u + (at + i) * kLanes;
+    if constexpr (sizeof(T) == 4)
+      transform_window<Points>(image, H, W, m.C, m.s_h, m.s_w, k.h - m.pT, k.w - m.pL, values<T>(t.zeros), d,
+                               places * kLanes, plane);
+    else  // pixels are made floats once
+      transform_held_window<Points>(image, nullptr, H, W, m.C, m.s_h, m.s_w, 1, k.h - m.pT, k.w - m.pL, d,
+                                    places * kLanes, plane);
+  }
 }
 
-// Activations are bounds here: one copy for all of them.
 template <class Points>
 __attribute__((noinline)) void transform_normalised_tiles(const WinogradTask& t, int64_t first, int64_t count,
                                                           float* u, int64_t plane, int64_t at, int64_t places) {
-  const NormBounds bounds(t.norm);
   WinogradTile k(t, first);
   for (int64_t i = 0; i < count; ++i, k.next(t))
-    transform_normalised_window<Points>(bounds, t.x + k.n * t.x_n, t.H, t.W, t.C, t.x_h, t.x_w, 1, k.h - t.pT,
-                                        k.w - t.pL, u + (at + i) * kLanes, places * kLanes, plane);
+    transform_held_window<Points>(t.x + k.n * t.x_n, &t.norm, t.H, t.W, t.C, t.x_h, t.x_w, 1, k.h - t.pT,
+                                  k.w - t.pL, u + (at + i) * kLanes, places * kLanes, plane);
 }
 
 template <class T>

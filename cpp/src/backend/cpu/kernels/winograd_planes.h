@@ -125,50 +125,30 @@ struct HeldPixels {
   }
 };
 
-// The same by way of a copy, of pixels `step` apart: for five points faster than addresses of their own for each
-// pixel, for six not. rows, columns: see to_planes.
+// The same by way of a copy, of pixels `step` apart that may be read through a norm, behind which padding lies:
+// for five points faster than addresses of their own for each pixel, for six not. Activations are bounds here: one
+// copy for all of them. rows, columns: see to_planes.
 template <class Points, class T>
-FASTCNN_OP void transform_held_window(const T* image, int64_t H, int64_t W, int64_t C, int64_t s_h, int64_t s_w,
-                                      int64_t step, int64_t h, int64_t w, float* d, int64_t block, int64_t plane,
-                                      bool rows = true, bool columns = true, int64_t ahead = 0) {
+FASTCNN_OP void transform_held_window(const T* image, const NormIn* norm, int64_t H, int64_t W, int64_t C,
+                                      int64_t s_h, int64_t s_w, int64_t step, int64_t h, int64_t w, float* d,
+                                      int64_t block, int64_t plane, bool rows = true, bool columns = true,
+                                      int64_t ahead = 0) {
   constexpr int kSize = Points::kSize;
   const WindowPart part(kSize, step, h, w, H, W);
   const T* p = image + h * s_h + w * s_w;
   HeldPixels<kSize> held;
   for (int64_t c = 0; c < C; c += kLanes, d += block) {
-    held.fill(p + c, step * s_h, step * s_w, part, lanes_left(C, c), ahead,
-              [](vf x) __attribute__((always_inline)) { return x; });
-    to_planes<Points>(held, d, plane, rows, columns);
-  }
-}
-
-// A norm whose activation is a pair of bounds.
-struct NormBounds {
-  const NormIn& norm;
-  const vf low, high;
-  FASTCNN_OP explicit NormBounds(const NormIn& n)
-      : norm(n),
-        low(set1(n.act == Act::none ? -__builtin_inff() : 0.0f)),
-        high(set1(n.act == Act::relu6 ? 6.0f : __builtin_inff())) {}
-};
-
-// The same of an image that is read through a norm; padding lies behind it.
-template <class Points>
-FASTCNN_OP void transform_normalised_window(const NormBounds& bounds, const float* image, int64_t H, int64_t W,
-                                            int64_t C, int64_t s_h, int64_t s_w, int64_t step, int64_t h,
-                                            int64_t w, float* d, int64_t block, int64_t plane, bool rows = true,
-                                            bool columns = true) {
-  constexpr int kSize = Points::kSize;
-  const WindowPart part(kSize, step, h, w, H, W);
-  const float* p = image + h * s_h + w * s_w;
-  const NormIn& norm = bounds.norm;
-  HeldPixels<kSize> held;
-  for (int64_t c = 0; c < C; c += kLanes, d += block) {
     const int n = lanes_left(C, c);
-    const vf m = loadn(norm.mean + c, n), a = loadn(norm.scale + c, n), b = loadn(norm.shift + c, n);
-    held.fill(p + c, step * s_h, step * s_w, part, n, 0, [&](vf x) __attribute__((always_inline)) {
-      return vmin(bounds.high, vmax(bounds.low, fma(sub(x, m), a, b)));
-    });
+    if (norm) {
+      const vf low = set1(norm->act == Act::none ? -__builtin_inff() : 0.0f);
+      const vf high = set1(norm->act == Act::relu6 ? 6.0f : __builtin_inff());
+      const vf m = loadn(norm->mean + c, n), a = loadn(norm->scale + c, n), b = loadn(norm->shift + c, n);
+      held.fill(p + c, step * s_h, step * s_w, part, n, ahead,
+                [&](vf x) __attribute__((always_inline)) { return vmin(high, vmax(low, fma(sub(x, m), a, b))); });
+    } else {
+      held.fill(p + c, step * s_h, step * s_w, part, n, ahead,
+                [](vf x) __attribute__((always_inline)) { return x; });
+    }
     to_planes<Points>(held, d, plane, rows, columns);
   }
 }

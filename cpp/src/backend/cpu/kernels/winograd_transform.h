@@ -4,8 +4,6 @@
 // (1, point, .., point^(m-1)). The gradients take the transposes: dy the output transform's, dw the weight
 // transform's.
 #pragma once
-#include <utility>
-
 #include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -110,8 +108,10 @@ struct PolynomialPoints : Set {
 
   // The transpose: all points to n.
   static FASTCNN_OP void transposed(const vf* m, vf* y) {
-    vf s1 = add(m[1], m[2]), d1 = sub(m[1], m[2]), s2 = add(m[3], m[4]), d2 = sub(m[3], m[4]);
-    if constexpr (kWeights && Set::kSigned) std::swap(s1, d1), std::swap(s2, d2);
+    constexpr bool kSwapped = kWeights && Set::kSigned;
+    const vf sum1 = add(m[1], m[2]), sum2 = add(m[3], m[4]), less1 = sub(m[1], m[2]), less2 = sub(m[3], m[4]);
+    const vf s1 = kSwapped ? less1 : sum1, d1 = kSwapped ? sum1 : less1;
+    const vf s2 = kSwapped ? less2 : sum2, d2 = kSwapped ? sum2 : less2;
 #pragma GCC unroll 5
     for (int i = 0; i < n; ++i) {
       const bool alone = i == 0 ? Set::kInfinity != 0 : i == n - 1;  // 0 or infinity has a share
