@@ -9,7 +9,8 @@
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-// A single tap passes once over the rows of dy: the tiles to come read the lines behind this one.
+// A single tap passes once over the rows of dy: the tiles to come read the lines behind this one. Others ask for a
+// line that they have, which costs less than another copy of all tiles.
 constexpr int kOnceFloats = 32;
 
 struct Walk {
@@ -50,7 +51,7 @@ struct Ahead {
 
 constexpr int64_t kFetchPixels = 16;  // between two fetches: more at once would wait for each other
 
-template <class T, int P, int V, bool kOnce>
+template <class T, int P, int V>
 static void grad_tile(const Walk& k, const float* s, const float* v, float* out, Ahead& ahead) {
   vf acc[P][V];
   if (k.first) {
@@ -66,6 +67,7 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
         acc[p][i] = i == V - 1 && k.tail < kLanes ? loadn(out + p * k.out + i * kLanes, k.tail)
                                                   : load(out + p * k.out + i * kLanes);
   }
+  const int64_t once = k.once ? kOnceFloats : 0;
   int soon = 0;  // rows of the next tile of the result, fetched a few at a time: it goes on from what is there
   for (int64_t n = 0; n < k.nn; ++n)
     for (int64_t h = 0; h < k.hh; ++h) {
@@ -79,7 +81,7 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
           for (int i = 0; i < V; ++i) prefetch(out + (P + soon) * k.out + i * kLanes);
         const int64_t w1 = k.ww - w < k.burst ? k.ww : w + k.burst;
         for (; w < w1; ++w) {
-          if (kOnce) prefetch(sp + kOnceFloats);
+          prefetch(sp + once);
           vf b[V];
 #pragma GCC unroll 4
           for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
@@ -110,19 +112,17 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
 }
 
 using GradTileFn = void (*)(const Walk&, const float*, const float*, float*, Ahead&);
-#define TILES4(V, p)                                                                          \
-  &grad_tile<T, p, V, kOnce>, &grad_tile<T, p + 1, V, kOnce>, &grad_tile<T, p + 2, V, kOnce>, \
-      &grad_tile<T, p + 3, V, kOnce>
-template <class T, bool kOnce>
+#define TILES4(V, p) &grad_tile<T, p, V>, &grad_tile<T, p + 1, V>, &grad_tile<T, p + 2, V>, &grad_tile<T, p + 3, V>
+template <class T>
 struct GradTiles {
 #if defined(__AVX512F__) || defined(__aarch64__)
   static constexpr GradTileFn at[3][16] = {
       {TILES4(1, 1), TILES4(1, 5), TILES4(1, 9), TILES4(1, 13)},
-      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<T, 13, 2, kOnce>, &grad_tile<T, 14, 2, kOnce>},
-      {TILES4(3, 1), TILES4(3, 5), &grad_tile<T, 9, 3, kOnce>}};
+      {TILES4(2, 1), TILES4(2, 5), TILES4(2, 9), &grad_tile<T, 13, 2>, &grad_tile<T, 14, 2>},
+      {TILES4(3, 1), TILES4(3, 5), &grad_tile<T, 9, 3>}};
 #else
   static constexpr GradTileFn at[2][16] = {{TILES4(1, 1), TILES4(1, 5)},
-                                           {TILES4(2, 1), &grad_tile<T, 5, 2, kOnce>, &grad_tile<T, 6, 2, kOnce>}};
+                                           {TILES4(2, 1), &grad_tile<T, 5, 2>, &grad_tile<T, 6, 2>}};
 #endif
 };
 #undef TILES4
@@ -173,8 +173,7 @@ static void grad_block(Walk k, const GradOperand& s, int64_t rows, const GradOpe
     EvenParts down(rows, ceil_div(rows, tile_pixels(static_cast<int>(V))));
     for (int64_t i = 0, p0 = 0, p1; i < down.parts; ++i, p0 = p1) {
       p1 = down.next();
-      (k.once ? GradTiles<T, true>::at : GradTiles<T, false>::at)[V - 1][p1 - p0 - 1](
-          k, s.at(p0, 0), vp, out + p0 * k.out + v0 * kLanes, ahead);
+      GradTiles<T>::at[V - 1][p1 - p0 - 1](k, s.at(p0, 0), vp, out + p0 * k.out + v0 * kLanes, ahead);
     }
   }
 }
