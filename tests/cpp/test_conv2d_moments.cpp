@@ -132,6 +132,7 @@ TEST_CASE("moments of Winograd conv2d of stride 2") {
   check({6, 72, 29, 27, 80, 3, 3, 2, 0});
   check({24, 160, 14, 15, 400, 3, 3, 2, 1});  // weights by blocks of outputs
   check({12, 40, 15, 16, 70, 4, 4, 2, 1});
+  check({4, 3, 96, 90, 64, 7, 7, 2, 3});
 }
 
 TEST_CASE("moments of dilated conv2d") {

@@ -56,6 +56,7 @@ void winograd_prepare(const Call&, void* dst);
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);
 const char* parities_cannot(const Call&);
+const char* parities_bwd_cannot(const Call&);
 const char* winograd2x2_cannot(const Call&);
 const char* winograd2x2_bwd_data_cannot(const Call&);
 const char* winograd2x2_bwd_weights_cannot(const Call&);

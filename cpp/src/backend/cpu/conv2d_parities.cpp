@@ -1,7 +1,8 @@
-// What it is: convolutions of stride 2 with larger square windows (5 and 6, 9 and 10) as convolutions of stride 1:
-// the four parities of rows and columns of the image become channels, the taps of one parity a window of 3x3 or
-// 5x5, which Winograd computes. Windows of odd size get a last row and column of zeros. What it is not: arithmetic
-// (conv2d_winograd.cpp), or 4x4 windows, which have transforms of their own (conv2d_winograd2x2.cpp).
+// What it is: convolutions of stride 2 with larger square windows as convolutions of stride 1: the four parities
+// of rows and columns of the image become channels, the taps of one parity a window of 3x3 (of 5 and 6), 4x4 (of 7
+// and 8, the first layer of residual nets; forward alone) or 5x5 (of 9 and 10), which Winograd computes. Windows
+// of odd size get a last row and column of zeros. What it is not: arithmetic (conv2d_winograd.cpp), or 3x3 and 4x4
+// windows, which have transforms of their own (conv2d_winograd2x2.cpp).
 #include <algorithm>
 #include <cstring>
 
@@ -9,6 +10,8 @@
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
+#include "backend/cpu/conv2d_winograd.h"
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -24,7 +27,8 @@ Conv2dParams parities_of(const Conv2dParams& p) {
   q.C = 4 * p.C, q.H = p.oH + q.kH - 1, q.W = p.oW + q.kW - 1;
   return q;
 }
-int64_t image_floats(const Conv2dParams& q) { return q.N * q.H * q.W * q.C; }
+// `pitch` floats for each pixel: its channels, or whole vectors of them.
+int64_t image_floats(const Conv2dParams& q, int64_t pitch) { return q.N * q.H * q.W * pitch; }
 int64_t weight_floats(const Conv2dParams& q) { return q.O * q.kH * q.kW * q.C; }
 
 const char* cannot(const Call& c, Can can = {}) {
@@ -32,7 +36,7 @@ const char* cannot(const Call& c, Can can = {}) {
   if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
   const auto& p = c.as<Conv2dParams>();
   if (p.sH != 2 || p.sW != 2 || p.kH != p.kW) return "not a square window of stride 2";
-  if (p.kH != 5 && p.kH != 6 && p.kH != 9 && p.kH != 10) return "window is not 5, 6, 9 or 10";
+  if (p.kH < 5 || p.kH > 10) return "window is not 5 to 10";
   if (p.dH != 1 || p.dW != 1 || p.groups != 1) return "dilation or groups";
   if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) >= p.kH) return "padding of the window's size or more";
   return p.N * p.oH * p.oW * p.H * p.W == 0 ? "no pixels" : nullptr;
@@ -46,17 +50,36 @@ void copy_or_clear(float* dst, const float* src, int64_t floats) {
     std::memset(dst, 0, bytes);
 }
 
-void split_image(const Conv2dParams& p, const Conv2dParams& q, const float* x, float* split) {
-  parallel_for(p.N * q.H, ceil_div(8 * 1024, q.W * q.C), [&](int64_t begin, int64_t end, int) {
+// Of few channels without a call for each pixel.
+void copy_pair(float* dst, const float* src, int64_t floats) {
+  if (floats == 6)
+    std::memcpy(dst, src, 6 * sizeof(float));
+  else if (floats == 2)
+    std::memcpy(dst, src, 2 * sizeof(float));
+  else
+    std::memcpy(dst, src, static_cast<size_t>(floats) * sizeof(float));
+}
+
+// Both columns of a pair lie side by side in x, as do their parts.
+void split_image(const Conv2dParams& p, const Conv2dParams& q, const float* x, int64_t pitch, float* split) {
+  const int64_t pair = 2 * p.C;
+  parallel_for(p.N * q.H, ceil_div(8 * 1024, q.W * pitch), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      float* d = split + row * q.W * q.C;
+      float* d = split + row * q.W * pitch;
       const int64_t n = row / q.H, h0 = 2 * (row % q.H) - p.pT;
-      for (int64_t j = 0; j < q.W; ++j)
-        for (int64_t part = 0; part < 4; ++part, d += p.C) {
-          const int64_t h = h0 + part / 2, w = 2 * j + part % 2 - p.pL;
-          const bool inside = h >= 0 && h < p.H && w >= 0 && w < p.W;
-          copy_or_clear(d, inside ? x + ((n * p.H + h) * p.W + w) * p.C : nullptr, p.C);
+      for (int64_t j = 0; j < q.W; ++j, d += pitch) {
+        const int64_t w = 2 * j - p.pL;
+        for (int64_t r = 0; r < 2; ++r) {
+          const int64_t h = h0 + r;
+          const float* s = h >= 0 && h < p.H ? x + ((n * p.H + h) * p.W + w) * p.C : nullptr;
+          if (s && w >= 0 && w + 1 < p.W)
+            copy_pair(d + r * pair, s, pair);
+          else
+            for (int64_t c = 0; c < 2; ++c)
+              copy_or_clear(d + r * pair + c * p.C, s && w + c >= 0 && w + c < p.W ? s + c * p.C : nullptr, p.C);
         }
+        for (int64_t c = 2 * pair; c < pitch; ++c) d[c] = 0;
+      }
     }
   });
 }
@@ -111,15 +134,17 @@ void join_weights(const Conv2dParams& p, const Conv2dParams& q, const float* spl
 // A call of the convolution of stride 1; its workspace follows the image and the weights.
 struct Split {
   const Conv2dParams p, q;
+  const int64_t pitch;  // of the image
   Operand in[5], out[5];
   float *image, *weights;
   int64_t bytes;
   Call call;
-  explicit Split(const Call& c) : p(c.as<Conv2dParams>()), q(parities_of(p)), call(c) {
+  explicit Split(const Call& c, bool whole_vectors = false)
+      : p(c.as<Conv2dParams>()), q(parities_of(p)), pitch(whole_vectors ? winograd_padded(q.C) : q.C), call(c) {
     std::copy(c.in.begin(), c.in.end(), in);
     std::copy(c.out.begin(), c.out.end(), out);
     Carve carve(c.workspace);
-    image = carve.take<float>(image_floats(q)), weights = carve.take<float>(weight_floats(q));
+    image = carve.take<float>(image_floats(q, pitch)), weights = carve.take<float>(weight_floats(q));
     bytes = carve.used();
     call.params = &q, call.in = {in, c.in.size()}, call.out = {out, c.out.size()};
     call.workspace = c.workspace ? static_cast<char*>(c.workspace) + bytes : nullptr;
@@ -130,26 +155,61 @@ struct Split {
 }  // namespace
 
 const char* parities_cannot(const Call& c) { return cannot(c, {.moments = true}); }
+const char* parities_bwd_cannot(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (const char* why = cannot(c)) return why;
+  return p.kH == 7 || p.kH == 8 ? "window is 7 or 8" : nullptr;
+}
 
 const char* parities_declines(const Call& c) {
   if (const char* why = parities_cannot(c)) return why;
   const auto& p = c.as<Conv2dParams>();
   return winograd_not_worth_it(parities_of(p), WinogradPass::forward, p.kH * p.kW);
 }
+namespace {
+
+struct Forward {
+  Split split;
+  WinogradTask task;
+  MomentsSpace moments;
+  explicit Forward(const Call& c) : split(c, true), task(task_of(split)), moments(moments_of(split, task)) {}
+  int64_t bytes() const { return split.bytes + winograd_windows_workspace(task, false) + moments.bytes; }
+
+ private:
+  static WinogradTask task_of(const Split& s) {
+    WinogradTask t = winograd_task(s.q);
+    t.whole_pixels = 1, t.x_w = s.pitch, t.x_h = s.q.W * t.x_w, t.x_n = s.q.H * t.x_h, t.act = s.q.act.act;
+    t.x = s.image, t.w = s.weights;
+    return t;
+  }
+  static MomentsSpace moments_of(const Split& s, const WinogradTask& t) {
+    char* base = static_cast<char*>(s.call.workspace);
+    return {s.p, winograd_parts(t, false), base ? base + winograd_windows_workspace(t, false) : nullptr};
+  }
+};
+
+}  // namespace
+
 int64_t parities_workspace(const Call& c) {
-  const Split s(c);
-  return s.bytes + winograd_workspace(s.call);
+  Call plan = c;
+  plan.workspace = nullptr;
+  return Forward(plan).bytes();
 }
 void parities_run(const Call& c) {
-  Split s(c);
-  split_image(s.p, s.q, c.in[0].as<float>(), s.image);
-  split_weights(s.p, s.q, c.in[1].as<float>(), s.weights);
-  s.in[0].data = s.image, s.in[1].data = s.weights;
-  winograd_run(s.call);
+  Forward f(c);
+  const Conv2dParams& p = f.split.p;
+  split_image(p, f.split.q, c.in[0].as<float>(), f.split.pitch, f.split.image);
+  split_weights(p, f.split.q, c.in[1].as<float>(), f.split.weights);
+  f.task.y = c.out[0].as<float>();
+  f.task.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
+  f.task.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
+  f.task.moments = f.moments.out;
+  run_winograd(f.task, false, f.split.call.workspace);
+  f.moments.merge(c);
 }
 
 const char* parities_bwd_data_declines(const Call& c) {
-  if (const char* why = cannot(c)) return why;
+  if (const char* why = parities_bwd_cannot(c)) return why;
   if (c.in.size() > 2) return "bias";
   const auto& p = c.as<Conv2dParams>();
   return winograd_not_worth_it(parities_of(p), WinogradPass::bwd_data, p.kH * p.kW);
@@ -167,7 +227,7 @@ void parities_bwd_data_run(const Call& c) {
 }
 
 const char* parities_bwd_weights_declines(const Call& c) {
-  if (const char* why = cannot(c)) return why;
+  if (const char* why = parities_bwd_cannot(c)) return why;
   const auto& p = c.as<Conv2dParams>();
   return winograd_not_worth_it(parities_of(p), WinogradPass::bwd_weights, p.kH * p.kW);
 }
@@ -177,7 +237,7 @@ int64_t parities_bwd_weights_workspace(const Call& c) {
 }
 void parities_bwd_weights_run(const Call& c) {
   Split s(c);
-  split_image(s.p, s.q, c.in[0].as<float>(), s.image);
+  split_image(s.p, s.q, c.in[0].as<float>(), s.pitch, s.image);
   s.in[0].data = s.image, s.out[0].data = s.weights;
   winograd_bwd_weights_run(s.call);
   join_weights(s.p, s.q, s.weights, c.out[0].as<float>());

@@ -21,9 +21,9 @@ double share_of_products(const WinogradTask& t) {
 }
 
 // Why this is no work for Winograd at all.
-const char* not_winograd(const Conv2dParams& p) {
+const char* not_winograd(const Conv2dParams& p, bool takes_4x4 = false) {
   if (get_conv_algorithm() == "direct") return "conv algorithm is direct";
-  if (p.kH != p.kW || (p.kH != 3 && p.kH != 5)) return "window is not 3x3 or 5x5";
+  if (p.kH != p.kW || (p.kH != 3 && p.kH != 5 && !(p.kH == 4 && takes_4x4))) return "window is not 3x3 or 5x5";
   if (p.sH * p.sW != 1) return "stride is not 1";
   if (p.dH * p.dW != 1) return "dilation is not 1";
   if (std::max(std::max(p.pT, p.pB), std::max(p.pL, p.pR)) >= p.kH) return "padding of the window's size or more";
@@ -57,7 +57,7 @@ Cost gradient_cost(const WinogradTask& t, bool bf16) {
 const char* not_worth_it(const WinogradTask& t, const Cost& c, double direct_pixel, double direct_weights,
                          int64_t number_of_tiles = 0) {
   constexpr double kStart = 100e3, kMargin = 1.05;  // a second pass of threads; in doubt the exacter one
-  const int64_t fewest = t.m == 4 ? 8 : 16;         // below, direct has vectors over the longer side
+  const int64_t fewest = t.m == 2 ? 16 : 8;         // below, direct has vectors over the longer side
   if (std::min(t.C, t.O) < fewest) return "too few channels for its transforms";
   const double tiles = static_cast<double>(number_of_tiles ? number_of_tiles : winograd_tiles(t));
   const double pixels = static_cast<double>(t.N * t.oH * t.oW);
@@ -118,7 +118,7 @@ const char* winograd_cannot(const Call& c) {
 }
 
 const char* winograd_not_worth_it(const Conv2dParams& q, WinogradPass pass, int64_t taps) {
-  if (const char* why = not_winograd(q)) return why;
+  if (const char* why = not_winograd(q, pass == WinogradPass::forward)) return why;
   const double each = static_cast<double>(taps) / 4;
   if (pass == WinogradPass::bwd_weights) return gradient_not_worth_it(winograd_task(q), each);
   return pass == WinogradPass::forward ? forward_not_worth_it(winograd_task(q), each) : data_not_worth_it(q, each);

@@ -48,8 +48,10 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
 template <class T, template <class> class Kind = Own>
 FASTCNN_OP void transform_weights(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn,
                                   float* dst, int64_t plane) {
-  t.m == 4 ? transform_taps<Kind<WeightPoints<SixPoints, 3>>, 3, T>(t, b, c0, cn, dst, plane)
-           : transform_taps<Kind<WeightPoints<SixPoints, 5>>, 5, T>(t, b, c0, cn, dst, plane);
+  if (t.m == 4) return transform_taps<Kind<WeightPoints<SixPoints, 3>>, 3, T>(t, b, c0, cn, dst, plane);
+  if constexpr (sizeof(T) == 4)
+    if (t.m == 3) return transform_taps<Kind<WeightPoints<SixPoints, 4>>, 4, T>(t, b, c0, cn, dst, plane);
+  transform_taps<Kind<WeightPoints<SixPoints, 5>>, 5, T>(t, b, c0, cn, dst, plane);
 }
 
 // The gradients of a tile at `offset` go through the norm before them.
@@ -111,8 +113,12 @@ FASTCNN_OP void finish_tiles(const WinogradTask& t, const WinogradBlock& b, cons
     if (t.sums_before.on)
       return t.m == 4 ? finish_gradients<4>(t, b, planes, plane, first, count, part)
                       : finish_gradients<2>(t, b, planes, plane, first, count, part);
-  t.m == 4 ? finish_outputs<OutputPoints<SixPoints, 4>, T>(t, b.v0, b.V, planes, plane, first, count, part)
-           : finish_outputs<OutputPoints<SixPoints, 2>, T>(t, b.v0, b.V, planes, plane, first, count, part);
+  if (t.m == 4)
+    return finish_outputs<OutputPoints<SixPoints, 4>, T>(t, b.v0, b.V, planes, plane, first, count, part);
+  if constexpr (sizeof(T) == 4)
+    if (t.m == 3)
+      return finish_outputs<OutputPoints<SixPoints, 3>, T>(t, b.v0, b.V, planes, plane, first, count, part);
+  finish_outputs<OutputPoints<SixPoints, 2>, T>(t, b.v0, b.V, planes, plane, first, count, part);
 }
 
 template <class T>

@@ -40,6 +40,7 @@ struct WinogradTask : WinogradOutputs {
   // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
   const float* x = nullptr;
   const float* w = nullptr;
+  int32_t whole_pixels = 0;      // pixels of x are whole vectors, of which C channels count
   NormIn norm;                   // float32: x is read through it
   NormSums sums_before;          // float32: y is a gradient; parts as those of moments
   const float* zeros = nullptr;  // as many as the larger of C and O, for pixels outside the image

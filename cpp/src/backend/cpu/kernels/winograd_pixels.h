@@ -158,7 +158,8 @@ __attribute__((noinline)) void transform_normalised_tiles(const WinogradTask& t,
 
 template <class T>
 FASTCNN_OP WinogradImage<T> input_image(const WinogradTask& t) {
-  return WinogradImage<T>{values<T>(t.x), t.H, t.W, t.C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
+  const int64_t C = t.whole_pixels ? ceil_div(t.C, kLanes) * kLanes : t.C;
+  return WinogradImage<T>{values<T>(t.x), t.H, t.W, C, t.x_n, t.x_h, t.x_w, t.pT, t.pL};
 }
 
 // Windows of the input, read through the norm where there is one.
