@@ -215,6 +215,23 @@ TEST_CASE("conv2d dense: groups and depthwise") {
   check(Case(2, 32, 7, 40, 32, 7, 7).groups(32).pad(3).p);
 }
 
+TEST_CASE("conv2d with few channels in a group: outputs of several groups in a vector") {
+  for (int64_t each : {2, 4, 8}) {
+    check(Case(2, 8 * each, 9, 14, 8 * each, 3, 3).pad(1).groups(8).p);
+    check(Case(2, 8 * each, 10, 13, 8 * each, 3, 3).pad(1).stride(2, 2).groups(8).p);
+    check(Case(1, 7 * each, 8, 27, 7 * each, 3, 5).pad(2, 0, 1, 3).stride(1, 2).groups(7).p);  // a partial vector
+    check(Case(1, 6 * each, 11, 9, 6 * each, 3, 3).pad(2).dilate(2, 2).groups(6).p);
+    check(Case(1, 6 * each, 12, 10, 6 * each, 4, 2).pad(1).stride(3, 3).groups(6).p);  // pixels that no tap meets
+    check(Case(2, 4 * each, 5, 5, 8 * each, 3, 3).pad(1).groups(4).p);                 // fewer inputs than outputs
+    check(Case(2, 8 * each, 5, 5, 4 * each, 3, 3).pad(1).groups(4).p);                 // and more
+  }
+  check(Case(2, 20, 7, 9, 40, 3, 3).pad(1).groups(20).p);   // depthwise with two outputs for each channel
+  check(Case(1, 32, 60, 70, 32, 3, 3).pad(1).groups(8).p);  // several strips
+  check(Case(2, 16, 6, 6, 16, 1, 1).groups(4).p);
+  check(Case(2, 16, 3, 3, 16, 3, 3).pad(5).groups(4).p);  // windows that see padding alone
+  check(Case(2, 16, 2, 3, 16, 3, 3).pad(1).stride(4, 4).groups(4).p);
+}
+
 TEST_CASE("conv2d with few input channels: their gradient in whole vectors of pixels") {
   check(Case(2, 3, 12, 16, 40, 4, 4).stride(2, 2).pad(1).p);
   check(Case(1, 3, 9, 20, 17, 3, 3).pad(1).p);

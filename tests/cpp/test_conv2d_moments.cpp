@@ -135,6 +135,12 @@ TEST_CASE("moments of Winograd conv2d of stride 2") {
   check({4, 3, 96, 90, 64, 7, 7, 2, 3});
 }
 
+TEST_CASE("moments of conv2d with few channels in a group") {
+  check({2, 32, 9, 14, 32, 3, 3, 1, 1, 1, 8});
+  check({1, 56, 60, 70, 56, 3, 3, 2, 1, 1, 7});
+  check({2, 20, 7, 9, 40, 3, 3, 1, 1, 1, 20});
+}
+
 TEST_CASE("moments of dilated conv2d") {
   check({2, 64, 24, 28, 64, 3, 3, 1, 2, 2});    // parts that Winograd takes
   check({2, 20, 38, 57, 17, 3, 3, 1, 19, 19});  // parts

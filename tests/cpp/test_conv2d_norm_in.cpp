@@ -172,6 +172,12 @@ TEST_CASE("conv2d with few outputs on a norm applied on load") {
   check_taken({2, 256, 20, 40, 7, 3, 3, 1, 1});  // several strips of an image
 }
 
+TEST_CASE("conv2d with few channels in a group on a norm applied on load") {
+  check({2, 32, 9, 14, 32, 3, 3, 1, 1, 1, 8});
+  check({1, 28, 40, 70, 28, 3, 3, 2, 2, 1, 7});
+  check({1, 24, 11, 9, 24, 3, 3, 1, 1, 2, 6});
+}
+
 TEST_CASE("dense conv2d on a norm applied on load") {
   check_taken({2, 64, 7, 7, 33, 1, 1});
   check_taken({3, 17, 5, 9, 24, 1, 1});

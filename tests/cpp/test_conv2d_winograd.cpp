@@ -247,6 +247,16 @@ TEST_CASE("winograd: windows of 5 to 10 and stride 2, on parities") {
     check(taps, 2, 8, 11, 14, 16, {4, 1, 0, 3}, 1);
   }
   check(9, 2, 3, 9, 10, 20, {8, 8, 8, 8}, 2);
+  if (cpu::isa_name() != "ref") {  // the first layer of residual nets
+    Conv2dParams p = shape(1, 3, 224, 224, 64, {3, 3, 3, 3}, 1, 7);
+    p.sH = p.sW = 2, p.oH = p.oW = 112;
+    Operand in[2], out[1];
+    Call c;
+    c.params = &p, c.in = in, c.out = out;
+    AlgorithmGuard algorithm;
+    CHECK(cpu::parities_declines(c) == nullptr);
+    CHECK(std::string(cpu::parities_bwd_weights_declines(c)) == "window is 7 or 8");
+  }
   check(5, 3, 16, 5, 5, 16, {0, 0, 0, 0}, 0);
 }
 

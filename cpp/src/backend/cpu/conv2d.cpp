@@ -230,6 +230,7 @@ namespace {
 
 constexpr Implementation kForward[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
+    {"group_lanes", group_lanes_declines, group_lanes_workspace, group_lanes_run},
     {"winograd", winograd_declines, winograd_workspace, winograd_run, winograd_prepared, winograd_prepare},
     {"winograd2x2", winograd2x2_declines, winograd2x2_workspace, winograd2x2_run},
     {"winograd_parities", parities_declines, parities_workspace, parities_run},
@@ -246,6 +247,7 @@ constexpr Implementation kForward[] = {
 };
 constexpr Implementation kBwdData[] = {
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+    {"group_lanes", group_lanes_bwd_data_declines, group_lanes_bwd_data_workspace, group_lanes_bwd_data_run},
     {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
     {"winograd2x2", winograd2x2_bwd_data_declines, winograd2x2_bwd_data_workspace, winograd2x2_bwd_data_run},
     {"winograd_parities", parities_bwd_data_declines, parities_bwd_data_workspace, parities_bwd_data_run},
@@ -263,6 +265,8 @@ constexpr Implementation kBwdData[] = {
 };
 constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
+    {"group_lanes", group_lanes_bwd_weights_declines, group_lanes_bwd_weights_workspace,
+     group_lanes_bwd_weights_run},
     {"winograd", winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
     {"winograd2x2", winograd2x2_bwd_weights_declines, winograd2x2_bwd_weights_workspace,
      winograd2x2_bwd_weights_run},

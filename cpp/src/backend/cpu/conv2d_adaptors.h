@@ -24,6 +24,9 @@ FASTCNN_ADAPTOR(winograd_bwd_data)
 FASTCNN_ADAPTOR(winograd_bwd_weights)
 FASTCNN_ADAPTOR(winograd_joint)  // conv2d_bwd
 FASTCNN_ADAPTOR(weights_alone)   // conv2d_bwd
+FASTCNN_ADAPTOR(group_lanes)
+FASTCNN_ADAPTOR(group_lanes_bwd_data)
+FASTCNN_ADAPTOR(group_lanes_bwd_weights)
 FASTCNN_ADAPTOR(merged)
 FASTCNN_ADAPTOR(merged_bwd_data)
 FASTCNN_ADAPTOR(merged_bwd_weights)

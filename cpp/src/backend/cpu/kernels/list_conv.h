@@ -4,6 +4,10 @@
 #define FASTCNN_KERNELS_CONV(X)                                                                               \
   /* items: rows (n, oh); t.w: (O, kH, kW, C), not packed */                                                  \
   X(conv2d_few_outputs, void, const GemmTask& t, int64_t begin, int64_t end)                                  \
+  /* items: images * strips * vectors of outputs; scratch for the rows of a strip */                          \
+  X(conv2d_group_lanes, void, const GroupLanesTask& t, float* scratch, int64_t begin, int64_t end)            \
+  /* items: chunks * vectors of outputs; scratch the same */                                                  \
+  X(conv2d_group_lanes_grad, void, const GroupLanesTask& t, float* scratch, int64_t begin, int64_t end)       \
   /* items: chunks * B * nc * groups; scratch kGradFloats */                                                  \
   X(conv2d_weights_grad, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)          \
   /* Winograd F(4x4, 3x3), F(2x2, 5x5); see winograd_args.h. items: blocks of outputs */                      \

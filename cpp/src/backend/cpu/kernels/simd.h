@@ -350,6 +350,7 @@ FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
   return (vi)_mm512_i32gather_epi32((__m512i)offset, p, 1);
 }
 FASTCNN_OP vf gather(const float* p, vi index) { return _mm512_i32gather_ps((__m512i)index, p, 4); }
+FASTCNN_OP vf permute(vf a, vi from) { return _mm512_permutexvar_ps((__m512i)from, a); }  // lane i: a[from[i]]
 FASTCNN_OP vf load(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
@@ -386,6 +387,7 @@ FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
   return (vi)_mm256_i32gather_epi32(reinterpret_cast<const int*>(p), (__m256i)offset, 1);
 }
 FASTCNN_OP vf gather(const float* p, vi index) { return _mm256_i32gather_ps(p, (__m256i)index, 4); }
+FASTCNN_OP vf permute(vf a, vi from) { return _mm256_permutevar8x32_ps(a, (__m256i)from); }
 FASTCNN_OP vf load(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
@@ -434,6 +436,7 @@ FASTCNN_OP vi gather_bytes(const uint8_t* p, vi offset) {
   return r;
 }
 FASTCNN_OP vf gather(const float* p, vi index) { return vf{p[index[0]], p[index[1]], p[index[2]], p[index[3]]}; }
+FASTCNN_OP vf permute(vf a, vi from) { return __builtin_shuffle(a, from); }
 FASTCNN_OP vf load(const uint8_t* p) { return to_float(vi{p[0], p[1], p[2], p[3]}); }
 FASTCNN_OP void store(uint8_t* p, vf a) {
   for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(a[i]);
