@@ -301,6 +301,9 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
       check(Case(1, 35, 9, W, 35, 5, 5).groups(35).pad(2).stride(s, s).p);
       check(Case(1, 16, 6, W, 16, 5, 5).groups(16).pad(0, 1, 1, 2).stride(s, s).p);
     }
+  for (int64_t W : {7, 16, 23, 31})
+    for (int64_t k : {2, 4, 7})
+      for (int64_t s : {1, 2}) check(Case(1, 35, 8, W, 35, k, k).groups(35).pad(k / 2).stride(s, s).p, {0, 2});
   for (int64_t s : {1, 2, 3}) {
     check(Case(3, 20, 4, 5, 20, 1, 1).groups(20).stride(s, s).p);
     check(Case(128, 32, 4, 4, 32, 1, 1).groups(32).stride(s, s).dilate(3, 3).p);

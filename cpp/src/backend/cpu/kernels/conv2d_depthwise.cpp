@@ -127,7 +127,7 @@ template <int K, int S, int T, class F>
 FASTCNN_OP void by_border(const Row& r, int64_t ow, F&& f) {
   constexpr int kHalf = K / 2;
   const int64_t left = r.pL - ow * S, right = (ow + T - 1) * S - r.pL + K - r.W;
-  if (T < 4 || K > 5)
+  if (T < 4 || K > 5 || (K == 4 && S == 2))
     return left <= 0 && right <= 0 && T >= 4 ? f.template at<0, 0>() : f.template at<kAny, kAny>();
   if (left <= 0) {
     if (right <= 0) return f.template at<0, 0>();
@@ -256,7 +256,9 @@ RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
     }
   if (sW == 2) switch (kW) {
       case 3: return row<3, 2>;
+      case 4: return row<4, 2>;
       case 5: return row<5, 2>;
+      case 7: return row<7, 2>;
     }
   return any_row;
 }
@@ -373,6 +375,7 @@ RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
   if (sW == 1) switch (kW) {
       case 3: return grad_row<3, 1>;
       case 5: return grad_row<5, 1>;
+      case 7: return grad_row<7, 1>;
     }
   if (sW == 2) switch (kW) {
       case 3: return grad_row<3, 2>;
