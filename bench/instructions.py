@@ -28,6 +28,8 @@ CASES = {
     "conv2d 3x3 bwd_data": "layer('bwd_data', [1, 64, 14, 14], [64, 64, 3, 3], 1, 1)",
     "conv2d 3x3 bwd_weights": "layer('bwd_weights', [1, 64, 14, 14], [64, 64, 3, 3], 1, 1)",
     "conv2d 1x1 fwd": "layer('fwd', [1, 128, 14, 14], [64, 128, 1, 1], 1, 0)",
+    "conv2d 3x3/2 fwd": "layer('fwd', [4, 64, 28, 28], [64, 64, 3, 3], 2, 1)",
+    "conv2d groups of 4 fwd": "layer('fwd', [1, 64, 28, 28], [64, 4, 3, 3], 1, 1, 16)",
     "conv2d 7x7/2 first fwd": "layer('fwd', [1, 3, 56, 56], [32, 3, 7, 7], 2, 3)",
     "conv2d depthwise fwd": "layer('fwd', [1, 96, 28, 28], [96, 1, 3, 3], 1, 1, 96)",
     "conv2d depthwise bwd_data": "layer('bwd_data', [1, 96, 28, 28], [96, 1, 3, 3], 1, 1, 96)",
