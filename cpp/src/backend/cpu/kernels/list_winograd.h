@@ -1,5 +1,5 @@
-// What it is: the rows of the kernel list for Winograd's gradients and windows of stride 2; see kernels.h. X(name, return
-// type, arguments…)
+// What it is: the rows of the kernel list for Winograd's gradients and windows of stride 2; see kernels.h. X(name,
+// return type, arguments…)
 #pragma once
 #define FASTCNN_KERNELS_WINOGRAD(X)                                                                          \
   /* items: tiles from tile0 on; tiles of dy to t.e */                                                       \

@@ -81,7 +81,7 @@ struct PolynomialPoints : Set {
       if constexpr (Set::kInfinity != 0) q = d(n - 1);
     } else {
       // Products are added by fma alone: compilers may fuse a product and a sum, and not alike in each copy.
-      vf half[2] = {d(0), d(1)};          // even and odd powers
+      vf half[2] = {d(0), d(1)};           // even and odd powers
       if constexpr (kWeights && n <= 3) {  // rounded as seldom as may be: each constant holds its power
         static_assert(!Set::kSigned || n == 2);
         const double even = scale(kPair) * Set::kPower[kPair][0];
