@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "fastcnn/runtime.h"
 #include "backend/cpu/hand_over.h"
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
@@ -64,6 +65,11 @@ struct IsaGuard {
     cpu::set_num_threads(threads);
     cpu::set_hand_over_bytes(-1);
   }
+};
+struct AlgorithmGuard {
+  std::string before = get_conv_algorithm();
+  AlgorithmGuard() { set_conv_algorithm("auto"); }
+  ~AlgorithmGuard() { set_conv_algorithm(before); }
 };
 
 // Three hand over in memory what they make for each other, as where cores have no cache in common; others do not.

@@ -1,4 +1,6 @@
 // conv2d, conv2d_bwd_data, conv2d_bwd_weights: every implementation on every ISA against the reference.
+#include "backend/cpu/conv2d_adaptors.h"
+#include "backend/cpu/conv2d_tasks.h"
 #include "op_check.h"
 
 using namespace fastcnn;
@@ -230,6 +232,41 @@ TEST_CASE("conv2d with few channels in a group: outputs of several groups in a v
   check(Case(2, 16, 6, 6, 16, 1, 1).groups(4).p);
   check(Case(2, 16, 3, 3, 16, 3, 3).pad(5).groups(4).p);  // windows that see padding alone
   check(Case(2, 16, 2, 3, 16, 3, 3).pad(1).stride(4, 4).groups(4).p);
+}
+
+TEST_CASE("conv2d with few channels in a group: which ones are held in lanes") {
+  Operand in[2], out[1];
+  Call c;
+  c.in = in, c.out = out;
+  const auto reasons = [&](Conv2dParams p) {
+    p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH),
+    p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+    c.params = &p;
+    std::vector<std::string> all;
+    for (auto d :
+         {cpu::group_lanes_declines, cpu::group_lanes_bwd_data_declines, cpu::group_lanes_bwd_weights_declines}) {
+      const char* why = d(c);
+      all.emplace_back(why ? why : "");
+    }
+    return all;
+  };
+  using All = std::vector<std::string>;
+  IsaGuard restore;
+  for (const std::string& isa : cpu::available_isas()) {
+    if (isa == "ref" || isa == "portable") continue;
+    cpu::set_isa(isa);
+    CHECK(reasons(Case(8, 128, 56, 56, 128, 3, 3).pad(1).groups(32).p) == All{"", "", ""});  // ResNeXt
+    const std::string wide = "a vector does not hold whole groups", few = "few products";
+    const std::string eight = cpu::lanes() == 16 ? "" : wide;
+    CHECK(reasons(Case(8, 256, 28, 28, 256, 3, 3).pad(1).groups(32).p) == All{eight, eight, eight});
+    CHECK(reasons(Case(8, 512, 14, 14, 512, 3, 3).pad(1).groups(32).p) == All{wide, wide, wide});
+    CHECK(reasons(Case(8, 64, 28, 28, 128, 3, 3).pad(1).groups(64).p)[1] ==
+          "more channels in a group than outputs");
+    CHECK(reasons(Case(8, 64, 28, 28, 64, 1, 1).groups(16).p) == All{few, few, ""});
+    CHECK(reasons(Case(8, 64, 28, 28, 64, 3, 3).pad(1).groups(64).p)[0] == "depthwise");
+    CHECK(reasons(Case(8, 64, 28, 28, 64, 3, 3).pad(1).p)[0] == "one group");
+    CHECK(reasons(Case(8, 12, 28, 28, 16, 3, 3).pad(1).groups(4).p)[0] == "a group has not 1, 2, 4 or 8 channels");
+  }
 }
 
 TEST_CASE("conv2d with few input channels: their gradient in whole vectors of pixels") {

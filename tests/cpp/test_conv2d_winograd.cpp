@@ -61,12 +61,6 @@ Buffer random(int64_t n, uint32_t seed) {
   return b;
 }
 
-struct AlgorithmGuard {
-  std::string before = get_conv_algorithm();
-  AlgorithmGuard() { set_conv_algorithm("auto"); }
-  ~AlgorithmGuard() { set_conv_algorithm(before); }
-};
-
 int64_t x_size(const Conv2dParams& p) { return p.N * p.C * p.H * p.W; }
 int64_t y_size(const Conv2dParams& p) { return p.N * p.O * p.oH * p.oW; }
 int64_t w_size(const Conv2dParams& p) { return p.O * p.C / p.groups * p.kH * p.kW; }

@@ -40,12 +40,6 @@ std::string text(const Conv2dParams& p) {
                 " ", p.kH, "x", p.kW);
 }
 
-struct AlgorithmGuard {
-  std::string before = get_conv_algorithm();
-  AlgorithmGuard() { set_conv_algorithm("auto"); }
-  ~AlgorithmGuard() { set_conv_algorithm(before); }
-};
-
 int64_t x_size(const Conv2dParams& p) { return p.N * p.C * p.H * p.W; }
 int64_t y_size(const Conv2dParams& p) { return p.N * p.O * p.oH * p.oW; }
 int64_t w_size(const Conv2dParams& p) { return p.O * p.C * p.kH * p.kW; }

@@ -219,6 +219,18 @@ def test_outputs_equal_torch(name, direct_convolution):
     )
 
 
+@pytest.mark.parametrize("name, tolerance", [("resnet18", 1e-4), ("resnext50_32x4d", 5e-4), ("resnet50", 5e-4)])
+def test_outputs_equal_torch_with_winograd(name, tolerance):
+    torch = pytest.importorskip("torch")
+    assert fc.get_conv_algorithm() == "auto"
+    _core.ops.manual_seed(0)
+    ours, theirs = models.create_model(name, num_classes=7), torch_resnet(*RESNETS[name], num_classes=7)
+    give_state(ours, theirs)
+    a = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    y, ty = ours(_core.tensor(a)), theirs(torch.from_numpy(a))
+    np.testing.assert_allclose(y.detach().numpy(), ty.detach().numpy(), rtol=0, atol=tolerance * ty.abs().max().item())
+
+
 def test_gradients_equal_torch(direct_convolution):
     torch = pytest.importorskip("torch")
     _core.ops.manual_seed(0)

@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kStripFloats = 12 * 1024;    // of a strip of x for one vector: it stays in L1 or near
 constexpr int64_t kLongestStrip = 256 * 1024;  // rows that need more are left to others
 constexpr int64_t kGradChunks = 8;
+constexpr int64_t kFewestProducts = 9;  // of a pixel and vector; below, copies of x cost more than they save
 
 int64_t vectors_of(const GroupLanesTask& t) { return ceil_div(t.O, lanes()); }
 int64_t weight_floats(const GroupLanesTask& t) {
@@ -89,9 +90,6 @@ void run_lanes(GroupLanesTask t, int64_t floats) {
   with_scratch(items, ceil_div(64 * 1024, work), scratch_floats(t),
                [&](int64_t b, int64_t e, float* s) { k.conv2d_group_lanes(t, s, b, e); });
 }
-
-// Of a pixel and vector; below, copies of x cost more than they save.
-constexpr int64_t kFewestProducts = 9;
 
 // inputs, outputs: along the depth and along the lanes.
 const char* lanes_decline(const Conv2dParams& p, int64_t inputs, int64_t outputs) {

@@ -1,4 +1,5 @@
-// What it is: grouped convolutions with few channels in a group (ResNeXt), run by the dense kernels on several
+// What it is: grouped convolutions with few channels in a group that conv2d_group_lanes.cpp leaves (1x1, numbers
+// of channels that do not divide a vector, gradients to fewer channels), run by the dense kernels on several
 // groups at once: a vector of the result holds the channels of several groups, and weights between different
 // groups are zero. That costs no more multiplications than the idle lanes did. What it is not: arithmetic, or a
 // wall between groups: an infinity or NaN in one reaches the others that share its vector.

@@ -1,7 +1,7 @@
 // What it is: depthwise convolution (one input and one output channel per group): forward, which also serves
 // backward to data, and backward to weights. Lanes are channels. Tiles of outputs side by side read the image
 // in place; tiles at the left and right border take zeros for columns outside, tap rows outside are skipped.
-// What it is not: channel multipliers (the dense kernels take those).
+// What it is not: several outputs for a channel (conv2d_group_lanes.cpp).
 #include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/moments.h"
@@ -127,6 +127,7 @@ template <int K, int S, int T, class F>
 FASTCNN_OP void by_border(const Row& r, int64_t ow, F&& f) {
   constexpr int kHalf = K / 2;
   const int64_t left = r.pL - ow * S, right = (ow + T - 1) * S - r.pL + K - r.W;
+  // Others than these are rare, and each border is another copy of the tile.
   if (T < 4 || K > 5 || (K == 4 && S == 2))
     return left <= 0 && right <= 0 && T >= 4 ? f.template at<0, 0>() : f.template at<kAny, kAny>();
   if (left <= 0) {

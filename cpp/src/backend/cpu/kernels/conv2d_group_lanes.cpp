@@ -202,24 +202,26 @@ void gradient(const GroupLanesTask& t, float* scratch, int64_t begin, int64_t en
 }
 
 template <int kInputs>
-constexpr bool kFits = 2 * kInputs <= kLanes;  // at least two groups in a vector
+struct Inputs {
+  static constexpr int value = kInputs;
+};
+// f(Inputs<channels of a group>()); at least two groups are in a vector.
+template <class F>
+FASTCNN_OP void by_inputs(const GroupLanesTask& t, const F& f) {
+  if (t.inputs == 1) return f(Inputs<1>());
+  if (t.inputs == 2) return f(Inputs<2>());
+  if constexpr (kLanes >= 8)
+    if (t.inputs == 4) return f(Inputs<4>());
+  if constexpr (kLanes >= 16) f(Inputs<8>());
+}
 
 }  // namespace
 
 void conv2d_group_lanes(const GroupLanesTask& t, float* scratch, int64_t begin, int64_t end) {
-  if (t.inputs == 1) return forward<1>(t, scratch, begin, end);
-  if (t.inputs == 2) return forward<2>(t, scratch, begin, end);
-  if constexpr (kFits<4>)
-    if (t.inputs == 4) return forward<4>(t, scratch, begin, end);
-  if constexpr (kFits<8>) forward<8>(t, scratch, begin, end);
+  by_inputs(t, [&](auto n) { forward<decltype(n)::value>(t, scratch, begin, end); });
 }
-
 void conv2d_group_lanes_grad(const GroupLanesTask& t, float* scratch, int64_t begin, int64_t end) {
-  if (t.inputs == 1) return gradient<1>(t, scratch, begin, end);
-  if (t.inputs == 2) return gradient<2>(t, scratch, begin, end);
-  if constexpr (kFits<4>)
-    if (t.inputs == 4) return gradient<4>(t, scratch, begin, end);
-  if constexpr (kFits<8>) gradient<8>(t, scratch, begin, end);
+  by_inputs(t, [&](auto n) { gradient<decltype(n)::value>(t, scratch, begin, end); });
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

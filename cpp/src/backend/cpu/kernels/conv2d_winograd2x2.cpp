@@ -192,8 +192,7 @@ void winograd2x2_blocks(const Winograd2x2Task& t, float* scratch, int64_t begin,
                          m + i * m_plane, from == met[kind].from, !t.wt && i < 24 ? t.u_plane : 0);
       }
     }
-    const int64_t q = t.outs > 1 ? out : 0;
-    const bool rows = t.outs == 1 || t.taps_h[q] == 2, columns = t.outs == 1 || t.taps_w[q] == 2;
+    const bool rows = t.outs == 1 || t.taps_h[out] == 2, columns = t.outs == 1 || t.taps_w[out] == 2;
     finish_outputs<OutputPoints<FivePoints, 4>, float>(outputs_of(t, out), block.v0, V, m, m_plane,
                                                        t.tile0 + first, count, g, rows, columns);
   }

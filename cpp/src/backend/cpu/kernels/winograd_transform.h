@@ -80,16 +80,14 @@ struct PolynomialPoints : Set {
       p = d(Set::kInfinity == 0 ? n - 1 : 0);
       if constexpr (Set::kInfinity != 0) q = d(n - 1);
     } else {
-      // Products are added by fma alone: compilers may fuse a product and a sum, and not alike in each copy.
       vf half[2] = {d(0), d(1)};           // even and odd powers
-      if constexpr (kWeights && n <= 3) {  // rounded as seldom as may be: each constant holds its power
-        static_assert(!Set::kSigned || n == 2);
+      if constexpr (kWeights && n == 2) {  // rounded as seldom as may be: each constant holds its power
+        // By fma alone: a compiler may fuse a product and a sum, and not alike in each copy.
         const double even = scale(kPair) * Set::kPower[kPair][0];
         const vf odd = constant(scale(kPair) * Set::kPower[kPair][1]);
-        half[0] = mul(constant(even), d(0));
-        if constexpr (n == 3) half[0] = fma(constant(scale(kPair) * Set::kPower[kPair][2]), d(2), half[0]);
-        p = fma(odd, d(1), half[0]);
-        q = Set::kSigned ? fma(odd, d(1), mul(constant(-even), d(0))) : fnma(odd, d(1), half[0]);
+        p = fma(odd, d(1), mul(constant(even), d(0)));
+        q = fma(odd, d(1), mul(constant(-even), d(0)));
+        static_assert(Set::kSigned);
       } else if constexpr (kWeights) {
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) half[i] = mul(constant(scale(kPair) * Set::kPower[kPair][i]), half[i]);
