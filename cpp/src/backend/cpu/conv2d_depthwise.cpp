@@ -2,6 +2,7 @@
 // What it is not: arithmetic (kernels/conv2d_depthwise.cpp).
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_depthwise.h"
@@ -125,32 +126,25 @@ void depthwise_bwd_data_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const KernelTable& k = *kernels();
   if (p.N == 0) return;
-  float* packed = static_cast<float*>(c.workspace);
-  auto each = [&](auto&& f) {
-    float* w = packed;
-    for_each_depthwise_residue(p, [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
-      t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
-      t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
-      choose_stream(t, p.N * p.H * p.W * p.C, p.C);
-      f(t, q, src, w);
-      w += t.kH * t.kW * p.C;
-    });
-  };
-  each([&](GemmTask& t, PackTask& q, int64_t src, float* w) {
+  std::vector<GemmTask> tasks;
+  float* w = static_cast<float*>(c.workspace);
+  for_each_depthwise_residue(p, [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
+    t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst, t.w = w;
+    t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+    choose_stream(t, p.N * p.H * p.W * p.C, p.C);
     pack_depthwise_residue(p, t, q, c.in[1].as<float>() + src, w);
+    w += t.kH * t.kW * p.C;
+    tasks.push_back(t);
   });
   const int64_t rows = ceil_div(p.H, p.sH), band = p.sH * p.sW == 1 ? 1 : 4, bands = ceil_div(rows, band);
   const int64_t least = ceil_div(16 * 1024, std::max<int64_t>(1, band * p.sH * p.W * p.C));
   parallel_for(p.N * bands, least, [&](int64_t b, int64_t e, int) {
-    each([&](GemmTask& t, PackTask&, int64_t, float*) {
-      if (p.sH * p.sW == 1) k.conv2d_depthwise(t, b, e);
-    });
-    if (p.sH * p.sW == 1) return;
+    if (p.sH * p.sW == 1) return k.conv2d_depthwise(tasks[0], b, e);
     for (int64_t i = b; i < e; ++i)
-      each([&](GemmTask& t, PackTask&, int64_t, float*) {
+      for (const GemmTask& t : tasks) {
         const int64_t n = i / bands, r = i % bands * band;
         if (r < t.oH) k.conv2d_depthwise(t, n * t.oH + r, n * t.oH + std::min(t.oH, r + band));
-      });
+      }
   });
 }
 

@@ -1,6 +1,6 @@
 // What it is: conv2d and conv2d_bwd_data without the outer taps of a window that see nothing but padding, as those
-// of dilations beyond the image's size: the dense kernels get the other taps and less padding. What it is not:
-// arithmetic. Gradients of weights: conv2d_taps.cpp.
+// of dilations beyond the image's size or of images a pixel wide: the dense and depthwise kernels get the other
+// taps and less padding. What it is not: arithmetic. Gradients of weights: conv2d_taps.cpp.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -60,44 +60,67 @@ void copy_live(const Trimmed& t, const Conv2dParams& from, const float* w, float
   });
 }
 
-const char* declines(const Call& c, Can can, const char* (*inner)(const Call&)) {
-  if (const char* why = declines_common(c, can)) return why;
+struct Inner {
+  const char* (*declines)(const Call&);
+  int64_t (*workspace)(const Call&);
+  void (*run)(const Call&);
+};
+struct Pass {
+  Inner depthwise, dense;
+  Can can;
+};
+constexpr Pass kForward = {{depthwise_declines, depthwise_workspace, depthwise_run},
+                           {dense_declines, dense_workspace, dense_run},
+                           {.moments = true}};
+constexpr Pass kBwdData = {{depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+                           {dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+                           {}};
+
+Call inner_call(const Call& c, const Trimmed& t) {
+  Call d = c;
+  d.params = &t.p;
+  return d;
+}
+const Inner& inner(const Call& of_live, const Pass& pass) {
+  return pass.depthwise.declines(of_live) ? pass.dense : pass.depthwise;
+}
+
+const char* declines(const Call& c, const Pass& pass) {
+  if (const char* why = declines_common(c, pass.can)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.N * p.oH * p.oW * p.C * p.O == 0) return "empty";
   const Trimmed t(p);
   if (const char* why = t.declines()) return why;
-  Call d = c;
-  d.params = &t.p;
-  return inner(d);
+  const Call d = inner_call(c, t);
+  return inner(d, pass).declines(d);
 }
 
-int64_t workspace(const Call& c, int64_t (*inner)(const Call&)) {
+int64_t workspace(const Call& c, const Pass& pass) {
   const Trimmed t(c.as<Conv2dParams>());
-  Call d = c;
-  d.params = &t.p;
-  return aligned(t.floats()) * 4 + inner(d);
+  const Call d = inner_call(c, t);
+  return aligned(t.floats()) * 4 + inner(d, pass).workspace(d);
 }
 
-void run(const Call& c, void (*inner)(const Call&)) {
+void run(const Call& c, const Pass& pass) {
   const auto& p = c.as<Conv2dParams>();
   const Trimmed t(p);
   std::vector<Operand> in(c.in.begin(), c.in.end());
   float* live = static_cast<float*>(c.workspace);
   copy_live(t, p, c.in[1].as<float>(), live);
   in[1].data = live;
-  Call d = c;
-  d.params = &t.p, d.in = in, d.workspace = live + aligned(t.floats());
-  inner(d);
+  Call d = inner_call(c, t);
+  d.in = in, d.workspace = live + aligned(t.floats());
+  inner(d, pass).run(d);
 }
 
 }  // namespace
 
-const char* trimmed_declines(const Call& c) { return declines(c, {.moments = true}, dense_declines); }
-int64_t trimmed_workspace(const Call& c) { return workspace(c, dense_workspace); }
-void trimmed_run(const Call& c) { run(c, dense_run); }
+const char* trimmed_declines(const Call& c) { return declines(c, kForward); }
+int64_t trimmed_workspace(const Call& c) { return workspace(c, kForward); }
+void trimmed_run(const Call& c) { run(c, kForward); }
 
-const char* trimmed_bwd_data_declines(const Call& c) { return declines(c, {}, dense_bwd_data_declines); }
-int64_t trimmed_bwd_data_workspace(const Call& c) { return workspace(c, dense_bwd_data_workspace); }
-void trimmed_bwd_data_run(const Call& c) { run(c, dense_bwd_data_run); }
+const char* trimmed_bwd_data_declines(const Call& c) { return declines(c, kBwdData); }
+int64_t trimmed_bwd_data_workspace(const Call& c) { return workspace(c, kBwdData); }
+void trimmed_bwd_data_run(const Call& c) { run(c, kBwdData); }
 
 }  // namespace fastcnn::cpu

@@ -3,78 +3,19 @@
 // in place; tiles at the left and right border take zeros for columns outside, tap rows outside are skipped.
 // What it is not: several outputs for a channel (conv2d_group_lanes.cpp).
 #include "backend/cpu/kernels/act_pixels.h"
+#include "backend/cpu/kernels/depthwise_flat.h"
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/moments.h"
-#include "backend/cpu/kernels/simd.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 #define FASTCNN_OUTLINE __attribute__((noinline)) static
 
-constexpr int kPixels = kVectorRegs == 32 ? 8 : 4;
-
-// One row of outputs or of their gradient.
-struct Row {
-  const float* x;         // column -pL of the image row of the first tap row inside
-  int64_t x_w, x_kh;      // floats between columns, between tap rows
-  int64_t C, kW, taps_h;  // taps_h: tap rows inside the image
-  int64_t sW, dW;
-  const float* w;   // first tap row inside: (taps_h, kW, C)
-  const float* dy;  // gradient: the row of dy, y_w apart
-  float* dw;        // gradient: like w
-  float* y;
-  int64_t y_w;
-  const float* residual;
-  const float* bias;
-  float low, high;
-  int stream;
-  float* sums;        // MomentSums of the channels, or null
-  int64_t sums_step;  // between their three arrays
-  int fresh;          // they start with this row
-  int64_t oW, W, pL;
-  int64_t ahead;  // > 0: so many rows below the window are fetched to L2 while this row is computed
-  int64_t fetch;  // from x to what is fetched
-  int64_t fetch_dy;
-};
-
-// Lines of the rows that the next row of outputs adds, under `pixels` columns. Channels are the inner loop, so
-// that each column is a short run in memory, too short for the hardware to run ahead.
-template <int kPixelCount>
-FASTCNN_OP void fetch_below(const Row& r, const float* x) {
-  x += r.fetch;
-  for (int64_t i = 0; i < r.ahead; ++i, x += r.x_kh)
-#pragma GCC unroll 16
-    for (int j = 0; j < kPixelCount; ++j) __builtin_prefetch(x + j * r.x_w, 0, 2);
-}
-
-template <int T>
-FASTCNN_OP void finish(const Row& r, vf acc[T], int64_t ow, int64_t c, int n) {
-  const vf bias = r.bias ? loadn(r.bias + c, n) : zero(), low = set1(r.low), high = set1(r.high);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    const int64_t at = (ow + t) * r.y_w + c;
-    vf a = add(acc[t], bias);
-    if (r.residual) a = add(a, loadn(r.residual + at, n));
-    acc[t] = a = vmin(high, vmax(low, a));
-    if (n < kLanes)
-      storen(r.y + at, a, n);
-    else if (r.stream)
-      stream(r.y + at, a);
-    else
-      store(r.y + at, a);
-  }
-  if (!r.sums) return;
-  const auto value = [&](int t) __attribute__((always_inline)) { return acc[t]; };
-  if (r.fresh && ow == 0) store_moments(r.sums + c, r.sums_step, start_moments(T, value));
-  add_moments_at(r.sums + c, r.sums_step, T, value);
-}
-
 // Columns [L, count - R) of a tile are inside the image, the others are zero. kAny: at the border of the
 // channels, or however many columns are outside.
 constexpr int kAny = -1;
 template <int L, int R>
-FASTCNN_OP vf column(const Row& r, const float* x, int64_t first, int j, int count, int n) {
+FASTCNN_OP vf column(const DepthwiseRow& r, const float* x, int64_t first, int j, int count, int n) {
   if (L == kAny) {
     if (static_cast<uint64_t>(first + j) >= static_cast<uint64_t>(r.W)) return zero();
     return loadn(x + j * r.x_w, n);
@@ -83,7 +24,7 @@ FASTCNN_OP vf column(const Row& r, const float* x, int64_t first, int j, int cou
 }
 
 template <int K, int S, int T, int L, int R>
-FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
+FASTCNN_OP void tile_vector(const DepthwiseRow& r, int64_t ow, int64_t c, int n) {
   constexpr int kColumns = (T - 1) * S + K;
   const int64_t first = ow * S - r.pL;
   vf acc[T];
@@ -109,13 +50,13 @@ FASTCNN_OP void tile_vector(const Row& r, int64_t ow, int64_t c, int n) {
 
 // Channels from c on. One copy for all borders: it is as large as theirs.
 template <int K, int S, int T>
-FASTCNN_OUTLINE void tile_vectors_any(const Row& r, int64_t ow, int64_t c) {
+FASTCNN_OUTLINE void tile_vectors_any(const DepthwiseRow& r, int64_t ow, int64_t c) {
   for (; c < r.C; c += kLanes)
     tile_vector<K, S, T, kAny, kAny>(r, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
 }
 
 template <int K, int S, int T, int L, int R>
-static void tile_vectors(const Row& r, int64_t ow) {
+static void tile_vectors(const DepthwiseRow& r, int64_t ow) {
   int64_t c = 0;
   if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, L, R>(r, ow, c, kLanes);
@@ -124,7 +65,7 @@ static void tile_vectors(const Row& r, int64_t ow) {
 
 // f<L, R>() for the columns of a tile that are outside the image; common cases have loops of their own.
 template <int K, int S, int T, class F>
-FASTCNN_OP void by_border(const Row& r, int64_t ow, F&& f) {
+FASTCNN_OP void by_border(const DepthwiseRow& r, int64_t ow, F&& f) {
   constexpr int kHalf = K / 2;
   const int64_t left = r.pL - ow * S, right = (ow + T - 1) * S - r.pL + K - r.W;
   // Others than these are rare, and each border is another copy of the tile.
@@ -144,7 +85,7 @@ FASTCNN_OP void by_border(const Row& r, int64_t ow, F&& f) {
 
 template <int K, int S, int T>
 struct ForwardTile {
-  const Row& r;
+  const DepthwiseRow& r;
   int64_t ow;
   template <int L, int R>
   FASTCNN_OP void at() const {
@@ -163,88 +104,28 @@ FASTCNN_OP void cut_row(int64_t oW, F&& f, bool again = false) {
       return;
     }
     for (; ow + 8 <= oW; ow += 8) f.template at<8>(ow);
-    if (again && ow < oW && oW >= 8) return f.template at<8>(oW - 8);
+    if (again && ow + 4 < oW && oW >= 8) return f.template at<8>(oW - 8);
   }
   for (; ow + 4 <= oW; ow += 4) f.template at<4>(ow);
-  if (again && ow < oW && oW >= 4) return f.template at<4>(oW - 4);
+  if (again && ow + 1 < oW && oW >= 4) return f.template at<4>(oW - 4);
   if (ow + 2 <= oW) f.template at<2>(ow), ow += 2;
   if (ow < oW) f.template at<1>(ow);
 }
 
-// Columns of a window that are inside the image: [k0, k1).
-FASTCNN_OP void inside(const Row& r, int64_t ow, int64_t& k0, int64_t& k1) {
-  const int64_t first = ow * r.sW - r.pL;
-  k0 = first < 0 ? ceil_div(-first, r.dW) : 0;
-  k1 = first < r.W ? ceil_div(r.W - first, r.dW) : 0;
-  if (k1 > r.kW) k1 = r.kW;
-}
-
-// T pixels at once whose windows see columns [k0, k1) of their taps inside the image.
-template <int T>
-void any_pixels(const Row& r, int64_t ow, int64_t k0, int64_t k1) {
-  const int64_t step = r.sW * r.x_w;
-  for (int64_t c = 0; c < r.C; c += kLanes) {
-    const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
-    vf acc[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) acc[t] = zero();
-    for (int64_t kh = 0; kh < r.taps_h; ++kh)
-      for (int64_t kw = k0; kw < k1; ++kw) {
-        const float* x = r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c;
-        const vf w = loadn(r.w + (kh * r.kW + kw) * r.C + c, n);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) acc[t] = fma(loadn(x + t * step, n), w, acc[t]);
-      }
-    finish<T>(r, acc, ow, c, n);
-  }
-}
-
-// A row in runs of 8 (or 4) whole windows; windows at the borders go one by one. pixels.at<T>(ow, k0, k1).
-template <class F>
-FASTCNN_OP void cut_any_row(const Row& r, F&& pixels) {
-  for (int64_t ow = 0; ow < r.oW;) {
-    int64_t k0, k1, l0, l1;
-    inside(r, ow, k0, k1);
-    if (k0 == 0 && k1 == r.kW && ow + kPixels / 2 <= r.oW) {
-      inside(r, ow + kPixels - 1, l0, l1);
-      if (ow + kPixels <= r.oW && l1 == r.kW) {
-        pixels.template at<kPixels>(ow, k0, k1);
-        ow += kPixels;
-        continue;
-      }
-      inside(r, ow + kPixels / 2 - 1, l0, l1);
-      if (l1 == r.kW) {
-        pixels.template at<kPixels / 2>(ow, k0, k1);
-        ow += kPixels / 2;
-        continue;
-      }
-    }
-    pixels.template at<1>(ow++, k0, k1);
-  }
-}
-
 template <int K, int S>
 struct ForwardRow {
-  const Row& r;
+  const DepthwiseRow& r;
   template <int T>
   FASTCNN_OP void at(int64_t ow) const {
     by_border<K, S, T>(r, ow, ForwardTile<K, S, T>{r, ow});
   }
 };
 template <int K, int S>
-void row(const Row& r) {
+void row(const DepthwiseRow& r) {
   cut_row(r.oW, ForwardRow<K, S>{r}, !r.sums && !r.residual);
 }
-struct AnyPixels {
-  const Row& r;
-  template <int T>
-  FASTCNN_OP void at(int64_t ow, int64_t k0, int64_t k1) const {
-    any_pixels<T>(r, ow, k0, k1);
-  }
-};
-void any_row(const Row& r) { cut_any_row(r, AnyPixels{r}); }
 
-using RowFn = void (*)(const Row&);
+using RowFn = void (*)(const DepthwiseRow&);
 RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
   if (dW != 1 && kW > 1) return any_row;
   if (sW == 1) switch (kW) {
@@ -266,7 +147,7 @@ RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
 
 // H tap rows of dw at once over T pixels; dw itself is the accumulator and stays in L1.
 template <int H, int K, int S, int T, int L, int R>
-FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int n) {
+FASTCNN_OP void grad_vector(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t c, int n) {
   constexpr int kColumns = (T - 1) * S + K;
   const int64_t first = ow * S - r.pL;
   vf acc[H][K], d[T];
@@ -304,13 +185,13 @@ FASTCNN_OP void grad_vector(const Row& r, int64_t kh, int64_t ow, int64_t c, int
 }
 
 template <int H, int K, int S, int T>
-FASTCNN_OUTLINE void grad_vectors_any(const Row& r, int64_t kh, int64_t ow, int64_t c) {
+FASTCNN_OUTLINE void grad_vectors_any(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t c) {
   for (; c < r.C; c += kLanes)
     grad_vector<H, K, S, T, kAny, kAny>(r, kh, ow, c, static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes));
 }
 
 template <int H, int K, int S, int T, int L, int R>
-static void grad_vectors(const Row& r, int64_t kh, int64_t ow) {
+static void grad_vectors(const DepthwiseRow& r, int64_t kh, int64_t ow) {
   int64_t c = 0;
   if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, L, R>(r, kh, ow, c, kLanes);
@@ -319,7 +200,7 @@ static void grad_vectors(const Row& r, int64_t kh, int64_t ow) {
 
 template <int K, int S, int T>
 struct GradTile {
-  const Row& r;
+  const DepthwiseRow& r;
   int64_t ow;
   template <int L, int R>
   FASTCNN_OP void at() const {
@@ -330,46 +211,18 @@ struct GradTile {
   }
 };
 
-template <int T>
-void grad_pixels(const Row& r, int64_t ow, int64_t k0, int64_t k1) {
-  const int64_t step = r.sW * r.x_w;
-  for (int64_t c = 0; c < r.C; c += kLanes) {
-    const int n = static_cast<int>(r.C - c < kLanes ? r.C - c : kLanes);
-    vf d[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) d[t] = loadn(r.dy + (ow + t) * r.y_w + c, n);
-    for (int64_t kh = 0; kh < r.taps_h; ++kh)
-      for (int64_t kw = k0; kw < k1; ++kw) {
-        const float* x = r.x + kh * r.x_kh + (ow * r.sW + kw * r.dW) * r.x_w + c;
-        float* dw = r.dw + (kh * r.kW + kw) * r.C + c;
-        vf sum = loadn(dw, n);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sum = fma(loadn(x + t * step, n), d[t], sum);
-        storen(dw, sum, n);
-      }
-  }
-}
-
 template <int K, int S>
 struct GradRow {
-  const Row& r;
+  const DepthwiseRow& r;
   template <int T>
   FASTCNN_OP void at(int64_t ow) const {
     by_border<K, S, T>(r, ow, GradTile<K, S, T>{r, ow});
   }
 };
 template <int K, int S>
-void grad_row(const Row& r) {
+void grad_row(const DepthwiseRow& r) {
   cut_row(r.oW, GradRow<K, S>{r});
 }
-struct AnyGradPixels {
-  const Row& r;
-  template <int T>
-  FASTCNN_OP void at(int64_t ow, int64_t k0, int64_t k1) const {
-    grad_pixels<T>(r, ow, k0, k1);
-  }
-};
-void any_grad_row(const Row& r) { cut_any_row(r, AnyGradPixels{r}); }
 
 RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
   if (dW != 1) return any_grad_row;
@@ -387,7 +240,7 @@ RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
 
 // What a row of outputs (n, oh) reads; returns the first tap row inside.
 template <class Task>
-FASTCNN_OP int64_t locate(const Task& t, int64_t n, int64_t oh, Row& r) {
+FASTCNN_OP int64_t locate(const Task& t, int64_t n, int64_t oh, DepthwiseRow& r) {
   const int64_t first = oh * t.sH - t.pT;
   const int64_t k0 = first < 0 ? ceil_div(-first, t.dH) : 0;
   int64_t k1 = first < t.H ? ceil_div(t.H - first, t.dH) : 0;
@@ -398,12 +251,13 @@ FASTCNN_OP int64_t locate(const Task& t, int64_t n, int64_t oh, Row& r) {
 }
 
 template <class Task>
-FASTCNN_OP Row start_row(const Task& t) {
-  Row r = {};
+FASTCNN_OP DepthwiseRow start_row(const Task& t) {
+  DepthwiseRow r = {};
   r.x_w = t.x_w, r.x_kh = t.dH * t.x_h, r.C = t.C, r.kW = t.kW, r.sW = t.sW, r.dW = t.dW, r.y_w = t.y_w;
-  r.oW = t.oW, r.W = t.W, r.pL = t.pL;
+  r.oW = t.oW, r.W = t.W, r.pL = t.pL, r.c1 = t.C;
   r.fetch = t.norm.fetch;
   if (t.N * t.x_n > kCachedFloats) r.ahead = t.sH < t.kH ? t.sH : t.kH;
+  if (t.sH > t.kH) r.fetch += (t.sH - t.kH) * t.x_h;
   if (t.dH != 1) {  // the row below the last tap's
     r.ahead = r.ahead && t.sH == 1 ? 1 : 0;
     r.fetch += t.x_h - r.x_kh;
@@ -413,10 +267,10 @@ FASTCNN_OP Row start_row(const Task& t) {
 
 // A dilated row of stride 1 is `dilation` rows between each other, of pixels that far apart.
 template <class Fn>
-FASTCNN_OP void run_row(Fn fn, const Row& r, int64_t dilation) {
+FASTCNN_OP void run_row(Fn fn, const DepthwiseRow& r, int64_t dilation) {
   if (dilation == 1 || r.sW != 1) return fn(r);
   for (int64_t i = 0; i < dilation && i < r.oW; ++i) {
-    Row q = r;
+    DepthwiseRow q = r;
     const int64_t first = i - r.pL, m = (first % dilation + dilation) % dilation;
     q.dW = 1;
     q.x_w = dilation * r.x_w, q.y_w = dilation * r.y_w;
@@ -435,20 +289,26 @@ FASTCNN_OP void run_row(Fn fn, const Row& r, int64_t dilation) {
 
 void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
   const RowFn row_fn = pick_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
-  Row r = start_row(t);
+  DepthwiseRow r = start_row(t);
   r.bias = t.bias;
   r.stream = t.stream;
   r.sums = t.moments.sums;
   r.sums_step = ceil_div(t.C, kLanes) * kLanes;
   r.low = t.act == Act::none ? -__builtin_inff() : 0.0f;
   r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
+  const bool flat_too = flat_rows(t, end - begin) && !t.moments.sums;
+  Flat flat(flat_too ? t.C : 1);
+  if (flat_too) flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / t.oH, oh = item % t.oH;
-    r.w = t.w + locate(t, n, oh, r) * t.kW * t.C;
+    const int64_t n = item / t.oH, oh = item % t.oH, kh0 = locate(t, n, oh, r);
+    r.w = t.w + kh0 * t.kW * t.C;
     r.y = t.y + n * t.y_n + oh * t.y_h;
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
     r.fresh = t.moments.fresh && item == begin;
-    run_row(row_fn, r, t.dW);
+    if (flat_too)
+      flat_row(r, flat, kh0);
+    else
+      run_row(row_fn, r, t.dW);
     constexpr int64_t kRow[] = {0};
     if (t.late.act != Act::none) act_pixels(t.late, r.y, kRow, 1, t.oW * t.C);
   }
@@ -461,13 +321,19 @@ void conv2d_depthwise_moments(const MomentsOut& m, double n) {
 
 void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int64_t end) {
   const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
-  Row r = start_row(t);
+  DepthwiseRow r = start_row(t);
   r.fetch_dy = t.fetch_dy ? t.fetch_dy : t.oW * t.y_w;
+  const bool flat_too = flat_rows(t, end - begin);
+  Flat flat(flat_too ? t.C : 1);
+  if (flat_too) flat.each(t.kH * t.kW, [](float& lane, int64_t) { lane = 0; });
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t n = i / t.oH, oh = i % t.oH;
-    r.dw = t.dw + locate(t, n, oh, r) * t.kW * t.C;
+    const int64_t n = i / t.oH, oh = i % t.oH, kh0 = locate(t, n, oh, r);
+    r.dw = t.dw + kh0 * t.kW * t.C;
     r.dy = t.dy + n * t.y_n + oh * t.y_h;
-    run_row(row_fn, r, t.dW);
+    if (flat_too)
+      flat_grad_row(r, flat, kh0);
+    else
+      run_row(row_fn, r, t.dW);
     for (int64_t c = 0; t.dbias && c < t.C; c += kLanes) {
       const int m = static_cast<int>(t.C - c < kLanes ? t.C - c : kLanes);
       vf sum = loadn(t.dbias + c, m);
@@ -475,6 +341,7 @@ void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int6
       storen(t.dbias + c, sum, m);
     }
   }
+  if (flat_too) flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { t.dw[i] += lane; });
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

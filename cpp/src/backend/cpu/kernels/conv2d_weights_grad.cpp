@@ -234,8 +234,23 @@ void sum_arrays(const float* in, int64_t stride, int64_t count, float* out, int6
 }
 
 void transpose_matrix(const float* in, int64_t in_stride, int64_t cols, float* out, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r)
-    for (int64_t j = 0; j < cols; ++j) out[r * cols + j] = in[j * in_stride + r];
+  for (int64_t r = begin; r < end; r += kLanes) {
+    const int m = static_cast<int>(end - r < kLanes ? end - r : kLanes);
+    if (m == 1) {
+      for (int64_t j = 0; j < cols; ++j) out[r * cols + j] = in[j * in_stride + r];
+      continue;
+    }
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      const int n = static_cast<int>(cols - j < kLanes ? cols - j : kLanes);
+      vf b[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) b[i] = i < n ? loadn(in + (j + i) * in_stride + r, m) : zero();
+      transpose(b);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)
+        if (i < m) storen(out + (r + i) * cols + j, b[i], n);
+    }
+  }
 }
 #endif
 
