@@ -2,6 +2,7 @@
 // declines, its workspace, and how its work goes to threads. What it is not: arithmetic (kernels/, ref/).
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
@@ -118,52 +119,64 @@ static Conv2dParams data_params(const Call& c) {
   return c.in.size() > 2 ? p : whole_window(p);
 }
 
+namespace {
+
+// A task for each residue modulo the stride.
+struct DataPlan {
+  std::vector<GemmTask> tasks;
+  std::vector<PackTask> packs;
+  int64_t floats = 0;  // packed weights
+  bool fits = true;
+  // Addresses may be null.
+  DataPlan(const Conv2dParams& p, int threads, const float* w, float* packed, float* dx) {
+    for_each_residue(p, lanes(), [&](GemmTask& t, PackTask& q, int64_t src, int64_t dst) {
+      fits = fits && plan_gemm(t, lanes(), threads);
+      q.nc = t.nc;
+      if (w) q.src = w + src;
+      if (packed) t.w = q.dst = packed + floats;
+      if (dx) t.y = dx + dst;
+      floats += aligned(packed_floats(t, lanes()));
+      tasks.push_back(t), packs.push_back(q);
+    });
+  }
+};
+
+}  // namespace
+
 const char* dense_bwd_data_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
-  bool fits = true;
-  for_each_residue(data_params(c), lanes(),
-                   [&](GemmTask& t, PackTask&, int64_t, int64_t) { fits = fits && plan_gemm(t, lanes(), 1); });
-  return fits ? nullptr : "window too large";
+  return DataPlan(data_params(c), 1, nullptr, nullptr, nullptr).fits ? nullptr : "window too large";
 }
 
 int64_t dense_bwd_data_packed(const Call& c) {
-  int64_t floats = 0;
-  for_each_residue(data_params(c), lanes(), [&](GemmTask& t, PackTask&, int64_t, int64_t) {
-    floats += aligned(packed_floats(t, lanes()));
-  });
-  return floats * 4;
+  return 4 * DataPlan(data_params(c), 1, nullptr, nullptr, nullptr).floats;
 }
 
 int64_t dense_bwd_data_workspace(const Call& c) { return c.prepared ? 0 : dense_bwd_data_packed(c); }
 
 void dense_bwd_data_prepare(const Call& c, void* dst) {
-  const KernelTable& k = *kernels();
-  float* packed = static_cast<float*>(dst);
-  for_each_residue(data_params(c), k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t) {
-    plan_gemm(t, k.vector_floats, num_threads());
-    w.nc = t.nc;
-    w.src = c.in[1].as<float>() + src, w.dst = packed;
-    packed += aligned(packed_floats(t, k.vector_floats));
-    if (t.kH * t.kW > 0) run_pack(w, k);
-  });
+  const DataPlan plan(data_params(c), 1, c.in[1].as<float>(), static_cast<float*>(dst), nullptr);
+  run_packs(plan.packs, *kernels());
 }
 
 void dense_bwd_data_run(const Call& c) {
   const Conv2dParams p = data_params(c);
   if (p.N == 0) return;
   const KernelTable& k = *kernels();
-  const float* packed = static_cast<const float*>(c.prepared ? c.prepared : c.workspace);
-  for_each_residue(p, k.vector_floats, [&](GemmTask& t, PackTask& w, int64_t src, int64_t dst) {
-    plan_gemm(t, k.vector_floats, num_threads());
-    t.w = packed;
-    packed += aligned(packed_floats(t, k.vector_floats));
-    t.x = c.in[0].as<float>(), t.y = c.out[0].as<float>() + dst;
+  float* packed = static_cast<float*>(c.prepared ? const_cast<void*>(c.prepared) : c.workspace);
+  DataPlan plan(p, num_threads(), c.in[1].as<float>(), packed, c.out[0].as<float>());
+  for (GemmTask& t : plan.tasks) {
+    t.x = c.in[0].as<float>();
     t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
     choose_stream(t, p.N * p.H * p.W * p.C, p.C);
-    if (c.prepared) return run_gemm(t, k);
-    w.nc = t.nc, w.src = c.in[1].as<float>() + src, w.dst = const_cast<float*>(t.w);
-    run_pack_and_gemm(w, t, k);
-  });
+  }
+  // Large weights are packed by those who read them, right before.
+  if (!c.prepared && (plan.tasks.size() == 1 || plan.floats > kSharedWeights)) {
+    for (size_t i = 0; i < plan.tasks.size(); ++i) run_pack_and_gemm(plan.packs[i], plan.tasks[i], k);
+    return;
+  }
+  if (!c.prepared) run_packs(plan.packs, k);
+  run_gemms(plan.tasks, plan.floats, k);
 }
 
 // ---- dense backward to weights ----
@@ -229,12 +242,12 @@ void dense_bwd_weights_run(const Call& c) {
 namespace {
 
 constexpr Implementation kForward[] = {
+    {"trimmed", trimmed_declines, trimmed_workspace, trimmed_run},
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
     {"group_lanes", group_lanes_declines, group_lanes_workspace, group_lanes_run},
     {"winograd", winograd_declines, winograd_workspace, winograd_run, winograd_prepared, winograd_prepare},
     {"winograd2x2", winograd2x2_declines, winograd2x2_workspace, winograd2x2_run},
     {"winograd_parities", parities_declines, parities_workspace, parities_run},
-    {"trimmed", trimmed_declines, trimmed_workspace, trimmed_run},
     {"phases", phases_declines, phases_workspace, phases_run},
     {"few_outputs", few_outputs_declines, few_outputs_workspace, few_outputs_run},
     {"merged_groups", merged_declines, merged_workspace, merged_run},
@@ -246,13 +259,13 @@ constexpr Implementation kForward[] = {
     {"ref", nullptr, nullptr, ref::conv2d},
 };
 constexpr Implementation kBwdData[] = {
+    {"trimmed", trimmed_bwd_data_declines, trimmed_bwd_data_workspace, trimmed_bwd_data_run},
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
     {"group_lanes", group_lanes_bwd_data_declines, group_lanes_bwd_data_workspace, group_lanes_bwd_data_run},
     {"winograd", winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
     {"winograd2x2", winograd2x2_bwd_data_declines, winograd2x2_bwd_data_workspace, winograd2x2_bwd_data_run},
     {"winograd_parities", parities_bwd_data_declines, parities_bwd_data_workspace, parities_bwd_data_run},
     {"columns", columns_bwd_data_declines, columns_bwd_data_workspace, columns_bwd_data_run},
-    {"trimmed", trimmed_bwd_data_declines, trimmed_bwd_data_workspace, trimmed_bwd_data_run},
     {"phases", phases_bwd_data_declines, phases_bwd_data_workspace, phases_bwd_data_run},
     {"merged_groups", merged_bwd_data_declines, merged_bwd_data_workspace, merged_bwd_data_run},
     {"narrow", narrow_bwd_data_declines, narrow_bwd_data_workspace, narrow_bwd_data_run},

@@ -15,6 +15,7 @@ constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weight
 constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
 constexpr int64_t kL2Weights = 96 * 1024;          // floats: more do not stay in L2 beside pixels
 constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
+constexpr int64_t kL2Pixels = 128 * 1024;          // floats of a strip that all groups read and write
 
 int64_t most_vectors(int lanes) { return lanes == 16 ? 3 : 2; }  // of an output block
 
@@ -31,7 +32,8 @@ void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
   const int64_t room = (bf16 ? 64 : 128) * 1024 / s.cn;
-  const int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
+  int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
+  if (t.by_strip) target = std::min(target, std::max(kFewPixels, kL2Pixels / (t.x_w + t.y_w)));
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
     return nb * ohb * owb <= target && (!t.pack || s.floats(nb, ohb, owb) <= kScratchFloats);
   };
@@ -47,6 +49,7 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
   t.pack = taps > 0 && (t.norm.on || !(taps == 1 && inside && t.x_c == 1 && words));
   t.merge = t.pack && t.dW == 1 && t.kW > 1;
+  t.by_strip = t.B > 1 && t.x_b < t.x_w && t.B * t.O * taps * t.C <= kL2Weights;
   int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
   if (t.pack) {
     const int64_t px = Strip{t, 1}.floats(1, 1, std::min<int64_t>(std::max<int64_t>(t.oW, 1), 14));
@@ -104,6 +107,18 @@ int64_t packed_words_bf16(const GemmTask& t, int lanes) {
 
 namespace {
 
+// f(task, begin, end) for the items of all tasks, one task after the other.
+template <class Task, class Items, class F>
+void each_in_turn(const std::vector<Task>& tasks, int64_t all, int64_t grain, Items items, F f) {
+  parallel_for(all, grain, [&](int64_t b, int64_t e, int) {
+    for (const Task& t : tasks) {
+      const int64_t count = items(t);
+      if (b < count && e > 0) f(t, std::max<int64_t>(b, 0), std::min(e, count));
+      b -= count, e -= count;
+    }
+  });
+}
+
 // Kernels and counts of one dtype.
 struct Engine {
   decltype(KernelTable::pack_weights) pack;
@@ -118,22 +133,34 @@ struct Engine {
         vectors(ceil_div(w.O, k.vector_floats)),
         lanes(k.vector_floats) {}
 
-  void pack_all(PackTask w) const {
-    const int64_t items = w.B * (w.s_o == 1 ? depth : vectors);
-    const int64_t words = w.B * w.kH * w.kW * depth * vectors * lanes;
+  int64_t pack_items(const PackTask& w) const { return w.B * (w.s_o == 1 ? depth : vectors); }
+  int64_t words(const PackTask& w) const { return w.B * w.kH * w.kW * depth * vectors * lanes; }
+  bool shared(const PackTask& w) const {
     const bool lines = reinterpret_cast<uintptr_t>(w.dst) % 64 == 0 && w.dst_b % 16 == 0;
-    w.shared = lines && hands_over_in_memory(4 * words);
+    return lines && hands_over_in_memory(4 * words(w));
+  }
+
+  void pack_all(PackTask w) const {
+    const int64_t items = pack_items(w), words = this->words(w);
+    w.shared = shared(w);
     parallel_for(items, ceil_div(16 * 1024 * items, std::max<int64_t>(words, 1)),
                  [&](int64_t b, int64_t e, int) { pack(w, b, e); });
   }
 };
 
+int64_t items_of(const GemmTask& t) {
+  return t.B * t.N * t.oH * t.oW * t.O == 0 ? 0 : t.B * t.groups * strip_count(t);
+}
+int64_t work_of(const GemmTask& t) {
+  return t.N * t.oH * t.oW * t.O * std::max<int64_t>(t.kH * t.kW * t.C, 1) * t.B;
+}
+// Of all together `work`, on `items`.
+int64_t grain(int64_t work, int64_t items) { return ceil_div(128 * 1024, std::max<int64_t>(work / items, 1)); }
+
 void run(const GemmTask& t, decltype(KernelTable::gemm_windows) kernel) {
-  if (t.B * t.N * t.oH * t.oW * t.O == 0) return;
-  const int64_t items = t.B * t.groups * strip_count(t);
-  const int64_t work = t.N * t.oH * t.oW * t.O * std::max<int64_t>(t.kH * t.kW * t.C, 1) * t.B / items;
-  parallel_for(items, ceil_div(128 * 1024, std::max<int64_t>(work, 1)),
-               [&](int64_t b, int64_t e, int) { kernel(t, b, e); });
+  const int64_t items = items_of(t);
+  if (items == 0) return;
+  parallel_for(items, grain(work_of(t), items), [&](int64_t b, int64_t e, int) { kernel(t, b, e); });
 }
 
 void pack_and_run(const PackTask& w, const GemmTask& t, const Engine& e) {
@@ -141,7 +168,7 @@ void pack_and_run(const PackTask& w, const GemmTask& t, const Engine& e) {
   const int64_t shares = t.B * t.groups, threads = num_threads();
   // Rows of outputs are packed as they lie, for all groups at once; a product may have one right side for all
   // batches.
-  const bool apart = w.s_o != 1 && w.B == t.B && t.kH * t.kW > 0;
+  const bool apart = w.s_o != 1 && w.B == t.B && t.kH * t.kW > 0 && !t.by_strip;
   if (!apart || (shares % threads != 0 && shares < 4 * threads)) {
     if (t.kH * t.kW > 0) e.pack_all(w);
     return run(t, e.gemm);
@@ -160,7 +187,38 @@ void pack_and_run(const PackTask& w, const GemmTask& t, const Engine& e) {
 }  // namespace
 
 void run_pack(const PackTask& w, const KernelTable& k) { Engine(k, w, false).pack_all(w); }
+void run_packs(const std::vector<PackTask>& tasks, const KernelTable& k) {
+  int64_t all = 0, words = 0;
+  const auto items = [&](const PackTask& w) { return w.kH * w.kW > 0 ? Engine(k, w, false).pack_items(w) : 0; };
+  for (const PackTask& w : tasks) all += items(w), words += Engine(k, w, false).words(w);
+  each_in_turn(tasks, all, ceil_div(16 * 1024 * all, std::max<int64_t>(words, 1)), items,
+               [&](PackTask w, int64_t b, int64_t e) {
+                 const Engine engine(k, w, false);
+                 w.shared = engine.shared(w);
+                 engine.pack(w, b, e);
+               });
+}
 void run_gemm(const GemmTask& t, const KernelTable& k) { run(t, k.gemm_windows); }
+void run_gemms(const std::vector<GemmTask>& tasks, int64_t weights, const KernelTable& k) {
+  int64_t most = 0, all = 0, work = 0, results = 0;
+  for (const GemmTask& t : tasks) {
+    most = std::max(most, items_of(t)), all += items_of(t), work += work_of(t);
+    results += t.B * t.N * t.oH * t.oW * t.O;
+  }
+  if (all == 0) return;
+  if (most < num_threads()) {
+    each_in_turn(tasks, all, grain(work, all), items_of, k.gemm_windows);
+    return;
+  }
+  parallel_for(most, grain(work, most), [&](int64_t b, int64_t e, int) {
+    const int64_t step = weights <= kSharedWeights && results > kCachedFloats ? 1 : e - b;
+    for (; b < e; b += step)
+      for (const GemmTask& t : tasks) {
+        const int64_t items = items_of(t), from = items * b / most, to = items * (b + step) / most;
+        if (from < to) k.gemm_windows(t, from, to);
+      }
+  });
+}
 void run_pack_and_gemm(const PackTask& w, const GemmTask& t, const KernelTable& k) {
   pack_and_run(w, t, Engine(k, w, false));
 }

@@ -1,6 +1,8 @@
 // What it is: how a GemmTask is cut into strips, channel blocks and work items, and the calls that run one.
 // What it is not: kernels; kernels/gemm.cpp runs what is planned here.
 #pragma once
+#include <vector>
+
 #include "backend/cpu/kernels/kernels.h"
 
 namespace fastcnn::cpu {
@@ -11,7 +13,12 @@ bool plan_gemm(GemmTask& t, int lanes, int threads);
 
 int64_t packed_floats(const GemmTask& t, int lanes);  // weights of all batches after pack_weights
 void run_pack(const PackTask& t, const KernelTable& k);
+void run_packs(const std::vector<PackTask>& tasks, const KernelTable& k);
 void run_gemm(const GemmTask& t, const KernelTable& k);
+// Several whose outputs lie between each other's: threads take the same share of each; where all `weights` floats
+// stay in L2, piece by piece, so that lines of the result go through the caches once.
+constexpr int64_t kSharedWeights = 128 * 1024;
+void run_gemms(const std::vector<GemmTask>& tasks, int64_t weights, const KernelTable& k);
 // Both, for weights that no plan keeps: where groups of output blocks suffice for the threads, each packs those it
 // reads itself, right before it does, and they stay in its caches.
 void run_pack_and_gemm(const PackTask& w, const GemmTask& t, const KernelTable& k);

@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kTarget = 160;                // words of a strip: a panel of three vectors stays in L1
 constexpr int64_t kPartialFloats = 256 * 1024;  // of all chunks
 constexpr int64_t kMostChunks = 16;
+constexpr int64_t kGroupsChunks = 128;        // of convolutions in groups
+constexpr int64_t kChunkFloats = 128 * 1024;  // of x and dy: the groups of a chunk read the same lines
 
 }  // namespace
 
@@ -40,7 +42,9 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   if (words(1, 1, 1) > kScratchFloats) return false;
   cut_strips(t, kTarget * pixels_per_word, pixels_per_word, fits);
   const int64_t total = std::max<int64_t>(t.B * t.w_b, 1);
-  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strip_count(t)), 1, kMostChunks);
+  const int64_t pixels = t.N * (t.H * t.W * t.x_w + t.oH * t.oW * t.y_w);
+  const int64_t most = t.B == 1 ? kMostChunks : std::clamp(pixels / kChunkFloats, kMostChunks, kGroupsChunks);
+  t.chunks = std::clamp<int64_t>(std::min(kPartialFloats / total, strip_count(t)), 1, most);
   while (t.chunks & (t.chunks - 1)) t.chunks &= t.chunks - 1;  // powers of two divide among threads
   // A group copies its strips again: no more of them than share the work evenly.
   const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));

@@ -137,7 +137,9 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
   const int64_t strips = strips_n * strips_h * strips_w;
   const int64_t taps = t.kH * t.kW, depth = ceil_div(t.C, kPerWord<T>);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t strip = item % strips, group = item / strips % t.groups, batch = item / strips / t.groups;
+    const int64_t batch = t.by_strip ? item % t.B : item / strips / t.groups,
+                  part = t.by_strip ? item / t.B : item % (strips * t.groups), strip = part % strips,
+                  group = part / strips;
     const int64_t n0 = strip / (strips_h * strips_w) * t.nb, oh0 = strip / strips_w % strips_h * t.ohb,
                   ow0 = strip % strips_w * t.owb;
     const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - oh0 < t.ohb ? t.oH - oh0 : t.ohb,
@@ -210,7 +212,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         // The weights of the next block, where this thread has not read them: its tiles would wait for memory,
         // while those of this block ask for none.
         const bool other_group = item + 1 < end && strip + 1 == strips && t.nc == 1;
-        const bool next_soon = kPerWord<T> == 1 && t.O * taps * t.C > kCachedFloats &&
+        const bool next_soon = kPerWord<T> == 1 && !t.by_strip && t.O * taps * t.C > kCachedFloats &&
                                taps * cn * V * kLanes <= kFetchedBlock &&
                                (b + 1 == b1 ? other_group : item == begin || strip == 0);
         for (int64_t j = 0; j < segments; ++j) {

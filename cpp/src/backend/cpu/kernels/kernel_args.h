@@ -71,6 +71,7 @@ struct GemmTask {
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
   int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
+  int32_t by_strip = 0;         // all batches of a strip follow each other: they read the same lines
   NormIn norm;                  // float32, with pack and x_c of 1
   MomentsOut moments;           // of y, float32; a part is a strip
   NormSums sums_before;         // float32, one batch, vectors of channels at a time: y is a gradient
