@@ -139,6 +139,8 @@ TEST_CASE("conv2d with few outputs: inputs in lanes") {
   check(Case(2, 128, 9, 10, 16, 7, 7).pad(3).groups(4).p);
   check(Case(1, 96, 14, 13, 8, 5, 5).pad(2).dilate(2, 2).groups(8).p);
   check(Case(3, 48, 7, 7, 4, 1, 1).groups(2).p);
+  check(Case(2, 128, 74, 75, 4, 1, 1).groups(2).p, {0, 2});  // rows below are fetched
+  check(Case(1, 80, 130, 131, 2, 2, 3).stride(3, 2).p, {0, 2});
 }
 
 // Whole vectors of outputs and windows an even step apart, of one and of several runs; rows of whole tiles, with
@@ -349,6 +351,45 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).p);  // large enough to fetch ahead
   check(Case(2, 144, 40, 35, 144, 3, 3).groups(144).pad(1).stride(2, 2).p);
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p, {0, 2});  // written past the caches
+}
+
+TEST_CASE("conv2d depthwise with few channels: pixels of whole windows as one run of floats") {
+  for (int64_t C = 2; C <= 8; ++C) {
+    check(Case(2, C, 17, 37, C, 3, 3).groups(C).pad(1).p);
+    check(Case(1, C, 18, 40, C, 2 + C % 6, 1 + C % 7).groups(C).pad(1, 0, 2, 1).dilate(1, 2).p);
+  }
+  check(Case(1, 3, 19, 130, 3, 7, 7).groups(3).pad(3).p);
+  check(Case(2, 2, 20, 150, 2, 4, 6).groups(2).pad(2).dilate(3, 3).p);
+  check(Case(1, 4, 16, 33, 4, 1, 9).groups(4).pad(0, 0, 7, 12).p);
+  check(Case(1, 4, 16, 33, 4, 8, 8).groups(4).pad(4).p);    // more taps than a run takes
+  check(Case(9, 2, 90, 95, 2, 3, 3).groups(2).pad(1).p);    // rows below are fetched
+  check(Case(2, 3, 25, 40, 3, 3, 45).groups(3).pad(30).p);  // no window is whole
+  check(Case(1, 2, 16, 60, 2, 3, 3).groups(2).pad(1).stride(2, 1).p);
+}
+
+TEST_CASE("conv2d depthwise: windows of any kind") {
+  for (int64_t W : {7, 10, 13, 16, 19, 22, 25, 28, 31})
+    check(Case(1, 70, 7, W, 70, 3, 3).groups(70).stride(3, 2).p);
+  for (int64_t W : {9, 20, 29, 41}) check(Case(1, 20, 8, W, 20, 2, 2).groups(20).stride(2, 2).pad(1).p);
+  check(Case(1, 130, 15, 14, 130, 7, 7).groups(130).stride(3, 3).pad(3).p);  // channels in blocks
+  check(Case(1, 100, 30, 31, 100, 6, 6).groups(100).stride(3, 3).pad(1).p);
+  check(Case(2, 64, 40, 41, 64, 3, 3).groups(64).stride(3, 3).pad(1).p);  // rows below are fetched
+  check(Case(2, 48, 47, 50, 48, 2, 2).groups(48).stride(4, 3).p);         // and those that no window sees are not
+  check(Case(3, 33, 41, 40, 33, 1, 1).groups(33).stride(2, 2).p);
+  check(Case(2, 40, 9, 1, 40, 7, 7).groups(40).stride(2, 2).pad(3).p);  // one column: six of padding alone
+  check(Case(2, 40, 1, 9, 40, 5, 5).groups(40).pad(2).p);
+  check(Case(3, 20, 4, 5, 20, 3, 3).groups(20).stride(3, 3).p);  // small images: dx in residues
+}
+
+TEST_CASE("conv2d dense: groups strip by strip, residues of dx piece by piece") {
+  check(Case(2, 40, 31, 29, 24, 3, 3).groups(4).stride(2, 2).pad(1).p);
+  check(Case(3, 96, 20, 19, 80, 1, 1).groups(16).p);
+  check(Case(1, 144, 17, 40, 144, 2, 3).groups(3).pad(1).p);
+  check(Case(2, 20, 83, 81, 8, 3, 3).stride(2, 2).pad(1).p);
+  check(Case(2, 16, 70, 75, 20, 4, 3).stride(3, 3).dilate(1, 2).pad(2).p);
+  check(Case(1, 200, 12, 11, 260, 3, 3).stride(2, 2).pad(1).p);  // weights that do not stay in L2
+  check(Case(1, 17, 2, 3, 40, 1, 1).stride(3, 2).p);             // residues without taps
+  check(Case(2, 192, 60, 64, 16, 1, 1).groups(8).p);             // chunks of the weights' gradient that fit L2
 }
 
 TEST_CASE("conv2d depthwise of bfloat16: NaN and infinity reach the windows that hold them, no others") {

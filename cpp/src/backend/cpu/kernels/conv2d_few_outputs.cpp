@@ -71,6 +71,20 @@ void finish(const GemmTask& t, const float* sums, int64_t P, int64_t Q, int64_t 
     }
 }
 
+constexpr int64_t kLargeImages = 1280 * 1024;  // floats; smaller ones come fast enough without
+
+// Of large images the rows that the next row of outputs adds, under `pixels` windows: groups and tiles are short
+// pieces of a row, too short for the hardware to run ahead.
+FASTCNN_OP void fetch_below(const GemmTask& t, const float* x, int64_t pixels) {
+  if (t.N * t.x_n < kLargeImages) return;
+  const int64_t rows = t.sH < t.kH ? t.sH : t.kH, columns = t.sW < t.kW ? t.sW : t.kW;
+  if (t.sH > t.kH) x += (t.sH - t.kH) * t.x_h;
+  for (int64_t r = 0; r < rows; ++r, x += t.x_h)
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t k = 0; k < columns; ++k)
+        for (int64_t c = 0; c < t.C; c += 16) __builtin_prefetch(x + (p * t.sW + k) * t.x_w + c, 0, 2);
+}
+
 struct Tiles {
   int width;  // of the widest; add[1]: half of it, add[2]: one pixel
   void (*add[3])(const Window&, float*);
@@ -119,6 +133,7 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
         w.w = weights + (kh0 * t.kW + kw0) * t.C;
         alignas(64) float sums[24 * kLanes];
         tiles.add[which](w, sums);
+        fetch_below(t, x + (kh1 - kh0) * w.x_row + (ow * t.sW - t.pL) * t.x_w, widths[which]);
         finish(t, sums, widths[which], Q, skip, y + ow * t.y_w, residual ? residual + ow * t.y_w : nullptr, bias);
       };
       for (int64_t i = 0; i < lo + t.oW - hi; ++i) {  // on both sides of them
