@@ -392,6 +392,18 @@ TEST_CASE("conv2d dense: groups strip by strip, residues of dx piece by piece") 
   check(Case(2, 192, 60, 64, 16, 1, 1).groups(8).p);             // chunks of the weights' gradient that fit L2
 }
 
+TEST_CASE("conv2d dense: windows that do not leave the image are read in place") {
+  check(Case(2, 130, 14, 13, 40, 4, 4).stride(3, 3).p);  // blocks of channels
+  check(Case(2, 64, 9, 10, 48, 3, 3).groups(2).stride(2, 1).p);
+  check(Case(1, 24, 15, 17, 33, 3, 3).dilate(2, 2).p);
+  check(Case(1, 1024, 5, 6, 20, 2, 2).p);                // rows of pixels in one set of the cache
+  check(Case(3, 20, 9, 9, 17, 3, 3).pad(0, 1, 0, 1).p);  // these do, by one
+  check(Case(2, 20, 10, 9, 17, 3, 3).stride(3, 3).p);    // rows below that no window sees
+  check(Case(5, 8, 16, 12, 24, 4, 4).stride(4, 4).p);    // patches
+  check(Case(1, 3, 40, 41, 33, 8, 5).stride(8, 5).p);
+  check(Case(40, 16, 3, 3, 20, 2, 2).p);  // strips of several images
+}
+
 TEST_CASE("conv2d depthwise of bfloat16: NaN and infinity reach the windows that hold them, no others") {
   for (int64_t k : {3, 5})
     for (int64_t s : {1, 2})

@@ -170,6 +170,15 @@ void dense_bwd_data_run(const Call& c) {
     t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
     choose_stream(t, p.N * p.H * p.W * p.C, p.C);
   }
+  // Pixels that no tap meets, of less than a line each: all are cleared at once.
+  const auto untapped = [](const GemmTask& t) { return t.kH * t.kW == 0; };
+  if (p.C < kAlign && c.in.size() <= 2 && std::any_of(plan.tasks.begin(), plan.tasks.end(), untapped)) {
+    float* dx = c.out[0].as<float>();
+    parallel_for(p.N * p.H * p.W * p.C, 16 * 1024,
+                 [&](int64_t b, int64_t e, int) { std::fill(dx + b, dx + e, 0.0f); });
+    std::erase_if(plan.tasks, untapped);
+    std::erase_if(plan.packs, [](const PackTask& w) { return w.kH * w.kW == 0; });
+  }
   // Large weights are packed by those who read them, right before.
   if (!c.prepared && (plan.tasks.size() == 1 || plan.floats > kSharedWeights)) {
     for (size_t i = 0; i < plan.tasks.size(); ++i) run_pack_and_gemm(plan.packs[i], plan.tasks[i], k);

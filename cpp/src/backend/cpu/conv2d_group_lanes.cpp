@@ -69,15 +69,25 @@ GroupLanesTask data_group_task(const Conv2dParams& p, int64_t rh, int64_t rw) {
   return t;
 }
 
-// at(output, tap row, tap column, input of its group): where a weight lies in w.
-template <class At>
-void pack_lanes(const GroupLanesTask& t, const float* w, float* packed, const At& at) {
-  const int64_t L = lanes();
-  for (int64_t v = 0; v < vectors_of(t); ++v)
-    for (int64_t kh = 0; kh < t.kH; ++kh)
-      for (int64_t kw = 0; kw < t.kW; ++kw)
-        for (int64_t c = 0; c < t.inputs; ++c)
-          for (int64_t o = v * L; o < (v + 1) * L; ++o) *packed++ = o < t.O ? w[at(o, kh, kw, c)] : 0.0f;
+// The weights of an output: its first input and tap, and the steps between them.
+struct LaneWeights {
+  const float* first;
+  int64_t kh, kw, c;
+};
+// weights(output)
+template <class F>
+void pack_lanes(const GroupLanesTask& t, float* packed, const F& weights) {
+  const int64_t L = lanes(), floats = t.kH * t.kW * t.inputs * L;
+  parallel_for(vectors_of(t), ceil_div(16 * 1024, floats + 1), [&](int64_t begin, int64_t end, int) {
+    for (int64_t o = begin * L; o < end * L; ++o) {
+      float* to = packed + o / L * floats + o % L;
+      const LaneWeights w = o < t.O ? weights(o) : LaneWeights{};
+      for (int64_t kh = 0; kh < t.kH; ++kh)
+        for (int64_t kw = 0; kw < t.kW; ++kw)
+          for (int64_t c = 0; c < t.inputs; ++c, to += L)
+            *to = o < t.O ? w.first[kh * w.kh + kw * w.kw + c * w.c] : 0.0f;
+    }
+  });
 }
 
 // floats: of the whole result.
@@ -121,9 +131,9 @@ void group_lanes_run(const Call& c) {
   GroupLanesTask t = forward_group_task(p);
   float* packed = static_cast<float*>(c.workspace);
   const MomentsSpace moments(p, t.N * t.strips(), packed + weight_floats(t));
-  pack_lanes(t, c.in[1].as<float>(), packed, [&](int64_t o, int64_t kh, int64_t kw, int64_t i) {
-    return ((o * p.kH + kh) * p.kW + kw) * t.inputs + i;
-  });
+  const float* w = c.in[1].as<float>();
+  pack_lanes(t, packed,
+             [&](int64_t o) { return LaneWeights{w + o * t.kH * t.kW * t.inputs, t.kW * t.inputs, t.inputs, 1}; });
   t.x = c.in[0].as<float>(), t.w = packed, t.y = c.out[0].as<float>();
   t.bias = p.has_bias ? c.in[2].as<float>() : nullptr;
   t.residual = p.has_residual ? c.in[c.in.size() - 1].as<float>() : nullptr;
@@ -154,10 +164,12 @@ void group_lanes_bwd_data_run(const Call& c) {
       GroupLanesTask t = data_group_task(p, rh, rw);
       const int64_t h0 = DataTaps(rh, p.kH, p.sH, p.dH, p.pT).first,
                     w0 = DataTaps(rw, p.kW, p.sW, p.dW, p.pL).first;
-      pack_lanes(t, c.in[1].as<float>(), packed, [&](int64_t o, int64_t kh, int64_t kw, int64_t i) {
-        const int64_t filter = o / t.outputs * t.inputs + i;
-        const int64_t h = h0 + p.sH * (t.kH - 1 - kh), w = w0 + p.sW * (t.kW - 1 - kw);
-        return ((filter * p.kH + h) * p.kW + w) * t.outputs + o % t.outputs;
+      const float* w =
+          c.in[1].as<float>() + ((h0 + p.sH * (t.kH - 1)) * p.kW + w0 + p.sW * (t.kW - 1)) * t.outputs;
+      pack_lanes(t, packed, [&](int64_t o) {
+        const int64_t filter = o / t.outputs * t.inputs;
+        return LaneWeights{w + filter * p.kH * p.kW * t.outputs + o % t.outputs, -p.sH * p.kW * t.outputs,
+                           -p.sW * t.outputs, p.kH * p.kW * t.outputs};
       });
       t.x = c.in[0].as<float>(), t.w = packed, t.y = c.out[0].as<float>() + (rh * p.W + rw) * p.C;
       t.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;

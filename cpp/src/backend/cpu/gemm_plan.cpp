@@ -31,7 +31,7 @@ struct Strip {
 void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
-  const int64_t room = (bf16 ? 64 : 128) * 1024 / s.cn;
+  const int64_t room = (bf16 ? 64 : 128) * 1024 / (s.cn * std::max<int64_t>(t.kH * t.kW, 1));
   int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
   if (t.by_strip) target = std::min(target, std::max(kFewPixels, kL2Pixels / (t.x_w + t.y_w)));
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
@@ -45,10 +45,12 @@ void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
 bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const int64_t taps = t.kH * t.kW, most_v = most_vectors(lanes);
   const int64_t blocks = output_blocks(ceil_div(t.O, lanes), most_v);
-  const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH < t.H && (t.oW - 1) * t.sW < t.W;
-  const bool words = !bf16 || t.C % 2 == 0;  // of two channels, as they lie
-  t.pack = taps > 0 && (t.norm.on || !(taps == 1 && inside && t.x_c == 1 && words));
-  t.merge = t.pack && t.dW == 1 && t.kW > 1;
+  // Windows that do not leave the image are read where they lie; in bfloat16 those of a single tap.
+  const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH + (t.kH - 1) * t.dH < t.H &&
+                      (t.oW - 1) * t.sW + (t.kW - 1) * t.dW < t.W;
+  const bool words = !bf16 || (taps == 1 && t.C % 2 == 0);  // of two channels, as they lie
+  t.pack = taps > 0 && (t.norm.on || !(inside && t.x_c == 1 && words));
+  t.merge = t.dW == 1 && t.kW > 1 && (t.pack || t.x_w == t.C);
   t.by_strip = t.B > 1 && t.x_b < t.x_w && t.B * t.O * taps * t.C <= kL2Weights;
   int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
   if (t.pack) {
@@ -57,6 +59,7 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
     if (most_c < 1 || (bf16 && Strip{t, depth}.floats(1, 1, 1) > kScratchFloats)) return false;
   }
   t.nc = bf16 ? 1 : std::max<int64_t>(1, ceil_div(depth, most_c));
+  if (!t.pack && t.nc > 1) t.merge = 0;
   cut_gemm_strips(t, depth, bf16);
   // Wide windows (dilation): a strip of few pixels reads all weights for them; fewer channels leave room for more.
   while (!bf16 && t.pack && t.nb * t.ohb * t.owb < std::min(kFewPixels, t.N * t.oH * t.oW) && t.C >= 64 * t.nc) {

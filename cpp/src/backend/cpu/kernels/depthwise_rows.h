@@ -46,9 +46,11 @@ FASTCNN_OP void fetch_below(const DepthwiseRow& r, const float* x) {
     for (int j = 0; j < kPixelCount; ++j) __builtin_prefetch(x + j * r.x_w, 0, 2);
 }
 
-// The same for windows of any kind, under `pixels` outputs from ow on.
+FASTCNN_OP bool fetches_any(const DepthwiseRow& r) { return r.ahead && r.kW > 1 && r.C >= 16; }
+
+// The same for windows of any kind, under `pixels` outputs from ow on; pixels of less than a line are a stream.
 FASTCNN_OP void fetch_below(const DepthwiseRow& r, int64_t ow, int64_t c, int64_t pixels) {
-  if (!r.ahead || r.kW == 1) return;
+  if (!fetches_any(r)) return;
   const float* x = r.x + r.fetch + r.taps_h * r.x_kh + (ow * r.sW + r.pL) * r.x_w + c;
   const int64_t columns = r.sW < r.kW ? r.sW : r.kW;
   for (int64_t i = 0; i < r.ahead; ++i, x += r.x_kh)
@@ -207,7 +209,7 @@ void grad_pixels(const DepthwiseRow& r, int64_t ow, int64_t k0, int64_t k1) {
         storen(dw, sum, n);
       }
     fetch_below(r, ow, c, T);
-    if (!r.ahead || r.kW == 1) continue;
+    if (!fetches_any(r)) continue;
     for (int t = 0; t < T; ++t) __builtin_prefetch(r.dy + r.fetch_dy + (ow + t) * r.y_w + c, 0, 2);
   }
 }
