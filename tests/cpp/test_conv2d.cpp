@@ -404,6 +404,47 @@ TEST_CASE("conv2d dense: windows that do not leave the image are read in place")
   check(Case(40, 16, 3, 3, 20, 2, 2).p);  // strips of several images
 }
 
+TEST_CASE("conv2d dense: taps that see padding are left out, pixels sorted by the others") {
+  check(Case(2, 20, 7, 7, 100, 5, 5).dilate(3, 3).pad(6).p);
+  check(Case(2, 24, 33, 33, 20, 3, 3).dilate(18, 18).pad(18).p);
+  check(Case(1, 300, 33, 30, 17, 3, 3).dilate(24, 20).pad(24, 24, 20, 20).p);  // blocks of channels
+  check(Case(3, 17, 14, 13, 20, 5, 4).stride(2, 1).dilate(3, 2).pad(6).p);
+  check(Case(6, 33, 28, 1, 40, 2, 2).pad(1).p);
+  check(Case(20, 24, 7, 7, 40, 7, 7).pad(3).p);
+  check(Case(2, 32, 9, 8, 24, 3, 3).groups(2).dilate(4, 4).pad(4).p);
+  check(Case(2, 16, 5, 5, 48, 3, 3).dilate(4, 4).pad(9).p);  // pixels that see nothing
+  check(Case(9, 40, 6, 6, 33, 3, 8).dilate(1, 2).pad(1, 1, 7, 7).p);
+  check(Case(2, 40, 11, 10, 36, 4, 4).p);  // back to data: most of the image is border
+  check(Case(3, 33, 5, 6, 48, 5, 5).stride(3, 3).dilate(2, 2).pad(4).p);
+}
+
+TEST_CASE("conv2d dense: fusions are declined where they would multiply padding") {
+  Operand in[4], out[2];
+  Call c;
+  c.in = {in, 2}, c.out = {out, 1};
+  IsaGuard restore;
+  for (const std::string& isa : cpu::available_isas()) {
+    if (isa == "ref") continue;
+    cpu::set_isa(isa);
+    const auto reason = [&](Conv2dParams p, bool norm, bool moments) -> std::string {
+      p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH),
+      p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+      p.has_norm_in = norm, p.has_moments = moments;
+      c.params = &p, c.in = {in, norm ? size_t{4} : size_t{2}}, c.out = {out, moments ? size_t{2} : size_t{1}};
+      const char* why = cpu::dense_declines(c);
+      return why ? why : "";
+    };
+    const std::string padding = "input norm or moments: taps that see padding are left out without";
+    const Conv2dParams far = Case(2, 64, 33, 33, 64, 3, 3).dilate(18, 18).pad(18).p;
+    CHECK(reason(far, false, false) == "");
+    CHECK(reason(far, true, false) == padding);
+    CHECK(reason(far, false, true) == padding);
+    const Conv2dParams near = Case(2, 64, 28, 28, 64, 3, 3).pad(1).p;
+    CHECK(reason(near, true, false) == "");
+    CHECK(reason(near, false, true) == "");
+  }
+}
+
 TEST_CASE("conv2d depthwise of bfloat16: NaN and infinity reach the windows that hold them, no others") {
   for (int64_t k : {3, 5})
     for (int64_t s : {1, 2})

@@ -27,14 +27,17 @@ static const char* norm_of_whole_window(const Call& c) {
 }
 
 // A norm is applied in the copy of a strip. Where strips would be read in place, copies are of fewer pixels, and
-// each strip reads all weights: more of that than the image itself has is no gain.
-static const char* norm_costs_more(const GemmTask& t) {
-  GemmTask in_place = t;
-  in_place.norm.on = 0;
-  plan_gemm(in_place, lanes(), 1);
+// each strip reads all weights: more of that than the image itself has is no gain. Nor is it, or the moments of
+// what is written, where it keeps many taps that see padding from being left out.
+static const char* fusion_costs_more(const GemmTask& t) {
+  GemmTask alone = t;
+  alone.norm.on = alone.moments.on = 0;
+  plan_gemm(alone, lanes(), 1);
+  if (10 * multiplied_taps(alone) < 7 * multiplied_taps(t))
+    return "input norm or moments: taps that see padding are left out without";
+  if (!t.norm.on) return nullptr;
   const int64_t pixels = t.N * t.H * t.W;
-  const int64_t more =
-      t.O * (strip_count(t) - strip_count(in_place)) + (in_place.pack ? 0 : (t.groups - 1) * pixels);
+  const int64_t more = t.O * (strip_count(t) - strip_count(alone)) + (alone.pack ? 0 : (t.groups - 1) * pixels);
   return more > pixels ? "input norm: copied strips read the weights too often" : nullptr;
 }
 
@@ -43,7 +46,7 @@ const char* dense_declines(const Call& c) {
   if (const char* why = norm_of_whole_window(c)) return why;
   GemmTask t = forward_task(whole_window(c.as<Conv2dParams>()));
   if (!plan_gemm(t, lanes(), 1)) return "window too large";
-  return t.norm.on ? norm_costs_more(t) : nullptr;
+  return t.norm.on || t.moments.on ? fusion_costs_more(t) : nullptr;
 }
 
 int64_t dense_packed(const Call& c) {

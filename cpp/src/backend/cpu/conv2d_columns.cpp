@@ -53,8 +53,9 @@ int64_t workspace_floats(const Conv2dParams& p) {
 // Costs of the two ways in vector operations.
 double dense_cost(const Conv2dParams& p) {
   double cost = 0;
-  for_each_residue(p, lanes(), [&](const GemmTask& t, const PackTask&, int64_t, int64_t) {
-    cost += static_cast<double>(t.B * t.N * t.oH * t.oW * t.kH * t.kW * t.C * ceil_div(t.O, lanes()));
+  for_each_residue(p, lanes(), [&](GemmTask& t, const PackTask&, int64_t, int64_t) {
+    plan_gemm(t, lanes(), 1);
+    cost += static_cast<double>(t.B * t.N * multiplied_taps(t) * t.C * ceil_div(t.O, lanes()));
   });
   return cost;
 }

@@ -100,6 +100,9 @@ const char* declines(const Call& c, const Pass& pass) {
   const Phases f(p);
   if (p.has_moments && !f.whole()) return "moments, and dilation does not divide the image";
   const Call d = inner_call(c, f);
+  const Conv2dParams& q = f.p;
+  const int64_t live = live_taps(q.oH, q.H, q.kH, 1, 1, q.pT) * live_taps(q.oW, q.W, q.kW, 1, 1, q.pL);
+  if (2 * live < q.oH * q.oW * q.kH * q.kW) return "most taps see padding, which dense kernels leave out";
   if (!pass.winograd.declines(d)) return nullptr;
   if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNearTaps) return "taps are near each other";
   return pass.dense.declines(d);

@@ -27,11 +27,40 @@ struct Strip {
   }
 };
 
+// Outputs of an axis whose neighbour before sees the image through other taps.
+int64_t kinds(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before) {
+  int64_t count = 0, first = -1, end = -1;
+  for (int64_t o = 0; o < outputs; ++o) {
+    const int64_t at = o * stride - before;
+    int64_t k0 = 0, k1 = taps;
+    while (k0 < k1 && at + k0 * dilation < 0) ++k0;
+    while (k1 > k0 && at + (k1 - 1) * dilation >= size) --k1;
+    count += k0 != first || k1 != end;
+    first = k0, end = k1;
+  }
+  return count;
+}
+
+// Tap rows that see nothing but padding are left out anyway; where many tap columns do, pixels are sorted, unless
+// those that see the same are too few for a tile. What is left of their windows lies inside of the image.
+bool sorts(const GemmTask& t, int lanes) {
+  constexpr double kWorth = 0.875, kTile = 8;  // kTile: sums at once, below which they wait for each other
+  if (t.norm.on || t.moments.on || t.sums_before.on || t.kH * t.kW == 0 || t.kW == 1) return false;
+  if (std::max(t.kH, t.kW) > kMostSortedTaps || t.N * t.oH * t.oW == 0) return false;
+  const double live =
+      static_cast<double>(live_taps(t.oW, t.W, t.kW, t.sW, t.dW, t.pL)) / static_cast<double>(t.oW * t.kW);
+  if (live >= kWorth) return false;
+  const int64_t sorts = kinds(t.oH, t.H, t.kH, t.sH, t.dH, t.pT) * kinds(t.oW, t.W, t.kW, t.sW, t.dW, t.pL);
+  const int64_t images = ceil_div(t.N, 4), vectors = std::min(ceil_div(t.O, lanes), most_vectors(lanes));
+  const double tile = static_cast<double>(images * t.oH * t.oW * vectors) / static_cast<double>(sorts);
+  return live < kWorth * std::min(1.0, tile / kTile);
+}
+
 // Fills nb, ohb, owb; `depth` words of a pixel.
 void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
   // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
-  const int64_t room = (bf16 ? 64 : 128) * 1024 / (s.cn * std::max<int64_t>(t.kH * t.kW, 1));
+  const int64_t room = (bf16 ? 64 : 128) * 1024 / (s.cn * std::clamp<int64_t>(t.kH * t.kW, 1, t.sH * t.sW));
   int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
   if (t.by_strip) target = std::min(target, std::max(kFewPixels, kL2Pixels / (t.x_w + t.y_w)));
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
@@ -49,7 +78,8 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
   const bool inside = t.pT == 0 && t.pL == 0 && (t.oH - 1) * t.sH + (t.kH - 1) * t.dH < t.H &&
                       (t.oW - 1) * t.sW + (t.kW - 1) * t.dW < t.W;
   const bool words = !bf16 || (taps == 1 && t.C % 2 == 0);  // of two channels, as they lie
-  t.pack = taps > 0 && (t.norm.on || !(inside && t.x_c == 1 && words));
+  t.sorted = sorts(t, lanes);
+  t.pack = taps > 0 && (t.norm.on || !((inside || t.sorted) && t.x_c == 1 && words));
   t.merge = t.dW == 1 && t.kW > 1 && (t.pack || t.x_w == t.C);
   t.by_strip = t.B > 1 && t.x_b < t.x_w && t.B * t.O * taps * t.C <= kL2Weights;
   int64_t most_c = taps <= 1 ? 512 : std::max<int64_t>(1, kWeightBlockFloats / (taps * most_v * lanes));
@@ -94,6 +124,22 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
 }
 
 }  // namespace
+
+int64_t live_taps(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before) {
+  int64_t live = 0;
+  for (int64_t k = 0; k < taps; ++k) {
+    const int64_t shift = before - k * dilation;  // output o sees o * stride - shift
+    const int64_t from = shift > 0 ? ceil_div(shift, stride) : 0;
+    const int64_t to = size + shift > 0 ? std::min(outputs, (size - 1 + shift) / stride + 1) : 0;
+    live += std::max<int64_t>(0, to - from);
+  }
+  return live;
+}
+
+int64_t multiplied_taps(const GemmTask& t) {
+  return live_taps(t.oH, t.H, t.kH, t.sH, t.dH, t.pT) *
+         (t.sorted ? live_taps(t.oW, t.W, t.kW, t.sW, t.dW, t.pL) : t.oW * t.kW);
+}
 
 bool plan_gemm(GemmTask& t, int lanes, int threads) { return plan(t, t.C, false, lanes, threads); }
 bool plan_gemm_bf16(GemmTask& t, int lanes, int threads) {

@@ -11,6 +11,11 @@ namespace fastcnn::cpu {
 // `threads`. False: one window does not fit the scratch memory of a thread.
 bool plan_gemm(GemmTask& t, int lanes, int threads);
 
+// How many outputs of an axis see the image through each of its taps, all together.
+int64_t live_taps(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before);
+// Taps of all outputs of an image that a planned task multiplies.
+int64_t multiplied_taps(const GemmTask& t);
+
 int64_t packed_floats(const GemmTask& t, int lanes);  // weights of all batches after pack_weights
 void run_pack(const PackTask& t, const KernelTable& k);
 void run_packs(const std::vector<PackTask>& tasks, const KernelTable& k);

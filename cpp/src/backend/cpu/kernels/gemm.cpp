@@ -61,9 +61,10 @@ struct OutBlocks {
   }
 };
 
-// Neighbouring pixels of a strip whose windows have the same tap rows [kh0, kh1) inside the image.
+// Pixels of a strip that follow each other and whose windows have the same taps [kh0, kh1) x [kw0, kw1) inside the
+// image, or tap rows where columns are not looked at.
 struct Segment {
-  int64_t first, pixels, kh0, kh1;
+  int64_t first, pixels, kh0, kh1, kw0, kw1;
 };
 
 // Of each pixel of a strip, in order.
@@ -87,10 +88,61 @@ int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int6
       if (count && s[count - 1].kh0 == kh0 && s[count - 1].kh1 == kh1)
         s[count - 1].pixels += ww;
       else
-        s[count++] = {p, ww, kh0, kh1};
+        s[count++] = {p, ww, kh0, kh1, 0, t.kW};
     }
   return count;
 }
+
+// Neighbours along an axis whose windows have the same taps [k0, k1) inside the image.
+struct Alike {
+  int64_t first, count, k0, k1;
+};
+constexpr int kMostAlike = 2 * kMostSortedTaps + 1;
+__attribute__((noinline)) int64_t cut_alike(int64_t outputs, int64_t at, int64_t stride, int64_t taps,
+                                            int64_t dilation, int64_t size, Alike* to) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < outputs; ++i, at += stride) {
+    int64_t k0 = 0, k1 = taps;
+    while (k0 < k1 && at + k0 * dilation < 0) ++k0;
+    while (k1 > k0 && at + (k1 - 1) * dilation >= size) --k1;
+    if (count && to[count - 1].k0 == k0 && to[count - 1].k1 == k1)
+      ++to[count - 1].count;
+    else
+      to[count++] = {i, 1, k0, k1};
+  }
+  return count;
+}
+
+// A strip's pixels sorted by the taps that they see, in each order of which those of all images follow each other.
+struct Sorted {
+  Alike row[kMostAlike], column[kMostAlike];
+  int64_t rows, columns, images;
+  __attribute__((noinline)) Sorted(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int64_t ih0, int64_t iw0)
+      : rows(cut_alike(hh, ih0, t.sH, t.kH, t.dH, t.H, row)),
+        columns(cut_alike(ww, iw0, t.sW, t.kW, t.dW, t.W, column)),
+        images(nn) {}
+  template <class F>
+  FASTCNN_OP void each(F f) const {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) f(row[r], column[c]);
+  }
+  __attribute__((noinline)) void offsets(int64_t* to, int64_t s_n, int64_t s_h, int64_t s_w) const {
+    each([&](const Alike& r, const Alike& c) {
+      int64_t* from = to;
+      pixel_offsets(to, images, r.count, c.count, s_n, s_h, s_w);
+      to += images * r.count * c.count;
+      for (; from < to; ++from) *from += r.first * s_h + c.first * s_w;
+    });
+  }
+  __attribute__((noinline)) int64_t segments(Segment* s) const {
+    int64_t count = 0, p = 0;
+    each([&](const Alike& r, const Alike& c) {
+      s[count++] = {p, images * r.count * c.count, r.k0, r.k1, c.k0, c.k1};
+      p += images * r.count * c.count;
+    });
+    return count;
+  }
+};
 
 // The sums of V vectors of channels from `o` on, `left` of them, to the part of a strip.
 FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64_t V, int64_t left, int64_t pixels,
@@ -150,8 +202,12 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
     const int64_t y0 = batch * t.y_b + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
     T* y = reinterpret_cast<T*>(t.y) + y0;
     const T* residual = t.residual ? reinterpret_cast<const T*>(t.residual) + y0 : nullptr;
-    pixel_offsets(y_off, nn, hh, ww, t.y_n, t.y_h, t.y_w);
-    const int64_t segments = cut_segments(t, nn, hh, ww, ih0, segment);
+    const Sorted sorted(t, nn, t.sorted ? hh : 0, t.sorted ? ww : 0, ih0, iw0);
+    const auto offsets = [&](int64_t* to, int64_t s_n, int64_t s_h, int64_t s_w) {
+      t.sorted ? sorted.offsets(to, s_n, s_h, s_w) : pixel_offsets(to, nn, hh, ww, s_n, s_h, s_w);
+    };
+    offsets(y_off, t.y_n, t.y_h, t.y_w);
+    const int64_t segments = t.sorted ? sorted.segments(segment) : cut_segments(t, nn, hh, ww, ih0, segment);
     const int64_t b0 = blocks.blocks * group / t.groups, b1 = blocks.blocks * (group + 1) / t.groups;
     const int64_t padded = blocks.vectors * kLanes;
     for (int64_t c = 0; c < t.nc; ++c) {
@@ -174,7 +230,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
         a = reinterpret_cast<const float*>(x + c0 * kPerWord<T> + ih0 * t.x_h + iw0 * t.x_w);
         a_w = t.x_w / kPerWord<T>, a_h = t.x_h / kPerWord<T>, a_n = t.x_n / kPerWord<T>;
       }
-      if (c == 0 || t.pack) pixel_offsets(a_off, nn, hh, ww, a_n, t.sH * a_h, t.sW * a_w);
+      if (c == 0 || t.pack) offsets(a_off, a_n, t.sH * a_h, t.sW * a_w);
       const bool aliased = kPerWord<T> == 1 && t.sW * a_w % kAliasedFloats == 0;
       TileArgs<T> args;
       args.s1 = t.dH * a_h;
@@ -219,9 +275,14 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const Segment& g = segment[j];
           const int64_t most = aliased ? kAliasedTile : most_pixels<T>(static_cast<int>(V));
           const int64_t tiles = ceil_div(g.pixels, most);
-          args.n1 = g.kh1 - g.kh0;
-          const float* as = a + g.kh0 * args.s1;
-          const float* ws = wb + g.kh0 * t.kW * cn * V * kLanes;
+          const int64_t columns = g.kw1 - g.kw0;
+          args.n1 = g.kh1 - g.kh0, args.left_out = (t.kW - columns) * cn * V * kLanes;
+          if (t.merge)
+            args.run = columns * cn;
+          else
+            args.n2 = columns;
+          const float* as = a + g.kh0 * args.s1 + g.kw0 * t.dW * a_w;
+          const float* ws = wb + (g.kh0 * t.kW + g.kw0) * cn * V * kLanes;
           if (kPerWord<T> == 2 && !lines) {
             const int64_t most_p = ceil_div(g.pixels, tiles);
             // A single strip reads each block of weights for the first time: tiles of the one before fetch them.
@@ -238,7 +299,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
           const bool together =
               kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
-          const bool even_steps = together && args.n2 == 1 && t.nc == 1;
+          const bool even_steps = together && args.n2 == 1 && t.nc == 1 && !t.sorted;
           args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
@@ -252,7 +313,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             args.next = next_soon && i < V ? (taps * cn * V + i) * kLanes : 0;
             if (together) args.tiles = args.next ? 1 : i < larger ? larger - i : tiles - i;
             if (kPerWord<T> == 1) {
-              args.ahead = !t.pack && b == b0 && cn >= fetched ? P * t.sW * t.x_w : 0;
+              args.ahead = !t.pack && !t.sorted && b == b0 && cn >= fetched ? P * t.sW * t.x_w : 0;
               if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
             }
             const float* at = as;

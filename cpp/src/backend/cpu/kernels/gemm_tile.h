@@ -84,6 +84,7 @@ struct Soon {
 template <class T>
 struct TileArgs {
   int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` words, s1 and s2 apart
+  int64_t left_out;             // weights of the taps that each of the n1 leaves out
   int first, last;              // first block of the depth: start from the bias or 0; last: residual, activation
   const T* bias;
   const T* residual;  // offsets as for y
@@ -123,7 +124,7 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
         acc[p][v] = v == V - 1 && t.tail < kLanes ? loadn(y + y_off[p] + v * kLanes, t.tail)
                                                   : load(y + y_off[p] + v * kLanes);
   }
-  for (int64_t r1 = 0; r1 < t.n1; ++r1)
+  for (int64_t r1 = 0; r1 < t.n1; ++r1, w += t.left_out)
     for (int64_t r2 = 0; r2 < t.n2; ++r2) {
       const float* ar = a + r1 * t.s1 + r2 * t.s2;
       const float* ap[P];

@@ -71,6 +71,7 @@ struct GemmTask {
   int64_t nb = 1, ohb = 1, owb = 1, nc = 1, groups = 1;
   int32_t stream = 0;           // write y past the caches (aligned rows of whole vectors only)
   int32_t pack = 1, merge = 0;  // merge: the columns of a window are one run of kW*C floats
+  int32_t sorted = 0;           // pixels of a strip by the taps that see the image: the others are left out
   int32_t by_strip = 0;         // all batches of a strip follow each other: they read the same lines
   NormIn norm;                  // float32, with pack and x_c of 1
   MomentsOut moments;           // of y, float32; a part is a strip
@@ -133,6 +134,7 @@ struct GradLayout {
   }
 };
 
+constexpr int64_t kMostSortedTaps = 8;         // along an axis of a window whose pixels are sorted
 constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack
 constexpr int64_t kStripPixels = 1024;
 constexpr int64_t kCachedFloats = 128 * 1024;  // half of L2: of smaller images nothing is fetched ahead
