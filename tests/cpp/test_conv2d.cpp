@@ -365,6 +365,7 @@ TEST_CASE("conv2d depthwise with few channels: pixels of whole windows as one ru
   check(Case(9, 2, 90, 95, 2, 3, 3).groups(2).pad(1).p);    // rows below are fetched
   check(Case(2, 3, 25, 40, 3, 3, 45).groups(3).pad(30).p);  // no window is whole
   check(Case(1, 2, 16, 60, 2, 3, 3).groups(2).pad(1).stride(2, 1).p);
+  check(Case(1, 4, 7, 2100, 4, 3, 3).groups(4).pad(1).p);  // few rows for each thread: the same bits
 }
 
 TEST_CASE("conv2d depthwise: windows of any kind") {

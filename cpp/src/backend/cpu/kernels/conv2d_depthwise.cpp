@@ -296,7 +296,7 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
   r.sums_step = ceil_div(t.C, kLanes) * kLanes;
   r.low = t.act == Act::none ? -__builtin_inff() : 0.0f;
   r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
-  const bool flat_too = flat_rows(t, end - begin) && !t.moments.sums;
+  const bool flat_too = flat_rows(t) && !t.moments.sums;
   Flat flat(flat_too ? t.C : 1);
   if (flat_too) flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
   for (int64_t item = begin; item < end; ++item) {
@@ -323,7 +323,7 @@ void conv2d_depthwise_weights_grad(const WeightsGradTask& t, int64_t begin, int6
   const RowFn row_fn = pick_grad_row(t.kW, t.sW, t.sW == 1 ? 1 : t.dW);
   DepthwiseRow r = start_row(t);
   r.fetch_dy = t.fetch_dy ? t.fetch_dy : t.oW * t.y_w;
-  const bool flat_too = flat_rows(t, end - begin);
+  const bool flat_too = flat_rows(t);
   Flat flat(flat_too ? t.C : 1);
   if (flat_too) flat.each(t.kH * t.kW, [](float& lane, int64_t) { lane = 0; });
   for (int64_t i = begin; i < end; ++i) {

@@ -201,18 +201,14 @@ void gradient(const GroupLanesTask& t, float* scratch, int64_t begin, int64_t en
   }
 }
 
-template <int kInputs>
-struct Inputs {
-  static constexpr int value = kInputs;
-};
-// f(Inputs<channels of a group>()); at least two groups are in a vector.
+// f(Int<channels of a group>()); at least two groups are in a vector.
 template <class F>
 FASTCNN_OP void by_inputs(const GroupLanesTask& t, const F& f) {
-  if (t.inputs == 1) return f(Inputs<1>());
-  if (t.inputs == 2) return f(Inputs<2>());
+  if (t.inputs == 1) return f(Int<1>());
+  if (t.inputs == 2) return f(Int<2>());
   if constexpr (kLanes >= 8)
-    if (t.inputs == 4) return f(Inputs<4>());
-  if constexpr (kLanes >= 16) f(Inputs<8>());
+    if (t.inputs == 4) return f(Int<4>());
+  if constexpr (kLanes >= 16) f(Int<8>());
 }
 
 }  // namespace

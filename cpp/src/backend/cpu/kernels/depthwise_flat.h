@@ -23,16 +23,12 @@ struct Flat {
     return at + (kh * kW * period + phase) * kLanes;
   }
 };
+// By the shape alone: threads have different numbers of rows, and sums of a gradient another order there.
 template <class Task>
-FASTCNN_OP bool flat_rows(const Task& t, int64_t rows) {
+FASTCNN_OP bool flat_rows(const Task& t) {
   return 2 * t.C <= kLanes && t.sW == 1 && t.x_w == t.C && t.y_w == t.C && t.kH * t.kW > 0 &&
-         t.kH * t.kW <= kMostFlatTaps && t.oW * t.C >= 4 * kLanes && rows >= 4;
+         t.kH * t.kW <= kMostFlatTaps && t.oW * t.C >= 4 * kLanes && t.N * t.oH >= 4;
 }
-
-template <int N>
-struct Int {
-  static constexpr int value = N;
-};
 
 // T vectors of one phase from float f of the run on, the last of n floats.
 template <int T>
@@ -41,7 +37,7 @@ FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const float* w, int64_t peri
   const int64_t apart = period * kLanes;
   vf acc[T];
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) acc[t] = bias;
+  for (int t = 0; t < T; ++t) acc[t] = zero();
   x += f;
   for (int64_t kh = 0; kh < r.taps_h; ++kh)
     for (int64_t kw = 0; kw < r.kW; ++kw, w += apart) {
@@ -50,10 +46,12 @@ FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const float* w, int64_t peri
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) acc[t] = fma(T == 1 ? loadn(s, n) : load(s + t * apart), k, acc[t]);
     }
+  // In the order of `finish`: pixels at the borders and beside them have the same bits.
   const vf low = set1(r.low), high = set1(r.high);
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     const int64_t at = ow * r.C + f + t * apart;
+    acc[t] = add(acc[t], bias);
     if (r.residual) acc[t] = add(acc[t], T == 1 ? loadn(r.residual + at, n) : load(r.residual + at));
     acc[t] = vmin(high, vmax(low, acc[t]));
     if (T == 1)

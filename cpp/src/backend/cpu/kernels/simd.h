@@ -17,6 +17,12 @@
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
+// A number that a template takes from an argument.
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
 #define FASTCNN_OP FASTCNN_INLINE
 
 #if defined(__AVX512F__)
