@@ -183,7 +183,7 @@ void dense_bwd_data_run(const Call& c) {
     std::erase_if(plan.packs, [](const PackTask& w) { return w.kH * w.kW == 0; });
   }
   // Large weights are packed by those who read them, right before.
-  if (!c.prepared && (plan.tasks.size() == 1 || plan.floats > kSharedWeights)) {
+  if (!c.prepared && (plan.tasks.size() == 1 || plan.floats > kL2Weights)) {
     for (size_t i = 0; i < plan.tasks.size(); ++i) run_pack_and_gemm(plan.packs[i], plan.tasks[i], k);
     return;
   }

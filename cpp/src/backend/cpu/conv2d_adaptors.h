@@ -1,6 +1,7 @@
 // What it is: the adaptors that conv2d.cpp lists but other files define.
 #pragma once
 #include "backend/backend.h"
+#include "backend/cpu/conv2d_tasks.h"
 
 namespace fastcnn::cpu {
 
@@ -55,6 +56,18 @@ int64_t pairs_bwd_data_packed(const Call&);
 void pairs_bwd_data_prepare(const Call&, void* dst);
 int64_t winograd_prepared(const Call&);
 void winograd_prepare(const Call&, void* dst);
+
+// What an adaptor that makes another convolution of a call hands it to: the first that takes it.
+struct Inner {
+  const char* (*declines)(const Call&);
+  int64_t (*workspace)(const Call&);
+  void (*run)(const Call&);
+};
+struct InnerPass {
+  Inner first, second;
+  Can can;
+  const Inner& of(const Call& d) const { return first.declines(d) ? second : first; }
+};
 
 // Why Winograd cannot compute a convolution (of any pass); *_declines also ask whether it pays.
 const char* winograd_cannot(const Call&);

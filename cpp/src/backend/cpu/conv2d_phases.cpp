@@ -14,22 +14,13 @@
 namespace fastcnn::cpu {
 namespace {
 
-struct Inner {
-  const char* (*declines)(const Call&);
-  int64_t (*workspace)(const Call&);
-  void (*run)(const Call&);
-};
-struct Pass {
-  Inner winograd, dense;
-  Can can;
-};
-constexpr Pass kForward = {{winograd_declines, winograd_workspace, winograd_run},
-                           {dense_declines, dense_workspace, dense_run},
-                           {.moments = true}};
-constexpr Pass kBwdData = {{winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
-                           {dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
-                           {}};
-constexpr Pass kBwdWeights = {
+constexpr InnerPass kForward = {{winograd_declines, winograd_workspace, winograd_run},
+                                {dense_declines, dense_workspace, dense_run},
+                                {.moments = true}};
+constexpr InnerPass kBwdData = {{winograd_bwd_data_declines, winograd_bwd_data_workspace, winograd_bwd_data_run},
+                                {dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+                                {}};
+constexpr InnerPass kBwdWeights = {
     {winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
     {dense_bwd_weights_declines, dense_bwd_weights_workspace, dense_bwd_weights_run},
     {}};
@@ -85,11 +76,7 @@ Call inner_call(const Call& c, const Phases& f) {
   return d;
 }
 
-const Inner& inner(const Call& of_parts, const Pass& pass) {
-  return pass.winograd.declines(of_parts) ? pass.dense : pass.winograd;
-}
-
-const char* declines(const Call& c, const Pass& pass) {
+const char* declines(const Call& c, const InnerPass& pass) {
   if (const char* why = declines_common(c, pass.can)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.dH * p.dW == 1) return "dilation is 1";
@@ -103,16 +90,16 @@ const char* declines(const Call& c, const Pass& pass) {
   const Conv2dParams& q = f.p;
   const int64_t live = live_taps(q.oH, q.H, q.kH, 1, 1, q.pT) * live_taps(q.oW, q.W, q.kW, 1, 1, q.pL);
   if (2 * live < q.oH * q.oW * q.kH * q.kW) return "most taps see padding, which dense kernels leave out";
-  if (!pass.winograd.declines(d)) return nullptr;
+  if (!pass.first.declines(d)) return nullptr;
   if (std::max((p.kH - 1) * p.dH, (p.kW - 1) * p.dW) <= kNearTaps) return "taps are near each other";
-  return pass.dense.declines(d);
+  return pass.second.declines(d);
 }
 
 // Parts of the operand of C channels, then of that of O channels, then what the kernels need.
-int64_t workspace(const Call& c, const Pass& pass) {
+int64_t workspace(const Call& c, const InnerPass& pass) {
   const Phases f(c.as<Conv2dParams>());
   const Call d = inner_call(c, f);
-  return 4 * (f.floats(f.p.C) + f.floats(f.p.O)) + inner(d, pass).workspace(d);
+  return 4 * (f.floats(f.p.C) + f.floats(f.p.O)) + pass.of(d).workspace(d);
 }
 
 struct Run {
@@ -125,11 +112,11 @@ struct Run {
     of_c = static_cast<float*>(c.workspace), of_o = of_c + f.floats(f.p.C);
     d.params = &f.p, d.in = in, d.out = out, d.workspace = of_o + f.floats(f.p.O);
   }
-  void operator()(const Pass& pass) { inner(d, pass).run(d); }
+  void operator()(const InnerPass& pass) { pass.of(d).run(d); }
 };
 
 // Of C channels to O channels, or back.
-void image_to_image(const Call& c, const Pass& pass, bool back) {
+void image_to_image(const Call& c, const InnerPass& pass, bool back) {
   Run r(c);
   float *from = back ? r.of_o : r.of_c, *to = back ? r.of_c : r.of_o;
   const int64_t of_from = back ? r.f.p.O : r.f.p.C, of_to = back ? r.f.p.C : r.f.p.O;

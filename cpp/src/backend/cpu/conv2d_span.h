@@ -21,4 +21,12 @@ struct TapSpan {
   int64_t count() const { return to - from; }
 };
 
+// How many outputs of an axis see the image through each of its taps, all together.
+inline int64_t live_taps(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation,
+                         int64_t before) {
+  int64_t live = 0;
+  for (int64_t k = 0; k < taps; ++k) live += TapSpan(k, size, outputs, stride, dilation, before).count();
+  return live;
+}
+
 }  // namespace fastcnn::cpu

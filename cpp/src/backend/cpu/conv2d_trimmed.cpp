@@ -60,48 +60,36 @@ void copy_live(const Trimmed& t, const Conv2dParams& from, const float* w, float
   });
 }
 
-struct Inner {
-  const char* (*declines)(const Call&);
-  int64_t (*workspace)(const Call&);
-  void (*run)(const Call&);
-};
-struct Pass {
-  Inner depthwise, dense;
-  Can can;
-};
-constexpr Pass kForward = {{depthwise_declines, depthwise_workspace, depthwise_run},
-                           {dense_declines, dense_workspace, dense_run},
-                           {.moments = true}};
-constexpr Pass kBwdData = {{depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
-                           {dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
-                           {}};
+constexpr InnerPass kForward = {{depthwise_declines, depthwise_workspace, depthwise_run},
+                                {dense_declines, dense_workspace, dense_run},
+                                {.moments = true}};
+constexpr InnerPass kBwdData = {
+    {depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
+    {dense_bwd_data_declines, dense_bwd_data_workspace, dense_bwd_data_run},
+    {}};
 
 Call inner_call(const Call& c, const Trimmed& t) {
   Call d = c;
   d.params = &t.p;
   return d;
 }
-const Inner& inner(const Call& of_live, const Pass& pass) {
-  return pass.depthwise.declines(of_live) ? pass.dense : pass.depthwise;
-}
-
-const char* declines(const Call& c, const Pass& pass) {
+const char* declines(const Call& c, const InnerPass& pass) {
   if (const char* why = declines_common(c, pass.can)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.N * p.oH * p.oW * p.C * p.O == 0) return "empty";
   const Trimmed t(p);
   if (const char* why = t.declines()) return why;
   const Call d = inner_call(c, t);
-  return inner(d, pass).declines(d);
+  return pass.of(d).declines(d);
 }
 
-int64_t workspace(const Call& c, const Pass& pass) {
+int64_t workspace(const Call& c, const InnerPass& pass) {
   const Trimmed t(c.as<Conv2dParams>());
   const Call d = inner_call(c, t);
-  return aligned(t.floats()) * 4 + inner(d, pass).workspace(d);
+  return aligned(t.floats()) * 4 + pass.of(d).workspace(d);
 }
 
-void run(const Call& c, const Pass& pass) {
+void run(const Call& c, const InnerPass& pass) {
   const auto& p = c.as<Conv2dParams>();
   const Trimmed t(p);
   std::vector<Operand> in(c.in.begin(), c.in.end());
@@ -110,7 +98,7 @@ void run(const Call& c, const Pass& pass) {
   in[1].data = live;
   Call d = inner_call(c, t);
   d.in = in, d.workspace = live + aligned(t.floats());
-  inner(d, pass).run(d);
+  pass.of(d).run(d);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/accept.h"
+#include "backend/cpu/conv2d_span.h"
 #include "backend/cpu/moments_plan.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
@@ -13,7 +14,6 @@ namespace {
 
 constexpr int64_t kWeightBlockFloats = 80 * 1024;  // one output block of weights stays in a third of L2
 constexpr int64_t kStripTarget = 256;              // pixels that share a pass over the weights
-constexpr int64_t kL2Weights = 96 * 1024;          // floats: more do not stay in L2 beside pixels
 constexpr int64_t kFewPixels = 56;                 // fewer make the weights the larger traffic
 constexpr int64_t kL2Pixels = 128 * 1024;          // floats of a strip that all groups read and write
 
@@ -27,20 +27,6 @@ struct Strip {
   }
 };
 
-// Outputs of an axis whose neighbour before sees the image through other taps.
-int64_t kinds(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before) {
-  int64_t count = 0, first = -1, end = -1;
-  for (int64_t o = 0; o < outputs; ++o) {
-    const int64_t at = o * stride - before;
-    int64_t k0 = 0, k1 = taps;
-    while (k0 < k1 && at + k0 * dilation < 0) ++k0;
-    while (k1 > k0 && at + (k1 - 1) * dilation >= size) --k1;
-    count += k0 != first || k1 != end;
-    first = k0, end = k1;
-  }
-  return count;
-}
-
 // Tap rows that see nothing but padding are left out anyway; where many tap columns do, pixels are sorted, unless
 // those that see the same are too few for a tile. What is left of their windows lies inside of the image.
 bool sorts(const GemmTask& t, int lanes) {
@@ -50,17 +36,21 @@ bool sorts(const GemmTask& t, int lanes) {
   const double live =
       static_cast<double>(live_taps(t.oW, t.W, t.kW, t.sW, t.dW, t.pL)) / static_cast<double>(t.oW * t.kW);
   if (live >= kWorth) return false;
-  const int64_t sorts = kinds(t.oH, t.H, t.kH, t.sH, t.dH, t.pT) * kinds(t.oW, t.W, t.kW, t.sW, t.dW, t.pL);
+  Alike alike[kMostAlike];
+  const int64_t kinds =
+      cut_alike(t.oH, -t.pT, t.sH, t.kH, t.dH, t.H, alike) * cut_alike(t.oW, -t.pL, t.sW, t.kW, t.dW, t.W, alike);
   const int64_t images = ceil_div(t.N, 4), vectors = std::min(ceil_div(t.O, lanes), most_vectors(lanes));
-  const double tile = static_cast<double>(images * t.oH * t.oW * vectors) / static_cast<double>(sorts);
+  const double tile = static_cast<double>(images * t.oH * t.oW * vectors) / static_cast<double>(kinds);
   return live < kWorth * std::min(1.0, tile / kTile);
 }
 
 // Fills nb, ohb, owb; `depth` words of a pixel.
 void cut_gemm_strips(GemmTask& t, int64_t depth, bool bf16) {
   const Strip s{t, std::max<int64_t>(1, ceil_div(depth, t.nc))};
-  // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one.
-  const int64_t room = (bf16 ? 64 : 128) * 1024 / (s.cn * std::clamp<int64_t>(t.kH * t.kW, 1, t.sH * t.sW));
+  // Unpacked rows are read in place: keep a strip of them in half of L2, in bfloat16 with the next one. An output
+  // adds as many pixels as its stride has.
+  const int64_t adds = std::clamp<int64_t>(t.kH * t.kW, 1, t.sH * t.sW);
+  const int64_t room = (bf16 ? 64 : 128) * 1024 / (s.cn * adds);
   int64_t target = t.pack ? kStripTarget : std::clamp<int64_t>(room, 28, 2 * kStripTarget);
   if (t.by_strip) target = std::min(target, std::max(kFewPixels, kL2Pixels / (t.x_w + t.y_w)));
   auto fits = [&](int64_t nb, int64_t ohb, int64_t owb) {
@@ -124,17 +114,6 @@ bool plan(GemmTask& t, int64_t depth, bool bf16, int lanes, int threads) {
 }
 
 }  // namespace
-
-int64_t live_taps(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before) {
-  int64_t live = 0;
-  for (int64_t k = 0; k < taps; ++k) {
-    const int64_t shift = before - k * dilation;  // output o sees o * stride - shift
-    const int64_t from = shift > 0 ? ceil_div(shift, stride) : 0;
-    const int64_t to = size + shift > 0 ? std::min(outputs, (size - 1 + shift) / stride + 1) : 0;
-    live += std::max<int64_t>(0, to - from);
-  }
-  return live;
-}
 
 int64_t multiplied_taps(const GemmTask& t) {
   return live_taps(t.oH, t.H, t.kH, t.sH, t.dH, t.pT) *
@@ -260,7 +239,7 @@ void run_gemms(const std::vector<GemmTask>& tasks, int64_t weights, const Kernel
     return;
   }
   parallel_for(most, grain(work, most), [&](int64_t b, int64_t e, int) {
-    const int64_t step = weights <= kSharedWeights && results > kCachedFloats ? 1 : e - b;
+    const int64_t step = weights <= kL2Weights && results > kCachedFloats ? 1 : e - b;
     for (; b < e; b += step)
       for (const GemmTask& t : tasks) {
         const int64_t items = items_of(t), from = items * b / most, to = items * (b + step) / most;

@@ -7,12 +7,12 @@
 
 namespace fastcnn::cpu {
 
+constexpr int64_t kL2Weights = 96 * 1024;  // floats: more do not stay in L2 beside pixels
+
 // Fills nb, ohb, owb, nc, groups, pack, merge. nc depends on the shape alone, so the numbers do not depend on
 // `threads`. False: one window does not fit the scratch memory of a thread.
 bool plan_gemm(GemmTask& t, int lanes, int threads);
 
-// How many outputs of an axis see the image through each of its taps, all together.
-int64_t live_taps(int64_t outputs, int64_t size, int64_t taps, int64_t stride, int64_t dilation, int64_t before);
 // Taps of all outputs of an image that a planned task multiplies.
 int64_t multiplied_taps(const GemmTask& t);
 
@@ -22,7 +22,6 @@ void run_packs(const std::vector<PackTask>& tasks, const KernelTable& k);
 void run_gemm(const GemmTask& t, const KernelTable& k);
 // Several whose outputs lie between each other's: threads take the same share of each; where all `weights` floats
 // stay in L2, piece by piece, so that lines of the result go through the caches once.
-constexpr int64_t kSharedWeights = 128 * 1024;
 void run_gemms(const std::vector<GemmTask>& tasks, int64_t weights, const KernelTable& k);
 // Both, for weights that no plan keeps: where groups of output blocks suffice for the threads, each packs those it
 // reads itself, right before it does, and they stay in its caches.

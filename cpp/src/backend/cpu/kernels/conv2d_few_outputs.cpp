@@ -109,9 +109,8 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
   const int64_t hi = to < t.oW ? to : t.oW, lo = from < hi ? from : hi;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / t.oH, oh = item % t.oH, ih = oh * t.sH - t.pT;
-    int64_t kh0 = 0, kh1 = t.kH;
-    while (kh0 < kh1 && ih + kh0 * t.dH < 0) ++kh0;
-    while (kh1 > kh0 && ih + (kh1 - 1) * t.dH >= t.H) --kh1;
+    const TapsInside rows(ih, t.kH, t.dH, t.H);
+    const int64_t kh0 = rows.from, kh1 = rows.to;
     float* row = t.y + n * t.y_n + oh * t.y_h;
     const float* image = t.x + n * t.x_n + (ih + kh0 * t.dH) * t.x_h;
     for (int64_t b = 0; b < t.B * blocks; ++b) {
@@ -138,11 +137,8 @@ void conv2d_few_outputs(const GemmTask& t, int64_t begin, int64_t end) {
       };
       for (int64_t i = 0; i < lo + t.oW - hi; ++i) {  // on both sides of them
         const int64_t ow = i < lo ? i : hi + i - lo;
-        int64_t kw0 = 0, kw1 = t.kW;
-        const int64_t iw = ow * t.sW - t.pL;
-        while (kw0 < kw1 && iw + kw0 * t.dW < 0) ++kw0;
-        while (kw1 > kw0 && iw + (kw1 - 1) * t.dW >= t.W) --kw1;
-        make(2, ow, 0, kw0, kw1);
+        const TapsInside columns(ow * t.sW - t.pL, t.kW, t.dW, t.W);
+        make(2, ow, 0, columns.from, columns.to);
       }
       // The last tile of a row may make pixels again that it does not store.
       for (int64_t ow = lo; ow < hi;) {

@@ -242,13 +242,7 @@ void transpose_matrix(const float* in, int64_t in_stride, int64_t cols, float* o
     }
     for (int64_t j = 0; j < cols; j += kLanes) {
       const int n = static_cast<int>(cols - j < kLanes ? cols - j : kLanes);
-      vf b[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) b[i] = i < n ? loadn(in + (j + i) * in_stride + r, m) : zero();
-      transpose(b);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)
-        if (i < m) storen(out + (r + i) * cols + j, b[i], n);
+      transpose_block(in + j * in_stride + r, in_stride, n, m, out + r * cols + j, cols);
     }
   }
 }

@@ -81,39 +81,16 @@ int64_t cut_segments(const GemmTask& t, int64_t nn, int64_t hh, int64_t ww, int6
   int64_t count = 0;
   for (int64_t n = 0, p = 0; n < nn; ++n)
     for (int64_t h = 0; h < hh; ++h, p += ww) {
-      int64_t kh0 = 0, kh1 = t.kH;
-      const int64_t first = ih0 + h * t.sH;
-      while (kh0 < kh1 && first + kh0 * t.dH < 0) ++kh0;
-      while (kh1 > kh0 && first + (kh1 - 1) * t.dH >= t.H) --kh1;
-      if (count && s[count - 1].kh0 == kh0 && s[count - 1].kh1 == kh1)
+      const TapsInside k(ih0 + h * t.sH, t.kH, t.dH, t.H);
+      if (count && s[count - 1].kh0 == k.from && s[count - 1].kh1 == k.to)
         s[count - 1].pixels += ww;
       else
-        s[count++] = {p, ww, kh0, kh1, 0, t.kW};
+        s[count++] = {p, ww, k.from, k.to, 0, t.kW};
     }
   return count;
 }
 
-// Neighbours along an axis whose windows have the same taps [k0, k1) inside the image.
-struct Alike {
-  int64_t first, count, k0, k1;
-};
-constexpr int kMostAlike = 2 * kMostSortedTaps + 1;
-__attribute__((noinline)) int64_t cut_alike(int64_t outputs, int64_t at, int64_t stride, int64_t taps,
-                                            int64_t dilation, int64_t size, Alike* to) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < outputs; ++i, at += stride) {
-    int64_t k0 = 0, k1 = taps;
-    while (k0 < k1 && at + k0 * dilation < 0) ++k0;
-    while (k1 > k0 && at + (k1 - 1) * dilation >= size) --k1;
-    if (count && to[count - 1].k0 == k0 && to[count - 1].k1 == k1)
-      ++to[count - 1].count;
-    else
-      to[count++] = {i, 1, k0, k1};
-  }
-  return count;
-}
-
-// A strip's pixels sorted by the taps that they see, in each order of which those of all images follow each other.
+// A strip's pixels sorted by the taps that they see; of those that see the same, image after image.
 struct Sorted {
   Alike row[kMostAlike], column[kMostAlike];
   int64_t rows, columns, images;

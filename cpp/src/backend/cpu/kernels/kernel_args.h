@@ -134,7 +134,35 @@ struct GradLayout {
   }
 };
 
-constexpr int64_t kMostSortedTaps = 8;         // along an axis of a window whose pixels are sorted
+// Taps [from, to) of the window that starts at pixel `at` of an axis are inside the image.
+struct TapsInside {
+  int64_t from = 0, to;
+  FASTCNN_INLINE TapsInside(int64_t at, int64_t taps, int64_t dilation, int64_t size) : to(taps) {
+    while (from < to && at + from * dilation < 0) ++from;
+    while (to > from && at + (to - 1) * dilation >= size) --to;
+  }
+};
+
+// Neighbours along an axis whose windows have the same taps [k0, k1) inside the image.
+struct Alike {
+  int64_t first, count, k0, k1;
+};
+constexpr int64_t kMostSortedTaps = 8;                   // of a window along an axis
+constexpr int64_t kMostAlike = 2 * kMostSortedTaps + 1;  // k0 and k1 never rise from one to the next
+// Of `outputs`, the first of which starts at `at`; returns how many there are.
+FASTCNN_INLINE int64_t cut_alike(int64_t outputs, int64_t at, int64_t stride, int64_t taps, int64_t dilation,
+                                 int64_t size, Alike* to) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < outputs; ++i, at += stride) {
+    const TapsInside k(at, taps, dilation, size);
+    if (count && to[count - 1].k0 == k.from && to[count - 1].k1 == k.to)
+      ++to[count - 1].count;
+    else
+      to[count++] = Alike{i, 1, k.from, k.to};
+  }
+  return count;
+}
+
 constexpr int64_t kScratchFloats = 48 * 1024;  // per thread, on its stack
 constexpr int64_t kStripPixels = 1024;
 constexpr int64_t kCachedFloats = 128 * 1024;  // half of L2: of smaller images nothing is fetched ahead

@@ -14,6 +14,16 @@ FASTCNN_OP void copy_floats(float* d, const float* s, int64_t n) {
   for (; i + kLanes <= n; i += kLanes) store(d + i, load(s + i));
   if (i < n) storen(d + i, loadn(s + i, static_cast<int>(n - i)), static_cast<int>(n - i));
 }
+// n rows of m floats as m rows of n: at most a vector of each; rows are s_row and d_row apart.
+FASTCNN_OP void transpose_block(const float* s, int64_t s_row, int n, int m, float* d, int64_t d_row) {
+  vf b[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) b[i] = i < n ? loadn(s + i * s_row, m) : zero();
+  transpose(b);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    if (i < m) storen(d + i * d_row, b[i], n);
+}
 FASTCNN_OP void zero_floats(float* d, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(d + i, zero());
@@ -75,13 +85,7 @@ static void pack_strip(const Task& t, int64_t x_c, const float* x, int64_t rows,
         int m = static_cast<int>(n - j < kLanes ? n - j : kLanes);
         for (int64_t c = 0; c < cn; c += kLanes) {
           int q = static_cast<int>(cn - c < kLanes ? cn - c : kLanes);
-          vf b[kLanes];
-#pragma GCC unroll 16
-          for (int i = 0; i < kLanes; ++i) b[i] = i < q ? loadn(src + (c + i) * x_c + j, m) : zero();
-          transpose(b);
-#pragma GCC unroll 16
-          for (int i = 0; i < kLanes; ++i)
-            if (i < m) storen(d + (j + i) * cn + c, b[i], q);
+          transpose_block(src + c * x_c + j, x_c, q, m, d + j * cn + c, cn);
         }
       }
     } else if (norm.on) {
