@@ -52,7 +52,7 @@ int exit_code_of_child(int (*body)()) {
 // 0 where n threads took part in a region and every item was done once.
 int threads_take_part(int n) {
   std::atomic<int> items{0}, calls{0};
-  parallel_for(1000, 1, [&](int64_t b, int64_t e, int) {
+  parallel_fixed(1000, [&](int64_t b, int64_t e, int) {
     items += static_cast<int>(e - b);
     ++calls;
   });

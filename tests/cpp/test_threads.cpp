@@ -1,5 +1,5 @@
-// What it proves: the work of a layer goes to 1..64 threads in shares that are whole, disjoint and even. What it
-// is not: a measurement; shares count work items of one size.
+// What it proves: the work of a layer goes to 1..64 threads in shares that are whole, disjoint and even, and idle
+// threads take over the rest of others. What it is not: a measurement; shares count work items of one size.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -42,26 +42,80 @@ double imbalance(const Conv2dParams& p, int threads) {
 
 }  // namespace
 
-TEST_CASE("parallel_for gives every index to one thread, in even shares") {
+TEST_CASE("parallel_for gives every index to one thread once") {
   KeepThreads keep;
   for (int threads : {1, 2, 3, 4, 7, 8, 16, 33, 64}) {
     set_num_threads(threads);
-    for (int64_t n : {1, 2, 5, 63, 64, 65, 1000}) {
-      std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
-      std::atomic<int64_t> most{0}, calls{0};
-      parallel_for(n, 1, [&](int64_t b, int64_t e, int t) {
-        CHECK(t < threads);
-        ++calls;
+    for (int64_t n : {1, 2, 5, 63, 64, 65, 1000})
+      for (Grain grain : {Grain(1), Grain(7), Grain(1, 20), Grain(5, 1)}) {
+        CAPTURE(threads);
+        CAPTURE(n);
+        std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
+        std::atomic<int> wrong{0};
+        parallel_for(n, grain, [&](int64_t b, int64_t e, int t) {
+          if (b < 0 || b >= e || e > n || t < 0 || t >= threads) {
+            ++wrong;
+            return;
+          }
+          for (int64_t i = b; i < e; ++i) ++seen[static_cast<size_t>(i)];
+        });
+        CHECK(wrong == 0);
+        CHECK(std::all_of(seen.begin(), seen.end(), [](const auto& s) { return s == 1; }));
+      }
+  }
+}
+
+TEST_CASE("parallel_fixed gives each thread one share, and even ones") {
+  KeepThreads keep;
+  for (int threads : {1, 2, 3, 8, 64}) {
+    set_num_threads(threads);
+    for (int64_t n : {1, 2, 65, 1000}) {
+      std::atomic<int64_t> most{0}, calls{0}, all{0};
+      parallel_fixed(n, [&](int64_t b, int64_t e, int) {
+        ++calls, all += e - b;
         int64_t old = most;
         while (e - b > old && !most.compare_exchange_weak(old, e - b)) {
         }
-        for (int64_t i = b; i < e; ++i) ++seen[static_cast<size_t>(i)];
       });
-      for (const auto& s : seen) CHECK(s == 1);
+      CHECK(all == n);
       CHECK(calls <= threads);
       if (calls == std::min<int64_t>(n, threads)) CHECK(most == ceil_div(n, std::min<int64_t>(n, threads)));
     }
   }
+}
+
+// Whoever has the index `held`, in a part of a share, waits for all other parts; true if they were done meanwhile.
+static bool rest_is_taken_over(int threads, int64_t n, int64_t held) {
+  set_num_threads(threads);
+  std::atomic<int64_t> done{0};
+  std::atomic<bool> came{false};
+  parallel_for(n, 1, [&](int64_t b, int64_t e, int) {
+    if (b <= held && held < e) {
+      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (done < n - (e - b) && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+      came = done == n - (e - b) && e - b < n / threads;
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(100) * (e - b));  // worth dividing
+    }
+    done += e - b;
+  });
+  CHECK(done == n);
+  return came;
+}
+
+TEST_CASE("what a thread that is held up has not begun is taken over by others") {
+  KeepThreads keep;
+  for (int threads : {2, 3, 8})
+    for (int64_t held : {0, 57, 99}) CHECK(rest_is_taken_over(threads, 100, held));
+}
+
+TEST_CASE("a call's work is worth its grain") {
+  KeepThreads keep;
+  set_num_threads(2);
+  std::atomic<int> small{0}, calls{0};
+  parallel_for(1000, {10, 100}, [&](int64_t b, int64_t e, int) { ++calls, small += e - b < 100; });
+  CHECK(small == 0);
+  CHECK(calls >= 2);
 }
 
 TEST_CASE("parallel_for keeps small work on few threads") {
@@ -118,7 +172,7 @@ TEST_CASE(
     }
     if (threads == 2 && std::thread::hardware_concurrency() > 1)
       CHECK(best > 5);  // a trip through any cache takes longer
-    parallel_for(threads, 1, [&](int64_t, int64_t, int) { CHECK(round_trip_ns() == 0); });
+    parallel_fixed(threads, [&](int64_t, int64_t, int) { CHECK(round_trip_ns() == 0); });
   }
 }
 

@@ -194,7 +194,9 @@ struct Strips {
     const int64_t held_floats = t.held_floats(t.rows), pieces = t.pieces_of_a_row();
     const int64_t work = p.oW * p.E * (p.O + (p.has_expand ? p.sH * p.sW * p.C : 0)) / pieces;
     const auto pixel = [&](int64_t piece) { return piece / pieces * p.oW + p.oW * (piece % pieces) / pieces; };
-    with_scratch(p.N * p.oH * pieces, ceil_div(128 * 1024, std::max<int64_t>(work, 1)), t.strip_floats(t.rows),
+    const int64_t items = p.N * p.oH * pieces, worth = ceil_div(128 * 1024, std::max<int64_t>(work, 1));
+    // Each call makes the rows above its first one again.
+    with_scratch(items, {worth, p.has_expand ? items : worth}, t.strip_floats(t.rows),
                  [&](int64_t begin, int64_t end, float* scratch) {
                    HeldRows held{reinterpret_cast<Value*>(scratch)};
                    auto* deep = reinterpret_cast<Value*>(scratch + held_floats);

@@ -86,7 +86,7 @@ double round_trip_ns() {
   PingPong line;
   double ns = 0;
   const int64_t n = num_threads();
-  parallel_for(n, 1, [&](int64_t begin, int64_t end, int) {
+  parallel_fixed(n, [&](int64_t begin, int64_t end, int) {
     if (begin == 0 && end == n) return;
     if (begin == 0) ns = line.first();
     if (end == n) line.second();

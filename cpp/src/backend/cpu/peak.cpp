@@ -37,7 +37,7 @@ double gflops(double seconds, double (*loop)(int64_t, float*)) {
   std::vector<Slot> slots(static_cast<size_t>(n));
   int64_t rounds = 100;
   auto run = [&] {
-    parallel_for(n, 1, [&](int64_t begin, int64_t end, int) {
+    parallel_fixed(n, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         slots[static_cast<size_t>(i)].sink = 1e-3f;
         slots[static_cast<size_t>(i)].flops = loop(rounds, &slots[static_cast<size_t>(i)].sink);
@@ -79,18 +79,18 @@ MachinePeak measure_peak(double seconds) {
   // Each array alone is larger than the caches that few cores are given, or what is only read would stay there.
   const int64_t blocks = (int64_t(64) << 20) / 4 / kPeakBlock, n = blocks * kPeakBlock;
   Floats a(n), b(n), c(n);
-  parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int) {  // first touch by the thread that will use it
+  parallel_fixed(blocks, [&](int64_t begin, int64_t end, int) {  // first touch by the thread that will use it
     std::fill(a.p + begin * kPeakBlock, a.p + end * kPeakBlock, 0.0f);
     std::fill(b.p + begin * kPeakBlock, b.p + end * kPeakBlock, 1.0f);
     std::fill(c.p + begin * kPeakBlock, c.p + end * kPeakBlock, 2.0f);
   });
   double t = best_time(each, [&] {
-    parallel_for(blocks, 1,
-                 [&](int64_t begin, int64_t end, int) { k->peak_triad(a.p, b.p, c.p, 3.0f, begin, end); });
+    parallel_fixed(blocks,
+                   [&](int64_t begin, int64_t end, int) { k->peak_triad(a.p, b.p, c.p, 3.0f, begin, end); });
   });
   peak.triad_gbytes = 3.0 * static_cast<double>(n) * 4 / t / 1e9;
   t = best_time(each, [&] {
-    parallel_for(blocks, 1, [&](int64_t begin, int64_t end, int) { k->peak_copy(a.p, b.p, begin, end); });
+    parallel_fixed(blocks, [&](int64_t begin, int64_t end, int) { k->peak_copy(a.p, b.p, begin, end); });
   });
   peak.copy_gbytes = 2.0 * static_cast<double>(n) * 4 / t / 1e9;
   peak.round_trip_ns = round_trip_ns();

@@ -11,7 +11,7 @@ namespace fastcnn::cpu {
 
 // f(begin, end, scratch) on each thread's own memory.
 template <class F>
-void with_scratch(int64_t items, int64_t grain, int64_t floats, F&& f) {
+void with_scratch(int64_t items, Grain grain, int64_t floats, F&& f) {
   std::atomic<bool> failed{false};
   parallel_for(items, grain, [&](int64_t b, int64_t e, int) {
     if (float* s = thread_scratch(floats))

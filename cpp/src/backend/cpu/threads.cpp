@@ -1,4 +1,5 @@
-// What it is: OpenMP behind a static split, with a polite thread count, also in forked children. See threads.h.
+// What it is: OpenMP behind even shares of which idle threads take over the rest, with a polite thread count, also
+// in forked children. See threads.h.
 #include "backend/cpu/threads.h"
 
 #include <omp.h>
@@ -8,9 +9,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -78,21 +82,91 @@ struct FlushDenormals {
 
 using Body = void (*)(void*, int64_t, int64_t, int);
 
-FASTCNN_UNCHECKED_THREADS void run_team(int64_t n, int nt, Body body, void* ctx) {
-  FASTCNN_HAPPENS_BEFORE(ctx);
-#pragma omp parallel num_threads(nt)
+// What is left of a thread's share, in pieces [front, back): the thread takes from the front, which its cache
+// knows from the last layer, others from the back.
+class alignas(128) Share {
+ public:
+  void fill(uint32_t pieces) { left_.store(pieces, std::memory_order_relaxed); }
+  // A part of what is left, of `least` pieces where there are so many: large parts first, since each costs a call,
+  // small ones last, so that none is waited for.
+  uint32_t take(bool own, uint32_t least, uint32_t* first) {
+    uint64_t left = left_.load(std::memory_order_relaxed);
+    for (;;) {
+      const auto front = static_cast<uint32_t>(left >> 32), back = static_cast<uint32_t>(left), all = back - front;
+      if (all == 0) return 0;
+      const uint32_t part = std::min(std::max((all + 1) / 2, least), all);
+      const uint64_t then = own ? left + (uint64_t(part) << 32) : left - part;
+      if (!left_.compare_exchange_weak(left, then, std::memory_order_relaxed)) continue;
+      *first = own ? front : back - part;
+      return part;
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> left_{0};
+};
+
+constexpr int64_t kPieces = 12;      // of a share, at most
+constexpr int64_t kCallNs = 50'000;  // one call's work: less is not worth dividing
+
+// One for each thread of the teams that the calling thread leads; null where there is no memory for them.
+Share* shares_of_team(int nt) {
+  thread_local std::unique_ptr<Share[]> shares;
+  thread_local int count = 0;
+  if (count < nt) {
+    shares.reset(new (std::nothrow) Share[static_cast<size_t>(nt)]);
+    count = shares ? nt : 0;
+  }
+  return shares.get();
+}
+
+struct Region {
+  int64_t n;
+  int nt;
+  Body body;
+  void* ctx;
+  int64_t pieces;  // of each share; 1: shares are not divided
+  Share* shares;
+
+  void part(int64_t share, int64_t b, int64_t e, int thread) const {
+    const int64_t from = n * share / nt, length = n * (share + 1) / nt - from;
+    b = from + length * b / pieces, e = from + length * e / pieces;
+    if (b < e) body(ctx, b, e, thread);
+  }
+  void run(int thread, int got) const {
+    if (pieces == 1) {
+      // The team may be smaller than asked for (OMP_THREAD_LIMIT, dynamic adjustment).
+      const int64_t b = n * thread / got, e = n * (thread + 1) / got;
+      if (b < e) body(ctx, b, e, thread);
+      return;
+    }
+    using Clock = std::chrono::steady_clock;
+    uint32_t least = 1;  // pieces that are worth a call, after the first one
+    for (int i = 0; i < nt; ++i) {
+      const int of = (thread + i) % nt;
+      uint32_t first;
+      while (const uint32_t count = shares[of].take(i == 0, least, &first)) {
+        const auto start = Clock::now();
+        part(of, first, first + count, thread);
+        const int64_t ns = std::chrono::nanoseconds(Clock::now() - start).count();
+        least = static_cast<uint32_t>(std::min(kPieces, kCallNs * count / std::max<int64_t>(ns, 1) + 1));
+      }
+    }
+  }
+};
+
+FASTCNN_UNCHECKED_THREADS void run_team(const Region& r) {
+  FASTCNN_HAPPENS_BEFORE(r.ctx);
+#pragma omp parallel num_threads(r.nt)
   {
-    FASTCNN_HAPPENS_AFTER(ctx);
+    FASTCNN_HAPPENS_AFTER(r.ctx);
     {
       FlushDenormals ftz;
-      // The team may be smaller than asked for (OMP_THREAD_LIMIT, dynamic adjustment).
-      int got = omp_get_num_threads(), t = omp_get_thread_num();
-      int64_t b = n * t / got, e = n * (t + 1) / got;
-      if (b < e) body(ctx, b, e, t);
+      r.run(omp_get_thread_num(), omp_get_num_threads());
     }
-    FASTCNN_HAPPENS_BEFORE(ctx);
+    FASTCNN_HAPPENS_BEFORE(r.ctx);
   }
-  FASTCNN_HAPPENS_AFTER(ctx);
+  FASTCNN_HAPPENS_AFTER(r.ctx);
 }
 
 // The thread that forked has lost its workers in the child, where libgomp would wait for them for ever. A new
@@ -102,32 +176,26 @@ class Leader {
   Leader() {
     std::thread([this] { lead(); }).detach();
   }
-  void run(int64_t n, int nt, Body body, void* ctx) {  // of one thread alone
+  void run(const Region& r) {  // of one thread alone
     std::unique_lock<std::mutex> lock(mutex_);
-    job_ = {n, nt, body, ctx};
+    job_ = &r;
     changed_.notify_all();
-    changed_.wait(lock, [this] { return job_.body == nullptr; });
+    changed_.wait(lock, [this] { return job_ == nullptr; });
   }
 
  private:
-  struct Job {
-    int64_t n = 0;
-    int nt = 0;
-    Body body = nullptr;
-    void* ctx = nullptr;
-  };
   void lead() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [this] { return job_.body != nullptr; });
-      run_team(job_.n, job_.nt, job_.body, job_.ctx);
-      job_.body = nullptr;
+      changed_.wait(lock, [this] { return job_ != nullptr; });
+      run_team(*job_);
+      job_ = nullptr;
       changed_.notify_all();
     }
   }
   std::mutex mutex_;
   std::condition_variable changed_;
-  Job job_;
+  const Region* job_ = nullptr;
 };
 Leader* leader = nullptr;  // of a forked child; never destroyed
 
@@ -168,18 +236,24 @@ int set_own_threads(int n) {
 }
 void restore_own_threads(int before) { own_threads = before; }
 
-void parallel_ranges(int64_t n, int64_t grain, void (*body)(void*, int64_t, int64_t, int), void* ctx) {
+void parallel_ranges(int64_t n, Grain grain, void (*body)(void*, int64_t, int64_t, int), void* ctx) {
   if (n <= 0) return;
-  int64_t most = (n + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1);
-  int nt = static_cast<int>(std::min<int64_t>(num_threads(), most));
+  const int64_t least = std::max<int64_t>(grain.thread, 1);
+  const int nt = static_cast<int>(std::min<int64_t>(num_threads(), (n + least - 1) / least));
   if (nt <= 1 || omp_in_parallel() || (lost_team && !have_leader())) {
     FlushDenormals ftz;
     body(ctx, 0, n, 0);
-  } else if (lost_team) {
-    leader->run(n, nt, body, ctx);
-  } else {
-    run_team(n, nt, body, ctx);
+    return;
   }
+  Region r{n, nt, body, ctx, std::clamp<int64_t>(n / nt / std::max<int64_t>(grain.part, 1), 1, kPieces), nullptr};
+  if (r.pieces > 1) {
+    r.shares = shares_of_team(nt);
+    if (r.shares)
+      for (int t = 0; t < nt; ++t) r.shares[t].fill(static_cast<uint32_t>(r.pieces));
+    else
+      r.pieces = 1;
+  }
+  lost_team ? leader->run(r) : run_team(r);
 }
 
 float* thread_scratch(int64_t floats) {
