@@ -102,6 +102,38 @@ inline std::string difference(const Array& a, const Array& b, const Tolerance& t
   return "";
 }
 
+// One implementation with each number of threads; how many runs.
+inline int check_runs(const Implementation& impl, Call& c, const std::vector<int>& counts,
+                      const std::vector<Array>& expect, const std::vector<Out>& outs, const std::string& what,
+                      Tolerance tolerance) {
+  std::vector<Array> one;
+  for (int threads : counts) {
+    use_threads(threads);
+    std::vector<Array> out = make_outputs(outs);
+    std::vector<Operand> out_ops = operands(out);
+    c.out = out_ops;
+    Buffer workspace(impl.workspace ? (impl.workspace(c) + 3) / 4 : 0);
+    workspace.poison();
+    c.workspace = workspace.data();
+    impl.run(c);
+    std::string where = what + " threads " + std::to_string(threads);
+    CHECK_MESSAGE(workspace.guard_intact(), where << ": wrote past its workspace");
+    for (size_t i = 0; i < out.size(); ++i) {
+      CHECK_MESSAGE(out[i].memory->guard_intact(), where << ": wrote past output " << i);
+      if (threads == 1) {
+        std::string d = difference(out[i], expect[i], tolerance);
+        CHECK_MESSAGE(d.empty(), where << ": output " << i << " " << d);
+      } else {
+        bool same = std::memcmp(out[i].memory->data(), one[i].memory->data(),
+                                static_cast<size_t>(out[i].n) * dtype_size(out[i].dtype)) == 0;
+        CHECK_MESSAGE(same, where << ": output " << i << " is not the output of 1 thread");
+      }
+    }
+    if (threads == 1) std::swap(one, out);
+  }
+  return static_cast<int>(counts.size());
+}
+
 // Returns how many optimised runs were compared.
 inline int check_op(cpu::List list, const void* params, const std::vector<Array>& in, const std::vector<Out>& outs,
                     const std::string& what, Tolerance tolerance = {}) {
@@ -113,37 +145,21 @@ inline int check_op(cpu::List list, const void* params, const std::vector<Array>
   for (const Out& o : outs) values += o.n;
   // Small cases meet few threads anyway: fewer thread counts keep the whole test short.
   const std::vector<int> counts = values < 5000 ? std::vector<int>{1, 3} : std::vector<int>{1, 2, 3, 4};
+  std::vector<Array> place = make_outputs(outs);
+  std::vector<Operand> place_ops = operands(place);
   for (const std::string& isa : cpu::available_isas()) {
     cpu::set_isa(isa);
     for (const Implementation& impl : list.first(list.size() - 1)) {
-      std::vector<Array> one;
-      for (int threads : counts) {
-        use_threads(threads);
-        std::vector<Array> out = make_outputs(outs);
-        std::vector<Operand> out_ops = operands(out);
-        Call c;
-        c.params = params, c.in = in_ops, c.out = out_ops;
-        if (impl.declines && impl.declines(c)) continue;
-        Buffer workspace(impl.workspace ? (impl.workspace(c) + 3) / 4 : 0);
-        workspace.poison();
-        c.workspace = workspace.data();
-        impl.run(c);
-        ++compared;
-        std::string where = what + " isa " + isa + " " + impl.name + " threads " + std::to_string(threads);
-        CHECK_MESSAGE(workspace.guard_intact(), where << ": wrote past its workspace");
-        for (size_t i = 0; i < out.size(); ++i) {
-          CHECK_MESSAGE(out[i].memory->guard_intact(), where << ": wrote past output " << i);
-          if (threads == 1) {
-            std::string d = difference(out[i], expect[i], tolerance);
-            CHECK_MESSAGE(d.empty(), where << ": output " << i << " " << d);
-          } else {
-            bool same = std::memcmp(out[i].memory->data(), one[i].memory->data(),
-                                    static_cast<size_t>(out[i].n) * dtype_size(out[i].dtype)) == 0;
-            CHECK_MESSAGE(same, where << ": output " << i << " is not the output of 1 thread");
-          }
-        }
-        if (threads == 1) std::swap(one, out);
-      }
+      use_threads(1);
+      Call c;
+      c.params = params, c.in = in_ops, c.out = place_ops;
+      if (impl.declines && impl.declines(c)) continue;
+      compared += check_runs(impl, c, counts, expect, outs, what + " isa " + isa + " " + impl.name, tolerance);
+      std::vector<Operand> in_prepared = in_ops;
+      c.out = place_ops;
+      const Prepared prepared(impl, c, in_prepared);
+      if (prepared.is())
+        check_runs(impl, c, counts, expect, outs, what + " isa " + isa + " prepared " + impl.name, tolerance);
     }
   }
   return compared;

@@ -1,7 +1,6 @@
 // Winograd F(4x4, 3x3) and F(2x2, 5x5): the three passes against the reference (sums in float64) on every ISA and
 // several thread counts, also where the lists would not choose it. The bound of 5e-6 of the maximum is what the
-// points 0,
-// +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
+// points 0, +-sqrt(1/2), +-sqrt(2) keep up to 512 channels.
 #include "backend/cpu/conv2d_adaptors.h"
 #include "fastcnn/runtime.h"
 #include "op_check.h"
@@ -13,7 +12,8 @@ namespace {
 
 constexpr double kTolerance = 5e-6;
 
-const Implementation kForward[] = {{"winograd", cpu::winograd_cannot, cpu::winograd_workspace, cpu::winograd_run},
+const Implementation kForward[] = {{"winograd", cpu::winograd_cannot, cpu::winograd_workspace, cpu::winograd_run,
+                                    cpu::winograd_prepared, cpu::winograd_prepare},
                                    {"ref", nullptr, nullptr, cpu::conv2d_list().back().run}};
 const Implementation kBwdData[] = {
     {"winograd", cpu::winograd_cannot, cpu::winograd_bwd_data_workspace, cpu::winograd_bwd_data_run},
@@ -180,6 +180,16 @@ TEST_CASE("winograd: bias, residual, activation, groups") {
   check_backward(p5, true);
   check_forward(q5, 3, Act::relu);
   check_backward(q5, true);
+}
+
+// Above a million floats of transformed weights a plan keeps them as they are.
+TEST_CASE("winograd: many prepared weights") {
+  check_forward(shape(1, 180, 7, 6, 180), 1, Act::relu);
+  check_forward(shape(5, 172, 14, 13, 181), 2, Act::none);
+  check_forward(shape(2, 360, 6, 5, 354, {}, 2), 3, Act::relu);
+  check_forward(shape5(1, 180, 7, 6, 180), 1, Act::relu);
+  check_forward(shape5(4, 172, 11, 13, 181, {0, 1, 2, 3}), 3, Act::relu);
+  check_bf16(shape(2, 180, 7, 6, 180));
 }
 
 TEST_CASE("winograd: many channels and many tiles keep the bound") {

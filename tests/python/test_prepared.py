@@ -153,10 +153,11 @@ def test_models(name):
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "window"), [(64, 28, 3), (128, 14, 3), (256, 14, 3), (64, 14, 5), (160, 9, 5)]
+    ("channels", "size", "window"),
+    [(64, 28, 3), (128, 14, 3), (256, 14, 3), (177, 14, 3), (64, 14, 5), (160, 9, 5), (180, 9, 5)],
 )
 def test_transformed_weights_of_winograd(isa, channels, size, window):
-    """Weights of 64 channels stay whole in cache, those of 256 are taken in blocks; both for any number of threads."""
+    """Few are kept transformed, many as they are, in the order of their transform; both for any number of threads."""
     model = randomise(nn.Sequential(nn.Conv2d(channels, channels, window, padding=window // 2), nn.ReLU()))
     f, x = inference(model), rand(2, channels, size, size)
     threads = fc.get_num_threads()

@@ -28,7 +28,7 @@ constexpr int64_t kFewTiles = 128;             // for transforms of all weights 
 constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
 constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time
 constexpr int64_t kPreparedWeights =
-    4 << 20;                                // floats: more would cost memory and its traffic more than they save
+    1 << 20;                                // floats: more would cost memory and its traffic more than they save
 constexpr int64_t kPreparedShares = 4;      // blocks of prepared weights are dealt to any number of threads
 constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient that stay in L2 beside a group
 constexpr int64_t kSumTiles = 32;
@@ -68,7 +68,7 @@ WinogradTask winograd_task(const Conv2dParams& p) {
   t.y_w = p.O, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
   t.m = 7 - p.kH, t.pT = p.pT, t.pL = p.pL, t.tH = ceil_div(p.oH, t.m), t.tW = ceil_div(p.oW, t.m);
   choose_narrow_tiles(t);
-  t.w_o = p.kH * p.kW * t.C, t.w_tap = t.C, t.w_c = 1;
+  t.w_o = p.kH * p.kW * t.C, t.w_tap = t.C, t.w_c = 1, t.w_v = lanes() * t.w_o;
   t.moments.on = p.has_moments != 0;
   return t;
 }
@@ -79,7 +79,7 @@ WinogradTask winograd_bwd_data_task(const Conv2dParams& p) {
   std::swap(q.C, q.O), std::swap(q.H, q.oH), std::swap(q.W, q.oW);
   q.pT = p.kH - 1 - p.pT, q.pL = p.kW - 1 - p.pL;
   WinogradTask t = winograd_task(q);
-  t.w_o = 1, t.w_tap = -t.O, t.w_c = p.kH * p.kW * t.O;
+  t.w_o = 1, t.w_tap = -t.O, t.w_c = p.kH * p.kW * t.O, t.w_v = lanes();
   return t;
 }
 
@@ -185,13 +185,38 @@ struct Parts {
   int64_t bytes;
 };
 
-// Of one group; 0: better transformed where they are used.
-int64_t prepared_floats(WinogradTask t) {
+// Does a plan keep the transformed weights? More of them than this are transformed where they are used.
+bool keeps_transformed(WinogradTask t) {
   plan_winograd(t, 1, true);
-  return winograd_weight_floats(t) <= kPreparedWeights ? winograd_weight_floats(t) : 0;
+  return winograd_weight_floats(t) <= kPreparedWeights;
+}
+
+// Weights that a plan keeps as they are, in the order in which their transform reads them:
+// [vector of outputs][channel][tap][lanes].
+void use_packed_taps(WinogradTask& t, const float* packed) {
+  const int64_t r = 7 - t.m;
+  t.w = packed, t.w_o = 1, t.w_tap = lanes(), t.w_c = r * r * t.w_tap, t.w_v = t.C * t.w_c;
+}
+void pack_taps(const WinogradTask& t, float* dst) {
+  const int64_t taps = (7 - t.m) * (7 - t.m), L = lanes();
+  parallel_for(padded(t.O) / L, ceil_div(16 * 1024, t.C * taps * L), [&](int64_t b, int64_t e, int) {
+    for (float* to = dst + b * t.C * taps * L; b < e; ++b)
+      for (int64_t c = 0; c < t.C; ++c)
+        for (int64_t tap = 0; tap < taps; ++tap)
+          for (int64_t o = b * L; o < (b + 1) * L; ++o)
+            *to++ = o < t.O ? t.w[o * t.w_o + tap * t.w_tap + c * t.w_c] : 0;
+  });
+}
+
+// Of one group.
+int64_t prepared_floats(WinogradTask t, bool bf16) {
+  if (!keeps_transformed(t)) return bf16 ? 0 : padded(t.O) * t.C * (7 - t.m) * (7 - t.m);
+  plan_winograd(t, 1, true);
+  return winograd_weight_floats(t);
 }
 
 void prepare_windows(WinogradTask& t, bool bf16, float* dst) {
+  if (!keeps_transformed(t)) return pack_taps(t, dst);
   plan_winograd(t, 1, true);
   t.wt = dst;
   transform_winograd_weights(t, bf16);
@@ -263,7 +288,7 @@ namespace {
 WinogradTask products_task(const Conv2dParams& p, const WinogradTask& forward) {
   WinogradTask q = forward;
   q.C = forward.O, q.O = forward.C;
-  q.w_o = 1, q.w_tap = q.O, q.w_c = p.kH * p.kW * q.O;
+  q.w_o = 1, q.w_tap = q.O, q.w_c = p.kH * p.kW * q.O, q.w_v = lanes();
   q.blocks = block_count(q.O, 1);
   return q;
 }
@@ -372,25 +397,25 @@ float* elements_out(const Operand& o, int64_t i) {
 // After what run_winograd needs.
 static MomentsSpace winograd_moments(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  const bool prepared = c.prepared != nullptr;
   const WinogradTask t = winograd_task(p);
+  const bool prepared = c.prepared && keeps_transformed(t);
   char* base = static_cast<char*>(c.workspace);
   return {p, winograd_parts(t, prepared), base ? base + winograd_windows_workspace(t, prepared) : nullptr};
 }
 int64_t winograd_workspace(const Call& c) {
-  return winograd_windows_workspace(winograd_task(c.as<Conv2dParams>()), c.prepared != nullptr) +
-         winograd_moments(c).bytes;
+  const WinogradTask t = winograd_task(c.as<Conv2dParams>());
+  return winograd_windows_workspace(t, c.prepared && keeps_transformed(t)) + winograd_moments(c).bytes;
 }
 int64_t winograd_prepared(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
-  return 4 * p.groups * prepared_floats(winograd_task(p));
+  return 4 * p.groups * prepared_floats(winograd_task(p), half(c.in[0]));
 }
 void winograd_prepare(const Call& c, void* dst) {
   const auto& p = c.as<Conv2dParams>();
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = winograd_task(p);
     t.w = elements(c.in[1], g * t.O * t.w_o);
-    prepare_windows(t, half(c.in[0]), static_cast<float*>(dst) + g * prepared_floats(t));
+    prepare_windows(t, half(c.in[0]), static_cast<float*>(dst) + g * prepared_floats(t, half(c.in[0])));
   }
 }
 void winograd_run(const Call& c) {
@@ -398,9 +423,12 @@ void winograd_run(const Call& c) {
   const MomentsSpace moments = winograd_moments(c);
   for (int64_t g = 0; g < p.groups; ++g) {
     WinogradTask t = winograd_task(p);
-    // The kernels only read them.
-    if (c.prepared) t.wt = static_cast<float*>(const_cast<void*>(c.prepared)) + g * prepared_floats(t);
     t.x = elements(c.in[0], g * t.C), t.w = elements(c.in[1], g * t.O * t.w_o);
+    if (c.prepared) {
+      // The kernels only read them.
+      float* kept = static_cast<float*>(const_cast<void*>(c.prepared)) + g * prepared_floats(t, half(c.in[0]));
+      keeps_transformed(t) ? void(t.wt = kept) : use_packed_taps(t, kept);
+    }
     t.y = elements_out(c.out[0], g * t.O);
     t.bias = p.has_bias ? elements(c.in[2], g * t.O) : nullptr;
     t.residual = p.has_residual ? elements(c.in[c.in.size() - 1], g * t.O) : nullptr;

@@ -9,6 +9,17 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
+// Taps of a vector of outputs, [channel][tap][lanes]. One copy: compilers fuse products and sums as they like, and
+// what a plan keeps in this order gives the bits of what is brought into it here.
+template <class Points, int r>
+__attribute__((noinline)) void packed_taps(const float* taps, int64_t channels, float* dst, int64_t step,
+                                           int64_t plane) {
+  for (int64_t c = 0; c < channels; ++c, taps += r * r * kLanes, dst += step) {
+    for (int i = 0; i < r * r; ++i) prefetch(taps + (8 * r * r + i) * kLanes);
+    to_planes<Points>([&](int i, int j) { return load(taps + (i * r + j) * kLanes); }, dst, plane);
+  }
+}
+
 // Weights of channels [c0, c0 + cn) for one block of outputs to planes of [channel][vectors of the block].
 template <class Points, int r, class T>
 void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, int64_t cn, float* dst,
@@ -16,8 +27,13 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
   for (int64_t v = 0; v < b.V; ++v) {
     const int64_t o = (b.v0 + v) * kLanes, step = b.V * kLanes;
     const int n = lanes_left(t.O, o);
-    const T* src = values<T>(t.w) + o * t.w_o + c0 * t.w_c;
+    const T* src = values<T>(t.w) + (b.v0 + v) * t.w_v + c0 * t.w_c;
     float* d = dst + v * kLanes;
+    if constexpr (sizeof(T) == 4)
+      if (t.w_o == 1 && t.w_tap == kLanes && t.w_c == r * r * kLanes) {
+        packed_taps<Points, r>(src, cn, d, step, plane);
+        continue;
+      }
     if (t.w_o == 1) {
       for (int64_t c = 0; c < cn; ++c) {
         const T* s = src + c * t.w_c;
@@ -39,8 +55,7 @@ void transform_taps(const WinogradTask& t, const WinogradBlock& b, int64_t c0, i
 #pragma GCC unroll 16
         for (int j = 0; j < kLanes; ++j) store(taps[j][i], a[j]);
       }
-      for (int k = 0; k < m; ++k)
-        to_planes<Points>([&](int i, int j) { return load(taps[k][i * r + j]); }, d + (c + k) * step, plane);
+      packed_taps<Points, r>(&taps[0][0][0], m, d + c * step, step, plane);
     }
   }
 }

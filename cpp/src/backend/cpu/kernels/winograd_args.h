@@ -36,7 +36,8 @@ struct WinogradOutputs {
 struct WinogradTask : WinogradOutputs {
   int64_t H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;  // input, strides in floats
   int64_t pT = 0, pL = 0;                                  // padding
-  int64_t w_o = 0, w_tap = 0, w_c = 0;  // strides of the weights; a negative w_tap walks them mirrored
+  // Strides of the weights, w_v from one vector of outputs to the next; a negative w_tap walks them mirrored.
+  int64_t w_o = 0, w_tap = 0, w_c = 0, w_v = 0;
   // Of the bf16 kernels: addresses of bfloat16 (x, w, y, bias, residual, dy), strides in elements. dw is float32.
   const float* x = nullptr;
   const float* w = nullptr;
