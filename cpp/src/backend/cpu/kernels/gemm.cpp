@@ -43,7 +43,8 @@ struct Tiles {
 
 constexpr int64_t kFetchFloats = 16;
 constexpr int64_t kShortDepth = 64;  // words: results' places are fetched at once, not beside the last products
-constexpr int64_t kFetchedBlock = 32 * 1024;  // floats: weights that fit L2 beside those in use
+constexpr int64_t kFetchedBlock = 32 * 1024;    // floats: weights that fit L2 beside those in use
+constexpr int64_t kFetchedWeights = 16 * 1024;  // of fewer, nothing is fetched
 // Rows at a time of pixels that share a set of the cache.
 constexpr int kAliasedTile = tile_pixels(kTileV) < 8 ? tile_pixels(kTileV) : 8;
 
@@ -242,12 +243,24 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           }
         if (!args.stream && t.N * t.y_n > kCachedFloats) args.soon.add(y + o0);
         if (args.soon.count && args.run > 0) args.soon.deal(args.run, most_pixels<T>(static_cast<int>(V)));
-        // The weights of the next block, where this thread has not read them: its tiles would wait for memory,
-        // while those of this block ask for none.
-        const bool other_group = item + 1 < end && strip + 1 == strips && t.nc == 1;
-        const bool next_soon = kPerWord<T> == 1 && !t.by_strip && t.O * taps * t.C > kCachedFloats &&
-                               taps * cn * V * kLanes <= kFetchedBlock &&
-                               (b + 1 == b1 ? other_group : item == begin || strip == 0);
+        // Weights that this thread has not read yet, or that leave L2 from strip to strip: the tiles would wait
+        // for them, so those of the block before ask for them, a few lines at a time.
+        const int64_t floats = taps * cn * V * kLanes, all = t.O * taps * t.C;
+        args.fetch = FetchedWeights();
+        if (kPerWord<T> == 1 && !t.by_strip && all > kFetchedWeights && floats <= kFetchedBlock &&
+            (item == begin || strip == 0 || all > 4 * kCachedFloats)) {
+          if (b + 1 < b1)
+            args.fetch.at = wb + floats;
+          else if (c + 1 < t.nc)
+            args.fetch.at =
+                wc + taps * cn * padded + taps * (depth * (c + 2) / t.nc - c0 - cn) * blocks.first(b0) * kLanes;
+          else if (item + 1 < end && strip + 1 == strips && t.nc == 1)
+            args.fetch.at = wb + floats;
+          const int64_t windows = t.merge ? t.kH * ceil_div(t.kW * cn, kPiece) : taps * ceil_div(cn, kPiece);
+          const int64_t tiles = ceil_div(nn * hh * ww, most_pixels<T>(static_cast<int>(V)));
+          if (args.fetch.at && windows > 0) args.fetch.lines = ceil_div(floats, kPiece * tiles * windows);
+        }
+        const float* const fetch_end = args.fetch.at + (args.fetch.lines ? floats : 0);
         for (int64_t j = 0; j < segments; ++j) {
           const Segment& g = segment[j];
           const int64_t most = aliased ? kAliasedTile : most_pixels<T>(static_cast<int>(V));
@@ -266,7 +279,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             const bool fetches = strips == 1 && tiles > V;
             for (int64_t p0 = 0, i = 0; p0 < g.pixels; ++i) {
               const int64_t left = g.pixels - p0, P = left < most_p ? left : most_p;
-              args.ahead = 0, args.next = fetches && i < V ? (taps * cn * V + i) * kLanes : 0;
+              args.ahead = 0, args.flat = 0, args.next = fetches && i < V ? (taps * cn * V + i) * kLanes : 0;
               args.tiles = args.next ? 1 : left / P;
               const int64_t at = g.first + p0;
               Tiles<T>::at[V - 1][P - 1](args, as, a_off + at, ws, y + o0, y_off + at);
@@ -277,7 +290,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const bool together =
               kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
           const bool even_steps = together && args.n2 == 1 && t.nc == 1 && !t.sorted;
-          args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run;
+          args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run, args.flat = one_stream;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
             args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kPiece;
@@ -287,8 +300,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const int64_t larger = g.pixels % tiles;
           for (int64_t i = 0, p0 = g.first; i < tiles; i += args.tiles) {
             const int64_t P = g.pixels / tiles + (i < larger);
-            args.next = next_soon && i < V ? (taps * cn * V + i) * kLanes : 0;
-            if (together) args.tiles = args.next ? 1 : i < larger ? larger - i : tiles - i;
+            if (together) args.tiles = args.fetch.lines ? 1 : i < larger ? larger - i : tiles - i;
             if (kPerWord<T> == 1) {
               args.ahead = !t.pack && !t.sorted && b == b0 && cn >= fetched ? P * t.sW * t.x_w : 0;
               if (args.ahead && t.norm.fetch) args.ahead = t.norm.fetch;
@@ -305,7 +317,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
             }
             if constexpr (kPerWord<T> == 1) {
               const LineTileFn line =
-                  even_steps && !args.next && !args.ahead ? line_tile(V, P, args.tail) : nullptr;
+                  even_steps && !args.fetch.lines && !args.ahead ? line_tile(V, P, args.tail) : nullptr;
               const int64_t in_row = line ? (ww - p0 % ww) / P : 0;
               if (in_row > 0 && (!args.soon.count || (!residual && taps * cn <= kShortDepth))) {
                 if (args.tiles > in_row) args.tiles = in_row;
@@ -333,6 +345,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                 norm_pixels(t.sums_before, y + o0, y0 + o0, y_off + p0, P, o0, channels, sums, args.fresh);
             }
             args.fresh = 0;
+            args.fetch.at += args.fetch.lines * args.n1 * args.n2 * ceil_div(args.run, kPiece) * kPiece;
+            if (args.fetch.at >= fetch_end) args.fetch.lines = 0;
             p0 += args.tiles * P;
           }
         }

@@ -48,7 +48,7 @@ template <bool kHalf, class T, int P, int V>
 FASTCNN_OP const float* multiply_words(vf (&acc)[P][V], const float* const (&ap)[P], const float* w, int64_t& k,
                                        int64_t end, int64_t next) {
   for (; k < end; ++k, w += V * kLanes) {
-    if (V > 1) kPerWord<T> == 2 ? prefetch(w + next) : __builtin_prefetch(w + next, 0, 2);
+    if (V > 1 && kPerWord<T> == 2) prefetch(w + next);
     vf b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(w + v * kLanes);
@@ -81,6 +81,12 @@ struct Soon {
   }
 };
 
+// Weights that the next block of outputs reads: so many lines with each piece of the depth.
+struct FetchedWeights {
+  const float* at = nullptr;
+  int64_t lines = 0;
+};
+
 template <class T>
 struct TileArgs {
   int64_t n1, s1, n2, s2, run;  // a window is n1 x n2 runs of `run` words, s1 and s2 apart
@@ -92,11 +98,13 @@ struct TileArgs {
   int tail;                // lanes of the last vector
   int64_t ahead;           // not 0: words from a pixel of this tile to one of a tile to come, fetched meanwhile,
   int64_t ahead0, ahead1;  // these of the depth, from a multiple of kPiece on
-  int64_t next;            // from weights of this block to those that are fetched meanwhile
-  int64_t tiles;           // so many, one after the other
-  int stream;              // write y past the caches: whole vectors at multiples of a vector only
-  float* sums;             // float32: MomentSums of y of each vector, or null
-  int fresh;               // they start with this tile
+  int flat;                // that tile's pixels follow each other: its lines are fetched in their order
+  int64_t next;            // bfloat16: from weights of this block to those that are fetched meanwhile
+  FetchedWeights fetch;
+  int64_t tiles;  // so many, one after the other
+  int stream;     // write y past the caches: whole vectors at multiples of a vector only
+  float* sums;    // float32: MomentSums of y of each vector, or null
+  int fresh;      // they start with this tile
   Soon<T> soon;
 };
 
@@ -124,6 +132,7 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
         acc[p][v] = v == V - 1 && t.tail < kLanes ? loadn(y + y_off[p] + v * kLanes, t.tail)
                                                   : load(y + y_off[p] + v * kLanes);
   }
+  const float* fetched = t.fetch.at;
   for (int64_t r1 = 0; r1 < t.n1; ++r1, w += t.left_out)
     for (int64_t r2 = 0; r2 < t.n2; ++r2) {
       const float* ar = a + r1 * t.s1 + r2 * t.s2;
@@ -134,8 +143,17 @@ FASTCNN_OP void one_tile(const TileArgs<T>& t, const float* a, const int64_t* a_
       int64_t soon = t.soon.count && r1 == t.n1 - 1 && r2 == t.n2 - 1 ? 0 : P;
       for (int64_t k = 0; k < run;) {
         if (t.ahead && k >= t.ahead0 && k < t.ahead1) {
+          if (kPerWord<T> == 1 && t.flat) {
+#pragma GCC unroll 1
+            for (int p = 0; p < P; ++p) prefetch(ap[0] + t.ahead + k * P + p * kPiece);
+          } else {
 #pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
+            for (int p = 0; p < P; ++p) prefetch(ap[p] + k + t.ahead);
+          }
+        }
+        if (kFetches && kPerWord<T> == 1) {
+#pragma GCC unroll 1
+          for (int64_t i = t.fetch.lines; i > 0; --i, fetched += kPiece) __builtin_prefetch(fetched, 0, 2);
         }
         if (kFetches && soon < P && k >= t.soon.from)
           for (const int64_t end = soon + t.soon.pixels < P ? soon + t.soon.pixels : P; soon < end; ++soon)
