@@ -313,6 +313,11 @@ class Sides:
         self.calls = [t, t, f]
 
 
+def peer_corrupts(s: Shape, which: str) -> bool:
+    """PyTorch 2.13 writes past its memory in gradients of strided 1x1 weights with few channels: no peer there."""
+    return which == "bwd_weights" and s.k == 1 and s.stride > 1 and (s.O if s.transposed else s.C) < 16
+
+
 def close(a, b):
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-30)
@@ -382,7 +387,7 @@ def main():
         if time.perf_counter() - start > a.seconds:
             print(f"stopped before shape {j} of the slice")
             break
-        rows += [measure(s, which, a.budget) for which in a.passes.split(",")]
+        rows += [measure(s, which, a.budget) for which in a.passes.split(",") if not peer_corrupts(s, which)]
     if a.json:
         with open(a.json, "a") as f:
             f.writelines(json.dumps(r) + "\n" for r in rows)

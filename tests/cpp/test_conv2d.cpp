@@ -296,6 +296,27 @@ TEST_CASE("conv2d backward to data by columns: rings of rows, groups, few pixels
       Case(1, 4, 3, 40, 70, 3, 3).stride(1, 5).pad(0, 4, 0, 0).p);  // rows and columns of dx that no window meets
 }
 
+TEST_CASE("conv2d backward to data with few channels and many outputs in a group: outputs in lanes") {
+  const Case cases[] = {Case(2, 4, 9, 10, 32, 3, 3).pad(1).groups(4),
+                        Case(1, 2, 7, 23, 130, 1, 1).groups(2),
+                        Case(3, 3, 8, 9, 128, 1, 1),
+                        Case(2, 6, 11, 9, 108, 3, 3).pad(0, 2, 1, 2).groups(2),
+                        Case(2, 3, 12, 11, 57, 3, 3).pad(1).dilate(2, 2).groups(3),
+                        Case(2, 2, 13, 11, 96, 3, 3).pad(1).stride(2, 2).groups(2),
+                        Case(1, 2, 14, 15, 72, 4, 5).pad(2).stride(2, 3).groups(2)};
+  for (const Case& c : cases) {
+    Conv2dParams p = c.p;
+    check(p, {0});
+    if (!cpu::kernels() || cpu::lanes() < 8) continue;
+    p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH),
+    p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+    Operand in[2], out[1];
+    Call call;
+    call.params = &p, call.in = in, call.out = out;
+    CHECK_MESSAGE(cpu::few_outputs_bwd_data_declines(call) == nullptr, text(p));
+  }
+}
+
 TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave lanes idle") {
   check(Case(2, 65, 9, 8, 64, 7, 7).pad(3).p);
   check(Case(3, 17, 14, 13, 31, 3, 3).dilate(3, 3).pad(1).p);
