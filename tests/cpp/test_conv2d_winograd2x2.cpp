@@ -142,11 +142,12 @@ TEST_CASE("winograd2x2: what it cannot do, where it would not pay, and the stric
     cpu::set_isa(isa);
     // The stages of ResNet-18, -20 and -50, a layer of a GAN.
     CHECK(reasons(shape(3, 16, 64, 56, 56, 128)) == all);
-    CHECK(reasons(shape(3, 16, 256, 14, 14, 512)) == all);
+    const std::string few = "few channels", small = "too few pixels or channels for its transforms";
+    CHECK(reasons(shape(3, 16, 256, 14, 14, 512)) == All{cpu::products_are_cheap() ? small : "", "", ""});
+    CHECK(reasons(shape(3, 1, 128, 56, 56, 128))[0] == (cpu::products_are_cheap() ? small : ""));
     CHECK(reasons(shape(3, 8, 128, 56, 56, 128)) == all);
     CHECK(reasons(shape(3, 128, 32, 16, 16, 64)) == all);
     CHECK(reasons(shape(4, 64, 64, 32, 32, 128)) == all);
-    const std::string few = "few channels", small = "too few pixels or channels for its transforms";
     CHECK(reasons(shape(3, 8, 3, 224, 224, 32)) == All{few, few, few});
     CHECK(reasons(shape(3, 1, 512, 14, 14, 512))[0] == small);
     CHECK(reasons(shape(3, 1, 512, 14, 14, 512))[1] == small);

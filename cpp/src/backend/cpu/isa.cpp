@@ -90,6 +90,14 @@ const Candidate* use() {
 const KernelTable* kernels() { return use()->table; }
 std::string isa_name() { return use()->name; }
 bool has_bf16_products() { return isa_name() == "avx512bf16"; }
+bool products_are_cheap() {
+#if defined(__x86_64__)
+  static const bool intel = (__builtin_cpu_init(), __builtin_cpu_is("intel"));
+  return intel && kernels() && kernels()->vector_floats == 16;
+#else
+  return false;
+#endif
+}
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> out;

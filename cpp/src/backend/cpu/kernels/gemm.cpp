@@ -290,7 +290,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const bool together =
               kPerWord<T> == 1 && !by_tile && t.late.act == Act::none && !t.sums_before.on && !args.sums;
           const bool even_steps = together && args.n2 == 1 && t.nc == 1 && !t.sorted;
-          args.tiles = 1, args.ahead0 = 0, args.ahead1 = args.run, args.flat = one_stream;
+          args.tiles = 1, args.next = 0, args.ahead0 = 0, args.ahead1 = args.run, args.flat = one_stream;
           if (lines) {
             args.ahead = ahead, args.ahead0 = lines * (b - b0) / (b1 - b0) * kPiece;
             args.ahead1 = lines * (b + 1 - b0) / (b1 - b0) * kPiece;
