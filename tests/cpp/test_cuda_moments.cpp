@@ -192,8 +192,10 @@ TEST_CASE(
         }
         CHECK_MESSAGE(ran == (aligned ? k.aligned : k.unaligned),
                       "C " << k.C << ": " << ran << " implementations");
+        const Array place(count_of(y), t), sums(2 * p.O, DType::float64);
+        const std::vector<Operand> out{place.operand(), sums.operand()};
+        c.in = in, c.out = out;
         for (const Implementation& impl : cuda::conv2d_list()) {  // what the sums do not see
-          c.in = in;
           for (int what = 0; what < 2; ++what) {
             Conv2dParams other = p;
             what ? other.has_bias = 1 : (other.act.act = Act::relu, 0);

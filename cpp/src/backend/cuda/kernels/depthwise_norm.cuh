@@ -315,7 +315,7 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
     const int64_t y_at = ((n * p.oH + g0) * p.oW + d0) * p.C + me.c;
     const int64_t x_at = ((n * p.H + h0) * p.W + w0) * p.C + me.c;
     const T *dy_from = behind.dy + y_at, *y_from = behind.y + y_at, *x_from = x + x_at;
-    T* to = dx + x_at;
+    int64_t to = x_at;  // of dx, which may be null
     HalfQuad dy_raw[columns], y_raw[columns], x_raw[width], window[ring][columns];
     auto fetch_dy = [&](int g) {
       const uint32_t there = g >= 0 && g < p.oH ? readable : 0;
@@ -405,7 +405,7 @@ depthwise_between_bwd(DepthwiseRows p, NormBehind<T> behind, const T* w, const T
             sum[k] += d[e][k], dot[k] += d[e][k] * centred;
           }
         }
-        if (dx) *reinterpret_cast<HalfQuad*>(to + e * C) = narrow_quad<T>(d[e]);
+        if (dx) *reinterpret_cast<HalfQuad*>(dx + to + e * C) = narrow_quad<T>(d[e]);
       }
     };
     auto next = [&](HalfQuad(&row)[columns], const HalfQuad(&after)[columns]) {
