@@ -148,6 +148,7 @@ TEST_CASE("winograd2x2: what it cannot do, where it would not pay, and the stric
     CHECK(reasons(shape(3, 8, 128, 56, 56, 128)) == all);
     CHECK(reasons(shape(3, 128, 32, 16, 16, 64)) == all);
     CHECK(reasons(shape(4, 64, 64, 32, 32, 128)) == all);
+    CHECK(reasons(shape(3, 64, 320, 13, 13, 64))[0] == small);  // windows of many channels for few outputs
     CHECK(reasons(shape(3, 8, 3, 224, 224, 32)) == All{few, few, few});
     CHECK(reasons(shape(3, 1, 512, 14, 14, 512))[0] == small);
     CHECK(reasons(shape(3, 1, 512, 14, 14, 512))[1] == small);

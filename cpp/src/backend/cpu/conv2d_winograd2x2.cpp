@@ -247,8 +247,10 @@ const char* not_worth_it(const Conv2dParams& p, WinogradPass pass) {
   const bool forward = pass == WinogradPass::forward;
   const double depth = forward ? real(padded(p.C)) * vO : real(padded(p.O)) * vC;
   double cost = kStart + kProduct * real(p.N) * h * w * depth;
+  Winograd2x2Task plan = t;
+  const bool own = Plan(plan, 1).own;  // else windows go through L3
   if (forward)
-    cost += tiles * (planes * kInput * vC + 25 * kOutput * vO);
+    cost += tiles * (planes * kInput * (own ? 1 : 2) * vC + 25 * kOutput * vO);
   else if (pass == WinogradPass::bwd_data)
     cost += tiles * ((p.kH == 4 ? 100 : 25) * kInput * vO + 100 * kOutput * vC);
   else
@@ -263,8 +265,7 @@ const char* not_worth_it(const Conv2dParams& p, WinogradPass pass) {
                                                               : over_inputs;
   const double direct = kDirect * real(p.N * p.oH * p.oW * p.kH * p.kW) * channels;
   // Windows that one thread writes and another one reads (Xeon: 0.63 to 0.96 of direct where the model says 1.3).
-  Winograd2x2Task plan = t;
-  if (forward && products_are_cheap() && !Plan(plan, 1).own) cost *= kFarWindows;
+  if (forward && products_are_cheap() && !own) cost *= kFarWindows;
   return cost < direct ? nullptr : "too few pixels or channels for its transforms";
 }
 
