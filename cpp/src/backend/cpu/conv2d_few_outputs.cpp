@@ -21,11 +21,9 @@ double saved(const GemmTask& t) {  // of a group
          1.1 * static_cast<double>(t.O) * (1.25 * static_cast<double>(vectors) + 10);
 }
 
-// Rows of a 1x1 too, for they are the work items.
 GemmTask rows_task(const Conv2dParams& p) {
   GemmTask t = forward_task(p);
-  t.N = p.N, t.H = p.H, t.W = p.W, t.oH = p.oH, t.oW = p.oW;
-  t.x_h = p.W * p.C, t.x_n = p.H * t.x_h, t.y_h = p.oW * p.O, t.y_n = p.oH * t.y_h;
+  rows_again(t, p);
   return t;
 }
 
@@ -33,10 +31,7 @@ GemmTask rows_task(const Conv2dParams& p) {
 template <class F>
 void for_each_rows(const Conv2dParams& p, F f) {
   for_each_residue(p, lanes(), [&](GemmTask t, const PackTask& q, int64_t src, int64_t dst) {
-    if (t.N * t.oH == 1 && t.oW == p.N * p.H * p.W) {
-      t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
-      t.x_h = p.W * p.O, t.x_n = p.H * t.x_h, t.y_h = p.W * p.C, t.y_n = p.H * t.y_h;
-    }
+    rows_again(t, p);
     f(t, q, src, dst);
   });
 }

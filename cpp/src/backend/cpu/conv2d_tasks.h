@@ -173,15 +173,20 @@ void for_each_residue(const Conv2dParams& p, int lanes, F&& f) {  // f(task, pac
     }
 }
 
+// Where a 1x1 has become one row of all pixels: rows again, for kernels whose work items they are.
+template <class Task>
+void rows_again(Task& t, const Conv2dParams& p) {
+  if (t.N * t.oH * t.kH * t.kW != 1 || t.oW != p.N * p.H * p.W) return;
+  t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
+  t.x_h = p.W * t.x_w, t.x_n = p.H * t.x_h, t.y_h = p.W * t.y_w, t.y_n = p.H * t.y_h;
+}
+
 // For depthwise kernels. The tasks of the dense adaptors have one channel per batch here: turn batches into
-// channels. Where a 1x1 has become one row of all pixels: rows again, for they are the work items here.
+// channels.
 template <class Task>
 void by_channel(Task& t, const Conv2dParams& p) {
   t.B = 1, t.C = t.O = p.C;
-  if (t.N * t.oH * t.kH * t.kW == 1 && t.oW == p.N * p.H * p.W) {
-    t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
-    t.x_h = t.y_h = p.W * p.C, t.x_n = t.y_n = p.H * p.W * p.C;
-  }
+  rows_again(t, p);
 }
 
 }  // namespace fastcnn::cpu

@@ -27,8 +27,9 @@ constexpr int64_t kPlaneFloats = 16 << 20;     // transformed windows and produc
 constexpr int64_t kFewTiles = 128;             // for transforms of all weights of 256 and more outputs
 constexpr int64_t kBlockTiles = 64;            // tiles that share a pass over the weights of a block
 constexpr int64_t kBlockDepth = 128;           // channels of a block whose weights are transformed at a time
-constexpr int64_t kPreparedWeights =
-    1 << 20;                                // floats: more would cost memory and its traffic more than they save
+// Floats of transformed weights that a plan keeps: more would cost memory and its traffic more than they save.
+// Those of bfloat16 weights are not kept otherwise, and their transform costs more.
+constexpr int64_t kPreparedWeights = 1 << 20, kPreparedOfHalf = 4 << 20;
 constexpr int64_t kPreparedShares = 4;      // blocks of prepared weights are dealt to any number of threads
 constexpr int64_t kGroupSums = 150 * 1024;  // sums of the weights' gradient that stay in L2 beside a group
 constexpr int64_t kSumTiles = 32;
@@ -186,9 +187,9 @@ struct Parts {
 };
 
 // Does a plan keep the transformed weights? More of them than this are transformed where they are used.
-bool keeps_transformed(WinogradTask t) {
+bool keeps_transformed(WinogradTask t, bool bf16) {
   plan_winograd(t, 1, true);
-  return winograd_weight_floats(t) <= kPreparedWeights;
+  return winograd_weight_floats(t) <= (bf16 ? kPreparedOfHalf : kPreparedWeights);
 }
 
 // Weights that a plan keeps as they are, in the order in which their transform reads them:
@@ -210,13 +211,13 @@ void pack_taps(const WinogradTask& t, float* dst) {
 
 // Of one group.
 int64_t prepared_floats(WinogradTask t, bool bf16) {
-  if (!keeps_transformed(t)) return bf16 ? 0 : padded(t.O) * t.C * (7 - t.m) * (7 - t.m);
+  if (!keeps_transformed(t, bf16)) return bf16 ? 0 : padded(t.O) * t.C * (7 - t.m) * (7 - t.m);
   plan_winograd(t, 1, true);
   return winograd_weight_floats(t);
 }
 
 void prepare_windows(WinogradTask& t, bool bf16, float* dst) {
-  if (!keeps_transformed(t)) return pack_taps(t, dst);
+  if (!keeps_transformed(t, bf16)) return pack_taps(t, dst);
   plan_winograd(t, 1, true);
   t.wt = dst;
   transform_winograd_weights(t, bf16);
@@ -398,13 +399,14 @@ float* elements_out(const Operand& o, int64_t i) {
 static MomentsSpace winograd_moments(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
   const WinogradTask t = winograd_task(p);
-  const bool prepared = c.prepared && keeps_transformed(t);
+  const bool prepared = c.prepared && keeps_transformed(t, half(c.in[0]));
   char* base = static_cast<char*>(c.workspace);
   return {p, winograd_parts(t, prepared), base ? base + winograd_windows_workspace(t, prepared) : nullptr};
 }
 int64_t winograd_workspace(const Call& c) {
   const WinogradTask t = winograd_task(c.as<Conv2dParams>());
-  return winograd_windows_workspace(t, c.prepared && keeps_transformed(t)) + winograd_moments(c).bytes;
+  return winograd_windows_workspace(t, c.prepared && keeps_transformed(t, half(c.in[0]))) +
+         winograd_moments(c).bytes;
 }
 int64_t winograd_prepared(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
@@ -427,7 +429,7 @@ void winograd_run(const Call& c) {
     if (c.prepared) {
       // The kernels only read them.
       float* kept = static_cast<float*>(const_cast<void*>(c.prepared)) + g * prepared_floats(t, half(c.in[0]));
-      keeps_transformed(t) ? void(t.wt = kept) : use_packed_taps(t, kept);
+      keeps_transformed(t, half(c.in[0])) ? void(t.wt = kept) : use_packed_taps(t, kept);
     }
     t.y = elements_out(c.out[0], g * t.O);
     t.bias = p.has_bias ? elements(c.in[2], g * t.O) : nullptr;

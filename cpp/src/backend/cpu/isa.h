@@ -12,7 +12,7 @@ namespace fastcnn::cpu {
 const KernelTable* kernels();               // the table in use; nullptr when only references are allowed
 std::string isa_name();                     // "ref", "portable", "avx2", "avx512", "avx512bf16"
 bool has_bf16_products();                   // one instruction multiplies pairs of bfloat16
-bool products_are_cheap();                  // two 512-bit ones in a cycle beside L2 and L3 that are slow for them
+bool products_are_cheap();                  // Intel's AVX-512: two 512-bit ones in a cycle, beside slow caches
 std::vector<std::string> available_isas();  // that this build holds and this machine runs, best first, then "ref"
 void set_isa(const std::string& name);      // throws std::invalid_argument with the available names
 
