@@ -148,7 +148,7 @@ def test_training_steps(kernel_isa):
 def net_of(kind):
     """Nets in which the result of norm `bn` has a reader that cannot make it."""
     conv, bn, more = nn.Conv2d(6, 24, 1), nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1, groups=24)
-    wide, other = nn.Conv2d(24, 24, 3, padding=1, groups=12), nn.Conv2d(24, 4, 1)
+    wide, other = nn.Conv2d(24, 24, 1, groups=2), nn.Conv2d(24, 4, 1)
     model = nn.ModuleList([conv, bn, more, wide, other])
 
     def forward(x):

@@ -293,6 +293,7 @@ constexpr Implementation kBwdWeights[] = {
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
     {"group_lanes", group_lanes_bwd_weights_declines, group_lanes_bwd_weights_workspace,
      group_lanes_bwd_weights_run},
+    {"planes", planes_bwd_weights_declines, planes_bwd_weights_workspace, planes_bwd_weights_run},
     {"winograd", winograd_bwd_weights_declines, winograd_bwd_weights_workspace, winograd_bwd_weights_run},
     {"winograd2x2", winograd2x2_bwd_weights_declines, winograd2x2_bwd_weights_workspace,
      winograd2x2_bwd_weights_run},
