@@ -14,6 +14,7 @@
 #include "backend/cpu/kernels/few_args.h"
 #include "backend/cpu/kernels/group_lanes_args.h"
 #include "backend/cpu/kernels/kernel_args.h"
+#include "backend/cpu/kernels/planes_args.h"
 #include "backend/cpu/kernels/winograd_args.h"
 #include "backend/cpu/kernels/winograd2x2_args.h"
 

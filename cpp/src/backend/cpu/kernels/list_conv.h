@@ -10,8 +10,10 @@
   X(conv2d_group_lanes_grad, void, const GroupLanesTask& t, float* scratch, int64_t begin, int64_t end)       \
   /* items: chunks * B * nc * groups; scratch kGradFloats */                                                  \
   X(conv2d_weights_grad, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)          \
-  /* items: chunks * B; scratch: plane_sums vectors, GradPlanes of a strip */                                 \
-  X(conv2d_weights_grad_planes, void, const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end)   \
+  /* items: strips * B; scratch: PlaneLayout of a strip */                                                    \
+  X(conv2d_planes, void, const PlanesTask& t, float* scratch, int64_t begin, int64_t end)                     \
+  /* items: chunks * B; scratch: t.sums() vectors, PlaneLayout of a strip */                                  \
+  X(conv2d_planes_grad, void, const PlanesTask& t, float* scratch, int64_t begin, int64_t end)                \
   /* Winograd F(4x4, 3x3), F(2x2, 5x5); see winograd_args.h. items: blocks of outputs */                      \
   X(winograd_weights, void, const WinogradTask& t, int64_t begin, int64_t end)                                \
   /* items: groups of tiles; scratch 37 planes of u */                                                        \

@@ -1,0 +1,103 @@
+// What it is: convolutions with few channels on both sides: pixels in the lanes. x is copied to planes of one
+// channel, each weight is broadcast to a run of them, and the planes of y become pixels. What it is not: more
+// channels, which fill vectors (gemm.cpp). Sum order of an output: bias, taps, channels; it does not depend on
+// tiles or threads.
+#include "backend/cpu/kernels/even_parts.h"
+#include "backend/cpu/kernels/planes.h"
+
+namespace fastcnn::cpu::FASTCNN_ISA {
+namespace {
+
+constexpr int kMostOutputs = kVectorRegs == 32 ? 6 : 4;  // of a tile
+constexpr int kVectors = kVectorRegs == 32 ? 4 : 3;
+
+struct Run {
+  const float* x;
+  const int32_t* at;
+  int64_t streams, outputs;
+  const float* w;  // (streams, outputs)
+  float* y;
+  int64_t floats, y_plane;
+};
+
+// V vectors of pixels of O planes of y.
+template <int O, int V>
+FASTCNN_OP void tile(const Run& k, int64_t i, const vf* bias, vf low, vf high) {
+  vf acc[O][V];
+#pragma GCC unroll 6
+  for (int o = 0; o < O; ++o)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[o][v] = bias[o];
+  const float* w = k.w;
+  for (int64_t s = 0; s < k.streams; ++s, w += k.outputs) {
+    const float* p = k.x + k.at[s] + i;
+    vf a[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) a[v] = load(p + v * kLanes);
+#pragma GCC unroll 6
+    for (int o = 0; o < O; ++o) {
+      const vf b = set1(w[o]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[o][v] = fma(a[v], b, acc[o][v]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int o = 0; o < O; ++o)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(k.y + o * k.y_plane + i + v * kLanes, vmin(high, vmax(low, acc[o][v])));
+}
+
+template <int O>
+void run_tiles(const Run& k, const float* bias, Act act) {
+  vf b[O];
+#pragma GCC unroll 6
+  for (int o = 0; o < O; ++o) b[o] = bias ? set1(bias[o]) : zero();
+  const vf low = set1(act == Act::none ? -__builtin_inff() : 0.0f);
+  const vf high = set1(act == Act::relu6 ? 6.0f : __builtin_inff());
+  int64_t i = 0;
+  for (; i + kVectors * kLanes <= k.floats; i += kVectors * kLanes) tile<O, kVectors>(k, i, b, low, high);
+  for (; i < k.floats; i += kLanes) tile<O, 1>(k, i, b, low, high);
+}
+
+using RunFn = void (*)(const Run&, const float*, Act);
+constexpr RunFn kRuns[kMostOutputs] = {run_tiles<1>, run_tiles<2>, run_tiles<3>, run_tiles<4>,
+#if defined(__AVX512F__) || defined(__aarch64__)
+                                       run_tiles<5>, run_tiles<6>
+#endif
+};
+
+}  // namespace
+
+void conv2d_planes(const PlanesTask& t, float* scratch, int64_t begin, int64_t end) {
+  const int64_t strips_h = ceil_div(t.oH, t.ohb);
+  const PlaneSplit of_x(t.C), of_y(t.O);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item % t.B, strip = item / t.B, n0 = strip / strips_h * t.nb,
+                  h0 = strip % strips_h * t.ohb;
+    const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - h0 < t.ohb ? t.oH - h0 : t.ohb;
+    const PlaneLayout g(t, nn, hh);
+    float* planes_of_y = scratch + t.C * g.x_plane;
+    int32_t at[kMostStreams];
+    g.find_streams(t, at);
+    NormIn norm = t.norm;
+    if (norm.on) norm.mean += group * t.x_b, norm.scale += group * t.x_b, norm.shift += group * t.x_b;
+    for (int64_t n = 0; n < nn; ++n)
+      copy_planes(t, g, of_x, t.x + (n0 + n) * t.x_n + group * t.x_b, h0, norm, scratch + n * g.x_image);
+    for (int64_t c = 0; c < t.C; ++c) zero_pad(scratch + c * g.x_plane + nn * g.x_image, kLanes);
+    EvenParts outputs(t.O, ceil_div(t.O, kMostOutputs));
+    for (int64_t i = 0; i < outputs.parts; ++i) {
+      const int64_t o = outputs.at;
+      const RunFn run = kRuns[outputs.next() - o - 1];
+      for (int64_t n = 0; n < nn; ++n)
+        run({scratch + n * g.x_image, at, t.streams(), t.O, t.w + group * t.w_b + o,
+             planes_of_y + o * g.y_plane + n * g.y_image, g.y_run, g.y_plane},
+            t.bias ? t.bias + group * t.O + o : nullptr, t.act);
+    }
+    for (int64_t n = 0; n < nn; ++n)
+      for (int64_t h = 0; h < hh; ++h)
+        of_y.to_pixels(planes_of_y + n * g.y_image + h * g.pitch, g.y_plane, t.oW,
+                       t.y + (n0 + n) * t.y_n + (h0 + h) * t.y_h + group * t.y_b, t.y_w);
+  }
+}
+
+}  // namespace fastcnn::cpu::FASTCNN_ISA
