@@ -141,6 +141,14 @@ TEST_CASE("moments of conv2d with few channels in a group") {
   check({2, 20, 7, 9, 40, 3, 3, 1, 1, 1, 20});
 }
 
+TEST_CASE("moments of conv2d with few channels on both sides") {
+  check({8, 3, 40, 41, 5, 3, 3, 1, 1});
+  check({40, 2, 15, 14, 4, 5, 5, 1, 2});    // strips of several images
+  check({9, 3, 30, 29, 7, 4, 4, 1, 3, 2});  // of parts of images
+  check({3, 15, 33, 34, 18, 3, 3, 1, 1, 1, 3});
+  check({64, 2, 28, 29, 7, 1, 1});
+}
+
 TEST_CASE("moments of dilated conv2d") {
   check({2, 64, 24, 28, 64, 3, 3, 1, 2, 2});    // parts that Winograd takes
   check({2, 20, 38, 57, 17, 3, 3, 1, 19, 19});  // parts

@@ -148,7 +148,7 @@ def test_training_steps(kernel_isa):
 def net_of(kind):
     """Nets in which the result of norm `bn` has a reader that cannot make it."""
     conv, bn, more = nn.Conv2d(6, 24, 1), nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1, groups=24)
-    wide, other = nn.Conv2d(24, 24, 1, groups=2), nn.Conv2d(24, 4, 1)
+    wide, other = nn.Conv2d(24, 24, 3, padding=1, groups=12), nn.Conv2d(24, 4, 1)
     model = nn.ModuleList([conv, bn, more, wide, other])
 
     def forward(x):
@@ -192,7 +192,7 @@ def net_of(kind):
 def test_other_readers_keep_the_result(kind, kernel_isa):
     fc.manual_seed(4)
     model, forward = net_of(kind)
-    x = rand(2, 6, 24, 24).requires_grad_()
+    x = rand(2, 6, 4, 5).requires_grad_()
 
     def fn(x):
         out = forward(x)

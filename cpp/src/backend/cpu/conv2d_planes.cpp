@@ -7,6 +7,7 @@
 #include "backend/cpu/conv2d_adaptors.h"
 #include "backend/cpu/conv2d_tasks.h"
 #include "backend/cpu/grad_plan.h"
+#include "backend/cpu/moments_plan.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/threads.h"
@@ -19,7 +20,7 @@ constexpr int64_t kLongestStrip = 32 * 1024;  // of rows that are long
 constexpr int64_t kLeastPixels = 512;         // of a strip or chunk, which cost as much as some pixels
 constexpr int64_t kFewestStrips = 4;
 constexpr int64_t kMostChunks = 16;
-constexpr int64_t kMostChannels = 16;
+constexpr int64_t kMostChannels = 32;
 constexpr double kFewCycles = 4000;  // that are not worth it
 
 // A task of the dense kernels on planes.
@@ -75,7 +76,7 @@ struct Cycles {
   static int64_t whole(int64_t n) { return ceil_div(n, lanes()) * lanes(); }
   static double copy(int64_t channels, bool alike) {  // of a pixel; alike: neighbours lie side by side
     if (alike && channels <= 4) return 1 + static_cast<double>(channels * channels) / 16;
-    return channels <= 8 ? 4.5 : 7.0;
+    return channels <= 8 ? 4.5 : 7 * static_cast<double>(ceil_div(channels, int64_t{16}));
   }
   // Shorter vectors make products faster, but not loads.
   static double more() { return lanes() == 16 ? 1 : 1.5; }
@@ -165,7 +166,8 @@ void run_parts(const std::vector<Part>& parts, const Call& c, const PlanesTask& 
             for (int64_t o = 0; o < t.O; ++o)
               *to++ =
                   w[part.from + b * from.src_b + o * from.s_o + kh * from.s_kh + kw * from.s_kw + i * from.s_c];
-    t.x = c.in[0].as<float>(), t.w = packed, t.y = y + part.to, t.bias = with.bias, t.norm = with.norm;
+    t.x = c.in[0].as<float>(), t.w = packed, t.y = y + part.to, t.bias = with.bias, t.norm = with.norm,
+    t.moments = with.moments;
     const int64_t items = strip_count(t) * t.B,
                   work = t.N * t.oH * t.oW * t.O * (t.streams() + 8) / strip_count(t);
     with_scratch(items, ceil_div(64 * 1024, work + 1), strip_floats(t),
@@ -205,19 +207,28 @@ double dense_grad_cycles(const Conv2dParams& p) {
 }  // namespace
 
 const char* planes_declines(const Call& c) {
-  if (const char* why = declines_common(c, {.norm_in = true})) return why;
+  if (const char* why = declines_common(c, {.norm_in = true, .moments = true})) return why;
   const auto& p = c.as<Conv2dParams>();
   if (const char* why = planes_decline(p)) return why;
   if (p.has_residual) return "residual";
   if (!fused_act(p)) return "activation is not none, relu or relu6";
   return parts_decline(forward_parts(p));
 }
-int64_t planes_workspace(const Call& c) { return parts_workspace(forward_parts(c.as<Conv2dParams>())); }
+int64_t planes_workspace(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  const std::vector<Part> parts = forward_parts(p);
+  return parts_workspace(parts) + MomentsSpace(p, strip_count(parts[0].task), nullptr).bytes;
+}
 void planes_run(const Call& c) {
   const auto& p = c.as<Conv2dParams>();
+  const std::vector<Part> parts = forward_parts(p);
+  const MomentsSpace moments(p, strip_count(parts[0].task),
+                             static_cast<char*>(c.workspace) + parts_workspace(parts));
   PlanesTask with;
   with.bias = p.has_bias ? c.in[2].as<float>() : nullptr, with.norm = norm_in(c, norm_in_at(p));
-  run_parts(forward_parts(p), c, with, c.in[1].as<float>(), c.out[0].as<float>());
+  with.moments = moments.out;
+  run_parts(parts, c, with, c.in[1].as<float>(), c.out[0].as<float>());
+  moments.merge(c);
 }
 
 const char* planes_bwd_data_declines(const Call& c) {
@@ -239,7 +250,9 @@ const char* planes_bwd_weights_declines(const Call& c) {
   if (const char* why = planes_decline(p)) return why;
   const PlanesTask t = weights_planes(p);
   if (strip_floats(t) > kLongestStrip) return "long rows";
-  return grad_cycles(t) > dense_grad_cycles(p) ? "channels fill vectors better" : nullptr;
+  const bool transforms = p.kH * p.kW == 9 && p.sH * p.sW * p.dH * p.dW == 1;  // Winograd multiplies less
+  const double margin = transforms && std::max(t.C, t.O) > 8 ? 1.5 : 1;
+  return grad_cycles(t) * margin > dense_grad_cycles(p) ? "channels fill vectors better" : nullptr;
 }
 int64_t planes_bwd_weights_workspace(const Call& c) {
   const PlanesTask t = weights_planes(c.as<Conv2dParams>());

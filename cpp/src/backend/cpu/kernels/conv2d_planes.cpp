@@ -66,6 +66,31 @@ constexpr RunFn kRuns[kMostOutputs] = {run_tiles<1>, run_tiles<2>, run_tiles<3>,
 #endif
 };
 
+// Mean and sum of squared deviations of a plane of y, some rows in float32 at a time.
+void plane_moments(const PlaneLayout& g, const float* plane, int64_t images, int64_t rows, int64_t cols,
+                   double* mean, double* dev) {
+  constexpr int64_t kTogether = 256;
+  const int few = lanes_at(0, cols);
+  alignas(64) float shift[kLanes];
+  store(shift, set1(hsum(loadn(plane, few)) / static_cast<float>(few)));
+  vf some = zero(), squares = zero();
+  double sum = 0, sum_of_squares = 0;
+  for (int64_t n = 0, since = 0; n < images; ++n)
+    for (int64_t h = 0; h < rows; ++h) {
+      for (int64_t w = 0; w < cols; w += kLanes) {
+        const int m = lanes_at(w, cols);
+        const vf d = sub(get(plane + n * g.y_image + h * g.pitch + w, m), get(shift, m));
+        some = add(some, d), squares = fma(d, d, squares);
+      }
+      since += cols;
+      if (since < kTogether && (n + 1 < images || h + 1 < rows)) continue;
+      sum += hsum(some), sum_of_squares += hsum(squares);
+      some = squares = zero(), since = 0;
+    }
+  const double d = sum / static_cast<double>(images * rows * cols);
+  *mean = shift[0] + d, *dev = sum_of_squares - sum * d;
+}
+
 }  // namespace
 
 void conv2d_planes(const PlanesTask& t, float* scratch, int64_t begin, int64_t end) {
@@ -92,6 +117,12 @@ void conv2d_planes(const PlanesTask& t, float* scratch, int64_t begin, int64_t e
         run({scratch + n * g.x_image, at, t.streams(), t.O, t.w + group * t.w_b + o,
              planes_of_y + o * g.y_plane + n * g.y_image, g.y_run, g.y_plane},
             t.bias ? t.bias + group * t.O + o : nullptr, t.act);
+    }
+    if (t.moments.on) {
+      double* mean = t.moments.part + strip * 2 * t.moments.channels + group * t.O;
+      for (int64_t o = 0; o < t.O; ++o)
+        plane_moments(g, planes_of_y + o * g.y_plane, nn, hh, t.oW, mean + o, mean + t.moments.channels + o);
+      if (group == 0) t.moments.count[strip] = static_cast<double>(nn * hh * t.oW);
     }
     for (int64_t n = 0; n < nn; ++n)
       for (int64_t h = 0; h < hh; ++h)

@@ -6,6 +6,8 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
+constexpr int64_t kAheadFloats = 512;
+
 #if defined(__AVX512F__)
 // Vectors of C neighbouring pixels to C planes, or planes to vectors: each result takes one source after the other
 // beside what it has so far.
@@ -31,6 +33,7 @@ __attribute__((noinline)) void unweave_row(const PlaneSplit& k, const float* s, 
   vf v[C], r[C];
   for (int64_t i = 0; i < count; i += kLanes) {
     const int n = lanes_at(i, count);
+    prefetch(s + i * C + kAheadFloats);
 #pragma GCC unroll 4
     for (int j = 0; j < C; ++j) v[j] = get(s + i * C + j * kLanes, floats_of(n, C, j));
     weave<C>(v, k.to, r);
@@ -66,6 +69,7 @@ __attribute__((noinline)) void eight_to_planes(const float* s, int64_t step, int
                                                int64_t plane) {
   const __mmask8 mask = first_of_eight(C);
   auto pixel = [&](int i) __attribute__((always_inline)) {
+    prefetch(s + i * step + kAheadFloats);
     return i < count ? _mm256_maskz_loadu_ps(mask, s + i * step) : _mm256_setzero_ps();
   };
   vf r[2][4];  // of 8 pixels: channels j and j + 4 by turns of four pixels

@@ -21,6 +21,7 @@ struct PlanesTask {
   float* y = nullptr;
   const float* bias = nullptr;  // (B * O) or null
   Act act = Act::none;          // none, relu or relu6
+  MomentsOut moments;           // of y; a part is a strip
 
   // The gradient of the weights: dy has the strides of y.
   const float* dy = nullptr;
