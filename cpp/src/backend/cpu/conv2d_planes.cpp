@@ -21,6 +21,7 @@ constexpr int64_t kLeastPixels = 512;         // of a strip or chunk, which cost
 constexpr int64_t kFewestStrips = 4;
 constexpr int64_t kMostChunks = 16;
 constexpr int64_t kMostChannels = 32;
+constexpr int64_t kMostGradOutputs = 128;
 constexpr double kFewCycles = 4000;  // that are not worth it
 
 // A task of the dense kernels on planes.
@@ -57,10 +58,11 @@ PlanesTask cut(PlanesTask t) {
   return t;
 }
 
-const char* planes_decline(const Conv2dParams& p) {
+// inputs, outputs: of a group, as the pass has them.
+const char* planes_decline(const Conv2dParams& p, int64_t inputs, int64_t outputs, int64_t most_outputs) {
   if (p.N * p.oH * p.oW * p.H * p.W * p.C * p.O == 0) return "empty";
-  if (std::max(p.C, p.O) > kMostChannels * p.groups) return "many channels";
-  return p.kH * p.kW * std::max(p.C, p.O) > kMostStreams * p.groups ? "many products" : nullptr;
+  if (inputs > kMostChannels || outputs > most_outputs) return "many channels";
+  return p.kH * p.kW * inputs > kMostStreams ? "many products" : nullptr;
 }
 
 // Cycles on one thread, from timings of some hundred shapes on Zen 4; what matters is their order.
@@ -151,6 +153,11 @@ int64_t parts_workspace(const std::vector<Part>& parts) {
   return 4 * aligned(floats);
 }
 
+// A large result leaves the caches before it is read.
+bool streams_result(int64_t floats) {
+  return lanes() == 16 && (floats >= kStreamFloats || hands_result_over_in_memory(4 * floats));
+}
+
 // w, y: of the whole.
 void run_parts(const std::vector<Part>& parts, const Call& c, const PlanesTask& with, const float* w, float* y) {
   const KernelTable& k = *kernels();
@@ -168,6 +175,7 @@ void run_parts(const std::vector<Part>& parts, const Call& c, const PlanesTask& 
                   w[part.from + b * from.src_b + o * from.s_o + kh * from.s_kh + kw * from.s_kw + i * from.s_c];
     t.x = c.in[0].as<float>(), t.w = packed, t.y = y + part.to, t.bias = with.bias, t.norm = with.norm,
     t.moments = with.moments;
+    t.stream = with.stream;
     const int64_t items = strip_count(t) * t.B,
                   work = t.N * t.oH * t.oW * t.O * (t.streams() + 8) / strip_count(t);
     with_scratch(items, ceil_div(64 * 1024, work + 1), strip_floats(t),
@@ -209,7 +217,7 @@ double dense_grad_cycles(const Conv2dParams& p) {
 const char* planes_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true, .moments = true})) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (const char* why = planes_decline(p)) return why;
+  if (const char* why = planes_decline(p, p.C / p.groups, p.O / p.groups, kMostChannels)) return why;
   if (p.has_residual) return "residual";
   if (!fused_act(p)) return "activation is not none, relu or relu6";
   return parts_decline(forward_parts(p));
@@ -226,7 +234,7 @@ void planes_run(const Call& c) {
                              static_cast<char*>(c.workspace) + parts_workspace(parts));
   PlanesTask with;
   with.bias = p.has_bias ? c.in[2].as<float>() : nullptr, with.norm = norm_in(c, norm_in_at(p));
-  with.moments = moments.out;
+  with.moments = moments.out, with.stream = streams_result(p.N * p.oH * p.oW * p.O);
   run_parts(parts, c, with, c.in[1].as<float>(), c.out[0].as<float>());
   moments.merge(c);
 }
@@ -234,24 +242,25 @@ void planes_run(const Call& c) {
 const char* planes_bwd_data_declines(const Call& c) {
   if (const char* why = declines_common(c)) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (const char* why = planes_decline(p)) return why;
+  if (const char* why = planes_decline(p, p.O / p.groups, p.C / p.groups, kMostChannels)) return why;
   return parts_decline(data_parts(p));
 }
 int64_t planes_bwd_data_workspace(const Call& c) { return parts_workspace(data_parts(c.as<Conv2dParams>())); }
 void planes_bwd_data_run(const Call& c) {
   PlanesTask with;
-  with.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr;
+  const auto& p = c.as<Conv2dParams>();
+  with.bias = c.in.size() > 2 ? c.in[2].as<float>() : nullptr, with.stream = streams_result(p.N * p.H * p.W * p.C);
   run_parts(data_parts(c.as<Conv2dParams>()), c, with, c.in[1].as<float>(), c.out[0].as<float>());
 }
 
 const char* planes_bwd_weights_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true})) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (const char* why = planes_decline(p)) return why;
+  if (const char* why = planes_decline(p, p.C / p.groups, p.O / p.groups, kMostGradOutputs)) return why;
   const PlanesTask t = weights_planes(p);
   if (strip_floats(t) > kLongestStrip) return "long rows";
   const bool transforms = p.kH * p.kW == 9 && p.sH * p.sW * p.dH * p.dW == 1;  // Winograd multiplies less
-  const double margin = transforms && std::max(t.C, t.O) > 8 ? 1.5 : 1;
+  const double margin = std::max(t.C, t.O) <= 8 ? 1 : transforms ? 1.5 : 1.2;
   return grad_cycles(t) * margin > dense_grad_cycles(p) ? "channels fill vectors better" : nullptr;
 }
 int64_t planes_bwd_weights_workspace(const Call& c) {

@@ -127,8 +127,9 @@ void conv2d_planes(const PlanesTask& t, float* scratch, int64_t begin, int64_t e
     for (int64_t n = 0; n < nn; ++n)
       for (int64_t h = 0; h < hh; ++h)
         of_y.to_pixels(planes_of_y + n * g.y_image + h * g.pitch, g.y_plane, t.oW,
-                       t.y + (n0 + n) * t.y_n + (h0 + h) * t.y_h + group * t.y_b, t.y_w);
+                       t.y + (n0 + n) * t.y_n + (h0 + h) * t.y_h + group * t.y_b, t.y_w, t.stream);
   }
+  if (t.stream) fence();
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

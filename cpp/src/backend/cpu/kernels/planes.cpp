@@ -43,7 +43,7 @@ __attribute__((noinline)) void unweave_row(const PlaneSplit& k, const float* s, 
 }
 template <int C>
 __attribute__((noinline)) void weave_row(const PlaneSplit& k, const float* s, int64_t plane, int64_t count,
-                                         float* d) {
+                                         float* d, bool stream) {
   vf v[C], r[C];
   for (int64_t i = 0; i < count; i += kLanes) {
     const int n = lanes_at(i, count);
@@ -51,7 +51,7 @@ __attribute__((noinline)) void weave_row(const PlaneSplit& k, const float* s, in
     for (int j = 0; j < C; ++j) v[j] = get(s + i + j * plane, n);
     weave<C>(v, k.back, r);
 #pragma GCC unroll 4
-    for (int j = 0; j < C; ++j) put(d + i * C + j * kLanes, r[j], floats_of(n, C, j));
+    for (int j = 0; j < C; ++j) put(d + i * C + j * kLanes, r[j], floats_of(n, C, j), stream);
   }
 }
 
@@ -179,13 +179,15 @@ void PlaneSplit::to_planes(const float* s, int64_t step, int64_t count, float* d
   blocks_transposed(s, step, count, C, d, plane);
 }
 
-void PlaneSplit::to_pixels(const float* s, int64_t plane, int64_t count, float* d, int64_t step) const {
+void PlaneSplit::to_pixels(const float* s, int64_t plane, int64_t count, float* d, int64_t step,
+                           bool stream) const {
 #if defined(__AVX512F__)
+  stream = stream && reinterpret_cast<uintptr_t>(d) % 64 == 0;
   if (step == C) switch (C) {
-      case 1: return weave_row<1>(*this, s, plane, count, d);
-      case 2: return weave_row<2>(*this, s, plane, count, d);
-      case 3: return weave_row<3>(*this, s, plane, count, d);
-      case 4: return weave_row<4>(*this, s, plane, count, d);
+      case 1: return weave_row<1>(*this, s, plane, count, d, stream);
+      case 2: return weave_row<2>(*this, s, plane, count, d, stream);
+      case 3: return weave_row<3>(*this, s, plane, count, d, stream);
+      case 4: return weave_row<4>(*this, s, plane, count, d, stream);
     }
   if (C <= 8) {
     for (int64_t i = 0; i < count; i += kLanes)

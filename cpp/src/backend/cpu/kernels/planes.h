@@ -15,9 +15,9 @@ FASTCNN_OP void zero_pad(float* d, int64_t n) {
 // How pixels of C channels become planes, and planes pixels.
 struct PlaneSplit {
   explicit PlaneSplit(int64_t C);
-  // `count` pixels, `step` floats apart, to rows of planes; and back.
+  // `count` pixels, `step` floats apart, to rows of planes; and back, past the caches where vectors are lines.
   void to_planes(const float* s, int64_t step, int64_t count, float* d, int64_t plane) const;
-  void to_pixels(const float* s, int64_t plane, int64_t count, float* d, int64_t step) const;
+  void to_pixels(const float* s, int64_t plane, int64_t count, float* d, int64_t step, bool stream) const;
 
   int64_t C;
 #if defined(__AVX512F__)

@@ -22,6 +22,7 @@ struct PlanesTask {
   const float* bias = nullptr;  // (B * O) or null
   Act act = Act::none;          // none, relu or relu6
   MomentsOut moments;           // of y; a part is a strip
+  int32_t stream = 0;           // y past the caches, where its vectors are lines
 
   // The gradient of the weights: dy has the strides of y.
   const float* dy = nullptr;
@@ -35,7 +36,7 @@ struct PlanesTask {
   static constexpr int64_t kSpareStreams = 8;
 };
 
-constexpr int64_t kMostStreams = 512;
+constexpr int64_t kMostStreams = 1024;
 constexpr int64_t kMostPlaneLanes = 16;  // so much behind a plane may be read
 
 // A strip, each channel a plane of its own. Rows of x lie in phases by the stride, and so do columns, so that the
