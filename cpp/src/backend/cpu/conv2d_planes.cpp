@@ -138,7 +138,7 @@ const char* parts_decline(const std::vector<Part>& parts) {
   // Pixels of several parts are written one by one; more channels have Winograd, and others that use most of a
   // vector.
   const PlanesTask& first = parts[0].task;
-  double planes = 0, dense = 0, margin = (parts.size() > 1 ? 1.25 : 1) * (std::max(first.C, first.O) > 8 ? 2 : 1);
+  double planes = 0, dense = 0, margin = (parts.size() > 1 ? 1.6 : 1) * (std::max(first.C, first.O) > 8 ? 2 : 1);
   for (const Part& k : parts) {
     if (k.task.kH * k.task.kW == 0) return "pixels of dx that no window sees";
     if (strip_floats(k.task) > kLongestStrip) return "long rows";
