@@ -22,7 +22,8 @@ constexpr int64_t kFewestStrips = 4;
 constexpr int64_t kMostChunks = 16;
 constexpr int64_t kMostChannels = 32;
 constexpr int64_t kMostGradOutputs = 128;
-constexpr double kFewCycles = 4000;  // that are not worth it
+constexpr int64_t kMostSums = 256 * 1024;  // floats of a chunk, in L2
+constexpr double kFewCycles = 4000;        // that are not worth it
 
 // A task of the dense kernels on planes.
 template <class Task>
@@ -174,8 +175,7 @@ void run_parts(const std::vector<Part>& parts, const Call& c, const PlanesTask& 
               *to++ =
                   w[part.from + b * from.src_b + o * from.s_o + kh * from.s_kh + kw * from.s_kw + i * from.s_c];
     t.x = c.in[0].as<float>(), t.w = packed, t.y = y + part.to, t.bias = with.bias, t.norm = with.norm,
-    t.moments = with.moments;
-    t.stream = with.stream;
+    t.moments = with.moments, t.stream = with.stream;
     const int64_t items = strip_count(t) * t.B,
                   work = t.N * t.oH * t.oW * t.O * (t.streams() + 8) / strip_count(t);
     with_scratch(items, ceil_div(64 * 1024, work + 1), strip_floats(t),
@@ -259,6 +259,7 @@ const char* planes_bwd_weights_declines(const Call& c) {
   if (const char* why = planes_decline(p, p.C / p.groups, p.O / p.groups, kMostGradOutputs)) return why;
   const PlanesTask t = weights_planes(p);
   if (strip_floats(t) > kLongestStrip) return "long rows";
+  if (t.sums() * lanes() > kMostSums) return "many weights";
   const bool transforms = p.kH * p.kW == 9 && p.sH * p.sW * p.dH * p.dW == 1;  // Winograd multiplies less
   const double margin = std::max(t.C, t.O) <= 8 ? 1 : transforms ? 1.5 : 1.2;
   return grad_cycles(t) * margin > dense_grad_cycles(p) ? "channels fill vectors better" : nullptr;
