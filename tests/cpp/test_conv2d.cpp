@@ -359,6 +359,8 @@ TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave la
   check(Case(2, 100, 7, 7, 256, 2, 2).pad(1).p);
   check(Case(1, 8, 30, 31, 160, 3, 3).dilate(2, 2).p);
   check(Case(2, 20, 28, 28, 64, 1, 1).p);
+  check(Case(4, 8, 1, 1, 144, 1, 1).p);   // groups of outputs that are no whole vectors, up to the end of dy
+  check(Case(3, 5, 20, 20, 31, 1, 1).p);  // vectors that reach into the next strip
   check(Case(2, 72, 9, 12, 96, 3, 3).stride(2, 2).pad(1).p);
   check(Case(1, 40, 12, 12, 128, 3, 3).groups(2).pad(1).stride(2, 2).p);
 }

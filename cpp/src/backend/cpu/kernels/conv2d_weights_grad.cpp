@@ -59,11 +59,11 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   const int64_t burst = fetch ? kFetchPixels : kStripPixels;
   // dy is read in place by a single tap unless its pixels share sets of the caches, where they lie close, and by
   // vectors that do not reach past a pixel.
-  const bool whole =
-      t.o_inner ? t.O % kLanes == 0 : (t.kH * t.kW == 1 && t.y_w % kAliasedFloats != 0) || t.y_w <= kMostInPlace;
-  // Where few products read dy, they do not pay for a copy; vectors reach past the pixels of all strips but the
-  // last.
-  const bool but_last = t.o_inner && !whole && t.kH * t.kW * t.C < kFewProducts;
+  const bool by_pixels =
+      !t.o_inner && ((t.kH * t.kW == 1 && t.y_w % kAliasedFloats != 0) || t.y_w <= kMostInPlace);
+  // Where few products read dy, they do not pay for a copy; then vectors may reach past the pixels of all strips
+  // but the last, into the next one.
+  const bool past_pixels = t.o_inner && t.y_w >= kLanes && (t.O % kLanes == 0 || t.kH * t.kW * t.C < kFewProducts);
   // A panel of a single tap is used up before the next one is copied to the same place, which stays in L1.
   const bool by_panels = t.panels && t.kH * t.kW == 1;
   float* rows_of_dy = by_panels ? scratch : more;
@@ -101,8 +101,8 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
           pack_image(t, x0 + n * t.x_n, m, cn, scratch + n * image * cn, norm);
       }
       const T* from = dy + n0 * t.y_n + oh0 * t.y_h + ow0 * t.y_w;
-      const bool in_place = kPixels == 1 && (whole || (but_last && strip + 1 < strips)),
-                 copies = !in_place && !t.o_inner;
+      const bool vectors = t.o_inner && (on % kLanes == 0 || (past_pixels && strip + 1 < strips));
+      const bool in_place = kPixels == 1 && (by_pixels || vectors), copies = !in_place && !t.o_inner;
       const int64_t words = ceil_div(ww, kPixels), pixels = nn * hh * words;
       Walk k;
       k.past = first && t.shared, k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst,
