@@ -29,7 +29,8 @@ std::vector<int64_t> int_list(const char* op, const py::handle& v) {
   if (!py::isinstance<py::sequence>(v) || py::isinstance<py::str>(v) || py::isinstance<Tensor>(v))
     throw TypeError(concat(op, ": expected a sequence of ints, got ", py::repr(v).cast<std::string>()));
   std::vector<int64_t> out;
-  for (py::handle h : py::reinterpret_borrow<py::sequence>(v)) out.push_back(int_from(op, h));
+  // Objects, not handles: arrays make their items as they are asked for them.
+  for (const py::object h : py::reinterpret_borrow<py::sequence>(v)) out.push_back(int_from(op, h));
   return out;
 }
 

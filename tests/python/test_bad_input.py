@@ -184,3 +184,12 @@ def test_nan_target(op, dtype):
         with pytest.raises(ValueError, match=message):
             call(x, bad)
     assert step(x, good).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_lists_of_ints_may_be_arrays():
+    a = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    x = fc.tensor(a)
+    np.testing.assert_array_equal(fc.ops.sum(x, dim=np.array([0, 2])).numpy(), a.sum((0, 2)))
+    assert fc.ops.reshape(x, np.array([4, 6])).shape == (4, 6)
+    with pytest.raises(TypeError, match="amin: expected an int, got"):
+        fc.ops.amin(x, dim=np.array([1.0, 1.0]))
