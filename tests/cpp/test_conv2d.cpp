@@ -296,6 +296,16 @@ TEST_CASE("conv2d backward to data by columns: rings of rows, groups, few pixels
       Case(1, 4, 3, 40, 70, 3, 3).stride(1, 5).pad(0, 4, 0, 0).p);  // rows and columns of dx that no window meets
 }
 
+// Does an implementation of a pass with two operands take p?
+static bool takes(const char* (*declines)(const Call&), Conv2dParams p) {
+  p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH);
+  p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
+  Operand in[2], out[1];
+  Call call;
+  call.params = &p, call.in = in, call.out = out;
+  return declines(call) == nullptr;
+}
+
 TEST_CASE("conv2d backward to data with few channels and many outputs in a group: outputs in lanes") {
   const Case cases[] = {Case(2, 4, 9, 10, 32, 3, 3).pad(1).groups(4),
                         Case(1, 2, 7, 23, 130, 1, 1).groups(2),
@@ -305,15 +315,10 @@ TEST_CASE("conv2d backward to data with few channels and many outputs in a group
                         Case(2, 2, 13, 11, 96, 3, 3).pad(1).stride(2, 2).groups(2),
                         Case(1, 2, 14, 15, 72, 4, 5).pad(2).stride(2, 3).groups(2)};
   for (const Case& c : cases) {
-    Conv2dParams p = c.p;
+    const Conv2dParams& p = c.p;
     check(p, {0});
     if (!cpu::kernels() || cpu::lanes() < 8) continue;
-    p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH),
-    p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
-    Operand in[2], out[1];
-    Call call;
-    call.params = &p, call.in = in, call.out = out;
-    CHECK_MESSAGE(cpu::few_outputs_bwd_data_declines(call) == nullptr, text(p));
+    CHECK_MESSAGE(takes(cpu::few_outputs_bwd_data_declines, p), text(p));
   }
 }
 
@@ -339,17 +344,12 @@ TEST_CASE("conv2d of few channels on both sides: pixels in the lanes") {
       {Case(4, 16, 20, 20, 12, 3, 3).pad(1), false},
   };
   for (const auto& k : cases) {
-    Conv2dParams p = k.c.p;
+    const Conv2dParams& p = k.c.p;
     check(p);
     if (!cpu::kernels() || cpu::lanes() < 16) continue;
-    p.oH = conv_out_size(p.H, p.pT, p.pB, p.kH, p.sH, p.dH),
-    p.oW = conv_out_size(p.W, p.pL, p.pR, p.kW, p.sW, p.dW);
-    Operand in[2], out[1];
-    Call call;
-    call.params = &p, call.in = in, call.out = out;
-    CHECK_MESSAGE((cpu::planes_declines(call) == nullptr) == k.taken, text(p));
-    CHECK_MESSAGE((cpu::planes_bwd_data_declines(call) == nullptr) == k.taken, text(p));
-    CHECK_MESSAGE((cpu::planes_bwd_weights_declines(call) == nullptr) == k.taken, text(p));
+    CHECK_MESSAGE(takes(cpu::planes_declines, p) == k.taken, text(p));
+    CHECK_MESSAGE(takes(cpu::planes_bwd_data_declines, p) == k.taken, text(p));
+    CHECK_MESSAGE(takes(cpu::planes_bwd_weights_declines, p) == k.taken, text(p));
   }
 }
 

@@ -94,40 +94,35 @@ void plane_moments(const PlaneLayout& g, const float* plane, int64_t images, int
 }  // namespace
 
 void conv2d_planes(const PlanesTask& t, float* scratch, int64_t begin, int64_t end) {
-  const int64_t strips_h = ceil_div(t.oH, t.ohb);
   const PlaneSplit of_x(t.C), of_y(t.O);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t group = item % t.B, strip = item / t.B, n0 = strip / strips_h * t.nb,
-                  h0 = strip % strips_h * t.ohb;
-    const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - h0 < t.ohb ? t.oH - h0 : t.ohb;
-    const PlaneLayout g(t, nn, hh);
+    const int64_t group = item % t.B, part = item / t.B;
+    const PlaneStrip strip(t, part);
+    const PlaneLayout g(t, strip.images, strip.rows);
     float* planes_of_y = scratch + t.C * g.x_plane;
     int32_t at[kMostStreams];
     g.find_streams(t, at);
-    NormIn norm = t.norm;
-    if (norm.on) norm.mean += group * t.x_b, norm.scale += group * t.x_b, norm.shift += group * t.x_b;
-    for (int64_t n = 0; n < nn; ++n)
-      copy_planes(t, g, of_x, t.x + (n0 + n) * t.x_n + group * t.x_b, h0, norm, scratch + n * g.x_image);
-    for (int64_t c = 0; c < t.C; ++c) zero_pad(scratch + c * g.x_plane + nn * g.x_image, kLanes);
+    copy_planes(t, g, of_x, strip, group, scratch);
     EvenParts outputs(t.O, ceil_div(t.O, kMostOutputs));
     for (int64_t i = 0; i < outputs.parts; ++i) {
       const int64_t o = outputs.at;
       const RunFn run = kRuns[outputs.next() - o - 1];
-      for (int64_t n = 0; n < nn; ++n)
+      for (int64_t n = 0; n < strip.images; ++n)
         run({scratch + n * g.x_image, at, t.streams(), t.O, t.w + group * t.w_b + o,
              planes_of_y + o * g.y_plane + n * g.y_image, g.y_run, g.y_plane},
             t.bias ? t.bias + group * t.O + o : nullptr, t.act);
     }
     if (t.moments.on) {
-      double* mean = t.moments.part + strip * 2 * t.moments.channels + group * t.O;
+      double* mean = t.moments.part + part * 2 * t.moments.channels + group * t.O;
       for (int64_t o = 0; o < t.O; ++o)
-        plane_moments(g, planes_of_y + o * g.y_plane, nn, hh, t.oW, mean + o, mean + t.moments.channels + o);
-      if (group == 0) t.moments.count[strip] = static_cast<double>(nn * hh * t.oW);
+        plane_moments(g, planes_of_y + o * g.y_plane, strip.images, strip.rows, t.oW, mean + o,
+                      mean + t.moments.channels + o);
+      if (group == 0) t.moments.count[part] = static_cast<double>(strip.images * strip.rows * t.oW);
     }
-    for (int64_t n = 0; n < nn; ++n)
-      for (int64_t h = 0; h < hh; ++h)
+    for (int64_t n = 0; n < strip.images; ++n)
+      for (int64_t h = 0; h < strip.rows; ++h)
         of_y.to_pixels(planes_of_y + n * g.y_image + h * g.pitch, g.y_plane, t.oW,
-                       t.y + (n0 + n) * t.y_n + (h0 + h) * t.y_h + group * t.y_b, t.y_w, t.stream);
+                       t.y + (strip.n0 + n) * t.y_n + (strip.h0 + h) * t.y_h + group * t.y_b, t.y_w, t.stream);
   }
   if (t.stream) fence();
 }

@@ -1,7 +1,8 @@
 // What it is: the gradient of the weights of convolutions with few channels on both sides: pixels in the lanes. x
 // and dy are copied to planes of one channel, and each weight is the product of two of them. What it is not: more
 // channels, which fill vectors (conv2d_weights_grad.cpp). Sum order of a weight: pixels of a strip lane by lane,
-// strips, chunks, lanes; it does not depend on tiles or threads.
+// strips, chunks, lanes; it does not depend on tiles or threads. An infinity in x may give NaN in taps that do not
+// see it: rows of dy end in zeros.
 #include "backend/cpu/kernels/even_parts.h"
 #include "backend/cpu/kernels/planes.h"
 #include "backend/cpu/kernels/strip.h"
@@ -87,7 +88,7 @@ constexpr Tile kTiles[kMostOutputs] = {
 
 void conv2d_planes_grad(const PlanesTask& t, float* scratch, int64_t begin, int64_t end) {
   constexpr int64_t kSpare = PlanesTask::kSpareStreams;
-  const int64_t strips_h = ceil_div(t.oH, t.ohb), strips = ceil_div(t.N, t.nb) * strips_h;
+  const int64_t strips = ceil_div(t.N, t.nb) * ceil_div(t.oH, t.ohb);
   const int64_t streams = t.streams(), size = t.sums() * kLanes;
   const PlaneSplit of_x(t.C), of_dy(t.O);
   float* sums = scratch;
@@ -95,25 +96,20 @@ void conv2d_planes_grad(const PlanesTask& t, float* scratch, int64_t begin, int6
   float* planes = sums + size;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item % t.B, chunk = item / t.B;
-    const float* x = t.x + group * t.x_b;
     const float* dy = t.dy + group * t.y_b;
     float* dw = t.dw + chunk * t.B * t.w_b + group * t.w_b;
     zero_floats(sums, size);
-    NormIn norm = t.norm;
-    if (norm.on) norm.mean += group * t.x_b, norm.scale += group * t.x_b, norm.shift += group * t.x_b;
-    for (int64_t strip = strips * chunk / t.chunks; strip < strips * (chunk + 1) / t.chunks; ++strip) {
-      const int64_t n0 = strip / strips_h * t.nb, h0 = strip % strips_h * t.ohb;
-      const int64_t nn = t.N - n0 < t.nb ? t.N - n0 : t.nb, hh = t.oH - h0 < t.ohb ? t.oH - h0 : t.ohb;
-      const PlaneLayout g(t, nn, hh);
+    for (int64_t part = strips * chunk / t.chunks; part < strips * (chunk + 1) / t.chunks; ++part) {
+      const PlaneStrip strip(t, part);
+      const PlaneLayout g(t, strip.images, strip.rows);
       float* planes_of_dy = planes + t.C * g.x_plane;
       Runs k;
-      k.images = nn, k.x_image = g.x_image, k.y_image = g.y_image, k.y_plane = g.y_plane;
+      k.images = strip.images, k.x_image = g.x_image, k.y_image = g.y_image, k.y_plane = g.y_plane;
       k.floats = ceil_div(g.y_run, kLanes) * kLanes, k.out = (streams + kSpare) * kLanes;
-      for (int64_t n = 0; n < nn; ++n) {
-        copy_planes(t, g, of_x, x + (n0 + n) * t.x_n, h0, norm, planes + n * g.x_image);
-        copy_dy(t, g, of_dy, dy + (n0 + n) * t.y_n + h0 * t.y_h, hh, planes_of_dy + n * g.y_image);
-      }
-      for (int64_t c = 0; c < t.C; ++c) zero_pad(planes + c * g.x_plane + nn * g.x_image, kLanes);
+      copy_planes(t, g, of_x, strip, group, planes);
+      for (int64_t n = 0; n < strip.images; ++n)
+        copy_dy(t, g, of_dy, dy + (strip.n0 + n) * t.y_n + strip.h0 * t.y_h, strip.rows,
+                planes_of_dy + n * g.y_image);
       int32_t at[kMostStreams + kSpare];
       g.find_streams(t, at);
       for (int64_t i = 0; i < kSpare; ++i) at[streams + i] = 0;
@@ -127,7 +123,7 @@ void conv2d_planes_grad(const PlanesTask& t, float* scratch, int64_t begin, int6
       if (!t.dbias) continue;
       for (int64_t o = 0; o < t.O; ++o) {
         vf s = load(bias + o * kLanes);
-        for (int64_t n = 0; n < nn; ++n)
+        for (int64_t n = 0; n < strip.images; ++n)
           for (int64_t i = 0; i < k.floats; i += kLanes)
             s = add(s, load(planes_of_dy + o * g.y_plane + n * g.y_image + i));
         store(bias + o * kLanes, s);

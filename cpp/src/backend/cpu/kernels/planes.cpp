@@ -198,8 +198,8 @@ void PlaneSplit::to_pixels(const float* s, int64_t plane, int64_t count, float* 
   blocks_transposed(s, plane, C, count, d, step);
 }
 
-void copy_planes(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& split, const float* x, int64_t h0,
-                 const NormIn& norm, float* d) {
+static void copy_image(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& split, const float* x,
+                       int64_t h0, const NormIn& norm, float* d) {
   for (int64_t fh = 0; fh < g.phases_h; ++fh)
     for (int64_t fw = 0; fw < g.phases_w; ++fw) {
       // Columns [a, b) of a row lie inside the image.
@@ -221,6 +221,14 @@ void copy_planes(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& sp
         if (norm.on) norm_planes(norm, t.C, to - from, d + from, g.x_plane);
       }
     }
+}
+
+void copy_planes(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& split, const PlaneStrip& strip,
+                 int64_t group, float* d) {
+  const NormIn norm = norm_from(t.norm, group * t.x_b);
+  for (int64_t n = 0; n < strip.images; ++n)
+    copy_image(t, g, split, t.x + (strip.n0 + n) * t.x_n + group * t.x_b, strip.h0, norm, d + n * g.x_image);
+  for (int64_t c = 0; c < t.C; ++c) zero_pad(d + c * g.x_plane + strip.images * g.x_image, kLanes);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

@@ -26,9 +26,9 @@ struct PlaneSplit {
 #endif
 };
 
-// x of one image that output rows from h0 on meet; zeros around the image.
-void copy_planes(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& split, const float* x, int64_t h0,
-                 const NormIn& norm, float* d);
+// What a strip of outputs of a group meets of x; zeros around the images and behind each plane.
+void copy_planes(const PlanesTask& t, const PlaneLayout& g, const PlaneSplit& split, const PlaneStrip& strip,
+                 int64_t group, float* d);
 #endif
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA

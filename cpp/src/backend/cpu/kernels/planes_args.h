@@ -39,6 +39,16 @@ struct PlanesTask {
 constexpr int64_t kMostStreams = 1024;
 constexpr int64_t kMostPlaneLanes = 16;  // so much behind a plane may be read
 
+// Rows [h0, h0 + rows) of images [n0, n0 + images).
+struct PlaneStrip {
+  int64_t n0, h0, images, rows;
+  FASTCNN_INLINE PlaneStrip(const PlanesTask& t, int64_t strip) {
+    const int64_t strips_h = (t.oH + t.ohb - 1) / t.ohb;
+    n0 = strip / strips_h * t.nb, h0 = strip % strips_h * t.ohb;
+    images = t.N - n0 < t.nb ? t.N - n0 : t.nb, rows = t.oH - h0 < t.ohb ? t.oH - h0 : t.ohb;
+  }
+};
+
 // A strip, each channel a plane of its own. Rows of x lie in phases by the stride, and so do columns, so that the
 // pixels one tap meets are neighbours, and rows have the pitch of those of y, which are filled up with zeros: all
 // rows of an image are one run.
