@@ -107,7 +107,7 @@ const char* merged_bwd_weights_declines(const Call& c) {
   if (const char* why = declines(c, merged_inputs)) return why;
   Call d = c;
   const auto& p = c.as<Conv2dParams>();
-  if (2 * p.C / p.groups < lanes() && p.O / p.groups >= lanes()) return "outputs of a group fill the lanes";
+  if (p.O / p.groups >= lanes()) return "outputs of a group fill the lanes";
   const Merged m(p, merged_inputs(p));
   d.params = &m.p;
   return dense_bwd_weights_declines(d);

@@ -189,9 +189,17 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
           while (h0 < h1 && m.ih0 + h0 * t.sH + kh * t.dH < 0) ++h0;
           while (h1 > h0 && m.ih0 + (h1 - 1) * t.sH + kh * t.dH >= t.H) --h1;
           k.hh = h1 - h0;
-          d.first = h0 * d.h;
           for (int64_t kw = 0; kw < runs_w; ++kw) {
-            a.first = kh * t.dH * line + h0 * a.h + kw * t.dW % col_step * m.cols + kw * t.dW / col_step;
+            // So do columns [w0, w1), unless all taps of a row are one run.
+            int64_t w0 = 0, w1 = ww;
+            while (!t.merge && w0 < w1 && m.iw0 + w0 * t.sW + kw * t.dW < 0) ++w0;
+            while (!t.merge && w1 > w0 && m.iw0 + (w1 - 1) * t.sW + kw * t.dW >= t.W) --w1;
+            w0 /= kPixels;
+            k.ww = ceil_div(w1, kPixels) - w0;
+            if (!k.first && k.hh * k.ww == 0) continue;
+            d.first = h0 * d.h + w0 * d.w;
+            a.first =
+                kh * t.dH * line + h0 * a.h + kw * t.dW % col_step * m.cols + kw * t.dW / col_step + w0 * a.w;
             const int64_t at = (kh * t.kW + kw) * t.C + c0;
             if (t.o_inner) {
               k.out = t.O;
