@@ -31,6 +31,8 @@ const char* not_winograd(const Conv2dParams& p, bool takes_4x4 = false) {
   return fused_act(p) ? nullptr : "activation is not none, relu or relu6";
 }
 
+constexpr double kFarWindows = 4 << 20;  // floats
+
 // Costs of a call in vector multiply-adds, fitted to measured times; what the two algorithms share is left out.
 struct Cost {
   double tile, weights;  // of one tile, of all weights
@@ -40,7 +42,12 @@ Cost forward_cost(const WinogradTask& t, bool bf16) {
   const double C = static_cast<double>(t.C), tiles = static_cast<double>(winograd_tiles(t));
   const double products = share_of_products(t) * 36 * C * vO;
   if (bf16) return {products * (1.28 + 1 / tiles) + 220 * (vC + vO), 200 * C * vO};
-  return {products * (1.35 + 2 / tiles) + 220 * (vC + vO), 300 * C * vO};
+  // Windows of so many channels that those of a chunk leave L3 come from memory, for however few outputs.
+  WinogradTask planned = t;
+  const WinogradPlan plan = plan_winograd(planned, 1, false);
+  const bool far = plan.order != WinogradOrder::groups &&
+                   36 * C * std::min(tiles, static_cast<double>(plan.chunk)) > kFarWindows;
+  return {products * (1.35 + 2 / tiles) + 220 * (vC + vO) + (far ? 72 * C : 0), 300 * C * vO};
 }
 Cost gradient_cost(const WinogradTask& t, bool bf16) {
   const double vC = static_cast<double>(ceil_div(t.C, lanes())), vO = static_cast<double>(ceil_div(t.O, lanes()));
