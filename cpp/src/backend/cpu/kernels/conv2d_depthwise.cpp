@@ -298,7 +298,10 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
   r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
   const bool flat_too = flat_rows(t) && !t.moments.sums;
   Flat flat(flat_too ? t.C : 1);
-  if (flat_too) flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
+  if (flat_too) {
+    flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
+    for (int64_t i = 0; i < flat.period * kLanes; ++i) flat.bias[i] = t.bias ? t.bias[i % t.C] : 0.0f;
+  }
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / t.oH, oh = item % t.oH, kh0 = locate(t, n, oh, r);
     r.w = t.w + kh0 * t.kW * t.C;

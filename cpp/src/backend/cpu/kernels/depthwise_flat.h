@@ -9,6 +9,7 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 constexpr int kMostFlatTaps = 49;
 struct Flat {
   int64_t C, period = 1;
+  alignas(64) float bias[kLanes / 2 * kLanes];
   alignas(64) float at[kMostFlatTaps * kLanes / 2 * kLanes];  // (kH, kW, period, lanes)
   FASTCNN_OP explicit Flat(int64_t C_) : C(C_) {
     while (period * kLanes % C != 0) ++period;
@@ -30,11 +31,16 @@ FASTCNN_OP bool flat_rows(const Task& t) {
          t.kH * t.kW <= kMostFlatTaps && t.oW * t.C >= 4 * kLanes && t.N * t.oH >= 4;
 }
 
-// T vectors of one phase from float f of the run on, the last of n floats.
-template <int T>
-FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const float* w, int64_t period, const float* x, int64_t ow,
-                             int64_t f, vf bias, int n) {
-  const int64_t apart = period * kLanes;
+// T vectors from float f of the run on, each with its phase's weights, the last of n floats. Of one phase they are
+// `apart` from each other and read the same weights; else they follow each other.
+template <int T, bool kOnePhase>
+FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const Flat& flat, const float* w, int64_t phase,
+                             const float* x, int64_t ow, int64_t f, int n) {
+  const int64_t apart = flat.period * kLanes, step = kOnePhase ? apart : kLanes;
+  int64_t from[T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t)
+    from[t] = phase * kLanes, phase = kOnePhase ? phase : phase + 1 < flat.period ? phase + 1 : 0;
   vf acc[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) acc[t] = zero();
@@ -42,16 +48,19 @@ FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const float* w, int64_t peri
   for (int64_t kh = 0; kh < r.taps_h; ++kh)
     for (int64_t kw = 0; kw < r.kW; ++kw, w += apart) {
       const float* s = x + kh * r.x_kh + kw * r.dW * r.C;
-      const vf k = load(w);
+      vf k = load(w + from[0]);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[t] = fma(T == 1 ? loadn(s, n) : load(s + t * apart), k, acc[t]);
+      for (int t = 0; t < T; ++t) {
+        if (!kOnePhase && t) k = load(w + from[t]);
+        acc[t] = fma(T == 1 ? loadn(s, n) : load(s + t * step), k, acc[t]);
+      }
     }
   // In the order of `finish`: pixels at the borders and beside them have the same bits.
   const vf low = set1(r.low), high = set1(r.high);
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
-    const int64_t at = ow * r.C + f + t * apart;
-    acc[t] = add(acc[t], bias);
+    const int64_t at = ow * r.C + f + t * step;
+    acc[t] = add(acc[t], load(flat.bias + from[t]));
     if (r.residual) acc[t] = add(acc[t], T == 1 ? loadn(r.residual + at, n) : load(r.residual + at));
     acc[t] = vmin(high, vmax(low, acc[t]));
     if (T == 1)
@@ -61,31 +70,40 @@ FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const float* w, int64_t peri
   }
 }
 
+constexpr int64_t kPhaseVectors = 4;  // fewer in a row leave sums waiting for each other
+
 static void flat_row(const DepthwiseRow& r, Flat& flat, int64_t kh0) {
   const WholeWindows whole(r);
   one_by_one(r, AnyPixels{r}, 0, whole.from);
-  const float* x = r.x + whole.from * r.C;
+  const float *x = r.x + whole.from * r.C, *w = flat.tap_row(kh0, r.kW, 0);
   for (int64_t i = 0; i < r.ahead; ++i)
     for (int64_t f = 0; f < r.oW * r.C; f += 16)
       __builtin_prefetch(x + r.fetch + (r.taps_h + i) * r.x_kh + f, 0, 2);
   const int64_t end = (whole.to - whole.from) * r.C, apart = flat.period * kLanes;
-  for (int64_t phase = 0; phase < flat.period; ++phase) {
-    const float* w = flat.tap_row(kh0, r.kW, phase);
-    alignas(64) float bias[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) bias[i] = r.bias ? r.bias[(phase * kLanes + i) % r.C] : 0.0f;
-    const vf b = load(bias);
-    int64_t f = phase * kLanes;
-    const auto whole_vectors = [&](auto count) __attribute__((always_inline)) {
-      constexpr int T = decltype(count)::value;
-      for (; f + (T - 1) * apart + kLanes <= end; f += T * apart)
-        flat_vectors<T>(r, w, flat.period, x, whole.from, f, b, kLanes);
-    };
-    whole_vectors(Int<8>());
-    whole_vectors(Int<4>());
-    whole_vectors(Int<2>());
-    for (; f < end; f += apart)
-      flat_vectors<1>(r, w, flat.period, x, whole.from, f, b,
-                      static_cast<int>(end - f < kLanes ? end - f : kLanes));
+  const bool one_phase = flat.period == 1 || end >= kPhaseVectors * apart;
+  int64_t f = 0, phase = 0;
+  const auto vectors = [&](auto count, auto same) __attribute__((always_inline)) {
+    constexpr int T = decltype(count)::value;
+    constexpr bool kOnePhase = decltype(same)::value;
+    const int64_t step = kOnePhase ? apart : kLanes;
+    for (; f + (T - 1) * step + (T > 1 ? kLanes : 1) <= end; f += T * step) {
+      flat_vectors<T, kOnePhase>(r, flat, w, phase, x, whole.from, f,
+                                 static_cast<int>(end - f < kLanes ? end - f : kLanes));
+      if (!kOnePhase) phase = (phase + T) % flat.period;
+    }
+  };
+  if (one_phase)
+    for (; phase < flat.period; ++phase) {
+      f = phase * kLanes;
+      vectors(Int<8>(), Int<1>());
+      vectors(Int<4>(), Int<1>());
+      vectors(Int<2>(), Int<1>());
+      vectors(Int<1>(), Int<1>());
+    }
+  else {
+    vectors(Int<6>(), Int<0>());
+    vectors(Int<3>(), Int<0>());
+    vectors(Int<1>(), Int<0>());
   }
   one_by_one(r, AnyPixels{r}, whole.to, r.oW);
 }
