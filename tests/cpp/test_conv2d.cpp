@@ -353,6 +353,57 @@ TEST_CASE("conv2d of few channels on both sides: pixels in the lanes") {
   }
 }
 
+TEST_CASE("conv2d whose stride and dilation have a common divisor: the part of the image that is read") {
+  struct {
+    Case c;
+    bool taken, back;  // by conv2d and the gradient of weights; by that of the data
+  } const cases[] = {
+      {Case(2, 5, 13, 14, 12, 4, 4).stride(2, 2).dilate(2, 2).pad(4), true, true},
+      {Case(2, 19, 14, 17, 24, 3, 3).stride(3, 3).dilate(3, 3).pad(1), true, true},
+      {Case(1, 16, 17, 19, 32, 3, 3).stride(2, 2).dilate(2, 2).pad(3, 0, 1, 2), true, true},
+      {Case(2, 6, 15, 16, 8, 3, 2).stride(4, 1).dilate(2, 3).pad(2), true,
+       true},  // a stride of 2 is left, rows alone
+      {Case(1, 6, 23, 21, 9, 3, 3).stride(2, 3).dilate(4, 6).pad(5).groups(3), true, true},
+      {Case(2, 40, 17, 15, 40, 5, 5).stride(2, 2).dilate(2, 2).pad(3).groups(40), true, true},
+      {Case(2, 7, 12, 11, 7, 1, 1).stride(2, 3).groups(7), false, true},
+      {Case(2, 33, 9, 10, 20, 1, 1).stride(2, 2), false, true},
+      {Case(1, 8, 9, 10, 20, 1, 3).stride(3, 1).pad(2, 2, 1, 1), true,
+       true},  // rows of padding, one tap of any dilation
+      {Case(1, 8, 9, 10, 20, 3, 3).stride(2, 3).dilate(3, 2).pad(2), false, false},
+      {Case(1, 4, 1, 6, 5, 1, 1).stride(4, 4).pad(2), false, false},  // sees padding alone
+  };
+  for (const auto& k : cases) {
+    const Conv2dParams& p = k.c.p;
+    check(p);
+    if (!cpu::kernels()) continue;
+    CHECK_MESSAGE(takes(cpu::subsampled_declines, p) == k.taken, text(p));
+    CHECK_MESSAGE(takes(cpu::subsampled_bwd_data_declines, p) == k.back, text(p));
+    CHECK_MESSAGE(takes(cpu::subsampled_bwd_weights_declines, p) == k.taken, text(p));
+  }
+}
+
+TEST_CASE("conv2d of few pixels: products that read the weights as they lie") {
+  const Case cases[] = {Case(1, 37, 1, 1, 50, 1, 1), Case(4, 130, 1, 1, 9, 1, 1), Case(1, 33, 2, 2, 17, 1, 1),
+                        Case(3, 19, 3, 5, 40, 3, 5), Case(1, 1, 1, 2, 1, 1, 2).stride(2, 3)};
+  for (const Case& c : cases) {
+    const Conv2dParams& p = c.p;
+    check(p);
+    if (!cpu::kernels()) continue;
+    CHECK_MESSAGE(takes(cpu::product_declines, p), text(p));
+    CHECK_MESSAGE(takes(cpu::product_bwd_data_declines, p), text(p));
+    CHECK_MESSAGE(takes(cpu::product_bwd_weights_declines, p), text(p));
+  }
+  if (cpu::kernels()) CHECK(!takes(cpu::product_declines, Case(5, 37, 1, 1, 50, 1, 1).p));
+}
+
+TEST_CASE("conv2d weight gradients: columns that a tap sees as padding are left out") {
+  check(Case(2, 64, 4, 5, 33, 7, 7).pad(3).p, {0});
+  check(Case(1, 20, 9, 7, 100, 3, 3).pad(4).dilate(4, 4).p, {0});
+  check(Case(2, 7, 6, 9, 40, 5, 5).pad(5, 3, 6, 2).stride(1, 2).p, {0});
+  check(Case(1, 48, 5, 40, 24, 3, 3).pad(9).dilate(9, 11).p, {0});  // strips of a row that a tap does not see
+  check(Case(2, 8, 15, 14, 64, 3, 3).pad(1).groups(2).p, {0});
+}
+
 TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave lanes idle") {
   check(Case(2, 65, 9, 8, 64, 7, 7).pad(3).p);
   check(Case(3, 17, 14, 13, 31, 3, 3).dilate(3, 3).pad(1).p);

@@ -254,6 +254,8 @@ void dense_bwd_weights_run(const Call& c) {
 namespace {
 
 constexpr Implementation kForward[] = {
+    {"product", product_declines, nullptr, product_run},
+    {"subsampled", subsampled_declines, subsampled_workspace, subsampled_run},
     {"trimmed", trimmed_declines, trimmed_workspace, trimmed_run},
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run},
     {"group_lanes", group_lanes_declines, group_lanes_workspace, group_lanes_run},
@@ -272,6 +274,8 @@ constexpr Implementation kForward[] = {
     {"ref", nullptr, nullptr, ref::conv2d},
 };
 constexpr Implementation kBwdData[] = {
+    {"product", product_bwd_data_declines, nullptr, product_bwd_data_run},
+    {"subsampled", subsampled_bwd_data_declines, subsampled_bwd_data_workspace, subsampled_bwd_data_run},
     {"trimmed", trimmed_bwd_data_declines, trimmed_bwd_data_workspace, trimmed_bwd_data_run},
     {"depthwise", depthwise_bwd_data_declines, depthwise_bwd_data_workspace, depthwise_bwd_data_run},
     {"group_lanes", group_lanes_bwd_data_declines, group_lanes_bwd_data_workspace, group_lanes_bwd_data_run},
@@ -292,6 +296,8 @@ constexpr Implementation kBwdData[] = {
     {"ref", nullptr, nullptr, ref::conv2d_bwd_data},
 };
 constexpr Implementation kBwdWeights[] = {
+    {"product", product_bwd_weights_declines, nullptr, product_bwd_weights_run},
+    {"subsampled", subsampled_bwd_weights_declines, subsampled_bwd_weights_workspace, subsampled_bwd_weights_run},
     {"depthwise", depthwise_bwd_weights_declines, depthwise_bwd_weights_workspace, depthwise_bwd_weights_run},
     {"group_lanes", group_lanes_bwd_weights_declines, group_lanes_bwd_weights_workspace,
      group_lanes_bwd_weights_run},
