@@ -309,6 +309,7 @@ def test_old_operators_keep_their_old_meaning(tmp_path):
 # ---------------------------------------------------------------- corners, against ONNX Runtime
 
 X = np.random.default_rng(3).standard_normal((2, 3, 4)).astype(np.float32)
+X10 = np.random.default_rng(4).standard_normal((1, 2, 10, 10)).astype(np.float32)
 INTS = np.int32([[-3, -2, 0], [5, 2, 1]])
 BYTES = np.arange(98).reshape(1, 2, 7, 7) * 37 % 251
 CORNERS = {
@@ -323,6 +324,10 @@ CORNERS = {
        for r in ("Prod", "Mean", "Max", "L1", "L2", "SumSquare", "LogSumExp")},
     "resize of bytes": ("Resize", BYTES.astype("u1"), {"r": np.float32([]), "s": np.float32([1, 1, 2, 1.5])}, 13,
                         {"mode": "linear"}),
+    "resize by a float32 below 0.7": ("Resize", X10, {"r": np.float32([]), "s": np.float32([1, 1, 0.7, 0.9])}, 13,
+                                      {"mode": "linear"}),
+    "resize of rows alone": ("Resize", X10[..., :2], {"r": np.float32([]), "s": np.float32([1, 1, 3, 1.4])},
+                             13, {"mode": "linear"}),
     "Sum of integers": ("ReduceSum", INTS, {"a": np.int64([1])}, 13, {}),
     **{f"{r} of no axes": (f"Reduce{r}", abs(X), {}, 18, {"noop_with_empty_axes": 1})
        for r in ("Sum", "Mean", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")},

@@ -86,12 +86,19 @@ def conv_transpose2d(s):
 
 
 def _window(s):
-    """Attributes of a pool that gives the traced size."""
+    """Attributes of a pool that gives the traced size, its dilations, and what its last windows lack at each end."""
     kernel, stride = [s.p("kH", 1), s.p("kW", 1)], [s.p("sH", 1), s.p("sW", 1)]
     dilation, pads = [s.p("dH", 1), s.p("dW", 1)], s.pads()
-    spans = [s.shapes[0][2 + i] + pads[i] + pads[i + 2] - dilation[i] * (kernel[i] - 1) - 1 for i in range(2)]
-    floors = [span // step + 1 for span, step in zip(spans, stride, strict=True)] == s.sizes[2:]
-    return {"kernel_shape": kernel, "strides": stride, "pads": pads, "ceil_mode": None if floors else 1}, dilation
+    lacking = []
+    for i in range(2):
+        covered = (s.sizes[2 + i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
+        lacking.append(max(covered - s.shapes[0][2 + i] - pads[i] - pads[i + 2], 0))
+    # Pads in place of ceil_mode, of which ONNX's shape inference counts windows that begin behind the image. They must
+    # be smaller than the kernel.
+    ends = [end + more for end, more in zip(pads[2:], lacking, strict=True)]
+    padded = all(end < size for end, size in zip(ends, kernel, strict=True))
+    attributes = {"kernel_shape": kernel, "strides": stride, "pads": pads[:2] + ends if padded else pads}
+    return {**attributes, "ceil_mode": None if padded else 1}, dilation, lacking
 
 
 def _even_windows(s):
@@ -110,15 +117,21 @@ def max_pool2d(s):
         if attributes is None:
             raise ValueError(f"adaptive_max_pool2d of {s.shapes[0]} to {s.sizes}, whose windows differ in size")
         return s.put("MaxPool", [s.x(0)], **attributes)
-    attributes, dilation = _window(s)
+    attributes, dilation, _ = _window(s)
     return s.put("MaxPool", [s.x(0)], **attributes, dilations=dilation)
 
 
 @emits("avg_pool2d")
 def avg_pool2d(s):
     if not s.p("adaptive"):
-        attributes, _ = _window(s)
-        return s.put("AveragePool", [s.x(0)], **attributes, count_include_pad=s.p("count_include_pad", 1))
+        attributes, _, lacking = _window(s)
+        x, counts, pads = s.x(0), s.p("count_include_pad", 1), s.pads()
+        if any(lacking) and counts:  # what the last windows lack counts never
+            counts = 0
+            if any(pads):
+                x = s.w.node("Pad", [x, s.w.ints([0, 0, *pads[:2], 0, 0, *pads[2:]])])
+                attributes["pads"] = [0, 0, *lacking]
+        return s.put("AveragePool", [x], **attributes, count_include_pad=counts)
     if s.sizes[2:] == [1, 1]:
         return s.put("GlobalAveragePool", [s.x(0)])
     attributes = _even_windows(s)
@@ -225,9 +238,9 @@ def activation(s):
     elif act == "hardswish":
         s.put("Mul", [x, w.node("HardSigmoid", [x], alpha=1 / 6, beta=0.5)])
     elif act == "softplus":
-        _softplus(s, x, alpha, s.out)
+        _softplus(s, x, alpha, beta, s.out)
     elif act == "mish":
-        s.put("Mul", [x, w.node("Tanh", [_softplus(s, x, 1.0, None)])])
+        s.put("Mul", [x, w.node("Tanh", [_softplus(s, x, 1.0, math.inf, None)])])
     elif act == "gelu":
         bell = w.node("Erf", [w.node("Div", [x, s.number(math.sqrt(2))])])
         s.put("Mul", [w.node("Mul", [x, s.number(0.5)]), w.node("Add", [bell, s.number(1)])])
@@ -240,12 +253,14 @@ def activation(s):
         raise ValueError(f"activation {act}")
 
 
-def _softplus(s, x, beta, output):
-    """log(1 + exp(beta x)) / beta; the threshold of PyTorch changes no float32 digit."""
-    if beta == 1:
-        return s.w.node("Softplus", [x], output)
-    y = s.w.node("Softplus", [s.w.node("Mul", [x, s.number(beta)])])
-    return s.w.node("Div", [y, s.number(beta)], output)
+def _softplus(s, x, beta, threshold, output):
+    """log(1 + exp(beta x)) / beta, and x where beta x is above the threshold: PyTorch's 20 changes no float32 digit."""
+    w, cut = s.w, threshold < 20
+    scaled = x if beta == 1 else w.node("Mul", [x, s.number(beta)])
+    y = w.node("Softplus", [scaled], None if cut or beta != 1 else output)
+    if beta != 1:
+        y = w.node("Div", [y, s.number(beta)], None if cut else output)
+    return w.node("Where", [w.node("Greater", [scaled, s.number(threshold)]), x, y], output) if cut else y
 
 
 @emits("softmax", "log_softmax")
@@ -447,6 +462,9 @@ def expand(s):
     s.put("Expand", [s.x(0), s.w.shape(sizes)])
 
 
+_BEFORE_ALL = -(1 << 31)  # an end in front of the first element, for steps backwards
+
+
 @emits("slice")
 def slice_(s):
     dim, start, step = s.p("dim"), s.p("start"), s.p("step", 1)
@@ -454,6 +472,8 @@ def slice_(s):
         raise ValueError("a slice that begins at a place that depends on the batch")
     a, b = line_of(s.sizes[dim])
     end = f"{a * step}*N{start + b * step:+d}" if a else start + b * step
+    if step < 0 and not a and end < 0:
+        end = _BEFORE_ALL  # -1 would be the last element
     s.put("Slice", [s.x(0), s.w.ints([start]), s.w.shape([end]), s.w.ints([dim]), s.w.ints([step])])
 
 
@@ -495,6 +515,16 @@ def pad(s):
     s.put("Pad", [s.x(0), s.w.ints(before + after), *value], mode=_PAD_MODES[mode])
 
 
+def _scale_to(scale, n, m):
+    """The float32 by a scale that gives m pixels of n, in float32 (ONNX Runtime) as in double (ONNX's shape inference),
+    else None."""
+    near = np.float32(scale)
+    for v in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(0))):
+        if v > 0 and math.floor(n * float(v)) == m == np.floor(np.float32(n) * v):
+            return v
+    return None
+
+
 @emits("interpolate")
 def interpolate(s):
     mode, w = s.p("mode", "nearest"), s.w
@@ -513,8 +543,8 @@ def interpolate(s):
     attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, "nearest")
     size, out = s.shapes[0][2:], s.sizes[2:]
     scales = [real(s.p("scale_h")), real(s.p("scale_w"))]
-    fits = all(v > 0 and math.floor(n * float(np.float32(v))) == m for v, n, m in zip(scales, size, out, strict=True))
-    if fits and not s.p("align_corners"):
+    scales = [_scale_to(v, n, m) for v, n, m in zip(scales, size, out, strict=True)]
+    if all(scales) and not s.p("align_corners"):
         s.put("Resize", [s.x(0), "", w.constant(np.asarray([1, 1, *scales], np.float32))], **attributes)
     else:
         s.put("Resize", [s.x(0), "", "", w.shape(s.sizes)], **attributes)

@@ -43,9 +43,12 @@ def resize(call):
     if sizes is not None:
         sizes, scales = _with_policy(call, x, axes, sizes)
     else:
-        sizes = [math.floor(x.shape[a] * s) for a, s in zip(axes, scales)]
+        # In float32 as in ONNX Runtime: 10 * 0.7 is 7, though float32's 0.7 is less.
+        sizes = [int(np.floor(np.float32(x.shape[a]) * np.float32(s))) for a, s in zip(axes, scales)]
     rule = "asymmetric" if old else call.attr("coordinate_transformation_mode", "half_pixel")
     todo = [(a % x.ndim, n, s) for a, n, s in zip(axes, sizes, scales) if n != x.shape[a] or s != 1]
+    if all(n == x.shape[a] for a, n, _ in todo):
+        return x  # whatever the scales, as in ONNX Runtime and PyTorch
     fast = _by_interpolate(call, x, todo, rule)
     if fast is not None:
         return fast
@@ -87,15 +90,17 @@ def _by_interpolate(call, x, todo, rule):
         return None
     if bool(call.attr("exclude_outside", 0)) != antialias:
         return None
-    exact = all(s == n / x.shape[a] for a, n, s in todo)
+    exact = all(same(s, n / x.shape[a]) for a, n, s in todo)
     if rule == "align_corners" and exact and not antialias:
         return ops.interpolate(x, size, mode=f"bi{mode}", align_corners=True)
     if rule != "half_pixel" and not (rule == "pytorch_half_pixel" and min(size) > 1):
         return None
     if exact:
         return ops.interpolate(x, size, mode=f"bi{mode}", align_corners=False, antialias=antialias)
-    y = ops.interpolate(x, scale_factor=tuple(scale), mode=f"bi{mode}", align_corners=False, antialias=antialias)
-    return y if list(y.shape[2:]) == size else None
+    # An axis that keeps its size is left alone by interpolate, whatever its scale.
+    if any(math.floor(n * s) != m or (n == m and s != 1) for n, s, m in zip(x.shape[2:], scale, size)):
+        return None
+    return ops.interpolate(x, scale_factor=tuple(scale), mode=f"bi{mode}", align_corners=False, antialias=antialias)
 
 
 def _positions(n_in, n_out, scale, rule):
