@@ -473,6 +473,47 @@ def test_cut_and_flipped_files_are_errors_or_networks(tmp_path):
     assert errors > 100
 
 
+def called(name, nodes, opset=17, **more):
+    """A local function of one operand; calls(name, x, y, ...) are nodes of it."""
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
+    return helper.make_function("local", name, ["a"], ["b"], nodes, imports, **more)
+
+
+def with_functions(functions, nodes):
+    model = model_of(nodes)
+    model.functions.extend(functions)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    return model
+
+
+def test_local_functions_have_their_defaults_and_their_opsets(tmp_path):
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"])
+    leaky.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    bent = called("Bent", [leaky], attribute_protos=[helper.make_attribute("slope", 0.5)])
+    mean = called("Mean", [helper.make_node("ReduceMean", ["a"], ["b"], axes=[1])], opset=13)
+    nodes = [
+        helper.make_node("Bent", ["x"], ["t"], domain="local"),
+        helper.make_node("Bent", ["t"], ["u"], domain="local", slope=0.25),
+        helper.make_node("Mean", ["u"], ["y"], domain="local"),
+    ]
+    x = numbers(2, 3)
+    net = fc.onnx.load(saved(with_functions([bent, mean], nodes), tmp_path / "m.onnx"))
+    want = np.where(x < 0, x / 8, x).mean(1, keepdims=True)
+    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), want, rtol=1e-5)
+
+
+def test_functions_cannot_grow_without_bounds(tmp_path):
+    """Each calls the one before twice; the last calls itself."""
+    twice = [
+        called(f"F{i}", [helper.make_node(f"F{i - 1}", [a], [b], domain="local") for a, b in ("at", "tb")])
+        for i in range(1, 40)
+    ]
+    first = called("F0", [helper.make_node("Relu", ["a"], ["b"])])
+    call = helper.make_node("F39", ["x"], ["y"], domain="local")
+    for functions in ([first, *twice], [called("F39", [helper.make_node("F39", ["a"], ["b"], domain="local")])]):
+        refused(tmp_path / "bad.onnx", with_functions(functions, [call]).SerializeToString(), "call themselves")
+
+
 def test_import_stays_quick_and_says_what_is_missing():
     import subprocess
     import sys

@@ -1,5 +1,8 @@
 """fc.onnx.load: activations that exporters write as several nodes become one op, and only those."""
 
+import copy
+import pickle
+
 import fastcnn as fc
 import numpy as np
 import pytest
@@ -49,7 +52,9 @@ def test_activations_of_several_nodes_become_one_op(tmp_path, name):
     net = fc.onnx.load(path)
     assert [n.op for n in net._nodes] == ([op] if op else [k for k, *_ in steps])
     x = 4 * np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
-    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-5, atol=1e-5)
+    want = run_runtime(path, x)
+    for same in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        np.testing.assert_allclose(same(fc.tensor(x)).numpy(), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("last", ["product", "quotient"])

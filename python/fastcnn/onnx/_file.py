@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 OPSETS = range(7, 26)  # from 7 on operands broadcast
+_MOST_NODES = 1 << 17  # that functions become
 _ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 
 
@@ -32,8 +33,13 @@ class Node:
         self.attrs, self.proto = attrs, proto
         self.evaluator = None  # see _host.py
 
-    def __reduce__(self):
-        return Node, (self.proto, self.attrs)
+    def __getstate__(self):  # of copies: a node may have changed since it was read, and evaluators cannot be copied
+        return {name: getattr(self, name) for name in self.__slots__ if name != "evaluator"}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.evaluator = None
 
     def __str__(self):
         return f"{self.op} {self.name!r}"
@@ -82,6 +88,11 @@ def _need(condition, what):
         raise _Damaged(what)
 
 
+def _check_names(model):
+    # Text that is no UTF-8 comes out of protocol buffers as bytes.
+    _need(all(isinstance(name, str) for name in _names(model)), "a name is not UTF-8")
+
+
 def _names(model):
     """Every text of a model that is read here."""
     graph = model.graph
@@ -101,8 +112,7 @@ def _names(model):
 
 
 def _graph_of(model, folder, size, chosen):
-    # Text that is no UTF-8 comes out of protocol buffers as bytes.
-    _need(all(isinstance(name, str) for name in _names(model)), "a name is not UTF-8")
+    _check_names(model)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
     _need(model.HasField("graph") and opset is not None, "not an ONNX model: it has no graph or no opset")
     _need(
@@ -111,6 +121,7 @@ def _graph_of(model, folder, size, chosen):
     )
     if model.functions:
         model = _inline(model)
+        _check_names(model)
     proto = model.graph
     _need(not proto.sparse_initializer, "sparse initialisers are not supported")
     constants = {}
@@ -144,10 +155,43 @@ def _graph_of(model, folder, size, chosen):
 def _inline(model):
     from onnx import inliner
 
+    _need(
+        _size_inlined(model) <= _MOST_NODES + model.ByteSize() // 512,
+        "its local functions call themselves, lie too deep or grow far beyond the size of the file",
+    )
     try:
-        return inliner.inline_local_functions(model)
+        return inliner.inline_local_functions(model, convert_version=True)
     except Exception as e:  # the inliner's own errors have no common type
         raise _Damaged(f"its local functions cannot be inlined: {e}") from None
+
+
+def _size_inlined(model):
+    """How many nodes the graph has without functions, one more for each kilobyte of them. Calls get the defaults of
+    attributes that they leave out, which the inliner forgets."""
+    functions = {_called(f, f.name): f for f in model.functions}
+    counts = {}
+
+    def count(nodes, depth):
+        total = 0 if depth < 100 else math.inf
+        for n in nodes if depth < 100 else ():
+            key = _called(n, n.op_type)
+            if key not in functions:
+                total += 1 + n.ByteSize() // 1024
+                total += sum(count(g.node, depth + 1) for a in n.attribute for g in (a.g, *a.graphs))
+                continue
+            given = {a.name for a in n.attribute}
+            n.attribute.extend(a for a in functions[key].attribute_proto if a.name not in given)
+            if key not in counts:
+                counts[key] = math.inf  # what a function that calls itself finds
+                counts[key] = count(functions[key].node, depth + 1)
+            total += counts[key]
+        return total
+
+    return count(model.graph.node, 0)
+
+
+def _called(proto, name):
+    return proto.domain, name, getattr(proto, "overload", "")
 
 
 def _ordered(nodes, known, outputs):
