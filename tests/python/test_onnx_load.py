@@ -245,6 +245,110 @@ def test_models_are_read_from_bytes(tmp_path):
         fc.onnx.load(external(tmp_path, location="w.bin").read_bytes())
 
 
+# ---------------------------------------------------------------- branches
+
+
+def branch(nodes, output, constants=None):
+    value = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+    initializers = [onnx.numpy_helper.from_array(a, n) for n, a in (constants or {}).items()]
+    return helper.make_graph(nodes, "branch", [], [value], initializers)
+
+
+def choice(condition, output="y", nested=None):
+    """An If whose branches have values and weights of one name each: x * w and SiLU of x, or another choice."""
+    silu = [helper.make_node("Sigmoid", ["x"], ["b"]), helper.make_node("Mul", ["x", "b"], ["c"])]
+    branches = {
+        "then_branch": branch([helper.make_node("Mul", ["x", "w"], ["c"])], "c", {"w": numbers(4)}),
+        "else_branch": branch([nested], nested.output[0]) if nested else branch(silu, "c"),
+    }
+    return helper.make_node("If", [condition], [output], name="choice", **branches)
+
+
+def larger(axis, size, name):
+    """Nodes of the condition that x has more than size elements along an axis."""
+    return [
+        helper.make_node("Shape", ["x"], [f"{name}_shape"], start=axis, end=axis + 1),
+        helper.make_node("Constant", [], [f"{name}_size"], value_ints=[size]),
+        helper.make_node("Greater", [f"{name}_shape", f"{name}_size"], [name]),
+    ]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_branches_of_shapes_are_taken_call_by_call(tmp_path, compiled):
+    model = model_of([*larger(0, 2, "many"), *larger(1, 2, "long"), choice("many", nested=choice("long", "inner"))])
+    path = saved(model, tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    predict = fc.compile(lambda x: net(x)) if compiled else net
+    for shape in ((3, 1, 4), (1, 3, 4), (1, 1, 4)):
+        x = numbers(*shape)
+        np.testing.assert_allclose(predict(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_of_a_constant_condition_one_branch_remains(tmp_path, taken):
+    x = numbers(2, 4)
+    for nodes in ([], [helper.make_node("Not", ["no"], ["yes"])]):
+        model = model_of([*nodes, choice("yes" if nodes else "on")], {"no": np.array(not taken), "on": np.array(taken)})
+        path = saved(model, tmp_path / "m.onnx")
+        net = fc.onnx.load(path)
+        assert {n.op for n in net._nodes} <= {"Mul", "(silu)", "Identity"} and len(net.state_dict()) == taken
+        np.testing.assert_allclose(net(fc.tensor(x)).numpy(), run_runtime(path, x), rtol=1e-5, atol=1e-6)
+
+
+def test_branches_of_data_are_refused(tmp_path):
+    nodes = [helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["c"], to=9)]
+    with pytest.raises(ValueError, match=r"\(if\) 'choice': operand 0, 'c', depends on the data"):
+        fc.onnx.load(saved(model_of([*nodes, choice("c")]), tmp_path / "m.onnx"))
+
+
+# ---------------------------------------------------------------- constants of rare types
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_tensors_are_written_out(tmp_path, flat):
+    def sparse(name):
+        places = np.int64([1, 5]) if flat else np.int64([[0, 1], [1, 2]])
+        return helper.make_sparse_tensor(
+            onnx.numpy_helper.from_array(np.float32([3, 4]), name), onnx.numpy_helper.from_array(places), [2, 3]
+        )
+
+    nodes = [
+        helper.make_node("Constant", [], ["c"], sparse_value=sparse("")),
+        helper.make_node("Mul", ["x", "c"], ["t"]),
+        helper.make_node("Add", ["t", "s"], ["y"]),
+    ]
+    model, path, x = model_of(nodes), tmp_path / "m.onnx", numbers(2, 3)
+    model.graph.sparse_initializer.append(sparse("s"))
+    dense = np.float32([[0, 3, 0], [0, 0, 4]])
+    np.testing.assert_allclose(fc.onnx.load(saved(model, path))(fc.tensor(x)).numpy(), x * dense + dense)
+    for dims, match in (([1 << 20, 1 << 20], "tensors have"), ([1, 2], "places outside"), ([-1, 6], "has shape")):
+        model.graph.sparse_initializer[0].dims[:] = dims
+        refused(path, model.SerializeToString(), match)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2", "BFLOAT16", "FLOAT16", "INT4", "UINT16"])
+def test_constants_of_small_types(tmp_path, kind):
+    w = helper.make_tensor("w", getattr(onnx.TensorProto, kind), [3], [2, 4, 3])
+    nodes = [helper.make_node("Cast", ["w"], ["f"], to=1), helper.make_node("Mul", ["x", "f"], ["y"])]
+    model = model_of(nodes, opset=21)
+    model.graph.initializer.append(w)
+    x = numbers(2, 3)
+    net = fc.onnx.load(saved(model, tmp_path / "m.onnx"))
+    np.testing.assert_allclose(net(fc.tensor(x)).numpy(), x * np.float32([2, 4, 3]), rtol=1e-6)
+
+
+def test_16_bits_as_onnx_runtimes_quantiser_writes_them(tmp_path):
+    constants = {"s": np.float32(0.01), "z": np.uint16(300)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], domain="com.microsoft"),
+    ]
+    model, x = model_of(nodes, constants), numbers(2, 3)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path = saved(model, tmp_path / "m.onnx")
+    np.testing.assert_allclose(fc.onnx.load(path)(fc.tensor(x)).numpy(), run_runtime(path, x), atol=1e-6)
+
+
 # ---------------------------------------------------------------- what is refused
 
 

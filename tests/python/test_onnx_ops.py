@@ -356,6 +356,13 @@ def test_topk_picks_no_element_twice(tmp_path, largest):
     np.testing.assert_array_equal(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x))
 
 
+@pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min"])
+def test_constants_may_stand_first(tmp_path, op):
+    path = saved(model_of([helper.make_node(op, ["a", "b", "x"], ["y"])], {"a": np.float32(1), "b": np.float32(0.5)}),
+                 tmp_path / "m.onnx")  # fmt: skip
+    np.testing.assert_allclose(load(path)(fc.tensor(X)).numpy(), run_runtime(path, X), rtol=1e-6)
+
+
 def test_clip_takes_bounds_from_the_data(tmp_path):
     nodes = [helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0), helper.make_node("Clip", ["x", "m"], ["y"])]
     path = saved(model_of(nodes), tmp_path / "m.onnx")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import ChainMap
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,30 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 OPSETS = range(7, 26)  # from 7 on operands broadcast
+# ONNX Runtime's quantiser writes these for integers that ONNX knew later; they mean the same.
+_ALSO_MICROSOFTS = ("QuantizeLinear", "DequantizeLinear")
+_MOST_DENSE = 1 << 24  # elements of sparse tensors
 _MOST_NODES = 1 << 17  # that functions become
 _ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 
 
 class Node:
     """One node: op (with its domain where that is not ONNX's own), name, names of inputs ("" where one is left out)
-    and outputs, and attrs, whose values are numbers, text, lists and NumPy arrays."""
+    and outputs, and attrs, whose values are numbers, text, lists and NumPy arrays. guards: (name, bool) of conditions
+    under which it runs: nodes of both branches of an If stand in the graph before "(if)", which picks from (condition,
+    results of the one, results of the other)."""
 
-    __slots__ = ("attrs", "evaluator", "inputs", "name", "op", "outputs", "proto")
+    __slots__ = ("attrs", "evaluator", "guards", "inputs", "name", "op", "outputs", "proto")
 
-    def __init__(self, proto, attrs):
+    def __init__(self, proto, attrs, guards=()):
+        if proto.domain == "com.microsoft" and proto.op_type in _ALSO_MICROSOFTS:
+            standard = type(proto)()
+            standard.CopyFrom(proto)
+            standard.domain, proto = "", standard
         self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         self.inputs, self.outputs = list(proto.input), list(proto.output)
         self.name = proto.name or next((o for o in self.outputs if o), "")
-        self.attrs, self.proto = attrs, proto
+        self.attrs, self.proto, self.guards = attrs, proto, guards
         self.evaluator = None  # see _host.py
 
     def __getstate__(self):  # of copies: a node may have changed since it was read, and evaluators cannot be copied
@@ -95,20 +105,35 @@ def _check_names(model):
 
 def _names(model):
     """Every text of a model that is read here."""
-    graph = model.graph
     for o in model.opset_import:
         yield o.domain
-    for n in graph.node:
-        yield from (n.op_type, n.domain, n.name, *n.input, *n.output)
-        yield from (a.name for a in n.attribute)
-    for t in (*graph.initializer, *(a.t for n in graph.node for a in n.attribute if a.HasField("t"))):
-        yield t.name
-        for e in t.external_data:
-            yield from (e.key, e.value)
-    for v in (*graph.input, *graph.output):
-        yield v.name
     for p in model.metadata_props:
         yield from (p.key, p.value)
+    for graph in _graphs(model.graph):
+        for n in graph.node:
+            yield from (n.op_type, n.domain, n.name, *n.input, *n.output)
+            yield from (a.name for a in n.attribute)
+        sparse = [t for s in _sparse_tensors(graph) for t in (s.values, s.indices)]
+        for t in (*graph.initializer, *(a.t for n in graph.node for a in n.attribute if a.HasField("t")), *sparse):
+            yield t.name
+            for e in t.external_data:
+                yield from (e.key, e.value)
+        for v in (*graph.input, *graph.output):
+            yield v.name
+
+
+def _graphs(graph):
+    """A graph and those in its nodes."""
+    yield graph
+    for n in graph.node:
+        for a in n.attribute:
+            if a.HasField("g"):
+                yield from _graphs(a.g)
+
+
+def _sparse_tensors(graph):
+    attributes = (a for n in graph.node for a in n.attribute)
+    return [*graph.sparse_initializer, *(a.sparse_tensor for a in attributes if a.HasField("sparse_tensor"))]
 
 
 def _graph_of(model, folder, size, chosen):
@@ -123,22 +148,10 @@ def _graph_of(model, folder, size, chosen):
         model = _inline(model)
         _check_names(model)
     proto = model.graph
-    _need(not proto.sparse_initializer, "sparse initialisers are not supported")
-    constants = {}
-    for t in proto.initializer:
-        _need(t.name and t.name not in constants, f"initialiser {t.name!r} has no name or occurs twice")
-        constants[t.name] = array_of(t, folder)
-    nodes = []
-    for n in proto.node:
-        node = Node(n, {a.name: _attribute(a, n, folder) for a in n.attribute})
-        if node.op == "Constant":
-            _check_schema(n, opset)
-        value = _constant_value(node) if node.op == "Constant" else None
-        if value is None:
-            nodes.append(node)
-        else:
-            _need(len(node.outputs) == 1 and node.outputs[0] not in constants, f"{node}: its output is made twice")
-            constants[node.outputs[0]] = value
+    dense = sum(math.prod(map(abs, s.dims)) for graph in _graphs(proto) for s in _sparse_tensors(graph))
+    _need(dense <= _MOST_DENSE, f"its sparse tensors have {dense} elements; at most {_MOST_DENSE} are written out")
+    constants, nodes = {}, []
+    _read(proto, constants, nodes, folder, opset)
     inputs = {i.name: _shape(i) for i in proto.input if i.name not in constants}
     outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
     _need(outputs, "the graph has no outputs")
@@ -150,6 +163,69 @@ def _graph_of(model, folder, size, chosen):
         _check_schema(node.proto, opset)
     metadata = {p.key: p.value for p in model.metadata_props}
     return Graph(nodes, constants, inputs, outputs, opset, size, metadata)
+
+
+def _read(graph, constants, nodes, folder, opset, prefix="", outer=None, guards=()):
+    """Adds the constants and nodes of a graph. For a branch of an If: prefix of its names; outer: {name: name in the
+    whole graph} around it; guards: see Node. Returns the names of its outputs."""
+    names = outer.new_child() if outer is not None else ChainMap()
+
+    def own(name):
+        if prefix:
+            names[name] = prefix + name
+        return prefix + name
+
+    for t in (*graph.initializer, *graph.sparse_initializer):
+        name = t.name if isinstance(t, onnx.TensorProto) else t.values.name
+        _need(name and prefix + name not in constants, f"initialiser {name!r} has no name or occurs twice")
+        constants[own(name)] = array_of(t, folder) if isinstance(t, onnx.TensorProto) else _dense(t, folder, name)
+    for n in graph.node:
+        if prefix:
+            n = _copied(n, [i and names.get(i, i) for i in n.input], [o and own(o) for o in n.output])
+        if n.op_type == "If" and n.domain in ("", "ai.onnx"):
+            _read_if(n, constants, nodes, folder, opset, prefix, names, guards)
+            continue
+        node = Node(n, {a.name: _attribute(a, n, folder) for a in n.attribute}, guards)
+        if node.op == "Constant":
+            _check_schema(n, opset)
+        value = _constant_value(node) if node.op == "Constant" else None
+        if value is None:
+            nodes.append(node)
+        else:
+            _need(len(node.outputs) == 1 and node.outputs[0] not in constants, f"{node}: its output is made twice")
+            constants[node.outputs[0]] = value
+    return [names.get(o.name, o.name) for o in graph.output]
+
+
+def _copied(n, inputs, outputs):
+    copy = onnx.NodeProto()
+    copy.CopyFrom(n)
+    copy.input[:], copy.output[:] = inputs, outputs
+    return copy
+
+
+def _read_if(n, constants, nodes, folder, opset, prefix, names, guards):
+    """Of a constant condition one branch, else both, guarded."""
+    _check_schema(n, opset)
+    branches = {a.name == "then_branch": a.g for a in n.attribute if a.name in ("then_branch", "else_branch")}
+    condition, results = n.input[0], {}
+    fixed = constants.get(condition)
+    what = f"If {n.name or n.output[0]!r}"
+    _need(fixed is None or (fixed.size == 1 and fixed.dtype == bool), f"{what}: its condition is not one bool")
+    for taken in (True, False) if fixed is None else (bool(fixed.reshape(-1)[0]),):
+        inside = f"{prefix}if{len(nodes)}_{'then' if taken else 'else'}/"
+        more = guards if fixed is not None else (*guards, (condition, taken))
+        results[taken] = _read(branches[taken], constants, nodes, folder, opset, inside, names, more)
+        _need(
+            len(results[taken]) == len(n.output), f"{what} has {len(n.output)} outputs, a branch {len(results[taken])}"
+        )
+    if fixed is None:
+        pick = onnx.helper.make_node("(if)", [condition, *results[True], *results[False]], n.output, name=n.name)
+        nodes.append(Node(pick, {}, guards))
+        return
+    for source, name in zip(*results.values(), n.output, strict=True):
+        if name:
+            nodes.append(Node(onnx.helper.make_node("Identity", [source], [name]), {}, guards))
 
 
 def _inline(model):
@@ -223,7 +299,7 @@ def _ordered(nodes, known, outputs):
 
 def _chosen_outputs(chosen, nodes, outputs):
     """{name: element type} of the values that a caller wants."""
-    made = [name for n in nodes for name in n.outputs if name]
+    made = [name for n in nodes for name in n.outputs if name and not n.guards]
     wrong = [name for name in chosen if name not in {*made, *outputs}]
     _need(
         chosen and not wrong and len({*chosen}) == len(chosen),
@@ -281,12 +357,15 @@ def _attribute(a, node, folder):
         return [s.decode("utf-8", "replace") for s in a.strings]
     if a.type == kinds.TENSOR:
         return array_of(a.t, folder, f"attribute {a.name!r} of {node.op_type} {node.name!r}")
-    return None  # graphs and sparse tensors: the ops that have them are refused by name
+    if a.type == kinds.SPARSE_TENSOR:
+        return _dense(a.sparse_tensor, folder, f"{a.name} of {node.op_type}")
+    return None  # graphs: the ops that have them are refused by name
 
 
 def _constant_value(node):
-    if "value" in node.attrs:
-        return node.attrs["value"]
+    for name in ("value", "sparse_value"):
+        if name in node.attrs:
+            return node.attrs[name]
     for name, dtype in (("value_float", "f4"), ("value_floats", "f4"), ("value_int", "i8"), ("value_ints", "i8")):
         if name in node.attrs:
             return np.asarray(node.attrs[name], dtype)
@@ -321,6 +400,25 @@ def array_of(t, folder, what=None):
         return np.array(numpy_helper.to_array(t))
     except Exception as e:  # numbers that their type cannot hold
         raise _Damaged(f"{what}: {e}") from None
+
+
+def _dense(t, folder, name):
+    """The NumPy array of a SparseTensorProto, whose places count along the flat tensor or have one number per axis."""
+    what, shape = f"sparse tensor {name!r}", tuple(t.dims)
+    values, places = array_of(t.values, folder, what), array_of(t.indices, folder, what)
+    _need(all(n >= 0 for n in shape) and len(shape) <= 32, f"{what} has shape {list(shape)}")
+    flat = places.ndim == 1
+    sizes = np.asarray([math.prod(shape)] if flat else shape, np.int64)
+    each = places.reshape(-1, 1) if flat else places
+    fits = values.ndim == 1 and places.dtype == np.int64 and each.shape == (len(values), len(sizes))
+    _need(fits, f"{what} {list(shape)}: {list(values.shape)} values at places of {places.dtype} {list(places.shape)}")
+    _need(((each >= 0) & (each < sizes)).all(), f"{what} {list(shape)} has places outside")
+    array = np.zeros(shape, values.dtype)
+    if flat:
+        array.reshape(-1)[places] = values
+    else:
+        array[tuple(places.T)] = values
+    return array
 
 
 def _with_external_data(t, folder, nbytes, what):

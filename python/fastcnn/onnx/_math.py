@@ -77,9 +77,12 @@ for _name, _function in _UNARY.items():
 
 def _fold(function):
     def run(call):
-        result = call.operand(0)
-        for i in range(1, len(call.values)):
-            result = function(result, call.operand(i))
+        # Tensors first: numbers alone are no operands.
+        operands = [call.operand(i) for i in range(len(call.values))]
+        operands.sort(key=lambda v: not isinstance(v, _core.Tensor))
+        result = operands[0]
+        for v in operands[1:]:
+            result = function(result, v)
         return result
 
     return run

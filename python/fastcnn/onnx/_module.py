@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from onnx import helper
 
 from .. import _core
 from ..nn import Module, Parameter
 from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
-from ._file import read_graph, source_name
+from ._file import Node, read_graph, source_name
 from ._host import FOLDABLE, MOST_ELEMENTS, fold
-from ._registry import HANDLERS, Call, host_slots, to_tensor
+from ._registry import HANDLERS, Call, host_slots, op, to_tensor
 from ._rewrite import rewrite
 
 
@@ -113,11 +114,14 @@ class OnnxModule(Module):
         # As many as activations may have: zeros of the shape of a feature map are common.
         most = max(MOST_ELEMENTS, 16 * sum(values[name].numel() for name in self.input_names))
         for i, node in enumerate(self._nodes):
-            if i in layers:
+            runs = not node.guards or all(_truth(values[name]) == wanted for name, wanted in node.guards)
+            if not runs:
+                pass
+            elif i in layers:
                 values[node.outputs[0]] = self._call_layer(layers[i], i, values, most)
             else:
                 self._run(node, self._on_host[i], values, most)
-            if self._watch is not None and (type(layers[i]) is Scope if i in layers else node.op in _MACS):
+            if runs and self._watch is not None and (type(layers[i]) is Scope if i in layers else node.op in _MACS):
                 operands, result = [values[n] if n else None for n in node.inputs], values[node.outputs[0]]
                 if isinstance(result, _core.Tensor):  # not shapes and sizes
                     macs = _MACS[node.op](node, operands, result) if node.op in _MACS else 0
@@ -188,6 +192,11 @@ class OnnxModule(Module):
         return values
 
     def _run(self, node, on_host, values, most):
+        if node.op == "(if)":  # one of its branches has not run
+            for name, source in zip(node.outputs, _picked(values[node.inputs[0]], node.inputs), strict=False):
+                if name:
+                    values[name] = values[source]
+            return
         operands = [values[n] if n else None for n in node.inputs]
         for slot in on_host:  # a weight whose values decide shapes as well
             if slot < len(operands) and node.inputs[slot] in self._host:
@@ -219,6 +228,23 @@ def _shape_of(node, value):
     if node.op == "Size":
         return np.asarray(math.prod(shape), np.int64)
     return np.asarray(shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))], np.int64)
+
+
+@op("(if)", host=(0,), params="through")
+def _pick(call):
+    raise AssertionError("OnnxModule._run picks")
+
+
+def _truth(condition):
+    if np.size(condition) != 1:
+        raise ValueError(f"expected one bool as the condition of an If, got shape {list(np.shape(condition))}")
+    return bool(condition.reshape(-1)[0])
+
+
+def _picked(condition, inputs):
+    """The results of the branch that is taken."""
+    each = (len(inputs) - 1) // 2
+    return inputs[1 : 1 + each] if _truth(condition) else inputs[1 + each :]
 
 
 def _last_uses(nodes, outputs):
@@ -312,16 +338,33 @@ class _Plan:
         self._keys = {}  # name of a folded weight -> name of the constant that it was
         for name, array in graph.constants.items():
             self._sort(name, array, name)
-        for node in graph.nodes:
-            if node.op in FOLDABLE and self._known(node):
-                self._fold(node)
-            else:
-                self.nodes.append(node)
+        for read in graph.nodes:
+            for node in self._decided(read):
+                if node.op in FOLDABLE and not node.guards and self._known(node):
+                    self._fold(node)
+                else:
+                    self.nodes.append(node)
         self._check()
         self.nodes = rewrite(self.nodes, self.host, graph.outputs)
         used = {n for node in self.nodes for n in node.inputs} | set(graph.outputs)
         self.host = {n: a for n, a in self.host.items() if n in used}
         self.weights = {n: w for n, w in self.weights.items() if n in used}
+
+    def _decided(self, node):
+        """The node without guards that are known to hold; none where one does not; "(if)" of a known condition as
+        what it picks."""
+        undecided = []
+        for name, wanted in node.guards:
+            if name not in self.host:
+                undecided.append((name, wanted))
+            elif _truth(self.host[name]) != wanted:
+                return []
+        node.guards = tuple(undecided)
+        if node.op != "(if)" or node.inputs[0] not in self.host:
+            return [node]
+        sources = _picked(self.host[node.inputs[0]], node.inputs)
+        pairs = [(source, name) for source, name in zip(sources, node.outputs, strict=False) if name]
+        return [Node(helper.make_node("Identity", [source], [name]), {}, node.guards) for source, name in pairs]
 
     def _refuse_unknown(self):
         known = {*HANDLERS, *FOLDABLE, "Shape", "Size"}
@@ -395,7 +438,7 @@ class _Plan:
     def _sort(self, name, array, key):
         """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both."""
         uses = self._users.get(name, ())
-        floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+        floats = array.dtype.name in ("float32", "float64", "float16", "bfloat16")  # the float8 types have a kind "f"
         if floats and array.size > 1 and any(slot not in self.host_slots(node) for node, slot in uses):
             self.weights[name] = key, array, self._trains(name)
         if name not in self.weights or name in self._wanted_on_host:
