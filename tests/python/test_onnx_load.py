@@ -296,9 +296,12 @@ def test_of_a_constant_condition_one_branch_remains(tmp_path, taken):
 
 
 def test_branches_of_data_are_refused(tmp_path):
-    nodes = [helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["c"], to=9)]
-    with pytest.raises(ValueError, match=r"\(if\) 'choice': operand 0, 'c', depends on the data"):
-        fc.onnx.load(saved(model_of([*nodes, choice("c")]), tmp_path / "m.onnx"))
+    nodes = [helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["on"], to=9)]
+    with pytest.raises(ValueError, match=r"\(if\) 'choice': operand 0, 'on', depends on the data"):
+        fc.onnx.load(saved(model_of([*nodes, choice("on")]), tmp_path / "m.onnx"))
+    model = model_of([*larger(0, 2, "many"), choice("many")])
+    model.graph.node[-1].attribute[0].g.output[0].name = ""
+    refused(tmp_path / "m.onnx", model.SerializeToString(), "If 'choice' has 1 outputs, a branch")
 
 
 # ---------------------------------------------------------------- constants of rare types
@@ -462,6 +465,13 @@ def refused(path, data, match):
     with pytest.raises(ValueError, match=match) as e:
         fc.onnx.load(path)
     assert path.name in str(e.value)
+
+
+def test_memory_that_a_run_lacks_is_said_with_the_node(tmp_path):
+    nodes = [helper.make_node("Resize", ["x", "", "", "n"], ["y"], name="up")]
+    net = fc.onnx.load(saved(model_of(nodes, {"n": np.int64([1, 1, 1 << 60, 1])}), tmp_path / "m.onnx"))
+    with pytest.raises(MemoryError, match="Resize 'up'"):
+        net(fc.zeros(1, 1, 2, 2))
 
 
 def test_files_that_are_no_models(tmp_path):

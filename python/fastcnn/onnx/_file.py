@@ -215,10 +215,8 @@ def _read_if(n, constants, nodes, folder, opset, prefix, names, guards):
     for taken in (True, False) if fixed is None else (bool(fixed.reshape(-1)[0]),):
         inside = f"{prefix}if{len(nodes)}_{'then' if taken else 'else'}/"
         more = guards if fixed is not None else (*guards, (condition, taken))
-        results[taken] = _read(branches[taken], constants, nodes, folder, opset, inside, names, more)
-        _need(
-            len(results[taken]) == len(n.output), f"{what} has {len(n.output)} outputs, a branch {len(results[taken])}"
-        )
+        made = results[taken] = _read(branches[taken], constants, nodes, folder, opset, inside, names, more)
+        _need(all(made) and len(made) == len(n.output), f"{what} has {len(n.output)} outputs, a branch {made}")
     if fixed is None:
         pick = onnx.helper.make_node("(if)", [condition, *results[True], *results[False]], n.output, name=n.name)
         nodes.append(Node(pick, {}, guards))

@@ -210,7 +210,8 @@ class OnnxModule(Module):
                 results = HANDLERS[node.op].run(Call(self, node, operands, self.opset))
         except (ValueError, TypeError, LookupError, MemoryError, ArithmeticError, AttributeError) as e:
             text = str(e) if str(node) in str(e) else f"{node}: {e}"
-            kind = type(e) if isinstance(e, (TypeError, MemoryError, IndexError)) else ValueError
+            # Not the error's own type: NumPy's MemoryError takes other arguments.
+            kind = next((k for k in (TypeError, MemoryError, IndexError) if isinstance(e, k)), ValueError)
             raise kind(f"OnnxModule: {text}") from e
         for name, value in zip(node.outputs, results if isinstance(results, (tuple, list)) else (results,)):
             if name:
