@@ -167,27 +167,50 @@ def _without_late_windows(y, x, stride, pads):
     return y
 
 
-@op("AveragePool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+def _with_last_windows(x, kernel, stride, dilation, pads):
+    """pads with what the last windows of ceil_mode lack."""
+    spans = [n + a + b - d * (k - 1) - 1 for n, k, d, (a, b) in zip(x.shape[2:], kernel, dilation, pads)]
+    return [(a, b + -span % s) for span, s, (a, b) in zip(spans, stride, pads)]
+
+
+def _sums(x, kernel, stride, dilation):
+    """The sum of each window: a convolution with ones."""
+    ones = ops.cast(to_tensor(np.ones((x.shape[1], 1, *kernel), np.float32), x.device), x.dtype)
+    return ops.conv2d(x, ones, None, stride, 0, dilation, x.shape[1])
+
+
+@op("AveragePool", check=_check_windows)
 @_also_1d
 def average_pool(call):
-    x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
+    x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
     count_pads = bool(call.attr("count_include_pad", 0))
+    inside = to_tensor(np.ones((1, 1, *x.shape[2:]), np.float32), x.device)
+    if any(d != 1 for d in dilation):
+        wide = _with_last_windows(x, kernel, stride, dilation, pads) if ceil_mode else pads
+        rest = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(pads, wide)]
+        inside = _pad(_pad(inside, pads, float(count_pads)), rest)
+        y = _sums(_pad(x, wide), kernel, stride, dilation)
+        y = y / ops.cast(_sums(inside, kernel, stride, dilation), y.dtype)
+        return _without_late_windows(y, x, stride, pads) if ceil_mode else y
     if _fits(pads, kernel):
         return ops.avg_pool2d(x, kernel, stride, tuple(p[0] for p in pads), ceil_mode, count_pads)
     y = ops.avg_pool2d(_pad(x, pads), kernel, stride, 0, ceil_mode)
     if not count_pads:
-        inside = _pad(to_tensor(np.ones((1, 1, *x.shape[2:]), np.float32), x.device), pads)
-        y = y / ops.cast(ops.avg_pool2d(inside, kernel, stride, 0, ceil_mode), y.dtype)
+        y = y / ops.cast(ops.avg_pool2d(_pad(inside, pads), kernel, stride, 0, ceil_mode), y.dtype)
     return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
-@op("LpPool", check=lambda c: "dilations" if any(d != 1 for d in c.attr("dilations", [1])) else _check_windows(c))
+@op("LpPool", check=_check_windows)
 @_also_1d
 def lp_pool(call):
-    x, kernel, stride, _, pads, ceil_mode = _pool_sizes(call)
-    if ceil_mode:  # what the last windows lack is zeros; ops.lp_pool2d would weigh them by what they have
-        pads = [(a, b + -(n + a + b - k) % s) for n, k, s, (a, b) in zip(x.shape[2:], kernel, stride, pads)]
-    y = ops.lp_pool2d(_pad(abs(x), pads), call.attr("p", 2), kernel, stride, False)
+    x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
+    p = call.attr("p", 2)
+    # What the last windows lack is zeros; ops.lp_pool2d would weigh them by what they have.
+    wide = _with_last_windows(x, kernel, stride, dilation, pads) if ceil_mode else pads
+    if any(d != 1 for d in dilation):
+        y = _sums(_pad(abs(x), wide) ** p, kernel, stride, dilation) ** (1 / p)
+    else:
+        y = ops.lp_pool2d(_pad(abs(x), wide), p, kernel, stride, False)
     return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
