@@ -231,6 +231,24 @@ def test_skipped_layers_stay_float_with_their_norms():
 # ---------------------------------------------------------------- plans, files
 
 
+def test_a_layer_that_is_called_twice_is_quantised_twice():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.fc(self.shared(fc.ops.relu(self.shared(x))).mean((2, 3)))
+
+    fc.manual_seed(0)
+    net, x = Net().eval(), images(8)
+    quantized = fc.quantize(net, [x])
+    assert [row["name"] for row in quantized.report] == ["shared", "shared#2", "fc"]
+    assert agreement(predict(net, x), predict(quantized, x)) > 25
+    assert [r["name"] for r in fc.quantize(net, [x], skip="shared#2").report] == ["shared", "fc"]
+    assert [r["name"] for r in fc.quantize(net, [x], skip="shared").report] == ["fc"]
+
+
 def test_plans_threads_and_files_give_eager_s_bits(tmp_path):
     net = settled("resnet8", side=32)
     quantized = fc.quantize(net, [images(8), images(8, seed=1)])

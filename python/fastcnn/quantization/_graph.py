@@ -76,13 +76,15 @@ class Layer:
 
 def find_layers(index, skip):
     """([Layer], {name: why it stays float}) in the order of the graph. skip(name): is the layer to stay float?"""
-    layers, floats, taken = [], {}, set()
+    layers, floats, taken, seen = [], {}, set(), {}
     for i, node in enumerate(index.nodes):
         if i in taken or node["op"] not in ("conv2d", "matmul", "batch_norm_infer", "conv2d_bwd_data"):
             continue
-        name = _name_of(index, node, i)
+        scope = _name_of(index, node, i)
+        count = seen[scope] = seen.get(scope, 0) + 1
+        name = scope if count == 1 else f"{scope}#{count}"  # a layer that is called again, or two in one scope
         made = _start(index, node, i, name)
-        if isinstance(made, str) or skip(name):
+        if isinstance(made, str) or skip(scope) or skip(name):
             floats[name] = made if isinstance(made, str) else "skipped"
             taken |= _norm_behind(index, node)
             continue
