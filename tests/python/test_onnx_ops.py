@@ -161,6 +161,17 @@ def along_one_axis(rng):
     return helper.make_node(op, ["x", *constants], ["y"], **options), constants, numbers(rng, 2, 4, 13)
 
 
+def flat_volume(rng):
+    """Pools of volumes whose windows are single pixels along one axis or two."""
+    idle, op = int(rng.integers(3)), str(rng.choice(["MaxPool", "AveragePool", "LpPool"]))
+    kernel, stride = rng.integers(1, 4, 3), rng.integers(1, 3, 3)
+    kernel[idle] = stride[idle] = 1
+    options = {"kernel_shape": kernel.tolist(), "strides": stride.tolist()}
+    if rng.integers(2):
+        options["pads"] = [int(rng.integers(k)) for k in (*kernel, *kernel)]
+    return helper.make_node(op, ["x"], ["y"], **options), {}, numbers(rng, 2, 3, 5, 4, 6)
+
+
 def lrn(rng):
     node = helper.make_node("LRN", ["x"], ["y"], size=int(rng.choice([1, 3, 5])), alpha=0.3, beta=0.6, bias=1.5)
     return node, {}, numbers(rng, 2, 7, 3, 4)
@@ -266,9 +277,9 @@ def picked(rng):
 
 
 RANDOM = {
-    conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, lrn: 13, slice_: 13,
-    pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13, group_norm: 21,
-    grid_sample: 20, einsum: 12, picked: 13,
+    conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, flat_volume: 18,
+    lrn: 13, slice_: 13, pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13,
+    group_norm: 21, grid_sample: 20, einsum: 12, picked: 13,
 }  # fmt: skip
 
 
@@ -353,6 +364,21 @@ def test_topk_picks_no_element_twice(tmp_path, largest):
     types = {"x": (onnx.TensorProto.FLOAT, None), "y": (onnx.TensorProto.INT64, None)}
     path = saved(model_of(nodes, {"k": np.int64([7])}, types=types), tmp_path / "m.onnx")
     np.testing.assert_array_equal(load(path)(fc.tensor(x)).numpy(), run_runtime(path, x))
+
+
+def test_constants_follow_a_network_to_another_type(tmp_path):
+    """Tables of the data's shape, which are no weights."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["o"], value=onnx.numpy_helper.from_array(np.float32([2]))),
+        helper.make_node("Add", ["x", "o"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    net = load(saved(model_of(nodes, {"w": np.ones((4, 2), np.float32)}), tmp_path / "m.onnx"))
+    want = net(fc.tensor(X)).numpy()
+    got = net.to("bfloat16")(fc.tensor(X).to("bfloat16"))
+    assert str(got.dtype) == "bfloat16"
+    np.testing.assert_allclose(array_of(got), want, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min"])

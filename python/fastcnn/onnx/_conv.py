@@ -67,6 +67,42 @@ def _also_1d(run):
     return either
 
 
+def _idle_axis(call):
+    """Of windows over three axes one along which they are single pixels, else None."""
+    kernel, pads = call.attr("kernel_shape") or (), call.attr("pads") or [0] * 6
+    if len(kernel) != 3 or len(pads) != 6:
+        return None
+    others = [call.attr(name) or [1] * 3 for name in ("strides", "dilations")]
+    numbers = [kernel, *others, [a + 1 for a in pads[:3]], [b + 1 for b in pads[3:]]]
+    return next((i for i in (0, 2, 1) if all(len(n) == 3 and n[i] == 1 for n in numbers)), None)
+
+
+def _also_flat(run):
+    """A pool of images, and of volumes (N, C, D, H, W) whose windows are flat: the idle axis goes among the channels,
+    which are pooled each by itself (torch.onnx writes local_response_norm so)."""
+
+    def either(call):
+        x, idle = call.tensor(0), _idle_axis(call)
+        if x.ndim != 5 or idle is None:
+            return run(call)
+        order = [0, 1, 2 + idle, *(2 + i for i in range(3) if i != idle)]
+        n, c, size, h, w = (x.shape[i] for i in order)
+        attrs = dict(call.node.attrs)
+        for name in ("kernel_shape", "strides", "dilations", "pads"):
+            if name in attrs:
+                attrs[name] = [v for i, v in enumerate(attrs[name]) if i % 3 != idle]
+        values = [ops.permute(x, order).reshape(n, c * size, h, w)]
+        y = run(Call(call.module, Node(call.node.proto, attrs), values, call.opset))
+        y = y.reshape(n, c, size, *y.shape[2:])
+        return ops.permute(y, [order.index(i) for i in range(5)])
+
+    return either
+
+
+def _check_pool(call):
+    return None if _idle_axis(call) is not None else _check_windows(call)
+
+
 def _check_windows(call):
     size = call.attr("kernel_shape") or call.attr("strides") or call.attr("dilations")
     if size is not None and len(size) not in (1, 2):
@@ -139,10 +175,11 @@ def _check_max_pool(call):
         return "its second output, the indices"
     if call.attr("storage_order", 0):
         return "storage_order 1"
-    return _check_windows(call)
+    return _check_pool(call)
 
 
 @op("MaxPool", check=_check_max_pool)
+@_also_flat
 @_also_1d
 def max_pool(call):
     x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
@@ -179,7 +216,8 @@ def _sums(x, kernel, stride, dilation):
     return ops.conv2d(x, ones, None, stride, 0, dilation, x.shape[1])
 
 
-@op("AveragePool", check=_check_windows)
+@op("AveragePool", check=_check_pool)
+@_also_flat
 @_also_1d
 def average_pool(call):
     x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
@@ -200,7 +238,8 @@ def average_pool(call):
     return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
-@op("LpPool", check=_check_windows)
+@op("LpPool", check=_check_pool)
+@_also_flat
 @_also_1d
 def lp_pool(call):
     x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)

@@ -121,7 +121,9 @@ def _check_cast(call):
 @op("Cast", "CastLike", params="through", check=_check_cast)
 def cast(call):
     x = call.tensor(0)
-    dtype = call.tensor(1).dtype if call.node.op == "CastLike" else _core.dtype(_DTYPES[call.attr("to")])
+    like = call.value(1)
+    like = to_tensor(like) if isinstance(like, np.ndarray) else like
+    dtype = like.dtype if call.node.op == "CastLike" else _core.dtype(_DTYPES[call.attr("to")])
     return x if x.dtype == dtype else ops.cast(x, dtype)
 
 

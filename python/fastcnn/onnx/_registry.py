@@ -79,9 +79,16 @@ class Call:
         return self.value(i) is not None
 
     def tensor(self, i):
-        """Operand i as a Tensor, None where it is left out."""
+        """Operand i as a Tensor, None where it is left out. Constants follow the floating type of the data, which may
+        not be the file's: net.to("bfloat16")."""
         value = self.value(i)
-        return to_tensor(value, self.device()) if isinstance(value, np.ndarray) else value
+        if not isinstance(value, np.ndarray):
+            return value
+        t = to_tensor(value, self.device())
+        if not is_float(t):
+            return t
+        kinds = (v.dtype for v in self.values if isinstance(v, _core.Tensor) and is_float(v))
+        return ops.cast(t, next(kinds, t.dtype))
 
     def device(self):
         """Where the operands lie."""
