@@ -258,6 +258,20 @@ def grid_sample(rng):
     return helper.make_node("GridSample", ["x", "g"], ["y"], **options), {"g": grid}, numbers(rng, 2, 3, 7, 9)
 
 
+def cumulative(rng):
+    options = {"exclusive": int(rng.integers(2)), "reverse": int(rng.integers(2))}
+    node = helper.make_node("CumSum", ["x", "a"], ["y"], **options)
+    return node, {"a": rng.integers(-3, 3)}, numbers(rng, 2, 3, 4)
+
+
+def scattered(rng):
+    axis = int(rng.integers(-3, 3))
+    places = np.argsort(rng.random((2, 3, 4)), axis=axis).take(range(2), axis=axis)
+    places = places - (2, 3, 4)[axis] * rng.integers(2)
+    node = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=axis)
+    return node, {"i": places, "u": numbers(rng, *places.shape)}, numbers(rng, 2, 3, 4)
+
+
 def einsum(rng):
     equations = ["abcd,abed->abce", "abcd,ce->abed", "abcd,ed", "abcd,bd->ac", "abcd->db", "abcd,c,af->fcb", "abcd->"]
     equation, sizes = equations[rng.integers(len(equations))], {c: i + 2 for i, c in enumerate("abcdef")}
@@ -279,7 +293,7 @@ def picked(rng):
 RANDOM = {
     conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, flat_volume: 18,
     lrn: 13, slice_: 13, pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13,
-    group_norm: 21, grid_sample: 20, einsum: 12, picked: 13,
+    group_norm: 21, grid_sample: 20, einsum: 12, picked: 13, cumulative: 14, scattered: 13,
 }  # fmt: skip
 
 

@@ -266,6 +266,20 @@ for _name, _function in _REDUCTIONS.items():
     _reduce(_name, _function, 18)
 
 
+@op("CumSum", host=(1,))
+def cumulative_sum(call):
+    """Along one axis, as a product with ones above the diagonal."""
+    x, axis = call.tensor(0), axis_of(int(call.scalar(1)), call.tensor(0).ndim)
+    if not is_float(x) or x.shape[axis] > 4096:
+        raise ValueError(f"expected floats with an axis of at most 4096, got x of {x.dtype} and shape {x.shape}")
+    ones = np.triu(np.ones((x.shape[axis],) * 2, np.float32), int(bool(call.attr("exclusive", 0))))
+    ones = ones.T if call.attr("reverse", 0) else ones
+    y = ops.matmul(
+        ops.transpose(x, axis, x.ndim - 1), ops.cast(to_tensor(np.ascontiguousarray(ones), x.device), x.dtype)
+    )
+    return ops.transpose(y, axis, x.ndim - 1)
+
+
 @op("ArgMax", "ArgMin")
 def arg_extreme(call):
     x = call.tensor(0)

@@ -174,6 +174,24 @@ def scatter_nd(call):
     return ops.index_select(both, 0, to_tensor(source, x.device)).reshape(shape)
 
 
+@op("ScatterElements", host=(1,), check=lambda c: "reduction" if c.attr("reduction", "none") != "none" else None)
+def scatter_elements(call):
+    """Each element is picked from x or from the updates behind it."""
+    x, index, updates = call.tensor(0), call.host(1), call.tensor(2)
+    axis = axis_of(call.attr("axis", 0), x.ndim)
+    size = x.shape[axis]
+    if index.ndim != x.ndim or index.shape != tuple(updates.shape):
+        raise ValueError(f"expected indices {index.shape} of the shape of updates {updates.shape}, in x of {x.shape}")
+    if index.size and not (-size <= index.min() and index.max() < size):
+        raise ValueError(f"indices {index.min()} to {index.max()} in an axis of {size}")
+    places = np.indices(index.shape)
+    places[axis] = np.where(index < 0, index + size, index)
+    source = np.arange(x.numel())
+    source[np.ravel_multi_index(tuple(places), x.shape).reshape(-1)] = x.numel() + np.arange(index.size)
+    both = ops.cat([x.reshape(-1), updates.reshape(-1)], 0)
+    return ops.index_select(both, 0, to_tensor(source, x.device)).reshape(x.shape)
+
+
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
