@@ -199,6 +199,16 @@ def test_what_is_read_again_is_the_same_net(tmp_path):
     net.load_state_dict({**net.state_dict(), **again.state_dict()})
 
 
+def test_a_network_from_a_file_keeps_its_names(tmp_path):
+    first, second, x = tmp_path / "first.onnx", tmp_path / "second.onnx", numbers(2, 3)
+    net = Net(lambda x, m: (m(x), x.sum(1)), nn.Linear(3, 4)).eval()
+    fc.onnx.export(net, first, x, input_names="image", output_names=["scores", "sums"])
+    fc.onnx.export(fc.onnx.load(first), second, x)
+    graph = onnx.load(second).graph
+    assert [v.name for v in (*graph.input, *graph.output)] == ["image", "scores", "sums"]
+    assert {i.name for i in graph.initializer} >= {"layers.0.weight", "layers.0.bias"}
+
+
 def test_names_shapes_and_fixed_batches(tmp_path):
     class Two(nn.Module):
         def forward(self, image, mask):

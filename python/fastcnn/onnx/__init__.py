@@ -1,7 +1,7 @@
 """ONNX files: read convolutional networks into modules that predict and train, and write traced ones.
 
 Needs the package onnx (``pip install "fastcnn[onnx]"``), which reads and checks the protocol buffers; ONNX Runtime is
-not needed. Not a general ONNX engine: recurrent layers, control flow and sequences are refused by name.
+not needed. Not a general ONNX engine: recurrent layers, loops and sequences are refused by name.
 """
 
 from __future__ import annotations

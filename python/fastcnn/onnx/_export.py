@@ -12,6 +12,7 @@ from .._files import atomic_write
 from .._graph import trace_graph
 from ..safetensors import bits_of
 from ._emit import EMIT, Step
+from ._module import OnnxModule
 from ._writer import ELEMENT, Writer, is_free, line_of
 
 OPSETS = range(13, 22)
@@ -26,7 +27,7 @@ def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, in
     argument; shapes and dtypes matter. opset: 13 to 21. dynamic_batch: dim 0 of the inputs is free in the file; False:
     that of the example. metadata: {str: str} for readers, such as class names. input_names, output_names: of the graph,
     one for each; None: inputs have the names of forward's arguments, a result is "output" (several: "output_0", ..., or
-    the keys of a dict).
+    the keys of a dict); a network that was read from a file keeps the file's.
     Weights keep their names of state_dict. The file has passed onnx.checker.
     Raises: ValueError that lists all ops that ONNX has no form for, for names that do not fit, and for models of 2 GB
     and more.
@@ -35,6 +36,10 @@ def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, in
     if not all(isinstance(t, str) for pair in metadata.items() for t in pair):
         raise TypeError(f"onnx.export: expected metadata of str to str, got {metadata!r}")
     graph = trace_graph(model, example, dynamic_batch=dynamic_batch)
+    if isinstance(model, OnnxModule) and input_names is None and output_names is None:
+        names = [*model.input_names, *model.output_names]
+        if len({*names}) == len(names) and not {*names} & {*graph["tensors"]}:
+            input_names, output_names = model.input_names, model.output_names
     graph = _renamed(graph, input_names, output_names)
     proto = to_model(graph, graph["tensors"], opset, type(model).__name__)
     helper.set_model_props(proto, metadata)
