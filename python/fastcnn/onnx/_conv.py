@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ._file import Node
-from ._registry import Call, is_float, op, ops, rank_error, to_tensor
+from ._registry import Call, axis_of, is_float, op, ops, rank_error, to_tensor
 
 
 def _spatial(call, name, default):
@@ -312,6 +312,13 @@ def layer_norm(call):
         return y
     axes = tuple(range(x.ndim - len(shape), x.ndim))
     return y, ops.mean(x, axes, True), ops.rsqrt(ops.var(x, axes, correction=0, keepdim=True) + eps)
+
+
+@op("RMSNormalization", params=(1,))
+def rms_norm(call):
+    x, gamma = call.tensor(0), call.tensor(1)
+    axes = tuple(range(axis_of(call.attr("axis", -1), x.ndim), x.ndim))
+    return x * ops.rsqrt(ops.mean(ops.square(x), axes, True) + call.attr("epsilon", 1e-5)) * gamma
 
 
 @op("GroupNormalization", params=(1, 2))

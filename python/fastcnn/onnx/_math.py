@@ -158,6 +158,12 @@ def gelu(call):
     return ops.gelu(call.tensor(0), call.attr("approximate", "none"))
 
 
+@op("Swish")
+def swish(call):
+    x, alpha = call.tensor(0), call.attr("alpha", 1.0)
+    return ops.silu(x) if alpha == 1 else x * ops.sigmoid(x * alpha)
+
+
 @op("HardSigmoid")
 def hard_sigmoid(call):
     x, alpha, beta = call.tensor(0), call.attr("alpha", 0.2), call.attr("beta", 0.5)
