@@ -176,6 +176,8 @@ py::object max_any(const Tensor& x, const py::object& dim, bool keepdim,
                    bool largest);  // value, or (values, indices)
 Tensor var_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
                std::optional<bool> unbiased);
+Tensor std_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+               std::optional<bool> unbiased);
 Tensor squeeze_any(const Tensor& x, const py::object& dim);
 Tensor matmul_any(const py::object& a, const py::object& b);
 

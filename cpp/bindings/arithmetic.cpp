@@ -161,12 +161,24 @@ py::object max_any(const Tensor& x, const py::object& dim, bool keepdim, bool la
   return tuple_type(values, indices);
 }
 
+namespace {
+Tensor spread_any(const char* op, Tensor (*of)(const Tensor&, const std::vector<int>&, double, bool),
+                  const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+                  std::optional<bool> unbiased) {
+  check<TypeError>(!correction || !unbiased, op, ": expected correction or unbiased, got both");
+  double c = correction.value_or(unbiased.value_or(true) ? 1 : 0);
+  std::vector<int> dims = dim_list(op, dim);
+  return without_gil([&] { return of(x, dims, c, keepdim); });
+}
+}  // namespace
+
 Tensor var_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
                std::optional<bool> unbiased) {
-  check<TypeError>(!correction || !unbiased, "var: expected correction or unbiased, got both");
-  double c = correction.value_or(unbiased.value_or(true) ? 1 : 0);
-  std::vector<int> dims = dim_list("var", dim);
-  return without_gil([&] { return var(x, dims, c, keepdim); });
+  return spread_any("var", var, x, dim, correction, keepdim, unbiased);
+}
+Tensor std_any(const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
+               std::optional<bool> unbiased) {
+  return spread_any("std", deviation, x, dim, correction, keepdim, unbiased);
 }
 
 Tensor squeeze_any(const Tensor& x, const py::object& dim) {

@@ -297,12 +297,9 @@ void bind_reductions(py::module_& ops) {
   ops.def("var", &var_any, py::arg("x"), py::arg("dim") = py::none(), py::kw_only(),
           py::arg("correction") = py::none(), py::arg("keepdim") = false, py::arg("unbiased") = py::none(),
           "Variance over dim, divided by n - correction (1 unless given; unbiased=False: 0).");
-  ops.def(
-      "std",
-      [](const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
-         std::optional<bool> unbiased) { return sqrt(var_any(x, dim, correction, keepdim, unbiased)); },
-      py::arg("x"), py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
-      py::arg("keepdim") = false, py::arg("unbiased") = py::none(), "The root of var.");
+  ops.def("std", &std_any, py::arg("x"), py::arg("dim") = py::none(), py::kw_only(),
+          py::arg("correction") = py::none(), py::arg("keepdim") = false, py::arg("unbiased") = py::none(),
+          "The root of var.");
   ops.def(
       "norm",
       [](const Tensor& x, double p, const py::object& dim, bool keepdim) {

@@ -354,12 +354,8 @@ void bind_reductions(TensorClass& c) {
       .def("var", &var_any, py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
            py::arg("keepdim") = false, py::arg("unbiased") = py::none(),
            "Variance over dim, divided by n - correction (1 unless given; unbiased=False: 0).")
-      .def(
-          "std",
-          [](const Tensor& x, const py::object& dim, std::optional<double> correction, bool keepdim,
-             std::optional<bool> unbiased) { return sqrt(var_any(x, dim, correction, keepdim, unbiased)); },
-          py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
-          py::arg("keepdim") = false, py::arg("unbiased") = py::none(), "The root of var.")
+      .def("std", &std_any, py::arg("dim") = py::none(), py::kw_only(), py::arg("correction") = py::none(),
+           py::arg("keepdim") = false, py::arg("unbiased") = py::none(), "The root of var.")
       .def(
           "norm",
           [](const Tensor& x, double p, const py::object& dim, bool keepdim) {

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastcnn import _core as fc  # noqa: E402
+from fastcnn import compile  # noqa: E402
 from torch_compare import compare, finite_differences, isa, same, to_numpy  # noqa: E402, F401
 
 ops = fc.ops
@@ -405,6 +406,76 @@ def test_in_place_and_gradients():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_gradients_add_up_after_that_of_a_sum(how):
+    # The gradient of a sum is one value for all elements, and the next gradient is not.
+    a, b = rand(2, 3).astype(np.float32), rand(2, 3, seed=1).astype(np.float32)
+    x = ops.zeros(2, 3, requires_grad=True)
+
+    def twice(a, b):
+        (x * 2).sum().backward()
+        (x + a).mean().backward()
+        (x * b).sum().backward()
+
+    (compile(twice) if how == "compiled" else twice)(fc.tensor(a), fc.tensor(b))
+    np.testing.assert_allclose(x.grad.numpy(), 2 + 1 / 6 + b, rtol=1e-6)
+    y = ops.zeros(2, 3, requires_grad=True)
+    y.sum().backward()
+    y.grad[0, 1] = 5
+    assert y.grad.tolist() == [[1, 5, 1], [1, 1, 1]]
+    y.grad = ops.ones(3).expand(2, 3)  # and one that the caller put there
+    (y * fc.tensor(b)).sum().backward()
+    np.testing.assert_allclose(y.grad.numpy(), 1 + b, rtol=1e-6)
+
+
+def test_elements_that_share_memory_take_no_updates():
+    x = ops.zeros(3).expand(2, 3)
+    for change in (
+        lambda: x.add_(1),
+        lambda: x.mul_(2),
+        lambda: x.copy_(ops.ones(2, 3)),
+        lambda: x.__isub__(ops.ones(2, 3)),
+        lambda: x.clamp_(0, 1),
+    ):
+        with pytest.raises(ValueError, match=r"shape \(2, 3\) share memory"):
+            change()
+    assert x.fill_(4).tolist() == [[4, 4, 4], [4, 4, 4]]  # one value for all is no question
+    x[1, 2] = 5
+    assert x.tolist() == [[4, 4, 5], [4, 4, 5]]
+
+
+def slopes_at_kinks(lib, dtype):
+    """Gradients at points where the plain formula gives 0 * inf."""
+    x = lib.tensor([[3.0, 3.0, 3.0], [1.0, 2.0, 4.0]], dtype=dtype)
+    cases = [
+        (x, lambda x: x.std()),
+        (x, lambda x: x.std(1)),
+        (x, lambda x: x.std((0, 1), keepdim=True)),
+        (lib.tensor([0.0, 0.5, 2.0], dtype=dtype), lambda x: 0.0**x),
+        (lib.tensor([[0.0, 0.0], [0.0, 3.0]], dtype=dtype), lambda x: x.norm(0.5, 1)),
+    ]
+    grads = []
+    for x, f in cases:
+        x.requires_grad = True
+        f(x).sum().backward()
+        grads.append(x.grad)
+    return grads
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slopes_at_kinks(isa, dtype):  # noqa: F811
+    for got, want in zip(slopes_at_kinks(fc, dtype), slopes_at_kinks(torch, getattr(torch, dtype)), strict=True):
+        same(got, want, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_minus_zero_stays(isa, dtype):  # noqa: F811
+    zeros = np.array([0.0, -0.0])
+    x = fc.tensor(zeros, dtype=dtype)
+    for got, want in ((-x, -zeros), (x * 2, zeros), (x * -2, -zeros), (x / 2, zeros), (x / 1, zeros), (x**1, zeros)):
+        np.testing.assert_array_equal(np.signbit(to_numpy(got)), np.signbit(want))
+
+
 def test_numpy_operands():
     x = ops.ones(2, 3)
     a = np.arange(3, dtype=np.float32)
@@ -431,6 +502,7 @@ MESSAGES = [
     (lambda: ops.sum(ops.ones(2, 3), (0, -2)), ValueError, "sum: dim -2 appears more than once"),
     (lambda: ops.mean(fc.tensor([1, 2])), TypeError, "mean: expected a floating dtype, got int64"),
     (lambda: ops.var(fc.tensor([1, 2])), TypeError, "var: expected a floating dtype"),
+    (lambda: ops.std(fc.tensor([1, 2])), TypeError, "std: expected a floating dtype"),
     (lambda: ops.norm(ops.ones(2), -1), ValueError, "norm: expected p >= 0, got -1"),
     (lambda: ops.clamp(ops.ones(2)), ValueError, "clamp: expected at least one of min and max"),
     (lambda: bool(ops.ones(2)), ValueError, r"truth of a tensor of shape \(2,\) is ambiguous"),

@@ -103,6 +103,9 @@ FASTCNN_API Tensor all(const Tensor& x, const std::vector<int>& dims = {}, bool 
 FASTCNN_API Tensor non_finite(const std::vector<Tensor>& xs);
 FASTCNN_API Tensor var(const Tensor& x, const std::vector<int>& dims = {}, double correction = 1,
                        bool keepdim = false);
+// The root of var (PyTorch's std); its gradient is 0 where all elements are equal.
+FASTCNN_API Tensor deviation(const Tensor& x, const std::vector<int>& dims = {}, double correction = 1,
+                             bool keepdim = false);
 FASTCNN_API Tensor argmax(const Tensor& x, std::optional<int> dim = {}, bool keepdim = false);
 FASTCNN_API Tensor argmin(const Tensor& x, std::optional<int> dim = {}, bool keepdim = false);
 FASTCNN_API Tensor norm(const Tensor& x, double p = 2, const std::vector<int>& dims = {}, bool keepdim = false);

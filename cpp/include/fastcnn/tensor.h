@@ -104,6 +104,7 @@ class FASTCNN_API Tensor {
   DType dtype() const;
   Device device() const;
   bool is_contiguous() const;  // canonical layout, dense
+  bool overlaps() const;       // elements share memory, as in an expanded tensor
   bool is_symbolic() const;    // being traced by compile: it has no memory
 
   void* data() const;  // first element; ValueError while symbolic

@@ -135,6 +135,13 @@ int64_t Tensor::size(int dim) const {
   return shape()[d];
 }
 
+bool Tensor::overlaps() const {
+  if (numel() == 0) return false;
+  for (int d = 0; d < ndim(); ++d)
+    if (shape()[d] > 1 && strides()[d] == 0) return true;
+  return false;
+}
+
 bool Tensor::is_contiguous() const {
   const TensorImpl& t = get(*this);
   Dims want = canonical_strides(t.shape);

@@ -34,8 +34,12 @@ void accumulate_leaf(const std::shared_ptr<TensorImpl>& leaf, const Tensor& g, b
   if (!old.defined()) {
     // A gradient that shares memory with something else alive must not become the leaf's own.
     bool own = g.impl().use_count() <= 2 && g.impl()->storage.use_count() == 1;
-    old = create_graph ? g : (own || g.is_symbolic() ? g.detach() : clone(g.detach()));
-  } else if (create_graph) {
+    // Nor one whose elements share memory (of a sum): the next gradient is added to each of them.
+    if (g.overlaps())
+      old = clone(create_graph ? g : g.detach());
+    else
+      old = create_graph ? g : (own || g.is_symbolic() ? g.detach() : clone(g.detach()));
+  } else if (create_graph || old.overlaps()) {
     old = add(old, g);
   } else {
     add_(old, g);

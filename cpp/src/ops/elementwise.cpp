@@ -240,8 +240,21 @@ void check_in_place(const char* op, const Tensor& dst) {
         ": a tensor that requires gradients cannot be changed in place; do it under no_grad");
 }
 
+// One value for several elements would be the last one written, or be added to several times.
+void check_own_elements(const char* op, const Tensor& dst) {
+  check(!dst.overlaps(), op, ": elements of the tensor of shape ", dst.shape(),
+        " share memory (it is expanded); clone() it first");
+}
+
+void write(const Tensor& dst, const Tensor& src) {
+  Dims shape = broadcast_shapes("copy_", dst.shape(), src.shape());
+  check(shape == dst.shape(), "copy_: shape ", src.shape(), " does not broadcast into ", dst.shape());
+  emit_into(OpKind::unary, UnaryParams{Unary::copy}, {broadcast_view(src.detach(), shape)}, {dst.detach()});
+}
+
 void binary_in_place(const char* name, Binary op, const Tensor& dst, const Tensor& src) {
   check_in_place(name, dst);
+  check_own_elements(name, dst);
   check(!(grad_enabled() && src.requires_grad()), name,
         ": gradients do not flow through in-place ops; use the form "
         "without underscore, or no_grad");
@@ -299,7 +312,11 @@ Tensor pow_scalar(const Tensor& x, double e) {
   if (e == 1) return affine(x, 1, 0);
   return unary(Unary::pow, x, e);
 }
-Tensor rpow_scalar(double base, const Tensor& x) { return unary(Unary::rpow, x, base); }
+Tensor rpow_scalar(double base, const Tensor& x) {
+  if (base != 0) return unary(Unary::rpow, x, base);
+  Tensor e = is_floating(x.dtype()) ? x : cast(x, DType::float32);  // log(0) is no slope: pow's rule knows
+  return pow(full({}, base, e.dtype(), e.device()), e);
+}
 Tensor rdiv_scalar(double numerator, const Tensor& x) { return unary(Unary::rdiv, x, numerator); }
 Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high) {
   check(low || high, "clamp: expected at least one of min and max");
@@ -367,22 +384,22 @@ Tensor constant(const Tensor& x, Device device) {
 
 void copy_(const Tensor& dst, const Tensor& src) {
   check_in_place("copy_", dst);
-  Dims shape = broadcast_shapes("copy_", dst.shape(), src.shape());
-  check(shape == dst.shape(), "copy_: shape ", src.shape(), " does not broadcast into ", dst.shape());
-  emit_into(OpKind::unary, UnaryParams{Unary::copy}, {broadcast_view(src.detach(), shape)}, {dst.detach()});
+  check_own_elements("copy_", dst);
+  write(dst, src);
 }
 void fill_(const Tensor& dst, double value) {
   check_in_place("fill_", dst);
   if (dst.is_contiguous())
     emit_into(OpKind::fill, FillParams{value}, {}, {dst.detach()});
   else
-    copy_(dst, full({}, value, dst.dtype(), dst.device()));
+    write(dst, full({}, value, dst.dtype(), dst.device()));
 }
 void add_(const Tensor& dst, const Tensor& src) { binary_in_place("add_", Binary::add, dst, src); }
 void sub_(const Tensor& dst, const Tensor& src) { binary_in_place("sub_", Binary::sub, dst, src); }
 void mul_(const Tensor& dst, const Tensor& src) { binary_in_place("mul_", Binary::mul, dst, src); }
 void affine_(const Tensor& dst, double alpha, double beta) {
   check_in_place("affine_", dst);
+  check_own_elements("affine_", dst);
   Tensor d = dst.detach();
   if (!d.is_contiguous()) return copy_(d, affine(d, alpha, beta));
   emit_into(OpKind::unary, UnaryParams{Unary::affine, 0, alpha, beta}, {d}, {d});

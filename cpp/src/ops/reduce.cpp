@@ -109,6 +109,16 @@ std::vector<Tensor> vjp_var(TapeNode& n, const std::vector<Tensor>& g) {
 }
 const Rule var_rule{"var", vjp_var, 1};
 
+// 0 where all elements are equal, as in PyTorch; the root's own slope there is infinite.
+std::vector<Tensor> vjp_deviation(TapeNode& n, const std::vector<Tensor>& g) {
+  const VarParams& p = n.as<VarParams>();
+  Tensor x = n.input(0), y = n.output(0), zero = zeros({}, x.dtype(), x.device());
+  Tensor flat = eq(y.detach(), zero), safe = where(flat, full({}, 1, x.dtype(), x.device()), y);
+  Tensor mean = reduce(mean_rule, Reduce::mean, x, p.dims, x.dtype());
+  return {mul(sub(x, mean), where(flat, zero, affine(div(g[0], safe), 1 / p.divisor, 0)))};
+}
+const Rule deviation_rule{"std", vjp_deviation, 1, 1};
+
 struct NormParam {
   double p;
 };
@@ -118,7 +128,9 @@ std::vector<Tensor> vjp_norm(TapeNode& n, const std::vector<Tensor>& g) {
   Tensor x = n.input(0), y = n.output(0), zero = zeros({}, x.dtype(), x.device());
   Tensor flat = eq(y.detach(), zero), safe = where(flat, full({}, 1, x.dtype(), x.device()), y);
   if (p == 2) return {mul(x, where(flat, zero, div(g[0], safe)))};
-  Tensor slope = mul(sign(x), pow_scalar(abs(x), p - 1));
+  Tensor size = abs(x);
+  if (p < 1) size = where(eq(size, zero), full({}, 1, x.dtype(), x.device()), size);  // sign(x) makes it 0
+  Tensor slope = mul(sign(x), pow_scalar(size, p - 1));
   return {mul(slope, where(flat, zero, mul(g[0], pow_scalar(safe, 1 - p))))};
 }
 const Rule norm_rule{"norm", vjp_norm, 1, 1};
@@ -141,6 +153,21 @@ Tensor wide(const Tensor& x) { return dtype_size(x.dtype()) == 2 ? cast(x, DType
 void check_floating(const char* op, const Tensor& x) {
   check<TypeError>(is_floating(x.dtype()), op, ": expected a floating dtype, got ", x.dtype(), " (shape ",
                    x.shape(), ")");
+}
+
+// What `last` makes of the variance; var and std.
+Tensor spread(const char* op, const Rule& rule, const Tensor& x, const std::vector<int>& dims, double correction,
+              bool keepdim, Tensor (*last)(const Tensor&)) {
+  check_floating(op, x);
+  uint32_t mask = dims_mask(op, dims, x.shape());
+  double n = static_cast<double>(count(x.shape(), mask)), divisor = std::fmax(n - correction, 0.0);
+  Tensor y = as_one(rule, VarParams{mask, 0, divisor}, x, [&](const Tensor& v) {
+    Tensor w = wide(v),
+           d = sub(w, reduce(mean_rule, Reduce::mean, w, mask, w.dtype()));  // two passes: no cancellation
+    return cast(last(affine(reduce(Rule{op}, Reduce::sum_squares, d, mask, w.dtype()), 1 / divisor, 0)),
+                v.dtype());
+  });
+  return drop(y, x.shape(), mask, keepdim);
 }
 
 }  // namespace
@@ -197,15 +224,11 @@ Tensor argmin(const Tensor& x, std::optional<int> dim, bool keepdim) {
 }
 
 Tensor var(const Tensor& x, const std::vector<int>& dims, double correction, bool keepdim) {
-  check_floating("var", x);
-  uint32_t mask = dims_mask("var", dims, x.shape());
-  double n = static_cast<double>(count(x.shape(), mask)), divisor = std::fmax(n - correction, 0.0);
-  Tensor y = as_one(var_rule, VarParams{mask, 0, divisor}, x, [&](const Tensor& v) {
-    Tensor w = wide(v),
-           d = sub(w, reduce(mean_rule, Reduce::mean, w, mask, w.dtype()));  // two passes: no cancellation
-    return cast(affine(reduce(Rule{"var"}, Reduce::sum_squares, d, mask, w.dtype()), 1 / divisor, 0), v.dtype());
-  });
-  return drop(y, x.shape(), mask, keepdim);
+  return spread("var", var_rule, x, dims, correction, keepdim, [](const Tensor& v) { return v; });
+}
+
+Tensor deviation(const Tensor& x, const std::vector<int>& dims, double correction, bool keepdim) {
+  return spread("std", deviation_rule, x, dims, correction, keepdim, [](const Tensor& v) { return sqrt(v); });
 }
 
 Tensor norm(const Tensor& x, double p, const std::vector<int>& dims, bool keepdim) {

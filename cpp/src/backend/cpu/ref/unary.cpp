@@ -38,7 +38,7 @@ bool unary_int(const UnaryParams& p, int64_t x, int64_t* y) {
 double unary_float(const UnaryParams& p, double x) {
   switch (p.op) {
     case Unary::copy: return x;
-    case Unary::affine: return p.alpha * x + p.beta;
+    case Unary::affine: return p.beta == 0 ? p.alpha * x : p.alpha * x + p.beta;  // -0 stays
     case Unary::rdiv: return p.alpha / x;
     case Unary::pow:  // PyTorch takes the roots by sqrt, which differs at -inf and -0
       if (p.alpha == 0.5) return std::sqrt(x);
