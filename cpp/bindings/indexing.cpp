@@ -15,6 +15,7 @@ struct Item {
   py::object slice{};
   std::vector<Tensor>
       indices{};  // one per dim they stand for: an index tensor has one, a mask as many as its rank
+  Dims mask{};    // shape of the mask that the indices come from
   int dims() const {
     return kind == Kind::indices                          ? static_cast<int>(indices.size())
            : kind == Kind::integer || kind == Kind::slice ? 1
@@ -55,7 +56,7 @@ Item item_from(const py::handle& v) {
     Tensor t = py::isinstance<Tensor>(v) ? v.cast<Tensor>()
                                          : py::module_::import("fastcnn._core").attr("tensor")(v).cast<Tensor>();
     if (t.numel() == 0 && is_floating(t.dtype())) t = cast(t, DType::int64);  // []
-    if (t.dtype() == DType::bool_) return {Item::Kind::indices, 0, {}, nonzero(t)};
+    if (t.dtype() == DType::bool_) return {Item::Kind::indices, 0, {}, nonzero(t), t.shape()};
     if (!is_floating(t.dtype())) return {Item::Kind::indices, 0, {}, {cast(t.detach(), DType::int64)}};
     throw IndexError(concat("index: expected an integer or bool tensor, got ", t.dtype()));
   }
@@ -147,6 +148,9 @@ Tensor get(const Tensor& x, const std::vector<Item>& items) {
       case Item::Kind::none: y = unsqueeze(y, d++); break;
       case Item::Kind::ellipsis: d += x.ndim() - used; break;
       case Item::Kind::indices:
+        for (int k = 0; k < i.mask.size(); ++k)
+          check<IndexError>(i.mask[k] == y.shape()[d + k], "index: mask of shape ", i.mask,
+                            " does not fit x of shape ", x.shape(), " at dim ", d);
         for (const Tensor& t : i.indices) {
           indices.push_back(t);
           places.push_back(d++);

@@ -207,6 +207,15 @@ def test_masks(isa):  # noqa: F811
     np.testing.assert_array_equal(t.numpy(), a)
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4), (3, 5), (6,), (4, 4)])
+def test_masks_of_another_shape(shape):
+    _, t = counted((3, 4, 2))
+    mask = np.ones(shape, bool)
+    for change in (lambda: t[mask], lambda: t.__setitem__(mask, ops.ones(3)), lambda: t[..., mask]):
+        with pytest.raises(IndexError, match=r"mask of shape .* does not fit x of shape \(3, 4, 2\)"):
+            change()
+
+
 def test_len_iter_unbind():
     a, t = counted((3, 2))
     assert len(t) == 3 and [r.tolist() for r in t] == a.tolist()
