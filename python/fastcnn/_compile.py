@@ -168,9 +168,10 @@ def compile(fn=None, *, budget_bytes=2 << 30):
 
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function
-    (closure, global, attribute, item of a list or dict) is another tensor, module or number. Not seen, since no cheap
-    look finds it: tensors behind properties, ``getattr`` with a computed name, C extensions, NumPy arrays changing in
-    place (their values are constants). What ``fn`` itself assigns outside is assigned when it is traced, not later.
+    (closure, global, attribute, item of a list or dict) is another tensor, module, function or number. Not seen, since
+    no cheap look finds it: ``getattr`` with a computed name, sets, ``__slots__``, containers of more than 4096 items, C
+    extensions, NumPy arrays changing in place (their values are constants). What ``fn`` itself assigns outside is
+    assigned when it is traced, not later.
 
     budget_bytes: how much memory the plans of this function may hold besides their temporaries, which all share:
     weights in the order of kernels. The least recently used plans go first, and those of more than 64 signatures.

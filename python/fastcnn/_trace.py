@@ -6,6 +6,9 @@ same tensor. What is not here: arguments (_compile.py) and values, which may cha
 
 from __future__ import annotations
 
+import dis
+import functools
+import operator
 import threading
 import types
 
@@ -22,6 +25,8 @@ epoch = [0]
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 _GONE = object()
 _DEEPEST = 6
+_LOAD_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
+_MOST_ITEMS = 4096  # of a list or dict that is watched
 
 
 def bump() -> None:
@@ -46,6 +51,10 @@ class _Item:
         return _same(now, self.value)
 
 
+def _is_plain(value):
+    return isinstance(value, (_core.Tensor, *_CONSTANTS, tuple))
+
+
 def _same(a, b):
     return a is b or (type(a) is type(b) and isinstance(a, _CONSTANTS) and a == b)
 
@@ -65,7 +74,7 @@ class _ModuleState:
         self.items = [
             _Item(name, v)
             for name, v in self.members.items()
-            if v is None or isinstance(v, (_core.Tensor, *_CONSTANTS, tuple)) or name in self.kinds
+            if _is_plain(v) or name in self.kinds
         ]
         self.items.append(_Item("training", self.members.get("training", _GONE)))
 
@@ -92,13 +101,18 @@ class Guards:
 
     def __init__(self, *roots):
         self._modules = {}
-        self._cells, self._entries, self._lists = [], [], []
+        self._cells, self._entries, self._contents = [], [], []
         self._tensors, self._parameters = [], []  # parameters tell by the epoch when they change
+        self._seen_code = {}
         self._seen = {}  # keeps what was visited alive, so that ids stay theirs
         self._checked = (-1, False)
         self.launches = []  # optimizer launches in the order in which they were traced
+        root = roots[0]
+        if not _is_function(root):
+            root = _function_of(type(root), "forward") or _function_of(type(root), "__call__")
+        names = _attributes_of(root)
         for root in roots:
-            self._visit(root, (), 0)
+            self._visit(root, names, 0)
 
     def __enter__(self):
         from .nn.module import set_call_observer  # calls are watched only while a trace is on
@@ -125,7 +139,7 @@ class Guards:
             state.settle()
         self._cells = [c for c in self._cells if _cell_holds(*c)]
         self._entries = [e for e in self._entries if _same(e[0].get(e[1], _GONE), e[2])]
-        self._lists = [x for x in self._lists if list(map(id, x[0])) == x[1]]
+        self._contents = [c for c in self._contents if _contents_hold(*c)]
         self._checked = (epoch[0], True)
         return self
 
@@ -144,8 +158,8 @@ class Guards:
             now = entries.get(name, _GONE)
             if now is not value and not _same(now, value):
                 return False
-        for items, ids, _ in self._lists:
-            if list(map(id, items)) != ids:
+        for container, items in self._contents:
+            if not _contents_hold(container, items):
                 return False
         return _unchanged(self._tensors)
 
@@ -167,7 +181,11 @@ class Guards:
         known = self._seen.get(id(value))
         if known is not None:
             return known[1]
-        if depth > _DEEPEST or isinstance(value, type):
+        if isinstance(value, type):
+            for name in names[0]:
+                self._visit_class_member(value, name)
+            return False
+        if depth > _DEEPEST:
             return False
         self._seen[id(value)] = (value, True)
         found = True
@@ -176,11 +194,13 @@ class Guards:
             kept.append((value, _core.Tensor(value), value.requires_grad))
         elif isinstance(value, Module):
             self.note_module(value)
-            self._visit_code(type(value).forward, depth)
+            for m in value.modules():  # what note_module does not see: lists, dicts and other objects
+                others = {k for k, v in vars(m).items() if k[:1] != "_" and not _is_plain(v) and k not in m._kinds}
+                self._visit_object(m, (("forward",), ()), depth, others)
         elif isinstance(value, Optimizer):
             self._visit_optimizer(value)
         elif isinstance(value, types.MethodType):
-            self._visit(value.__self__, _names_of(value.__func__), depth + 1)
+            self._visit(value.__self__, _joined(names, _attributes_of(value.__func__)), depth + 1)
             self._visit_code(value.__func__, depth)
         elif isinstance(value, types.FunctionType):
             self._visit_code(value, depth)
@@ -195,56 +215,74 @@ class Guards:
             for v in (value.func, *value.args, *value.keywords.values()):
                 self._visit(v, names, depth + 1)
         else:
-            members = getattr(value, "__dict__", None)
-            call = vars(type(value)).get("__call__")
-            if isinstance(call, types.FunctionType):
-                names = (*names, *_names_of(call))
-                self._visit_code(call, depth)
-            if isinstance(members, dict) and type(value).__module__ != "builtins":
-                self._visit_members(members, names, depth)
+            if type(value).__module__ != "builtins":
+                self._visit_object(value, (("__call__", *names[0]), names[1]), depth)
         self._seen[id(value)] = (value, found)
         return found
 
+    def _visit_object(self, value, names, depth, only=None):
+        """Members that code with these names reads, and what methods among them read. only: no members but these."""
+        near, far = (dict.fromkeys(n) for n in names)
+        todo = [] if _is_ours(type(value)) else list(near)
+        while todo:
+            fn = _function_of(type(value), todo.pop())
+            if fn is not None:
+                for own, more in zip((near, far), _attributes_of(fn), strict=True):
+                    if own is near:
+                        todo += [n for n in more if n not in near]
+                    own.update(dict.fromkeys(more))
+                self._visit_code(fn, depth)
+        members = getattr(value, "__dict__", None)
+        if isinstance(members, dict):
+            self._visit_members(members, (near if only is None else [n for n in near if n in only], far), depth)
+        for name in near:
+            self._visit_class_member(type(value), name)
+
+    def _visit_class_member(self, cls, name):
+        for c in cls.__mro__:
+            if name in vars(c):
+                if isinstance(vars(c)[name], (_core.Tensor, *_CONSTANTS)) and not _is_ours(c):
+                    self._entries.append((vars(c), name, vars(c)[name]))
+                return
+
     def _visit_members(self, members, names, depth):
-        for name in dict.fromkeys(names):
-            if name in members and self._visit(members[name], names, depth + 1):
+        near, far = names
+        for name in near:
+            if name in members and self._visit(members[name], (far, far), depth + 1):
                 self._entries.append((members, name, members[name]))
 
     def _visit_code(self, fn, depth):
-        if not isinstance(fn, types.FunctionType) or fn.__module__ is None or fn.__module__.startswith("fastcnn."):
+        if not isinstance(fn, types.FunctionType) or fn.__module__ is None or _is_ours(fn) or id(fn) in self._seen_code:
             return
-        names = _names_of(fn)
+        self._seen_code[id(fn)] = fn
+        names = _attributes_of(fn)
         for cell in fn.__closure__ or ():
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not assigned yet
-                continue
+            value = _contents_of(cell)
             if self._visit(value, names, depth + 1):
                 self._cells.append((cell, value))
         for value in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(value, names, depth + 1)
-        self._visit_members(fn.__globals__, names, depth)
+        for name in _reads(fn.__code__)[0]:
+            value = fn.__globals__.get(name, _GONE)
+            if value is not _GONE and self._visit(value, names, depth + 1):
+                self._entries.append((fn.__globals__, name, value))
 
     def _visit_container(self, value, names, depth):
-        from .nn.module import Module
-
         items = list(value.values()) if isinstance(value, dict) else list(value)
-        if len(items) > 4096 or not any(isinstance(v, (_core.Tensor, Module, list, tuple, dict)) for v in items):
+        if len(items) > _MOST_ITEMS:
             return isinstance(value, tuple)
         for v in items:
             self._visit(v, names, depth + 1)
-        if isinstance(value, dict):
-            self._entries += [(value, k, v) for k, v in value.items() if self._visit(v, names, depth + 1)]
-        elif isinstance(value, list):
-            self._lists.append((value, list(map(id, items)), items))
+        if not isinstance(value, tuple):
+            self._contents.append((value, dict(value) if isinstance(value, dict) else items))
         return True
 
     def _visit_optimizer(self, optimizer):
         groups = optimizer.param_groups
         self._entries.append((optimizer.__dict__, "param_groups", groups))
-        self._lists.append((groups, list(map(id, groups)), list(groups)))
+        self._contents.append((groups, list(groups)))
         for group in groups:
-            self._lists.append((group["params"], list(map(id, group["params"])), list(group["params"])))
+            self._contents.append((group["params"], list(group["params"])))
             self._entries += [(group, name, group[name]) for name in optimizer._switches if name in group]
 
 
@@ -255,17 +293,84 @@ def _unchanged(tensors):
     return True
 
 
-def _names_of(fn):
-    """Names that the code reads: globals and attributes, also of functions inside it."""
-    code = getattr(fn, "__code__", None)
-    if code is None:
-        return ()
-    names, todo = [], [code]
+@functools.lru_cache(4096)
+def _reads(code):
+    """What the code reads by name, also functions inside it: globals, attributes, and attributes of attributes.
+
+    Not one set: the loop counter of a script, or of an object, may be called step, as the method of an optimizer is.
+    """
+    names = ({}, {}, {})
+    before = ""
+    for i in dis.get_instructions(code):
+        if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names[0][i.argval] = None
+        elif i.opname in _LOAD_ATTRIBUTE:
+            names[2 if before in _LOAD_ATTRIBUTE else 1][i.argval] = None
+        if i.opname not in ("CACHE", "EXTENDED_ARG"):
+            before = i.opname
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            for own, more in zip(names, _reads(inner), strict=True):
+                own.update(dict.fromkeys(more))
+    return tuple(map(tuple, names))
+
+
+def _attributes_of(fn):
+    """(attributes, those and attributes of attributes) that the code reads, and what functions that it calls by a plain
+    name read of what they are given."""
+    near, far, seen, todo = {}, {}, {}, [fn]
     while todo:
-        code = todo.pop()
-        names += code.co_names
-        todo += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return tuple(names)
+        fn = todo.pop()
+        fn = getattr(fn, "__func__", fn)
+        if not isinstance(fn, types.FunctionType) or id(fn) in seen or _is_ours(fn):
+            continue
+        seen[id(fn)] = fn
+        read, attributes, inner = _reads(fn.__code__)
+        near.update(dict.fromkeys(attributes))
+        far.update(dict.fromkeys(inner))
+        todo += [fn.__globals__[n] for n in read if _is_function(fn.__globals__.get(n))]
+        todo += [c.cell_contents for c in fn.__closure__ or () if _is_function(_contents_of(c))]
+    return tuple(near), tuple({**near, **far})
+
+
+def _joined(names, more):
+    return tuple((*a, *b) for a, b in zip(names, more, strict=True))
+
+
+def _is_ours(fn_or_class):
+    return (fn_or_class.__module__ or "").startswith("fastcnn.")
+
+
+def _is_function(value):
+    return isinstance(value, (types.FunctionType, types.MethodType))
+
+
+def _contents_of(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _function_of(cls, name):
+    """The function behind a method, property, static or class method."""
+    for c in cls.__mro__:
+        found = vars(c).get(name)
+        if found is not None:
+            found = getattr(found, "fget", getattr(found, "__func__", found))
+            return found if isinstance(found, types.FunctionType) else None
+    return None
+
+
+def _contents_hold(container, items):
+    """Has the list or dict the items that it had?"""
+    if len(container) != len(items):
+        return False
+    if isinstance(container, dict):
+        return all(now is was or _same(now, was) for now, was in zip(container.values(), items.values())) and all(
+            map(operator.eq, container, items)
+        )
+    return all(map(operator.is_, container, items)) or all(map(_same, container, items))
 
 
 def _cell_holds(cell, value):

@@ -160,6 +160,105 @@ def test_tensor_in_a_container_replaced(kind):
     assert step(fc.ones(2)).tolist() == [4, 4]
 
 
+class Scales:
+    shared = 1.0
+
+    def __init__(self):
+        self.own, self.numbers, self.named, self.steps = 1.0, [1.0], {"a": {"b": 1.0}}, 0
+        self.optimizer = fc.optim.SGD([fc.ones(1).requires_grad_()], lr=0.1)
+
+    @property
+    def doubled(self):
+        return self.own * 2
+
+    def factor(self):
+        return self.numbers[0]
+
+    def apply(self, x):
+        x = x * self.doubled * self.factor() * self.named["a"]["b"] * self.shared
+        self.optimizer.steps()
+        return x + len(self.numbers) - 1
+
+
+SCALES_CHANGE = {
+    "attribute read by a property": lambda s: setattr(s, "own", 3.0),
+    "item of a list read by a method": lambda s: s.numbers.__setitem__(0, 3.0),
+    "another list": lambda s: setattr(s, "numbers", [3.0]),
+    "length of a list": lambda s: s.numbers.append(1.0),
+    "item of a nested dict": lambda s: s.named["a"].__setitem__("b", 3.0),
+    "attribute of the class": lambda s: setattr(type(s), "shared", 3.0),
+}
+
+
+@pytest.mark.parametrize("change", SCALES_CHANGE)
+@pytest.mark.parametrize("held_by", ["method", "closure", "helper", "argument", "module"])
+def test_number_of_an_object_changes(monkeypatch, change, held_by):
+    monkeypatch.setattr(Scales, "shared", 1.0)
+    monkeypatch.setattr(fc.optim.SGD, "steps", lambda self: None, raising=False)
+    s = Scales()
+
+    def use(x, scales):
+        return scales.apply(x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scales = s
+
+        def forward(self, x):
+            return self.scales.apply(x)
+
+    fn = {
+        "method": s.apply, "closure": lambda x: s.apply(x), "helper": lambda x: use(x, s), "module": Net(),
+        "argument": lambda x, scales: scales.apply(x),
+    }[held_by]  # fmt: skip
+    step = fc.compile(fn)
+    rest = (s,) if held_by == "argument" else ()
+    for _ in range(3):
+        assert step(fc.ones(2), *rest).tolist() == [2, 2]
+        s.steps += 1  # nobody reads it, though the code reads an attribute of this name elsewhere
+    SCALES_CHANGE[change](s)
+    want = s.apply(fc.ones(2)).tolist()
+    assert want != [2, 2] and step(fc.ones(2), *rest).tolist() == want and misses(step) == 2
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_function_and_array_in_a_container_replaced(kind):
+    box = ["f", "a"] if kind == "list" else {}
+    f, a = (0, 1) if kind == "list" else ("f", "a")
+    box[f], box[a] = (lambda x: x * 2), np.ones(2, np.float32)
+    step = fc.compile(lambda x: box[f](x) + box[a])
+    assert step(fc.ones(2)).tolist() == [3, 3]
+    box[f] = lambda x: x * 5
+    assert step(fc.ones(2)).tolist() == [6, 6]
+    box[a] = np.zeros(2, np.float32)
+    assert step(fc.ones(2)).tolist() == [5, 5] and misses(step) == 3
+
+
+def test_a_key_that_is_new():
+    box = {"w": 2.0}
+    step = fc.compile(lambda x: x * box.get("bias", 1.0) * box["w"])
+    assert step(fc.ones(1)).tolist() == [2]
+    box["bias"] = 4.0
+    assert step(fc.ones(1)).tolist() == [8]
+
+
+def test_a_global_with_the_name_of_a_method_is_no_condition(monkeypatch):
+    w = fc.ones(1).requires_grad_()
+    opt = fc.optim.SGD([w], lr=0.5)
+
+    @fc.compile
+    def train(x):
+        (w * x).sum().backward()
+        opt.step()
+        opt.zero_grad()
+
+    for i in range(4):  # as in a script: for step in range(4): train(x)
+        monkeypatch.setitem(globals(), "step", i)
+        train(fc.ones(1))
+    assert misses(train) == 1 and w.item() == -1
+
+
 def test_requires_grad_of_a_closure_tensor_and_of_a_parameter():
     for w in (fc.ones(2).requires_grad_(), nn.Parameter(fc.ones(2))):
 
