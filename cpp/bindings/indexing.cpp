@@ -116,8 +116,13 @@ Tensor take_indices(const Tensor& x, int first, const std::vector<Tensor>& indic
                           "index: expected indices in [", -n, ", ", n, ") for dim ", first + i, " of shape ",
                           x.shape(), ", got ", high < static_cast<double>(n) ? low : high);
       }
-      index = where(lt(index, zeros({}, DType::int64, index.device())), affine(index, 1, static_cast<double>(n)),
-                    index);
+      const Tensor zero = zeros({}, DType::int64, index.device()),
+                   size = full({}, n, DType::int64, index.device());
+      Tensor wrapped = where(lt(index, zero), affine(index, 1, static_cast<double>(n)), index);
+      if (index.is_symbolic())  // values unknown: out of range here is out of range for all dims together
+        wrapped = where(logical_and(ge(wrapped, zero), lt(wrapped, size)), wrapped,
+                        full({}, static_cast<double>(x.numel()), DType::int64, index.device()));
+      index = wrapped;
     }
     at = i == 0 ? index : add(affine(at, static_cast<double>(n), 0), index);
   }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from fastcnn import _core as fc  # noqa: E402
+from fastcnn import compile  # noqa: E402
 from torch_compare import compare, finite_differences, isa, same  # noqa: E402, F401
 
 ops = fc.ops
@@ -458,3 +459,14 @@ def test_gather_and_its_gradient(shape, dim, whole, isa):  # noqa: F811
         t = fc.tensor(x).to(dtype)
         want = np.take_along_axis(t.to("float32").numpy()[part], index, dim)
         np.testing.assert_array_equal(ops.gather(t, dim, ids).to("float32").numpy(), want)
+
+
+@pytest.mark.parametrize("places", [([0, 1], [0, 4]), ([0, 3], [0, 0]), ([-4, 0], [1, 1]), ([0, 1], [-5, 3])])
+def test_index_arrays_out_of_range_raise_in_plans_too(places):
+    _, t = counted((3, 4, 2))
+    pick = compile(lambda x, i, j: x[i, j])
+    good = [fc.tensor([0, -3, 2]), fc.tensor([3, -4, -1])]
+    assert pick(t, *good).tolist() == t[tuple(good)].tolist()
+    with pytest.raises(IndexError, match="expected indices"):
+        pick(t, *map(fc.tensor, places)).numpy()
+    assert pick(t, *good).tolist() == t[tuple(good)].tolist()
