@@ -164,15 +164,17 @@ void bind_pooling(py::module_& ops) {
   ops.def(
       "avg_pool2d",
       [](const Tensor& x, const py::object& kernel, const py::object& stride, const py::object& padding,
-         bool ceil_mode, bool count_include_pad) {
+         bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
         Pool2dOptions o = pool_options("avg_pool2d", kernel, stride, padding, py::int_(1), ceil_mode);
         o.count_include_pad = count_include_pad;
+        o.divisor_override = divisor_override;
         return without_gil([&] { return avg_pool2d(x, o); });
       },
       py::arg("x"), py::arg("kernel_size"), no("stride"), py::arg("padding") = 0, py::arg("ceil_mode") = false,
-      py::arg("count_include_pad") = true,
+      py::arg("count_include_pad") = true, no("divisor_override"),
       "Mean of each window of x (N, C, H, W) or (C, H, W); zeros of the padding count unless "
-      "count_include_pad=False.");
+      "count_include_pad=False.\n"
+      "divisor_override: divides the sums instead of the number of pixels.");
   ops.def(
       "lp_pool2d",
       [](const Tensor& x, double norm_type, const py::object& kernel, const py::object& stride, bool ceil_mode) {

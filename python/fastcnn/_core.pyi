@@ -351,6 +351,7 @@ class ops:
         padding: Any = 0,
         ceil_mode: _bool = False,
         count_include_pad: _bool = True,
+        divisor_override: _int | None = None,
     ) -> Tensor: ...
     @staticmethod
     def batch_norm(

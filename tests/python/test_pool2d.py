@@ -65,6 +65,16 @@ def test_avg_pool2d(shape, o, include, dtype, isa):
     )
 
 
+@pytest.mark.parametrize("dtype, isa", [("float32", BEST), ("float64", "ref")])
+@pytest.mark.parametrize("divisor", [1, 5, -2])
+@pytest.mark.parametrize("shape, o", WINDOWS)
+def test_avg_pool2d_with_another_divisor(shape, o, divisor, dtype, isa):
+    o = {**o, "divisor_override": divisor, "count_include_pad": divisor > 1}
+    check_against_torch(
+        lambda x: ops.avg_pool2d(x, **o), lambda x: F.avg_pool2d(x, **o), [randn(shape)], dtype, isa
+    )
+
+
 ADAPTIVE = [
     ((2, 3, 8, 8), 4),
     ((2, 3, 7, 5), (3, 2)),
@@ -101,9 +111,9 @@ def test_global_avg_pool2d(dtype, isa):
 
 
 @each_backend
-@pytest.mark.parametrize("p", [1, 2, 3.5])
+@pytest.mark.parametrize("p", [1, 2, 3.5, float("inf")])
 def test_lp_pool2d(p, dtype, isa):
-    x = np.abs(randn((2, 3, 6, 7))) + 0.1
+    x = np.abs(distinct((2, 3, 6, 7))) + 0.1 if np.isinf(p) else np.abs(randn((2, 3, 6, 7))) + 0.1
     o = {"kernel_size": (2, 3), "stride": 2, "ceil_mode": False}
     check_against_torch(lambda x: ops.lp_pool2d(x, p, **o), lambda x: F.lp_pool2d(x, p, **o), [x], dtype, isa)
 

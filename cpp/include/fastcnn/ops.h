@@ -178,6 +178,7 @@ FASTCNN_API Tensor quantized_conv2d(const Tensor& x, const Tensor& w, const Tens
 struct Pool2dOptions {
   std::pair<int64_t, int64_t> kernel{2, 2}, stride{0, 0}, padding{0, 0}, dilation{1, 1};  // stride 0: = kernel
   bool ceil_mode = false, count_include_pad = true;
+  std::optional<int64_t> divisor_override{};  // of avg_pool2d: sums are divided by it
 };
 FASTCNN_API Tensor max_pool2d(const Tensor& x, const Pool2dOptions& o);
 FASTCNN_API std::pair<Tensor, Tensor> max_pool2d_with_indices(const Tensor& x, const Pool2dOptions& o);  // int64

@@ -1,6 +1,8 @@
 // What it is: max, average, adaptive, global and lp pooling with torch's window rules; gradients of any
 // order.
+#include <algorithm>
 #include <climits>
+#include <cmath>
 
 #include "graph/emit.h"
 #include "ops/operands.h"
@@ -126,11 +128,22 @@ Tensor avg_pool2d(const Tensor& x, const Pool2dOptions& o) {
   check(o.dilation == Pair{1, 1}, "avg_pool2d: expected dilation 1, got ",
         Dims{o.dilation.first, o.dilation.second});
   Tensor b = batched("avg_pool2d", x);
-  return as_given(emit_avg(window_params("avg_pool2d", b, o), b), x);
+  Pool2dParams p = window_params("avg_pool2d", b, o);
+  if (!o.divisor_override) return as_given(emit_avg(p, b), x);
+  check(*o.divisor_override != 0, "avg_pool2d: expected divisor_override other than 0");
+  // Means of windows that are whole, in an image with its zeros around it, are sums by a factor.
+  const int64_t bottom = std::max<int64_t>(0, (p.oH - 1) * p.sH + p.kH - p.H - p.pT);
+  const int64_t right = std::max<int64_t>(0, (p.oW - 1) * p.sW + p.kW - p.W - p.pL);
+  if (p.pT || p.pL || bottom || right) b = pad(b, {p.pL, right, p.pT, bottom});
+  p.H = b.shape()[2], p.W = b.shape()[3];
+  p.pT = p.pB = p.pL = p.pR = 0, p.count_include_pad = true;
+  const double area = static_cast<double>(p.kH * p.kW), divisor = static_cast<double>(*o.divisor_override);
+  return as_given(affine(emit_avg(p, b), area / divisor, 0), x);
 }
 
 Tensor lp_pool2d(const Tensor& x, double p, const Pool2dOptions& o) {
   check(p > 0, "lp_pool2d: expected norm_type > 0, got ", p);
+  if (std::isinf(p)) return max_pool2d(abs(x), o);
   check(o.dilation == Pair{1, 1} && o.padding == Pair{0, 0}, "lp_pool2d: expected dilation 1 and padding 0, got ",
         Dims{o.dilation.first, o.dilation.second}, " and ", Dims{o.padding.first, o.padding.second});
   Tensor b = batched("lp_pool2d", x);

@@ -55,6 +55,8 @@ from .pooling import (
     MaxPool2d,
 )
 from .shape import (
+    CircularPad2d,
+    ConstantPad2d,
     Dropout,
     Dropout2d,
     DropPath,

@@ -135,7 +135,10 @@ class BatchNorm2d(_BatchNorm):
 
 
 class InstanceNorm2d(_Running):
-    """Normalises each channel of each image (Ulyanov et al. 2016), by default without weights."""
+    """Normalises each channel of each image (Ulyanov et al. 2016), by default without weights.
+
+    x is (N, C, H, W) or (C, H, W).
+    """
 
     def __init__(
         self,
@@ -151,6 +154,10 @@ class InstanceNorm2d(_Running):
 
     def forward(self, x):
         """fastcnn.ops.instance_norm; with running statistics, batch_norm with those in evaluation."""
+        if x.ndim == 3:  # one image (C, H, W)
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.ndim != 4:
+            raise ValueError(f"InstanceNorm2d: expected x as 3-D or 4-D, got x of shape {x.shape}")
         if self.running_mean is not None:
             if not self.training:
                 return ops.batch_norm(

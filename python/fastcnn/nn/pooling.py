@@ -17,13 +17,14 @@ class MaxPool2d(OpLayer, op="max_pool2d"):
 
 
 class AvgPool2d(OpLayer, op="avg_pool2d"):
-    """Mean of each window; count_include_pad: padded zeros count as values."""
+    """Mean of each window; count_include_pad: padded zeros count as values; divisor_override: divides the sums."""
 
     kernel_size: int | tuple
     stride: int | tuple | None = None
     padding: int | tuple = 0
     ceil_mode: bool = False
     count_include_pad: bool = True
+    divisor_override: int | None = None
 
 
 class LPPool2d(OpLayer, op="lp_pool2d"):

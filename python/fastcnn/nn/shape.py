@@ -92,6 +92,7 @@ class Upsample(Module):
 
 class _Pad(Module):
     _mode = "constant"
+    value = None
 
     def __init__(self, padding):
         super().__init__()
@@ -103,7 +104,7 @@ class _Pad(Module):
 
     def forward(self, x):
         """fastcnn.ops.pad in the mode of this layer."""
-        return ops.pad(x, self.padding, self._mode)
+        return ops.pad(x, self.padding, self._mode, self.value)
 
     def extra_repr(self):
         return str(self.padding)
@@ -123,3 +124,20 @@ class ReplicationPad2d(_Pad):
     """The border pixels repeated; padding: int or (left, right, top, bottom)."""
 
     _mode = "replicate"
+
+
+class CircularPad2d(_Pad):
+    """The image repeated around itself; padding: int or (left, right, top, bottom)."""
+
+    _mode = "circular"
+
+
+class ConstantPad2d(_Pad):
+    """One value around each image; padding: int or (left, right, top, bottom)."""
+
+    def __init__(self, padding, value):
+        super().__init__(padding)
+        self.value = value
+
+    def extra_repr(self):
+        return f"padding={self.padding}, value={self.value}"
