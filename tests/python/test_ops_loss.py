@@ -234,6 +234,15 @@ def test_paired_finite_differences(name):
     finite_differences(lambda x, t: ours(x, t, "mean"), [rand(2, 3), rand(2, 3, seed=1)], tolerance=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss"])
+def test_logits_of_one_sample_as_a_view(loss):
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    ours, theirs = fc.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    for lib, t in ((ops, ours), (F, theirs)):
+        getattr(lib, loss)(t[:, 1], fc.tensor(4) if lib is ops else torch.tensor(4)).backward()
+    same(ours.grad, theirs.grad, 1e-12, 1e-12)
+
+
 def test_cross_entropy_finite_differences():
     w = fc.tensor(rand(4, low=0.2, high=2))
     for reduction, smoothing in itertools.product(REDUCTIONS, (0, 0.1)):

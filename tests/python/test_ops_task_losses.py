@@ -166,6 +166,18 @@ def test_task_losses_compile_and_are_layers():
     )
 
 
+@pytest.mark.parametrize("loss", [ops.dice_loss, ops.cross_entropy, ops.nll_loss, ops.margin_loss])
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_class_ids_out_of_range_raise_in_plans_too(loss, bad):
+    step = fc_compile(lambda x, t: loss(x, t))
+    x, good = ops.ones(3, 3), fc.tensor([0, 1, 2])
+    want = loss(x, good).item()
+    assert step(x, good).item() == pytest.approx(want)
+    with pytest.raises(IndexError):
+        step(x, fc.tensor([0, bad, 2])).item()
+    assert step(x, good).item() == pytest.approx(want)
+
+
 def test_task_losses_tell_what_they_expected():
     x = fc.tensor(rand(2, 3, 4))
     with pytest.raises(ValueError, match=r"focal_loss: expected a target of shape \(2, 3, 4\), got \(2, 3\)"):

@@ -47,11 +47,11 @@ Tensor dice_loss(const Tensor& x, const Tensor& target, double smooth, bool mult
     check_ids(op, c, ignore_index);
     Device device = c.rows.device();
     DType type = c.rows.dtype();
-    Tensor ids = unsqueeze(c.target, 1);
-    t = cast(eq(ids, arange(0, static_cast<double>(classes), 1, DType::int64, device)), type);
-    Tensor valid = cast(ne(ids, full({}, static_cast<double>(ignore_index), DType::int64, device)), type);
+    Tensor known = ne(c.target, full({}, static_cast<double>(ignore_index), DType::int64, device));
+    Tensor valid = unsqueeze(cast(known, type), 1);
     p = mul(softmax(c.rows, 1), valid);
-    t = mul(t, valid);  // ignore_index may be a class
+    // Ids out of range raise in plans too; ignore_index may be a class.
+    t = mul(one_hot(where(known, c.target, zeros({}, DType::int64, device)), classes, type), valid);
   }
   Tensor overlap = sum(mul(p, t), {0}), size = add(sum(p, {0}), sum(t, {0}));
   Tensor dice = div(affine(overlap, 2, smooth), affine(size, 1, smooth));

@@ -10,7 +10,7 @@ namespace fastcnn {
 
 // A view of channels-last and of 2-D logits.
 Tensor as_rows(const Tensor& x) {
-  if (x.ndim() == 1) return unsqueeze(x, 0);
+  if (x.ndim() == 1) return contiguous(unsqueeze(x, 0));
   if (x.ndim() == 2) return contiguous(x);
   std::vector<int> last{0};
   for (int d = 2; d < x.ndim(); ++d) last.push_back(d);
