@@ -161,7 +161,7 @@ class Guards:
         for container, items in self._contents:
             if not _contents_hold(container, items):
                 return False
-        return _unchanged(self._tensors)
+        return _unchanged(self._tensors) and all(launch.level() for launch in self.launches)
 
     # ---- finding -------------------------------------------------------------------------------------------
     def note_module(self, module):

@@ -294,6 +294,28 @@ def test_optimizer_gets_another_group():
     assert (a.item(), b.item()) == (0, 0.5)
 
 
+@pytest.mark.parametrize("kind", [fc.optim.SGD, fc.optim.Adam])
+def test_parameters_that_step_in_some_calls(kind):
+    def train(compiled):
+        a, b = nn.Parameter(fc.ones(2)), nn.Parameter(fc.ones(2))
+        opt = kind([a, b], lr=0.1)
+
+        def step(x, both):
+            opt.zero_grad()
+            loss = (a * a * x).sum()
+            if both:
+                loss = loss + (b * b * x).sum()
+            loss.backward()
+            opt.step()
+
+        step = fc.compile(step) if compiled else step
+        for both in (True, False, True, True, False, False, True):
+            step(fc.tensor([1.0, 2.0]), both)
+        return [*a.tolist(), *b.tolist()]
+
+    assert train(True) == pytest.approx(train(False), rel=1e-6)
+
+
 def test_what_the_function_assigns_is_no_condition():
     calls, last, net = 0, None, nn.Linear(2, 2)
 

@@ -43,6 +43,11 @@ class _Launch:
         if not self._on_cpu:
             _core.write_(self.hyper, self._values)
 
+    def level(self):
+        """Have all its parameters stepped equally often? Another plan may have moved some of them alone."""
+        step = self.states[0]["step"]
+        return all(state["step"] == step for state in self.states)
+
     def undo(self):
         """Uncounts a step that failed before it updated anything."""
         for state in self.states:
