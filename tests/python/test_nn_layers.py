@@ -22,6 +22,10 @@ LAYERS = [
     ("Conv2d", (4, 6, 3), dict(padding=1, padding_mode="circular"), IMAGE),
     ("ConvTranspose2d", (4, 6, 3), dict(stride=2, padding=1, output_padding=1), IMAGE),
     ("ConvTranspose2d", (4, 6, 2), dict(groups=2, bias=False, dilation=2), IMAGE),
+    ("Conv2d", (np.int64(4), 6, np.int64(3)), dict(stride=np.array([2, 1]), padding=np.int8(1)), IMAGE),
+    ("ConvTranspose2d", (4, 6, np.int64(3)), dict(stride=[np.int64(2), 1]), IMAGE),
+    ("LayerNorm", (np.int64(6),), {}, IMAGE),
+    ("ZeroPad2d", (np.int64(2),), {}, IMAGE),
     ("Linear", (5, 3), {}, (2, 5)),
     ("Linear", (5, 3), dict(bias=False), (2, 4, 5)),
     ("Flatten", (), {}, IMAGE),
@@ -219,6 +223,8 @@ BAD = [
 def test_bad_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+    with pytest.raises(TypeError, match="Conv2d: expected kernel_size as an int or a pair of ints, got 3.0"):
+        nn.Conv2d(3, 4, 3.0)
 
 
 # ---------------------------------------------------------------- first values

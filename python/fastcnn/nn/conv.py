@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from numbers import Integral  # ints of NumPy too
 
 from .._core import ops
 from . import init
@@ -12,10 +14,12 @@ from .parameter import Parameter, empty
 
 def pair(layer, what, value):
     """(h, w) from an int or two ints; ValueError or TypeError naming the layer otherwise."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+    if not isinstance(value, (Integral, Iterable)):
+        raise TypeError(f"{layer}: expected {what} as an int or a pair of ints, got {value!r}")
+    values = (value, value) if isinstance(value, Integral) else tuple(value)
+    if len(values) != 2 or not all(isinstance(v, Integral) for v in values):
         raise ValueError(f"{layer}: expected {what} as an int or a pair of ints, got {value!r}")
-    return values
+    return tuple(map(int, values))
 
 
 def _positive(layer, **values):
@@ -102,10 +106,10 @@ class Conv2d(_Conv):
             if padding not in ("same", "valid"):
                 raise ValueError(f"Conv2d: expected padding 'same', 'valid' or numbers, got {padding!r}")
             self.padding = padding
-        elif isinstance(padding, int):
-            self.padding = (padding, padding)
+        elif isinstance(padding, Integral):
+            self.padding = (int(padding), int(padding))
         else:
-            self.padding = tuple(p if isinstance(p, int) else tuple(p) for p in padding)
+            self.padding = tuple(int(p) if isinstance(p, Integral) else tuple(map(int, p)) for p in padding)
         if padding_mode not in _PADDING_MODES:
             raise ValueError(f"Conv2d: expected padding_mode in {_PADDING_MODES}, got {padding_mode!r}")
         self.padding_mode = padding_mode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from .._core import ops
 from . import init
 from .module import Module
@@ -211,7 +213,8 @@ class LayerNorm(_Affine):
         self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, device=None, dtype=None
     ):
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        one = isinstance(normalized_shape, Integral)  # an int of NumPy too
+        shape = (int(normalized_shape),) if one else tuple(map(int, normalized_shape))
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
         self._set_affine(shape, elementwise_affine, elementwise_affine and bias, device, dtype)
         self.reset_parameters()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from .._core import ops
 from .module import Module
 from .oplayer import OpLayer
@@ -96,11 +98,12 @@ class _Pad(Module):
 
     def __init__(self, padding):
         super().__init__()
-        self.padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
-        if len(self.padding) != 4 or not all(isinstance(p, int) for p in self.padding):
+        sides = (padding,) * 4 if isinstance(padding, Integral) else tuple(padding)
+        if len(sides) != 4 or not all(isinstance(p, Integral) for p in sides):
             raise ValueError(
                 f"{type(self).__name__}: expected padding: int or (left, right, top, bottom), got {padding!r}"
             )
+        self.padding = tuple(map(int, sides))
 
     def forward(self, x):
         """fastcnn.ops.pad in the mode of this layer."""
