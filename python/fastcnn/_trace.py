@@ -56,7 +56,14 @@ def _is_plain(value):
 
 
 def _same(a, b):
-    return a is b or (type(a) is type(b) and isinstance(a, _CONSTANTS) and a == b)
+    """One object, or equal constants or containers of them: a tuple or list may be made anew before each call."""
+    if a is b or type(a) is not type(b):
+        return a is b
+    if isinstance(a, _CONSTANTS):
+        return a == b
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, dict) and a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
 
 
 def _hooks_of(module):

@@ -235,6 +235,22 @@ def test_function_and_array_in_a_container_replaced(kind):
     assert step(fc.ones(2)).tolist() == [5, 5] and misses(step) == 3
 
 
+def test_equal_containers_made_anew_are_no_condition():
+    class Box:
+        size, scales, named = (1.0, 2.0), [1.0], {"a": (1.0,)}
+
+    box = Box()
+    step = fc.compile(lambda x: x * box.size[1] * box.scales[0] * box.named["a"][0])
+    for _ in range(4):
+        box.size, box.scales, box.named = (1.0, 2.0), [1.0], {"a": (1.0,)}
+        assert step(fc.ones(1)).tolist() == [2]
+    assert misses(step) == 1
+    box.scales[0] = 3.0  # the list that took the first one's place
+    assert step(fc.ones(1)).tolist() == [6]
+    box.size = (1.0, 5.0)
+    assert step(fc.ones(1)).tolist() == [15] and misses(step) == 3
+
+
 def test_a_key_that_is_new():
     box = {"w": 2.0}
     step = fc.compile(lambda x: x * box.get("bias", 1.0) * box["w"])
