@@ -200,8 +200,12 @@ void set(const Tensor& self, const py::object& key, const py::object& value) {
   std::vector<Item> items = items_from(x, key);
   if (!has_indices(items)) {
     Tensor part = get(x, items);
+    auto number = number_from(value);
     without_gil([&] {
-      if (part.numel() > 0) copy_(part, v);
+      if (part.overlaps() && number)
+        fill_(part, number->value);  // one value for all, also where they share memory
+      else if (part.numel() > 0)
+        copy_(part, v);
     });
     return;
   }

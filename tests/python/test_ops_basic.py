@@ -441,7 +441,10 @@ def test_elements_that_share_memory_take_no_updates():
             change()
     assert x.fill_(4).tolist() == [[4, 4, 4], [4, 4, 4]]  # one value for all is no question
     x[1, 2] = 5
-    assert x.tolist() == [[4, 4, 5], [4, 4, 5]]
+    x[:, 0] = 6
+    assert x.tolist() == [[6, 4, 5], [6, 4, 5]]
+    with pytest.raises(ValueError, match="share memory"):
+        x[:, 0] = fc.tensor([1.0, 2.0])
 
 
 def slopes_at_kinks(lib, dtype):
