@@ -113,13 +113,15 @@ Tensor clamp_any(const Tensor& x, const py::object& low, const py::object& high)
                    h ? std::optional<double>(h->value) : std::nullopt);
     });
   }
-  Tensor y = x;  // bounds that are tensors
-  for (auto [bound, op] : {std::pair{&low, static_cast<TensorTensor>(maximum)},
-                           std::pair{&high, static_cast<TensorTensor>(minimum)}}) {
+  Tensor y = x;  // bounds that are tensors; x at a bound has the whole gradient, where maximum would share it
+  for (auto [bound, fits] :
+       {std::pair{&low, static_cast<TensorTensor>(ge)}, std::pair{&high, static_cast<TensorTensor>(le)}}) {
     if (bound->is_none()) continue;
     auto o = operands_from(py::cast(y), *bound);
     if (!o) bad_operands("clamp", py::cast(y), *bound);
-    y = without_gil([&, op = op] { return op(o->a, o->b); });
+    y = without_gil([&, fits = fits] {
+      return where(logical_or(fits(o->a, o->b), isnan(o->a)), o->a, o->b);  // NaN of either stays
+    });
   }
   return y;
 }

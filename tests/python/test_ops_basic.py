@@ -428,6 +428,21 @@ def test_gradients_add_up_after_that_of_a_sum(how):
     np.testing.assert_allclose(y.grad.numpy(), 1 + b, rtol=1e-6)
 
 
+def test_clamp_by_tensors_at_and_beyond_its_bounds():
+    def run(lib):
+        x = lib.tensor([-1.0, 0.0, 1.0, 2.0, float("nan"), 3.0, 0.5], requires_grad=True)
+        low = lib.tensor([-2.0, 0.0, 1.5, 0.0, 0.0, 4.0, float("nan")], requires_grad=True)
+        high = lib.tensor(1.0, requires_grad=True)
+        y = x.clamp(low, high)
+        y.sum().backward()
+        return y, x.grad[:4], low.grad[:4]
+
+    for got, want in zip(run(fc), run(torch), strict=True):
+        same(got, want, 0, 0)
+    ids = torch.arange(5)
+    same(fc.tensor(ids.numpy()).clamp(fc.tensor(1), 3), ids.clamp(torch.tensor(1), torch.tensor(3)), 0, 0)
+
+
 def test_elements_that_share_memory_take_no_updates():
     x = ops.zeros(3).expand(2, 3)
     for change in (
