@@ -15,6 +15,7 @@
 #include "core/allocator.h"
 #include "core/cgroup.h"
 #include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
 
 using namespace fastcnn;
 using namespace fastcnn::cpu;
@@ -103,6 +104,35 @@ TEST_CASE("more memory than there is is refused before it is asked for") {
                        doctest::Contains("allocate: out of memory asking for"), MemoryError);
 }
 
+TEST_CASE("devices, dtypes, handles and memory that do not exist are refused, not used") {
+  const int count = cuda_device_count();
+  for (const Device device : {Device{DeviceType::cuda, count}, Device{DeviceType::cuda, -1},
+                              Device{DeviceType::cpu, 3}, Device{static_cast<DeviceType>(9), 0}}) {
+    CHECK_THROWS_AS(empty({2}, DType::float32, device), ValueError);
+    CHECK_THROWS_AS(ones({2}, DType::float32, device), ValueError);
+    CHECK_THROWS_AS(to_device(ones({2}), device), ValueError);
+  }
+  CHECK_THROWS_WITH_AS(ones({2}, static_cast<DType>(77)), "full: expected a DType, got number 77", TypeError);
+  CHECK_THROWS_AS(from_blob(nullptr, {2}, {1}, DType::float32), ValueError);
+  CHECK(from_blob(nullptr, {0}, {1}, DType::float32).numel() == 0);
+
+  const Tensor none, x = ones({2});
+  CHECK_THROWS_AS(is_readonly(none), ValueError);
+  CHECK_THROWS_AS(set_readonly(none), ValueError);
+  CHECK_THROWS_AS(bump_version(none), ValueError);
+  CHECK_THROWS_AS(MemoryExport{none}, ValueError);
+
+  const float values[] = {3, 4, 5};
+  CHECK_THROWS_AS(write_memory(none, values, 8), ValueError);
+  CHECK_THROWS_AS(write_memory(x, nullptr, 8), ValueError);
+  CHECK_THROWS_AS(write_memory(x, values, 12), ValueError);  // would end behind the tensor
+  CHECK_THROWS_AS(write_memory(select(ones({2, 2}), 1, 0), values, 8), ValueError);
+  write_memory(x, values, 8);
+  CHECK(x.data<float>()[1] == 4);
+  set_readonly(x);
+  CHECK_THROWS_AS(write_memory(x, values, 8), ValueError);
+}
+
 TEST_CASE("the CPU quota of version 1 lies in the folder of its controller") {
   Groups g;
   g.write("cpu/cpu.cfs_quota_us", "-1\n");
@@ -120,14 +150,14 @@ TEST_CASE("the CPU quota of version 1 lies in the folder of its controller") {
 #if !defined(__SANITIZE_THREAD__)
 TEST_CASE("a forked child and its child compute with as many threads as the process") {
   const int saved = num_threads();
-  set_num_threads(3);
+  cpu::set_num_threads(3);
   CHECK(threads_take_part(3) == 0);  // the parent has workers, which the child has not
   CHECK(exit_code_of_child([] {
           if (threads_take_part(3) || threads_take_part(3)) return 1;
           return exit_code_of_child([] { return threads_take_part(3); });
         }) == 0);
   CHECK(threads_take_part(3) == 0);
-  set_num_threads(saved);
+  cpu::set_num_threads(saved);
 }
 
 TEST_CASE("a child forked while other threads allocate and draw does not wait for them") {

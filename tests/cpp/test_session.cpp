@@ -145,6 +145,14 @@ TEST_CASE("a C++ function becomes a file and gives the same bits from it") {
   CHECK_THROWS_AS(Session::load(file.path + "x"), std::runtime_error);
 }
 
+TEST_CASE("without a function or a graph there is nothing to write") {
+  File file;
+  CHECK_THROWS_AS(trace_graph({}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(on_each_run({}), std::invalid_argument);
+  CHECK_THROWS_AS(write_session(file.path, {}), std::invalid_argument);
+  CHECK(!std::ifstream(file.path));
+}
+
 TEST_CASE("a compiled step that throws does not count for the optimizer") {
   const Tensor x = randn({4, 3}), start = randn({3, 5});
   auto losses = [&](int wrong) {

@@ -73,19 +73,33 @@ void reset_peak_memory() { caching_allocator().reset_peak(); }
 void release_cached_memory() { caching_allocator().release_cached(); }
 void set_memory_budget(int64_t bytes) { caching_allocator().set_budget(bytes); }
 
-bool is_readonly(const Tensor& t) { return t.impl()->storage->readonly; }
-void set_readonly(const Tensor& t) { t.impl()->storage->readonly = true; }
-MemoryExport::MemoryExport(const Tensor& t) : tensor(t) { ++tensor.impl()->storage->exports; }
+namespace {
+StorageImpl& storage_of(const char* op, const Tensor& t) {
+  check(t.defined(), op, ": expected a tensor, got an empty handle");
+  return *t.impl()->storage;
+}
+}  // namespace
+bool is_readonly(const Tensor& t) { return storage_of("is_readonly", t).readonly; }
+void set_readonly(const Tensor& t) { storage_of("set_readonly", t).readonly = true; }
+MemoryExport::MemoryExport(const Tensor& t) : tensor(t) { ++storage_of("MemoryExport", t).exports; }
 MemoryExport::~MemoryExport() {
   ++tensor.impl()->storage->exports_ended;
   --tensor.impl()->storage->exports;
 }
 const void* identity(const Tensor& t) { return t.impl().get(); }
 void write_memory(const Tensor& t, const void* host, size_t bytes) {
+  check(!is_readonly(t), "write_memory: the tensor of shape ", t.shape(), " is a view of read-only memory");
+  int64_t span = 1;  // from the first element to behind the last
+  for (int i = 0; i < t.ndim(); ++i) span += (t.shape()[i] - 1) * t.strides()[i];
+  check(t.numel() == 0 || span == t.numel(), "write_memory: expected a dense tensor, got shape ", t.shape(),
+        " with strides ", t.strides());
+  const size_t own = static_cast<size_t>(t.numel()) * dtype_size(t.dtype());
+  check(bytes == own && (host || !bytes), "write_memory: expected the ", own, " bytes of a tensor of shape ",
+        t.shape(), ", got ", bytes, host ? "" : " at a null pointer");
   backend_of(t.device()).copy(t.data(), host, bytes, Copy::in);
   bump_version(t);
 }
-void bump_version(const Tensor& t) { ++t.impl()->storage->version; }
+void bump_version(const Tensor& t) { ++storage_of("bump_version", t).version; }
 
 void cuda_synchronize() {
   Backend* b = cuda_backend();

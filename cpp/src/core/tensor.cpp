@@ -54,6 +54,8 @@ Dims canonical_strides(const Dims& shape) {
 }
 
 int64_t checked_numel(const char* op, const Dims& shape, DType dtype) {
+  check<TypeError>(static_cast<int>(dtype) < kDTypeCount, op, ": expected a DType, got number ",
+                   static_cast<int>(dtype));
   int64_t n = 1, limit = INT64_MAX / static_cast<int64_t>(dtype_size(dtype));
   bool zero = false;
   for (int64_t d : shape) {
@@ -81,20 +83,34 @@ TensorImpl::~TensorImpl() {
   if (producer) release_tape(std::move(producer));
 }
 
+namespace {
+// Memory comes from here alone: devices that C++ callers made up end here.
+Backend& checked_backend(Device device) {
+  if (device.type == DeviceType::cpu) {
+    check(device.index == 0, "device: expected the CPU as index 0, got ", device.index);
+    return cpu_backend();
+  }
+  Backend* b = device.type == DeviceType::cuda ? cuda_backend() : nullptr;
+  check(b && device.index >= 0 && device.index < cuda_device_count(), "device: expected one of the ",
+        cuda_device_count(), " CUDA devices (", cuda_build(), "), got ", device);
+  return *b;
+}
+}  // namespace
+
 Storage allocate_storage(size_t bytes, Device device) {
   auto s = std::make_shared<StorageImpl>();
-  Backend* b = device.type == DeviceType::cpu ? &cpu_backend() : cuda_backend();
+  Backend& b = checked_backend(device);
   s->device = device;
-  s->data = b->allocate(bytes);
+  s->data = b.allocate(bytes);
   s->bytes = bytes;
   return s;
 }
 
 Storage upload_storage(const void* host, size_t bytes, Device device) {
   auto s = std::make_shared<StorageImpl>();
-  Backend* b = device.type == DeviceType::cpu ? &cpu_backend() : cuda_backend();
+  Backend& b = checked_backend(device);
   s->device = device;
-  s->data = b->upload(host, bytes);
+  s->data = b.upload(host, bytes);
   s->bytes = bytes;
   return s;
 }
@@ -202,7 +218,8 @@ Tensor from_blob(void* data, const Dims& shape, const Dims& strides, DType dtype
                  Device device) {
   check(shape.size() == strides.size(), "from_blob: expected as many strides as sizes, got ", strides, " for ",
         shape);
-  checked_numel("from_blob", shape, dtype);
+  const int64_t n = checked_numel("from_blob", shape, dtype);
+  check(data != nullptr || n == 0, "from_blob: expected memory of shape ", shape, ", got a null pointer");
   auto s = std::make_shared<StorageImpl>();
   s->data = data;
   s->exports = 1;  // its owner may write it for ever

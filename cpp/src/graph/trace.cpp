@@ -14,6 +14,7 @@ thread_local Trace* active = nullptr;
 Trace* current_trace() { return active; }
 bool is_tracing() { return active != nullptr; }
 void on_each_run(std::function<void()> work, std::function<void()> undo) {
+  check(static_cast<bool>(work), "on_each_run: expected a function");
   if (active)
     active->before_run.push_back({std::move(work), std::move(undo)});
   else

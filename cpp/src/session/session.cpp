@@ -101,6 +101,7 @@ struct Runner {
 }  // namespace
 
 void write_session(const std::string& path, const std::vector<SessionGraph>& graphs, const std::string& extra) {
+  check(!graphs.empty(), "export: expected a graph to predict with or a training step, got none");
   Json all = Json::object();
   std::vector<NamedTensor> tensors;
   Tensors named;
