@@ -255,6 +255,11 @@ using namespace fastcnn::bindings;  // NOLINT
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of fastcnn: tensors, ops with gradients, compile.";
   py::register_exception_translator([](std::exception_ptr p) {
+    // Paths in messages may hold bytes that are no UTF-8.
+    const auto text = [](const char* what) {
+      return py::reinterpret_steal<py::object>(
+          PyUnicode_DecodeUTF8(what, static_cast<Py_ssize_t>(std::strlen(what)), "backslashreplace"));
+    };
     try {
       if (p) std::rethrow_exception(p);
     } catch (const TypeError& e) {
@@ -264,7 +269,9 @@ PYBIND11_MODULE(_core, m) {
     } catch (const py::cast_error&) {  // an argument of another type than the conversion asked for
       PyErr_SetString(PyExc_TypeError, "argument: expected another type of value; see the function's signature");
     } catch (const std::system_error& e) {  // OSError chooses its subclass by the number
-      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.code().value(), e.what()).ptr());
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(e.code().value(), text(e.what())).ptr());
+    } catch (const std::invalid_argument& e) {
+      PyErr_SetObject(PyExc_ValueError, text(e.what()).ptr());
     }
   });
 

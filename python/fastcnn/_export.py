@@ -47,7 +47,7 @@ def export(model_or_step, path, example, *, predict=None, dynamic_batch=True, pr
         extra["class_names"] = [str(n) for n in class_names]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     _core.write_session(
-        os.fspath(path),
+        os.fsencode(path),  # a name may hold what is no UTF-8
         [(name, t.text, t.tensors, t.host_work, json.dumps(t.updates)) for name, t in graphs],
         json.dumps(extra),
     )

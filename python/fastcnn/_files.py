@@ -16,6 +16,11 @@ from pathlib import Path
 _TEMPORARY = re.compile(r"\..+?\.(\d+)(\.[0-9a-f]{8})?\.tmp")  # of any process: .NAME.PID.RANDOM.tmp
 
 
+def legible(name):
+    """A name of the file system as text that can be stored and shown: bytes that are no UTF-8 are escaped."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def fsync_dir(path):
     """Makes a rename inside `path` durable; a no-op where directories cannot be opened (Windows)."""
     try:
@@ -74,6 +79,34 @@ def _resolve_target(path):
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
         raise OSError(number, "cannot write: expected the path of a file, which this is not", os.fspath(path))
     return target, mode & 0o777
+
+
+@contextlib.contextmanager
+def sole_writer(folder):
+    """Holds a folder that prepare_folder has made, or None, against other trainings that would write into it.
+
+    The lock is the system's, so no file is left and one who is killed holds nothing. Raises: BlockingIOError.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        fcntl = None
+    if folder is None or fcntl is None:
+        yield
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{folder}: another training writes into this folder; wait for it, or give this one a folder of its own"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import io
 
 import numpy as np
 
+from ._files import legible
+
 _STYLE = """
 :root { color-scheme: light; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --back: #f6f8fa; --mark: #0072b2; }
 * { box-sizing: border-box; }
@@ -43,7 +45,7 @@ nav a { color: var(--mark); margin-right: 16px; text-decoration: none; }
 
 def text(value):
     """Any value as escaped text."""
-    return html.escape(str(value), quote=True)
+    return html.escape(legible(value), quote=True)
 
 
 def page(title, body):

@@ -93,7 +93,7 @@ class Session:
 
     def save(self, path):
         """Writes the file again with the state as it is now; the old one stays whole until then."""
-        self._core.save(os.fspath(path))
+        self._core.save(os.fsencode(path))
 
     def cache_info(self):
         """hits, misses, evictions, plans, bytes, budget of the plans of the graph that predicts (else of the step)."""
@@ -122,7 +122,7 @@ def load(path, *, threads=0, plan_bytes=2 << 30, plans=16, concurrent=1):
         least = int(name in ("plans", "concurrent"))
         if not least <= value < most:
             raise ValueError(f"load: expected {name} in [{least}, {most}), got {value}")
-    return Session(_core.Session.load(os.fspath(path), int(threads), int(plan_bytes), int(plans), int(concurrent)))
+    return Session(_core.Session.load(os.fsencode(path), int(threads), int(plan_bytes), int(plans), int(concurrent)))
 
 
 def _tensors(inputs):

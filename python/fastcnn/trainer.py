@@ -17,7 +17,7 @@ from ._callback_host import CallbackHost
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
 from ._evaluate import evaluate, predict
-from ._files import prepare_folder
+from ._files import prepare_folder, sole_writer
 from ._grad_scaler import GradScaler
 from ._loop import (
     FirstBatches,
@@ -258,7 +258,7 @@ class Trainer(CallbackHost):
             restore_run(self, start, loader)
         self._step.prepare()
         self._guard.restart()
-        with SignalGuard() as signals:
+        with sole_writer(self.log_dir), SignalGuard() as signals:
             try:
                 if self.deterministic:
                     use_deterministic_algorithms(True)

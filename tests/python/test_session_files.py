@@ -285,6 +285,21 @@ def writers(whole, folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+def test_paths_may_hold_bytes_that_are_no_utf8(whole, tmp_path):
+    path = os.path.join(tmp_path, os.fsdecode(b"caf\xe9.fcnn"))
+    Path(path).write_bytes(whole)
+    session = fc.load(path)
+    session.save(path)
+    assert Path(path).stat().st_size > 0
+    folder = os.path.join(tmp_path, os.fsdecode(b"\xe9"))
+    os.mkdir(folder)
+    with pytest.raises(IsADirectoryError, match=r"\\xe9: cannot write"):
+        session.save(folder)
+    Path(path).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"caf\\xe9.fcnn: not a whole"):
+        fc.load(path)
+
+
 def test_writers_leave_pipes_and_devices_alone(whole, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")

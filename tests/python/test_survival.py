@@ -119,6 +119,20 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(tmp_path)
         shutil.rmtree(folder)
 
 
+def test_two_trainings_do_not_write_into_one_folder(tmp_path):
+    class Second(cb.Callback):
+        def on_epoch_end(self, trainer):
+            other, loader = make(tmp_path, {})
+            with pytest.raises(BlockingIOError, match=f"{tmp_path}: another training writes into this folder"):
+                other.fit(loader, max_epochs=2)
+
+    t, loader = make(tmp_path, {}, Second())
+    t.fit(loader, max_epochs=1)
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
+    t, loader = make(tmp_path, {})
+    t.fit(loader, max_epochs=2, resume="last")
+
+
 # Where the system refuses memory, as in a small container: each call raises, and the next one that fits works.
 LITTLE_MEMORY = """
 import resource

@@ -252,6 +252,14 @@ def test_save_is_atomic_and_knows_formats(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.pdf", "c.svg"]
 
 
+def test_dollar_signs_of_names_are_no_formulas(tmp_path):
+    names = ["$\\frac{$", "US$5 to $9"]
+    figure = viz.confusion(np.eye(2, dtype=int), names, path=tmp_path / "a.svg")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == names
+    assert not any(t.get_parse_math() for t in figure.axes[0].get_xticklabels())
+    viz.image_grid(np.zeros((2, 1, 8, 8), np.float32), names, path=tmp_path / "b.png")
+
+
 def test_no_pyplot_and_lazy_import():
     code = (
         "import sys, fastcnn.viz as v; assert 'matplotlib' not in sys.modules;"

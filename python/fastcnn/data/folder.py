@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._files import legible
 from .base import ImageDataset, channel_stats, check_on_error
 from .images import EXTENSIONS, IMAGENET_MEAN, IMAGENET_STD, ImageReader, check_size
 
@@ -55,7 +56,8 @@ class ImageFolder(ImageDataset):
             missing; default: all folders, by name.
         is_valid_file: f(path) -> bool, instead of the usual extensions without hidden files.
         allow_empty: classes may have no images.
-    Attributes: classes, class_to_idx, samples [(path, class id)], and those of ImageDataset.
+    Attributes: classes (bytes of a name that are no UTF-8 are escaped), class_to_idx, samples [(path, class id)], and
+        those of ImageDataset.
     Raises: FileNotFoundError without classes, images, or with an empty class; ValueError for folders that are none of
     `classes`; DamagedImage (a ValueError), naming the path, when a damaged image is read.
     """
@@ -87,7 +89,7 @@ class ImageFolder(ImageDataset):
             files = sorted(p for p in folder.rglob("*") if p.is_file() and valid(p))
             if not files and not allow_empty:
                 raise FileNotFoundError(f"ImageFolder: expected {wanted} in {folder}, got none")
-            self.samples += [(p, self.class_to_idx[folder.name]) for p in files]
+            self.samples += [(p, self.class_to_idx[legible(folder.name)]) for p in files]
         self.samples.sort(key=lambda sample: sample[1])  # stable: by class, then by path
         if not self.samples:
             raise FileNotFoundError(f"ImageFolder: expected {wanted} in the folders of {self.root}, got none")
@@ -99,7 +101,7 @@ class ImageFolder(ImageDataset):
         self.name = f"imagefolder:{self.root}"
 
     def _known(self, folders, classes):
-        found = [p.name for p in folders]
+        found = [legible(p.name) for p in folders]
         if classes is None:
             return found
         known = [str(c) for c in classes]

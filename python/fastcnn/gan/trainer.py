@@ -15,7 +15,7 @@ from .. import _core, checkpoints
 from .._callback_host import CallbackHost
 from .._choices import pick_device
 from .._compile import compile as compile_function
-from .._files import prepare_folder
+from .._files import prepare_folder, sole_writer
 from .._loop import Interrupted, SignalGuard, describe_resume
 from .._run_files import find_resume, restore_callbacks
 from .._steps import to_tensor
@@ -183,7 +183,7 @@ class GANTrainer(CallbackHost):
             self._restore(*start)
         self._steps.prepare()
         self._note_real(loader)
-        with SignalGuard() as signals:
+        with sole_writer(self.log_dir), SignalGuard() as signals:
             try:
                 self._call("on_fit_start")
                 while self._run.epoch < self.max_epochs and not self.should_stop:

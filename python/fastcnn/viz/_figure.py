@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._files import atomic_write
+from .._files import atomic_write, legible
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
@@ -33,6 +33,9 @@ def tidy(ax):
 
 def finish(figure, path):
     """Saves to `path` if given (temporary file, fsync, rename) and returns the figure."""
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(False)  # names of classes and files may hold $
+        text.set_text(legible(text.get_text()))
     if path is not None:
         suffix = Path(path).suffix.lstrip(".").lower()
         if suffix not in _FORMATS:
