@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _core
+from ._files import atomic_write
 from .cli import UsageError
 
 
@@ -78,7 +79,7 @@ def _run_folder(args):
     if name is None:
         data = args.data.split(":")[0]
         name = f"{args.model}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
-    elif Path(name).name != name or name in (".", ".."):
+    elif Path(name).name != name or name in ("", ".", ".."):
         raise UsageError(f"--name: expected a plain name, got {name!r}")
     run = Path(args.out) / name
     number = 2
@@ -88,6 +89,25 @@ def _run_folder(args):
         run = Path(args.out) / f"{name}-{number}"
         number += 1
     return run
+
+
+class OptionsFile:
+    """A callback that writes the options of a run as training begins: what its checkpoint refuses never gets there."""
+
+    def __init__(self, path, values):
+        self.path, self.values = path, values
+
+    def on_fit_start(self, trainer):
+        with atomic_write(self.path, "w", encoding="utf-8") as file:
+            json.dump(self.values, file, indent=1)
+            file.write("\n")
+
+
+def resume_from(args):
+    """What Trainer.fit is to resume from: None, the file that --resume names, or the last checkpoint of its folder."""
+    if not args.resume:
+        return None
+    return args.resume if Path(args.resume).is_file() else "last"
 
 
 def train(args):

@@ -148,8 +148,7 @@ def _judge(path, data):
 
 def _train(args):
     from . import _core
-    from ._commands import _load_data, _run_folder, _usage
-    from ._files import atomic_write
+    from ._commands import OptionsFile, _load_data, _run_folder, _usage, resume_from
     from .cli import UsageError
     from .gan import GANTrainer
 
@@ -172,22 +171,20 @@ def _train(args):
         features, logits = _judge(args.judge, data)
     _core.ops.manual_seed(args.seed)
     pair = _usage(_model, about)
-    resuming, run = run is not None, run or _run_folder(args)
+    run = run or _run_folder(args)
     trainer = _usage(
         GANTrainer, *pair, args.loss, args.n_critic, lr=args.lr, d_lr=args.d_lr, gp_weight=args.gp_weight,
         r1_gamma=args.r1, r1_every=args.r1_every, batch_size=args.batch_size, label_smoothing=args.label_smoothing,
         instance_noise=args.instance_noise, noise_steps=args.noise_steps, ema_decay=args.ema_decay or None,
         fid=features, classifier=logits, precision=args.precision, device=args.device, compile=not args.no_compile,
         seed=args.seed, log_dir=run, num_workers=args.workers, progress=not args.quiet, metadata=about,
+        callbacks=[OptionsFile(run / "gan.json", {name: getattr(args, name) for name in _KEPT})],
     )  # fmt: skip
-    with atomic_write(run / "gan.json", "w", encoding="utf-8") as file:
-        json.dump({name: getattr(args, name) for name in _KEPT}, file, indent=1)
-        file.write("\n")
     if not args.quiet:
         sizes = " + ".join(f"{sum(p.numel() for p in net.parameters()):,}" for net in pair)
         print(f"{args.model} ({sizes} parameters) on {args.data}: {len(data):,} images; run in {run}", file=sys.stderr)
     began = time.perf_counter()
-    history = trainer.fit(data, max_epochs=args.epochs, resume="last" if resuming else None)
+    history = trainer.fit(data, max_epochs=args.epochs, resume=resume_from(args))
     if history.interrupted:
         print(f"go on with: fastcnn gan train --resume {run}", file=sys.stderr)
         return 130

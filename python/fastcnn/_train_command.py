@@ -8,8 +8,17 @@ import time
 from pathlib import Path
 
 from . import _core
-from ._commands import _describe, _load_data, _run_folder, _start, _test_split, _usage, augmentation
-from ._files import atomic_write
+from ._commands import (
+    OptionsFile,
+    _describe,
+    _load_data,
+    _run_folder,
+    _start,
+    _test_split,
+    _usage,
+    augmentation,
+    resume_from,
+)
 from .cli import UsageError
 
 # Recipes: what a run uses where the command line is silent. "sgd" rows are for SGD only.
@@ -191,7 +200,10 @@ def _check_task(name):
 def _callbacks(args, model, run):
     from .callbacks import CutMix, EarlyStopping, FreezeBackbone, Mixup, TensorBoard
 
-    callbacks = [] if run is None else [TensorBoard()]
+    callbacks = []
+    if run is not None:
+        options = {name: getattr(args, name) for name in (*_RECIPE_NAMES, *_DATA_NAMES)}
+        callbacks = [OptionsFile(run / "config.json", options), TensorBoard()]
     if args.mixup:
         callbacks.append(Mixup(args.mixup))
     if args.cutmix:
@@ -203,13 +215,6 @@ def _callbacks(args, model, run):
         _usage(freeze.check, model)
         callbacks.append(freeze)
     return callbacks
-
-
-def _write_config(run, args):
-    config = {name: getattr(args, name) for name in (*_RECIPE_NAMES, *_DATA_NAMES)}
-    with atomic_write(run / "config.json", "w", encoding="utf-8") as file:
-        json.dump(config, file, indent=1)
-        file.write("\n")
 
 
 def _finish(args, run, trainer, history, seconds):
@@ -279,6 +284,8 @@ def train(args):
     from .optim import get_optimizer
 
     trying = args.fast_dev_run or args.overfit_batches is not None or args.lr_find is not None
+    if args.resume and args.name is not None:
+        raise UsageError("--resume goes on in the folder of its run; --name is for a new one")
     if trying and args.resume:
         raise UsageError("--resume goes on with a run; --fast-dev-run, --overfit-batches and --lr-find begin none")
     run = _resumed(args) if args.resume else None
@@ -293,17 +300,16 @@ def train(args):
     test = _load_data(args, _test_split(args.data), data.classes)
     if data.num_classes is None:
         raise UsageError(f"{args.data}: has no classes to learn")
+    if data.num_classes < 2:
+        raise UsageError(f"{args.data}: expected at least two classes to tell apart, got {data.num_classes}")
     _core.ops.manual_seed(args.seed)
     about = _describe(data)
     model = _model(args, about, weights, options)
-    resuming = run is not None
     if not trying:
         run = run or _run_folder(args)
     trainer = _make_trainer(args, model, about, data, run)
     if args.lr_find is not None:
         return _find_rate(args, trainer, data)
-    if run is not None:
-        _write_config(run, args)
     if not (args.quiet or args.json):
         count = sum(p.numel() for p in model.parameters())
         print(
@@ -312,7 +318,7 @@ def train(args):
             file=sys.stderr,
         )
     began = time.perf_counter()
-    history = trainer.fit(data, test, max_epochs=args.epochs, resume="last" if resuming else None)
+    history = trainer.fit(data, test, max_epochs=args.epochs, resume=resume_from(args))
     if history.interrupted:
         if run is not None:
             print(f"go on with: fastcnn train --resume {run}", file=sys.stderr)

@@ -138,7 +138,8 @@ def _train_parser(commands):
     group.add_argument("--out", default="runs", metavar="DIR", help="where runs are kept (default: runs)")
     group.add_argument("--name", help="name of the run (default: model, data and time)")
     group.add_argument(
-        "--resume", metavar="RUN", help="folder of a run to go on with, with its own options; 'last': the newest"
+        "--resume", metavar="RUN", help="folder of a run to go on with, with its own options, or a checkpoint in it; "
+        "'last': the newest run",
     )
     group.add_argument("--init", metavar="FILE", help="start from these weights (.safetensors, .pt or .pth)")
     group.add_argument("--no-report", action="store_true", help="write no index.html")
@@ -288,9 +289,16 @@ def _cmake_dir():
 
 def main(argv=None):
     """Runs the command line; returns the exit code."""
-    parser = make_parser()
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names that a terminal cannot show are no reason to fail
+    try:
+        parser = make_parser()
+        argv = sys.argv[1:] if argv is None else list(argv)
+        args = parser.parse_args(argv)
+    except KeyboardInterrupt:
+        print("fastcnn: interrupted", file=sys.stderr)
+        return 130
     if args.cmake_dir:
         return _cmake_dir()
     if args.version:
@@ -307,7 +315,7 @@ def main(argv=None):
         if getattr(args, "config", None) is not None:
             argv = _with_config(parser, args, argv)
             args = parser.parse_args(argv)
-        args.given = _given(argv)
+        args.given = _given(argv, _options(parser, args))
         return getattr(_commands, args.command)(args)
     except UsageError as error:
         return _fail(args, error, 2)
@@ -327,18 +335,28 @@ def _with_config(parser, args, argv):
     """The command line with the options of --config before the user's own, which win as the later ones."""
     from ._train_command import config_words
 
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    options = {a.dest: a for a in commands.choices[args.command]._actions if a.option_strings}
+    options = {a.dest: a for a in _options(parser, args)}
     for name in ("help", "config", "debug"):
         options.pop(name)
     at = argv.index(args.command) + 1
     return [*argv[:at], *config_words(args.config, options), *argv[at:]]
 
 
-def _given(argv):
+def _options(parser, args):
+    """The options of the command that was given, as argparse holds them."""
+    for name in (args.command, getattr(args, "action", None)):  # gan has commands of its own
+        commands = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+        parser = parser if commands is None else commands.choices[name]
+    return [a for a in parser._actions if a.option_strings]
+
+
+def _given(argv, options):
     """Names of the options that stand on the command line or in its config, as opposed to defaults."""
-    words = [w.split("=", 1)[0] for w in argv]
-    return {w[2:].replace("-", "_") for w in words if w.startswith("--")}
+    flags = {flag: a.dest for a in options for flag in a.option_strings}
+    words = {w.split("=", 1)[0] for w in argv if w.startswith("--") and w != "--"}
+    whole = {flags[w] for w in words if w in flags}
+    # argparse has seen to it that what is cut short fits one option.
+    return whole | {dest for w in words - flags.keys() for flag, dest in flags.items() if flag.startswith(w)}
 
 
 def _fail(args, error, code):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,8 @@ def test_summary_info_version(capsys):
         (["train", "--data", "fashion_mnist2"], "unknown dataset 'fashion_mnist2'; did you mean"),
         (["train", "--optimizer", "sdg"], "did you mean 'sgd'"),
         (["train", "--name", "a/b"], "expected a plain name"),
+        (["train", "--name", ""], "expected a plain name, got ''"),
+        (["train", "--resume", "no/such/run", "--name", "other"], "--name is for a new one"),
         (["train", "--resume", "no/such/run"], "expected the folder of a run"),
         (["train", "--image-size", "64"], "goes with imagefolder"),
         (["train", "--label-smoothing", "3"], "label_smoothing in"),
@@ -154,6 +157,66 @@ def test_wrong_usage_is_one_line(argv, message, capsys, tmp_path):
     assert error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change", [("--ema-decay", 0.9), ("--model", "resnet8"), ("--scheduler", "none"), ("--optimizer", "adam")]
+)
+def test_a_resume_with_options_that_do_not_fit_leaves_the_run_as_it_was(change, trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    assert run("train", "--resume", copy, "--epochs", 3, "--quiet", "--no-report", *change) > 0
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+    assert run("train", "--resume", copy, "--epochs", 3, "--quiet", "--no-report") == 0
+
+
+def test_options_cut_short_win_over_those_of_the_run(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    assert run("train", "--resume", copy, "--epo", 3, "--quiet", "--no-report") == 0
+    assert run("train", "--resume", copy, "--epoch=4", "--quiet", "--no-report") == 0
+    assert len((copy / "metrics.csv").read_text().splitlines()) == 5
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "last.safetensors").write_bytes(b"half")
+    assert run("train", "--resume", copy, "--epochs", 3, "--quiet", "--no-report") == 1
+    before = capsys.readouterr().err.split("the one before it is ")[1].strip()
+    assert run("train", "--resume", before, "--epochs", 3, "--quiet", "--no-report") == 0
+    assert len((copy / "metrics.csv").read_text().splitlines()) == 4
+
+
+def test_names_in_any_bytes_and_signs_go_the_whole_way(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    names = [os.fsencode("Zürich $5"), b"caf\xe9 $", os.fsencode("日本語")]
+    root = os.fsencode(tmp_path) + b"/pictures \xfc"
+    for name in names:
+        os.makedirs(root + b"/train/" + name)
+        for i in range(4):
+            with open(root + b"/train/" + name + b"/%d.png" % i, "wb") as file:
+                Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(file, "png")
+    data, out = f"imagefolder:{os.fsdecode(root)}", os.fsdecode(os.fsencode(tmp_path) + b"/runs \xfc")
+    size = ["--image-size", "20", "--val-fraction", "0.25", "--batch-size", "4", "--model", "lenet5", "--epochs", "1"]
+    commands = [
+        ["train", "--data", data, *size, "--out", out, "--name", "r"],
+        ["evaluate", "--checkpoint", f"{out}/r"],
+        ["predict", "--checkpoint", f"{out}/r", os.fsdecode(root)],
+        ["export", "--checkpoint", f"{out}/r", "--out", f"{out}/r.fcnn"],
+        ["data", "--data", data, "--preview", f"{out}/r.png"],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "fastcnn", *command], capture_output=True, text=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "caf\\udce9 $" in done.stdout and "\\u65e5" in done.stdout
+    assert set(fastcnn.load(f"{out}/r.fcnn").class_names) == {"Zürich $5", "caf\\udce9 $", "日本語"}
 
 
 def test_nets_of_one_image_size_fit_the_data(tmp_path, capsys):

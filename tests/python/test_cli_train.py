@@ -256,6 +256,18 @@ def picture_folder(folder, count=12):
     return f"imagefolder:{folder}"
 
 
+def test_a_folder_of_one_class_is_wrong_usage(tmp_path, capsys):
+    from PIL import Image
+
+    (tmp_path / "data" / "images").mkdir(parents=True)  # a level too high: its classes lie below
+    for i in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / "images" / f"{i}.png")
+    data = f"imagefolder:{tmp_path / 'data'}"
+    assert run("train", "--data", data, "--val-fraction", 0.25, "--out", tmp_path / "runs") == 2
+    assert "expected at least two classes to tell apart, got 1" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_one_folder_is_split_for_validation_alike_each_time(tmp_path, capsys):
     data = picture_folder(tmp_path / "d")
     argv = ["train", "--data", data, "--image-size", 8, "--model", "resnet8", "--epochs", 2, "--batch-size", 6]

@@ -44,6 +44,12 @@ def test_resume_goes_on_with_the_runs_own_options(trained, capsys):
     assert len((trained / "metrics.csv").read_text().splitlines()) == 3
 
 
+def test_a_resume_with_options_that_do_not_fit_leaves_the_run_as_it_was(trained, capsys):
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    assert run("gan", "train", "--resume", trained, "--epochs", 3, "--quiet", "--width", 8) == 1
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
 def test_samples(trained, tmp_path, capsys):
     first, second = tmp_path / "a.npy", tmp_path / "b.npy"
     draw = ("gan", "sample", "--checkpoint", trained)
