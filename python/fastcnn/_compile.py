@@ -59,10 +59,10 @@ class CompiledFunction:
     def __init__(self, fn, budget_bytes):
         self._fn = fn
         self._core = _core.Compiled(budget_bytes, _MOST_PLANS)
-        self._variants = {}  # structure -> list of (guards, key)
-        self._results = {}  # plan id -> (tree, constants)
+        # structure -> list of (guards, key, constants, whose ids in the structure stay theirs while they are here)
+        self._variants = {}
+        self._results = {}  # plan id -> (tree, constants, structure)
         self._number = itertools.count()
-        self._alive = []
         # One call at a time, as in the core: a plan must not be found before its results are described here.
         self._lock = threading.RLock()
         functools.update_wrapper(self, fn, updated=())
@@ -77,8 +77,10 @@ class CompiledFunction:
         tensors, constants = [], []
         structure = _flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
+        if len(self._variants) > 2 * _MOST_PLANS:
+            self._forget_structures()
         variants = self._variants.setdefault((structure, modes), [])
-        key = next((key for guards, key in variants if guards.hold()), None)
+        key = next((key for guards, key, _ in variants if guards.hold()), None)
         fresh = key is None
         if fresh:
             key = str(next(self._number)).encode()
@@ -99,16 +101,20 @@ class CompiledFunction:
         outputs, plan = self._core.call(key, tensors, trace)
         if traced:
             if fresh:
-                variants.append((traced["guards"], key))
-                del variants[:-_MOST_VARIANTS]  # a constant that is new in each call; the plans go by the budget
-                self._alive.append(constants)  # ids in the structure stay theirs
+                variants.append((traced["guards"], key, constants))
+                del variants[:-_MOST_VARIANTS]  # a variable that is new in each call; the plans go by the budget
             if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
                 return traced["result"]
-            self._results[plan] = (traced["tree"], traced["constants"])
+            self._results[plan] = (traced["tree"], traced["constants"], (structure, modes))
             if len(self._results) > 2 * _MOST_PLANS:
                 self._results = {plan: self._results[plan] for plan in self._core.plan_ids()}
-        tree, rest = self._results[plan]
+        tree, rest, _ = self._results[plan]
         return _unflatten(tree, iter(outputs), iter(rest))
+
+    def _forget_structures(self):
+        """Leaves the arguments of plans that are kept: a constant that is new in each call must not cost memory."""
+        kept = {self._results[plan][2] for plan in self._core.plan_ids() if plan in self._results}
+        self._variants = {s: variants for s, variants in self._variants.items() if s in kept}
 
     def info(self):
         """Of the plan that ran last: arena_bytes, tensor_bytes (without reuse), output_bytes, traced_nodes, steps."""
@@ -149,7 +155,6 @@ class CompiledFunction:
         self._core.reset()
         self._variants.clear()
         self._results.clear()
-        self._alive.clear()
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)

@@ -357,6 +357,25 @@ def test_a_number_that_is_new_each_time_does_not_pile_up():
     assert max(map(len, step._variants.values())) <= 32
 
 
+def test_constants_that_are_new_in_each_call_cost_no_memory():
+    class Tag:  # compared by identity
+        pass
+
+    step = fc.compile(lambda x, *constants: x * constants[0])
+    x, often = fc.ones(3), Tag()
+    alive = []
+    for i in range(400):
+        tag = Tag()
+        alive.append(weakref.ref(tag))
+        assert step(x, i, tag).tolist() == [i] * 3
+        assert step(x, 7, often).tolist() == [7] * 3  # its plan stays
+    assert len(step._variants) <= 130 and len(step._results) <= 130
+    del tag
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) <= 130
+    assert step.cache_info()["misses"] == 401
+
+
 def test_the_compiled_function_and_its_module_can_die():
     def make():
         net = nn.Linear(2, 2)
