@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import threading
 
 import numpy as np
@@ -57,7 +58,7 @@ class CompiledFunction:
     """A function whose calls are traced once per input signature, planned and replayed. See fc.compile."""
 
     def __init__(self, fn, budget_bytes):
-        self._fn = fn
+        self._fn, self._budget = fn, budget_bytes
         self._core = _core.Compiled(budget_bytes, _MOST_PLANS)
         # structure -> list of (guards, key, constants, whose ids in the structure stay theirs while they are here)
         self._variants = {}
@@ -155,6 +156,13 @@ class CompiledFunction:
         self._core.reset()
         self._variants.clear()
         self._results.clear()
+
+    def __reduce__(self):
+        """Plans stay behind. What a module names is pickled by that name and copied as itself, as functions are."""
+        module, name = (getattr(self, key, None) for key in ("__module__", "__qualname__"))
+        if name is not None and getattr(sys.modules.get(module), name, None) is self:
+            return name
+        return CompiledFunction, (self._fn, self._budget)
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)

@@ -1,8 +1,10 @@
-"""What compile keeps between calls: after errors, under a small budget, from threads, after fork, random numbers."""
+"""What compile keeps: after errors, under a small budget, from threads, after fork, in copies, random numbers."""
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -269,3 +271,38 @@ def test_a_constant_keeps_the_values_of_the_time_it_was_recorded():
     assert step(x).numpy().tolist() == [2, 3]
     with pytest.raises(ValueError, match="constant: expected values that are there, got a result of shape"):
         fc.compile(lambda x: fc._core.constant(x * 2, x.device))(x)
+
+
+@fc.compile
+def doubled(x):
+    return x * 2
+
+
+class Wrapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+        self.fast = fc.compile(self.body)
+
+    def body(self, x):
+        return self.inner(x)
+
+    def forward(self, x):
+        return self.fast(x)
+
+
+def test_compiled_functions_are_copied_and_pickled_without_their_plans():
+    assert pickle.loads(pickle.dumps(doubled)) is doubled and copy.deepcopy(doubled) is doubled
+    x = fc.ones(2, 3)
+    for net in (fc.compile(nn.Linear(3, 2)), Wrapping()):
+        want = net(x).tolist()
+        again, twin = pickle.loads(pickle.dumps(net)), copy.deepcopy(net)
+        weight = (twin._fn if isinstance(net, type(doubled)) else twin.inner).weight
+        assert again(x).tolist() == want == twin(x).tolist()
+        with fc.no_grad():
+            weight.zero_()
+        assert twin(x).tolist() != want == net(x).tolist()  # the copy computes with its own weights
+    trainer = fc.Trainer(nn.Linear(3, 2), lr=0.1, loss="mse", progress=False)
+    assert copy.deepcopy(trainer).model is not trainer.model
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(fc.compile(lambda x: x))
