@@ -29,23 +29,38 @@ void bind_compile(py::module_& m) {
            py::arg("budget_bytes") = int64_t(2) << 30, py::arg("most_plans") = 64)
       .def(
           "call",
-          [](Compiled& c, const py::bytes& key, const std::vector<Tensor>& inputs, const py::function& fn) {
+          [](Compiled& c, const py::bytes& key, const std::vector<Tensor>& inputs, const py::function& fn,
+             const std::optional<py::dict>& results) {
             int64_t id = 0;
             std::string k = key;
             std::vector<Tensor> out;
-            {
+            py::object described;
+            // Before Python runs again, and for a plan whose first run fails too: no plan is found without it.
+            const auto note = [&] {
+              if (id && described) (*results)[py::int_(id)] = described;
+            };
+            try {
               py::gil_scoped_release nogil;
               out = c.call(
                   k, inputs,
                   [&](const std::vector<Tensor>& symbols) {
                     py::gil_scoped_acquire gil;
-                    return fn(symbols).cast<std::vector<Tensor>>();
+                    if (!results) return fn(symbols).cast<std::vector<Tensor>>();
+                    auto [tensors, about] = fn(symbols).cast<std::pair<std::vector<Tensor>, py::object>>();
+                    described = std::move(about);
+                    return std::move(tensors);
                   },
                   &id);
+            } catch (...) {
+              note();
+              throw;
             }
+            note();
             return std::make_pair(std::move(out), id);
           },
-          py::arg("key"), py::arg("inputs"), py::arg("fn"), "(outputs, plan id; 0 when it ran eagerly)")
+          py::arg("key"), py::arg("inputs"), py::arg("fn"), py::arg("results") = py::none(),
+          "(outputs, plan id; 0 when it ran eagerly). With results, fn gives outputs and what to keep there under "
+          "the id.")
       .def("info",
            [](const Compiled& c) {
              PlanInfo i = c.info();

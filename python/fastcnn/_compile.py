@@ -93,22 +93,19 @@ class CompiledFunction:
                 a, k = _unflatten(structure, iter(symbols), iter(constants))
                 result = self._fn(*a, **k)
             out, rest = [], []
-            traced["tree"] = _flatten(result, out, rest)
-            traced["constants"] = rest
-            traced["guards"] = guards.settle()
-            traced["result"] = result
-            return out
-
-        outputs, plan = self._core.call(key, tensors, trace)
-        if traced:
+            tree = _flatten(result, out, rest)
+            settled = guards.settle()
             if fresh:
-                variants.append((traced["guards"], key, constants))
+                variants.append((settled, key, constants))
                 del variants[:-_MOST_VARIANTS]  # a variable that is new in each call; the plans go by the budget
-            if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
-                return traced["result"]
-            self._results[plan] = (traced["tree"], traced["constants"], (structure, modes))
-            if len(self._results) > 2 * _MOST_PLANS:
-                self._results = {plan: self._results[plan] for plan in self._core.plan_ids()}
+            traced["result"] = result
+            return out, (tree, rest, (structure, modes))
+
+        outputs, plan = self._core.call(key, tensors, trace, self._results)
+        if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
+            return traced["result"]
+        if len(self._results) > 2 * _MOST_PLANS:
+            self._results = {plan: self._results[plan] for plan in self._core.plan_ids()}
         tree, rest, _ = self._results[plan]
         return _unflatten(tree, iter(outputs), iter(rest))
 

@@ -17,6 +17,36 @@ from fastcnn import nn
 ops = fc.ops
 
 
+def test_a_plan_whose_first_run_fails_is_used_later():
+    step = fc.compile(lambda x, y: {"loss": ops.cross_entropy(x, y)})
+    for n in (4, 2):  # the second batch size is a new plan of a signature that is known
+        x, y = fc.ones(n, 3), fc.zeros(n, dtype=fc.int64)
+        with pytest.raises(IndexError, match="class ids in"):
+            step(x, y + 9)
+        assert step(x, y)["loss"].item() == pytest.approx(np.log(3))
+    assert step.cache_info()["misses"] == 2
+
+
+def test_an_interrupt_between_a_run_and_its_results_leaves_the_plan_whole():
+    step = fc.compile(lambda x: (x * 2, "name"))
+    step(fc.ones(2))
+    done = []
+
+    def interrupt(frame, event, arg):  # as Ctrl-C does, which waits until the core has returned
+        if event == "c_return" and getattr(arg, "__name__", "") == "call" and not done:
+            done.append(True)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            step(fc.ones(3))
+    finally:
+        sys.setprofile(None)
+    doubled, name = step(fc.ones(3))
+    assert doubled.tolist() == [2, 2, 2] and name == "name"
+
+
 def test_an_error_while_tracing_leaves_nothing_behind():
     w = nn.Parameter(fc.ones(2))
     broken = True
