@@ -52,7 +52,13 @@ def _load_data(args, split, classes=None):
             raise UsageError(f"{error}; or pass --val-fraction 0.1") from error
         raise
     if part is not None:
-        data = random_split(data, [1.0 - args.val_fraction, args.val_fraction])[part == "val"]
+        parts = random_split(data, [1.0 - args.val_fraction, args.val_fraction])
+        if not all(map(len, parts)):
+            raise UsageError(
+                f"--val-fraction {args.val_fraction:g}: leaves {len(parts[0])} images to train and {len(parts[1])} to "
+                f"validate of {len(data)}"
+            )
+        data = parts[part == "val"]
     return data if args.limit is None else Subset(data, np.arange(min(args.limit, len(data))))
 
 

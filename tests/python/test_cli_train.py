@@ -256,6 +256,18 @@ def picture_folder(folder, count=12):
     return f"imagefolder:{folder}"
 
 
+def test_a_split_without_images_is_wrong_usage(tmp_path, capsys):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{i}.png")
+    data = f"imagefolder:{tmp_path / 'data'}"
+    assert run("train", "--data", data, "--val-fraction", 0.01, "--out", tmp_path / "runs") == 2
+    assert "--val-fraction 0.01: leaves 8 images to train and 0 to validate of 8" in capsys.readouterr().err
+
+
 def test_a_folder_of_one_class_is_wrong_usage(tmp_path, capsys):
     from PIL import Image
 
