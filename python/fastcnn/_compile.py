@@ -35,6 +35,10 @@ def _flatten(value, tensors, memo):
     if isinstance(value, dict):
         return (dict, *((k, _flatten(v, tensors, memo)) for k, v in value.items()))
     memo.append(value)  # a constant: kept alive, compared by equality where hashable, else by identity
+    if isinstance(value, float):
+        return ("=", type(value), value.hex())  # -0.0 is not 0.0, and nan is nan
+    if isinstance(value, set):
+        return (set, frozenset(value))
     try:
         hash(value)
         return ("=", type(value), value)
@@ -46,7 +50,7 @@ def _unflatten(tree, tensors, constants):
     if tree is _LEAF:
         return next(tensors)
     kind = tree[0]
-    if kind == "=" or kind == "is":
+    if kind in ("=", "is", set):
         return next(constants)
     if kind is dict:
         return {k: _unflatten(v, tensors, constants) for k, v in tree[1:]}
@@ -179,7 +183,7 @@ def compile(fn=None, *, budget_bytes=2 << 30):
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function
     (closure, global, attribute, item of a list or dict) is another tensor, module, function or number. Not seen, since
-    no cheap look finds it: ``getattr`` with a computed name, sets, ``__slots__``, containers of more than 4096 items, C
+    no cheap look finds it: ``getattr`` with a computed name, ``__slots__``, containers of more than 4096 items, C
     extensions, NumPy arrays changing in place (their values are constants). What ``fn`` itself assigns outside is
     assigned when it is traced, not later.
 

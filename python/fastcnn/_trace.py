@@ -6,9 +6,11 @@ same tensor. What is not here: arguments (_compile.py) and values, which may cha
 
 from __future__ import annotations
 
+import collections
 import dis
 import functools
 import operator
+import sys
 import threading
 import types
 
@@ -23,6 +25,7 @@ _tracing = [0]  # traces under way in all threads
 epoch = [0]
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
+_CONTAINERS = (list, tuple, dict, set, collections.deque)
 _GONE = object()
 _DEEPEST = 6
 _LOAD_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
@@ -59,6 +62,8 @@ def _same(a, b):
     """One object, or equal constants or containers of them: a tuple or list may be made anew before each call."""
     if a is b or type(a) is not type(b):
         return a is b
+    if isinstance(a, float):
+        return a.hex() == b.hex()  # -0.0 is not 0.0, and nan is nan
     if isinstance(a, _CONSTANTS):
         return a == b
     if isinstance(a, (list, tuple)):
@@ -211,7 +216,7 @@ class Guards:
             self._visit_code(value.__func__, depth)
         elif isinstance(value, types.FunctionType):
             self._visit_code(value, depth)
-        elif isinstance(value, (list, tuple, dict)):
+        elif isinstance(value, _CONTAINERS):
             found = self._visit_container(value, names, depth)
         elif isinstance(value, types.ModuleType):
             if not value.__name__.startswith("fastcnn"):
@@ -230,7 +235,7 @@ class Guards:
     def _visit_object(self, value, names, depth, only=None):
         """Members that code with these names reads, and what methods among them read. only: no members but these."""
         near, far = (dict.fromkeys(n) for n in names)
-        todo = [] if _is_ours(type(value)) else list(near)
+        todo = [] if _is_foreign(type(value)) else list(near)
         while todo:
             fn = _function_of(type(value), todo.pop())
             if fn is not None:
@@ -243,14 +248,17 @@ class Guards:
         if isinstance(members, dict):
             self._visit_members(members, (near if only is None else [n for n in near if n in only], far), depth)
         for name in near:
-            self._visit_class_member(type(value), name)
+            if self._visit_class_member(type(value), name) and isinstance(members, dict) and name not in members:
+                self._entries.append((members, name, _GONE))  # one of its own would hide that of the class
 
     def _visit_class_member(self, cls, name):
         for c in cls.__mro__:
             if name in vars(c):
-                if isinstance(vars(c)[name], (_core.Tensor, *_CONSTANTS)) and not _is_ours(c):
+                found = isinstance(vars(c)[name], (_core.Tensor, *_CONSTANTS)) and not _is_ours(c)
+                if found:
                     self._entries.append((vars(c), name, vars(c)[name]))
-                return
+                return found
+        return False
 
     def _visit_members(self, members, names, depth):
         near, far = names
@@ -281,7 +289,8 @@ class Guards:
         for v in items:
             self._visit(v, names, depth + 1)
         if not isinstance(value, tuple):
-            self._contents.append((value, dict(value) if isinstance(value, dict) else items))
+            kept = dict(value) if isinstance(value, dict) else set(items) if isinstance(value, set) else items
+            self._contents.append((value, kept))
         return True
 
     def _visit_optimizer(self, optimizer):
@@ -329,7 +338,7 @@ def _attributes_of(fn):
     while todo:
         fn = todo.pop()
         fn = getattr(fn, "__func__", fn)
-        if not isinstance(fn, types.FunctionType) or id(fn) in seen or _is_ours(fn):
+        if not isinstance(fn, types.FunctionType) or id(fn) in seen or _is_foreign(fn):
             continue
         seen[id(fn)] = fn
         read, attributes, inner = _reads(fn.__code__)
@@ -346,6 +355,19 @@ def _joined(names, more):
 
 def _is_ours(fn_or_class):
     return (fn_or_class.__module__ or "").startswith("fastcnn.")
+
+
+def _is_foreign(fn_or_class):
+    """Is this no code of the user's? What a library's methods read would be all of the library."""
+    return _is_library(fn_or_class.__module__ or "")
+
+
+@functools.cache
+def _is_library(module):
+    root = module.partition(".")[0]
+    where = getattr(sys.modules.get(module), "__file__", None) or ""
+    installed = "site-packages" in where or "dist-packages" in where
+    return root == "fastcnn" or installed or (root != "__main__" and root in sys.stdlib_module_names)
 
 
 def _is_function(value):
@@ -370,9 +392,11 @@ def _function_of(cls, name):
 
 
 def _contents_hold(container, items):
-    """Has the list or dict the items that it had?"""
+    """Has the container the items that it had?"""
     if len(container) != len(items):
         return False
+    if isinstance(container, set):
+        return container == items
     if isinstance(container, dict):
         return all(now is was or _same(now, was) for now, was in zip(container.values(), items.values())) and all(
             map(operator.eq, container, items)

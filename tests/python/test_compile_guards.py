@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import functools
 import gc
+import logging
+import types
 import weakref
 
 import fastcnn as fc
@@ -357,6 +361,190 @@ def test_a_number_that_is_new_each_time_does_not_pile_up():
     assert max(map(len, step._variants.values())) <= 32
 
 
+class Scaled:
+    """An object with a tensor, a number, one of its class, and a method and a property that read them."""
+
+    offset = 0
+
+    def __init__(self):
+        self.weight, self.factor, self.inner = fc.ones(2), 2, None
+
+    @property
+    def twice(self):
+        return self.factor * 2
+
+    def apply(self, x):
+        return x * self.weight * self.factor + self.offset
+
+    @fc.compile
+    def compiled(self, x):
+        return self.apply(x) + self.twice
+
+    def plain(self, x):
+        return self.apply(x) + self.twice
+
+
+@pytest.mark.parametrize("how", ["decorated", "bound", "argument", "closure"])
+def test_attributes_of_objects_that_methods_read_are_watched(how):
+    a, x = Scaled(), fc.ones(2)
+    of_argument = fc.compile(lambda thing, x: thing.apply(x) + thing.twice)
+    call = {
+        "decorated": a.compiled, "bound": fc.compile(a.plain), "argument": functools.partial(of_argument, a),
+        "closure": fc.compile(lambda x: a.apply(x) + a.twice),
+    }[how]  # fmt: skip
+
+    def check():
+        for _ in range(2):
+            assert call(x).tolist() == a.plain(x).tolist()
+
+    check()
+    a.factor = 3
+    check()
+    a.weight = fc.ones(2) * 10
+    check()
+    a.offset = 1
+    check()
+    del a.offset
+    check()
+    try:
+        Scaled.offset = 5
+        check()
+    finally:
+        Scaled.offset = 0
+
+
+def by_factor(thing, x):
+    return x * thing.factor
+
+
+def test_attributes_that_a_helper_reads_of_its_arguments_are_watched():
+    a, x = Scaled(), fc.ones(2)
+    for step in (fc.compile(lambda x: by_factor(a, x)), functools.partial(fc.compile(by_factor_of), a)):
+        for factor in (2, 3):
+            a.factor = factor
+            assert step(x).tolist() == [factor] * 2
+
+
+def by_factor_of(thing, x):
+    return by_factor(thing, x)
+
+
+class Options:
+    factor = 2
+
+
+class Holder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.by_name, self.listed, self.thing = {"factor": 2}, [2], Scaled()
+
+    def forward(self, x):
+        return x * self.by_name["factor"] * self.listed[0] * self.thing.factor
+
+
+def test_items_of_containers_and_members_of_classes_are_watched():
+    numbers, named, things, seen, recent = [2], {"k": {"m": 2}}, [Scaled(), Scaled()], {1}, collections.deque([2, 3])
+    holder, late = Holder(), {}
+
+    def change(target, name, value):
+        return lambda: setattr(target, name, value)
+
+    cases = [
+        (lambda x: x * numbers[0], lambda: numbers.__setitem__(0, 5)),
+        (lambda x: x * len(numbers), lambda: numbers.append(1)),
+        (lambda x: x * named["k"]["m"], lambda: named["k"].update(m=5)),
+        (lambda x: x * late.get("factor", 1), lambda: late.update(factor=5)),
+        (lambda x: x * sum(t.factor for t in things), change(things[1], "factor", 7)),
+        (lambda x: x * len(seen), lambda: seen.add(2)),
+        (lambda x: x * recent[0], lambda: recent.append(recent.popleft())),
+        (lambda x: x * Options.factor, change(Options, "factor", 5)),
+        (holder, lambda: holder.by_name.update(factor=5)),
+        (holder, lambda: holder.listed.__setitem__(0, 5)),
+        (holder, change(holder.thing, "factor", 5)),
+        (holder, change(holder, "by_name", {"factor": 7})),
+    ]
+    x = fc.ones(2)
+    for i, (fn, mutate) in enumerate(cases):
+        step = fc.compile(fn)
+        before = [step(x).tolist(), step(x).tolist()]
+        assert misses(step) == 1, i
+        mutate()
+        assert step(x).tolist() == fn(x).tolist() != before[0], i
+        assert before[0] == before[1] and misses(step) == 2, i
+
+
+slope = 2
+
+
+class Sloped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.options = {"factor": 2}
+
+    def forward(self, x):
+        return x * slope * self.options["factor"]
+
+
+def test_what_modules_below_read_is_watched(monkeypatch):
+    net, x = nn.Sequential(nn.Identity(), nn.Sequential(Sloped())), fc.ones(1)
+    steps = [fc.compile(net), fc.compile(lambda x: net(x))]
+    assert [step(x).item() for step in steps] == [4, 4]
+    net[1][0].options["factor"] = 3
+    assert [step(x).item() for step in steps] == [6, 6]
+    monkeypatch.setitem(globals(), "slope", 5)
+    assert [step(x).item() for step in steps] == [15, 15]
+
+
+def test_objects_of_libraries_around_a_function_cost_little():
+    logger, parser = logging.getLogger("fastcnn.tests"), argparse.ArgumentParser()
+    options = argparse.Namespace(factor=2)
+
+    @fc.compile
+    def step(x, given):
+        logger.debug("traced")
+        return x * options.factor * given.factor + len(parser.prog) * 0
+
+    given = types.SimpleNamespace(factor=1)
+    assert step(fc.ones(1), given).item() == 2
+    (((guards, _, _),),) = step._variants.values()
+    assert len(guards._entries) < 30
+    options.factor, given.factor = 3, 5
+    assert step(fc.ones(1), given).item() == 15
+
+
+def test_attributes_of_an_argument_that_is_no_function_of_its_own_are_watched():
+    class Batch:
+        def __eq__(self, other):  # so that it has no hash
+            return self is other
+
+    batch = Batch()
+    batch.images, batch.scale = fc.ones(2), 2
+    step = fc.compile(lambda b: b.images * b.scale)
+    assert step(batch).tolist() == [2, 2]
+    batch.images = fc.ones(2) * 3
+    assert step(batch).tolist() == [6, 6]
+    batch.scale = 4
+    assert step(batch).tolist() == [12, 12]
+    words = {1, 2}
+    count = fc.compile(lambda x, words: x * len(words))
+    assert count(fc.ones(1), words).item() == 2
+    words.add(3)
+    assert count(fc.ones(1), words).item() == 3
+
+
+def test_negative_zero_is_another_constant_and_nan_is_one():
+    zero = 0.0
+    around, given = fc.compile(lambda x: x / zero), fc.compile(lambda x, by: x / fc.full((1,), by))
+    assert around(fc.ones(1)).item() == given(fc.ones(1), 0.0).item() == float("inf")
+    zero = -0.0
+    assert around(fc.ones(1)).item() == given(fc.ones(1), -0.0).item() == -float("inf")
+    for _ in range(3):
+        zero = float("nan")
+        around(fc.ones(1))
+        given(fc.ones(1), float("nan"))
+    assert misses(around) == misses(given) == 3
+
+
 def test_constants_that_are_new_in_each_call_cost_no_memory():
     class Tag:  # compared by identity
         pass
@@ -386,3 +574,18 @@ def test_the_compiled_function_and_its_module_can_die():
     ref = make()
     gc.collect()
     assert ref() is None
+
+
+def test_subclasses_of_dict_and_set_are_watched_as_what_they_are():
+    options = collections.defaultdict(int, factor=2)
+
+    class Names(set):
+        def __init__(self, first, *others):
+            super().__init__((first, *others))
+
+    names, x = Names("a", "b"), fc.ones(1)
+    step = fc.compile(lambda x: x * options["factor"] + len(names))
+    assert step(x).item() == step(x).item() == 4 and misses(step) == 1
+    options["factor"] = 5
+    names.add("c")
+    assert step(x).item() == 8 and misses(step) == 2
