@@ -396,6 +396,14 @@ TEST_CASE("conv2d of few pixels: products that read the weights as they lie") {
   if (cpu::kernels()) CHECK(!takes(cpu::product_declines, Case(5, 37, 1, 1, 50, 1, 1).p));
 }
 
+TEST_CASE("conv2d weight gradients of a single tile: neighbouring pixels have sums of their own") {
+  check(Case(3, 3, 11, 13, 16, 1, 1).p, {0});
+  check(Case(5, 16, 30, 31, 3, 1, 1).p, {0});  // several strips
+  check(Case(2, 1, 9, 50, 8, 2, 4).pad(1).p, {0});
+  check(Case(2, 8, 9, 11, 4, 3, 3).pad(1).dilate(2, 2).p, {0});
+  check(Case(1, 8, 1, 3, 1, 1, 1).p, {0});
+}
+
 TEST_CASE("conv2d weight gradients: columns that a tap sees as padding are left out") {
   check(Case(2, 64, 4, 5, 33, 7, 7).pad(3).p, {0});
   check(Case(1, 20, 9, 7, 100, 3, 3).pad(4).dilate(4, 4).p, {0});

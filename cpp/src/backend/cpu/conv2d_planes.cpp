@@ -208,8 +208,10 @@ double dense_grad_cycles(const Conv2dParams& p) {
   // which wait for each other where there are few.
   const int64_t run = t.merge ? t.kW * t.C : t.C, rows = t.o_inner ? run : t.O;
   const int64_t products = rows * ceil_div(t.o_inner ? t.O : run, lanes()), tiles = ceil_div(products, 24);
-  const int64_t cycles = t.kH * (t.merge ? 1 : t.kW) * (std::max(products, 4 * tiles) + 3 * tiles);
-  return static_cast<double>(t.N * t.oH * t.oW * (cycles + 10) + 3000);
+  const bool few = t.few && (t.o_inner ? t.O : run) % lanes() == 0;  // whole vectors are read in place
+  const int64_t tile = few ? products + 1 : std::max(products, 4 * tiles) + 3 * tiles;
+  const int64_t cycles = t.kH * (t.merge ? 1 : t.kW) * tile + (!few ? 10 : t.o_inner ? 3 : 6);
+  return static_cast<double>(t.N * t.oH * t.oW * cycles + 3000);
 }
 
 }  // namespace

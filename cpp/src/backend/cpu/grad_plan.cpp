@@ -50,6 +50,8 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   const int64_t tiles = std::max<int64_t>(1, t.O / (t.o_inner ? 4 * lanes : 7));
   auto items = [&] { return t.chunks * t.B * t.nc * t.groups; };
   while (items() % threads != 0 && items() < 4 * threads && t.groups < tiles) ++t.groups;
+  const int64_t run = t.merge ? t.kW * t.C : t.C;
+  t.few = (t.o_inner ? run : t.O) <= kFewRowsOfGrad && (t.o_inner ? t.O : run) <= lanes && t.nc == 1;
   return true;
 }
 

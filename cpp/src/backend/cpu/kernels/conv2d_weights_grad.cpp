@@ -106,7 +106,7 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
       const int64_t words = ceil_div(ww, kPixels), pixels = nn * hh * words;
       Walk k;
       k.past = first && t.shared, k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst,
-      k.once = in_place && !t.o_inner && t.kH * t.kW == 1;
+      k.few = t.few, k.once = in_place && !t.o_inner && t.kH * t.kW == 1;
       if (t.dbias && cb == 0)
         add_bias_grad(k, ww, from, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
 

@@ -20,6 +20,7 @@ struct Walk {
   int64_t out;            // floats between rows of the result
   int first, tail, once;
   int past;       // results go past the caches where vectors are lines
+  int few;        // of the whole gradient: at most kFewRowsOfGrad rows of one vector
   int64_t burst;  // pixels between two fetches
 };
 
@@ -149,6 +150,38 @@ struct GradOperand {
   FASTCNN_OP int64_t step(int64_t words) const { return pixels ? words : pitch; }
 };
 
+// Where a tile is all there is: its few sums would wait for each other, so neighbouring pixels have their own.
+template <class T, int P>
+static void few_tile(const Walk& k, const float* s, const float* v, float* out) {
+  constexpr int kSums = 4;
+  vf acc[kSums][P];
+#pragma GCC unroll 4
+  for (int u = 0; u < kSums; ++u)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) acc[u][p] = zero();
+  for (int64_t n = 0; n < k.nn; ++n)
+    for (int64_t h = 0; h < k.hh; ++h) {
+      const float* sp = s + n * k.s_n + h * k.s_h;
+      const float* vp = v + n * k.v_n + h * k.v_h;
+      int64_t w = 0;
+      for (; w + kSums <= k.ww; w += kSums, sp += kSums * k.s_w, vp += kSums * k.v_w)
+#pragma GCC unroll 4
+        for (int u = 0; u < kSums; ++u)
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p)
+            acc[u][p] = multiply_add<T>(set1(sp[u * k.s_w + p]), load(vp + u * k.v_w), acc[u][p]);
+      for (; w < k.ww; ++w, sp += k.s_w, vp += k.v_w)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) acc[0][p] = multiply_add<T>(set1(sp[p]), load(vp), acc[0][p]);
+    }
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    vf sum = add(add(acc[0][p], acc[1][p]), add(acc[2][p], acc[3][p]));
+    if (!k.first) sum = add(sum, loadn(out + p * k.out, k.tail));
+    storen(out + p * k.out, sum, k.tail);
+  }
+}
+
 // How often grad_block fetches for one pixel row.
 FASTCNN_OP int64_t grad_tiles(int64_t rows, int64_t cols) {
   EvenParts across = vector_panels(cols);
@@ -170,6 +203,11 @@ static void grad_block(Walk k, const GradOperand& s, int64_t rows, const GradOpe
     const float* vp = v.at(v0 * kLanes, V * kLanes);
     k.tail = static_cast<int>(left < kLanes ? left : kLanes);
     k.v_n = v.n * v_step, k.v_h = v.h * v_step, k.v_w = v.w * v_step;
+    if (k.few) {
+      constexpr void (*kTiles[])(const Walk&, const float*, const float*, float*) = {
+          &few_tile<T, 1>, &few_tile<T, 2>, &few_tile<T, 3>, &few_tile<T, 4>};
+      return kTiles[rows - 1](k, s.at(0, 0), vp, out);
+    }
     EvenParts down(rows, ceil_div(rows, tile_pixels(static_cast<int>(V))));
     for (int64_t i = 0, p0 = 0, p1; i < down.parts; ++i, p0 = p1) {
       p1 = down.next();

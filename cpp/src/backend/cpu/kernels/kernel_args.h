@@ -91,6 +91,8 @@ struct PackTask {
 // Gradient of the weights: dw(o, kh, kw, c) = sum over pixels of dy(pixel, o) * x(pixel moved by the tap, c).
 // Pixels are cut into strips as in GemmTask and strips into `chunks`, each with its own partial sum; a final pass
 // adds the chunks in order. Input channels are cut into nc blocks, output channels into `groups` ranges.
+constexpr int64_t kFewRowsOfGrad = 4;
+
 struct WeightsGradTask {
   int64_t B = 1, x_b = 0, y_b = 0, w_b = 0;  // groups of the convolution
   int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;
@@ -104,6 +106,7 @@ struct WeightsGradTask {
   int32_t merge = 0;    // the columns of a window are one run of kW*C floats
   int32_t o_inner = 0;  // vectors over output channels: for few input channels
   int32_t panels = 0;   // x is copied to panels of vectors instead of rows of pixels
+  int32_t few = 0;      // one tile of at most kFewRowsOfGrad rows by one vector for each tap row is all of dw
   int32_t shared = 0;   // others have read dw: its first sums go past the caches where a vector is a line
   NormIn norm;          // float32
   // Where `strip1` is not 0: these strips of a chunk alone; the first of a chunk starts its sums.
