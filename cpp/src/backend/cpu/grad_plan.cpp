@@ -51,7 +51,8 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   auto items = [&] { return t.chunks * t.B * t.nc * t.groups; };
   while (items() % threads != 0 && items() < 4 * threads && t.groups < tiles) ++t.groups;
   const int64_t run = t.merge ? t.kW * t.C : t.C;
-  t.few = (t.o_inner ? run : t.O) <= kFewRowsOfGrad && (t.o_inner ? t.O : run) <= lanes && t.nc == 1;
+  t.few = pixels_per_word == 1 && (t.o_inner ? run : t.O) <= kFewRowsOfGrad && (t.o_inner ? t.O : run) <= lanes &&
+          t.nc == 1;
   return true;
 }
 

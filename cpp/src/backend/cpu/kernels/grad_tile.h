@@ -20,7 +20,7 @@ struct Walk {
   int64_t out;            // floats between rows of the result
   int first, tail, once;
   int past;       // results go past the caches where vectors are lines
-  int few;        // of the whole gradient: at most kFewRowsOfGrad rows of one vector
+  int few;        // float32: the whole gradient of a tap row is at most kFewRowsOfGrad rows of one vector
   int64_t burst;  // pixels between two fetches
 };
 
@@ -151,7 +151,7 @@ struct GradOperand {
 };
 
 // Where a tile is all there is: its few sums would wait for each other, so neighbouring pixels have their own.
-template <class T, int P>
+template <int P>
 static void few_tile(const Walk& k, const float* s, const float* v, float* out) {
   constexpr int kSums = 4;
   vf acc[kSums][P];
@@ -168,11 +168,10 @@ static void few_tile(const Walk& k, const float* s, const float* v, float* out) 
 #pragma GCC unroll 4
         for (int u = 0; u < kSums; ++u)
 #pragma GCC unroll 4
-          for (int p = 0; p < P; ++p)
-            acc[u][p] = multiply_add<T>(set1(sp[u * k.s_w + p]), load(vp + u * k.v_w), acc[u][p]);
+          for (int p = 0; p < P; ++p) acc[u][p] = fma(set1(sp[u * k.s_w + p]), load(vp + u * k.v_w), acc[u][p]);
       for (; w < k.ww; ++w, sp += k.s_w, vp += k.v_w)
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) acc[0][p] = multiply_add<T>(set1(sp[p]), load(vp), acc[0][p]);
+        for (int p = 0; p < P; ++p) acc[0][p] = fma(set1(sp[p]), load(vp), acc[0][p]);
     }
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
@@ -203,11 +202,12 @@ static void grad_block(Walk k, const GradOperand& s, int64_t rows, const GradOpe
     const float* vp = v.at(v0 * kLanes, V * kLanes);
     k.tail = static_cast<int>(left < kLanes ? left : kLanes);
     k.v_n = v.n * v_step, k.v_h = v.h * v_step, k.v_w = v.w * v_step;
-    if (k.few) {
-      constexpr void (*kTiles[])(const Walk&, const float*, const float*, float*) = {
-          &few_tile<T, 1>, &few_tile<T, 2>, &few_tile<T, 3>, &few_tile<T, 4>};
-      return kTiles[rows - 1](k, s.at(0, 0), vp, out);
-    }
+    if constexpr (kPerWord<T> == 1)
+      if (k.few) {
+        constexpr void (*kTiles[])(const Walk&, const float*, const float*, float*) = {&few_tile<1>, &few_tile<2>,
+                                                                                       &few_tile<3>, &few_tile<4>};
+        return kTiles[rows - 1](k, s.at(0, 0), vp, out);
+      }
     EvenParts down(rows, ceil_div(rows, tile_pixels(static_cast<int>(V))));
     for (int64_t i = 0, p0 = 0, p1; i < down.parts; ++i, p0 = p1) {
       p1 = down.next();
