@@ -213,10 +213,35 @@ def test_predict_names_images_that_are_none():
         ([np.zeros((1, 8, 8), np.uint8)], r"predict: expected images \(3, H, W\), got \(1, 8, 8\)"),
         ([np.zeros((3, 0, 8), np.uint8)], r"got \(3, 0, 8\)"),
         ([np.full((3, 8, 8), 200.0)], "expected uint8 images, or values of 0 to 1, got 200; divide by 255"),
+        ([np.full((3, 8, 8), -2.0)], "values of 0 to 1, got -2; the net normalises them itself"),
     ):
         with pytest.raises(ValueError, match=match):
             net.predict(images)
     assert net.predict([]) == []
+
+
+def test_predict_takes_images_that_are_a_line():
+    net = models.create_model("retinanet_small", 4, score_thresh=0.0)
+    (found,) = net.predict([np.full((3, 1, 3000), 0.5)])  # longer than max_size: below one pixel high
+    assert len(found["boxes"]) and (found["boxes"] <= [3000.01, 1, 3000.01, 1]).all()
+
+
+@pytest.mark.parametrize("name", ["retinanet_small", "ssdlite320_mobilenet_v3", "ssd300_vgg16"])
+def test_a_net_in_bf16_takes_bytes_and_float32_predicts_and_encodes(name):
+    net = models.create_model(name, 4).eval()
+    side = net.size[0] if net.size else 64
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, side, side)).astype(np.uint8)
+    with fc.no_grad():
+        want = net(fc.tensor(images))["cls_logits"].numpy()
+    net._grids.clear()  # to be found by the net in bf16
+    net.to(fc.bfloat16)
+    wanted = net.encode(targets_for(side), (side, side))
+    for given in (images, images.astype(np.float32) / 255):
+        assert len(net.predict(given)) == 2
+        outputs = net(fc.tensor(given))
+        assert_near(outputs["cls_logits"].to("float32").detach().numpy(), want, 0.03, name)
+    losses = net.loss(outputs, wanted, (side, side))
+    assert all(np.isfinite(v.item()) for v in losses.values())
 
 
 def test_the_loss_takes_what_encode_gave():

@@ -111,7 +111,7 @@ class Detector(ImageModel):
         return self.head(maps)
 
     def normalize(self, x):
-        """(x - image_mean) / image_std; uint8 is divided by 255 first."""
+        """(x - image_mean) / image_std in the dtype of the net; uint8 is divided by 255 first."""
         if x.dtype == uint8:
             x = x.to(float32) / 255
         for what in ("image_mean", "image_std"):
@@ -123,7 +123,7 @@ class Detector(ImageModel):
             constant(np.array(v, np.float32).reshape(1, -1, 1, 1), x.device).to(x.dtype)
             for v in (self.image_mean, self.image_std)
         )
-        return (x - mean) / std
+        return ((x - mean) / std).to(next(self.parameters()).dtype)
 
     # ---- anchors and targets ----
 
@@ -214,12 +214,16 @@ class Detector(ImageModel):
             raise ValueError(f"{where}: expected images ({channels}, H, W), got {shape}{hint}")
         image = image.to(next(self.parameters()).device)
         image = image.to(float32) / 255 if image.dtype == uint8 else image.to(float32)
-        high = float(image.max().item())
-        if not high <= 1.5:  # a resized image may be a little above 1
+        low, high = float(image.min().item()), float(image.max().item())
+        if not high <= 1.5:  # a resized image may be a little above 1, and below 0
             raise ValueError(f"{where}: expected uint8 images, or values of 0 to 1, got {high:.4g}; divide by 255")
+        if low < -0.5:
+            raise ValueError(
+                f"{where}: expected uint8 images, or values of 0 to 1, got {low:.4g}; the net normalises them itself"
+            )
         h, w = image.shape[1:]
         scale = min(self.shorter / min(h, w), self.longer / max(h, w))
-        size = self.size or (int(h * scale), int(w * scale))
+        size = self.size or (max(int(h * scale), 1), max(int(w * scale), 1))
         return ops.interpolate(image.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0]
 
     def _batch(self, images):
