@@ -125,6 +125,14 @@ def test_size_of_capsnet_is_the_papers():
         models.capsnet(decoder=()).reconstruct(fc.ops.ones((1, 10, 16)))
 
 
+def test_capsnet_takes_no_images():
+    net = models.create_model("capsnet", 3, 1, channels=8, primary=2, decoder=(8,))
+    x, ids = fc.zeros((0, 1, 28, 28)), fc.zeros((0,), dtype="int64")
+    loss, lengths = net.loss(x, ids)
+    assert loss.shape == () and lengths.shape == net(x).shape == (0, 3)
+    assert net.reconstruct(net.capsules(x)).shape == net.reconstruct(net.capsules(x), ids).shape == (0, 1, 28, 28)
+
+
 @pytest.fixture
 def one_thread():
     """Tiny operands: threads would only wait for each other."""

@@ -280,6 +280,8 @@ def test_conditional_samples_are_of_their_class():
     assert np.array_equal(images, t.generate(z, [0, 0, 1, 1, 0, 1]))
     with pytest.raises(ValueError, match=r"class ids \(2,\) of 0 to 1, got 0 to 2"):
         t.sample(2, labels=[0, 2])
+    with pytest.raises(ValueError, match=r"class ids \(2,\) of 0 to 1, got float64"):
+        t.sample(2, labels=[0, 0.5])
     with pytest.raises(ValueError, match="this one takes none"):
         trainer().sample(2, labels=[0, 1])
 

@@ -370,6 +370,8 @@ def test_feature_extractor_gives_what_layers_give(small):
         models.feature_extractor(small, ["layer9"])
     with pytest.raises(ValueError, match="at least one"):
         models.feature_extractor(small, [])
+    with pytest.raises(ValueError, match="a name of its own for each layer, got {'layer1': 'a', 'layer2': 'a'}"):
+        models.feature_extractor(small, {"layer1": "a", "layer2": "a"})
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

@@ -305,8 +305,9 @@ class GANTrainer(CallbackHost):
         if z.ndim != 2 or z.shape[1] != self.latent_dim or not len(z):
             raise ValueError(f"GANTrainer.generate: expected z (N, {self.latent_dim}), N >= 1, got {z.shape}")
         if self.num_classes:
-            labels = np.arange(len(z)) % self.num_classes if labels is None else np.asarray(labels, np.int64)
+            labels = np.arange(len(z)) % self.num_classes if labels is None else np.asarray(labels)
             self._check_labels(labels, len(z), "generate")
+            labels = labels.astype(np.int64)
         elif labels is not None:
             raise ValueError("GANTrainer.generate: labels go with a conditional generator, this one takes none")
         net, size = self.sampled_generator, self.batch_size
@@ -329,6 +330,8 @@ class GANTrainer(CallbackHost):
         where = f"GANTrainer.{what}: expected class ids ({n},) of 0 to {self.num_classes - 1}"
         if labels.shape != (n,):
             raise ValueError(f"{where}, got shape {labels.shape}")
+        if labels.dtype.kind not in "iu":
+            raise ValueError(f"{where}, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(f"{where}, got {labels.min()} to {labels.max()}")
 

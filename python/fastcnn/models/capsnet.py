@@ -60,7 +60,7 @@ class CapsNet(ImageModel):
         if labels is None:
             labels = ops.argmax(capsule_lengths(capsules), 1)
         chosen = capsules * ops.one_hot(labels, self.num_classes, dtype=capsules.dtype).unsqueeze(2)
-        images = self.decoder(chosen.reshape(capsules.shape[0], -1))
+        images = self.decoder(chosen.flatten(1))
         return images.reshape(-1, self.in_channels, self.image_size, self.image_size)
 
     def loss(self, x, labels, reconstruction=0.0005):
@@ -71,7 +71,7 @@ class CapsNet(ImageModel):
         loss = self.margin_loss(lengths, labels)
         if len(self.decoder) and reconstruction:
             error = self.reconstruct(capsules, labels) - x
-            loss = loss + ops.sum(error * error) * (reconstruction / x.shape[0])
+            loss = loss + ops.sum(error * error) * (reconstruction / max(x.shape[0], 1))
         return loss, lengths
 
 

@@ -17,6 +17,8 @@ class FeatureExtractor(nn.Module):
         names = dict(names) if isinstance(names, dict) else {name: name for name in names}
         if not names:
             raise ValueError("feature_extractor: expected at least one name of a layer, got none")
+        if len(set(names.values())) < len(names):
+            raise ValueError(f"feature_extractor: expected a name of its own for each layer, got {names}")
         modules = dict(model.named_modules(remove_duplicate=False))
         del modules[""]
         for name in names:
