@@ -68,6 +68,9 @@ def test_both_sides_of_gans(tmp_path, name):
     for net, x in ((pair.generator, z), (pair.discriminator, numbers(2, 3, 32, 32))):
         fc.onnx.export(net, tmp_path / "net.onnx", (x[:1].repeat(3, 0), *(l[:1].repeat(3) for l in labels)))
         compare(net, tmp_path / "net.onnx", x, *labels)
+        with fc.no_grad():
+            again = fc.onnx.load(tmp_path / "net.onnx").eval()(*map(fc.tensor, (x, *labels)))
+            np.testing.assert_allclose(again.numpy(), net(*map(fc.tensor, (x, *labels))).numpy(), rtol=1e-4, atol=1e-5)
 
 
 class Net(nn.Module):

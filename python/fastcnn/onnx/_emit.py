@@ -494,12 +494,18 @@ def gather(s):
 
 @emits("scatter_add")
 def scatter_add(s):
-    """Of one_hot: ones added into zeros."""
+    """Of one_hot: ones added into zeros. One place of each row is a comparison, which more readers take (ours too)."""
+    dim = s.p("dim")
+    if s.shapes[0] == s.shapes[1] and s.shapes[1] == [*s.sizes[:dim], 1, *s.sizes[dim + 1 :]]:
+        classes = np.arange(s.sizes[dim]).reshape([-1, *[1] * (len(s.sizes) - 1 - dim)])
+        hit = s.w.node("Equal", [s.x(1), s.w.constant(classes.astype(NUMPY[s.dtypes[1]]))])
+        s.put("Where", [hit, s.x(0), s.number(0)])
+        return
     if s.w.opset < 16:
         raise ValueError(f"scatter_add, which needs opset 16, in opset {s.w.opset}")
     zero = numpy_helper.from_array(np.zeros(1, NUMPY[s.dtype]))
     zeros = s.w.node("ConstantOfShape", [s.w.shape(s.sizes)], value=zero)
-    s.put("ScatterElements", [zeros, s.x(1), s.x(0)], axis=s.p("dim"), reduction="add")
+    s.put("ScatterElements", [zeros, s.x(1), s.x(0)], axis=dim, reduction="add")
 
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
