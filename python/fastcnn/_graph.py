@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _core
 from ._compile import CompiledFunction, _flatten
-from ._modes import no_grad
+from ._modes import evaluating, no_grad
 from ._trace import Guards
 
 
@@ -72,23 +72,12 @@ def trace(model, example, *, dynamic_batch=True) -> Traced:
 
     is_module = isinstance(model, Module)
     mode = no_grad() if is_module else _as_it_is()
-    with _schedules_stay(model), _evaluating(model) if is_module else contextlib.nullcontext(), mode:
+    with _schedules_stay(model), evaluating(model) if is_module else contextlib.nullcontext(), mode:
         # Once to see what there is to name: optimizers make their state when they are first traced.
         _core.trace_graph(run, [(*i[:3], False) for i in inputs], [])
         known, updates = _names(model, seen["guards"])
         text, tensors, host_work = _core.trace_graph(run, inputs, known, seen["outputs"])
     return Traced(text, tensors, host_work, updates)
-
-
-@contextlib.contextmanager
-def _evaluating(model):
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes:
-            m.training = training
 
 
 @contextlib.contextmanager

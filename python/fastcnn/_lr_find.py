@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from . import _core
+from ._modes import to_evaluation
 from ._steps import batch_to_device, split_batch
 
 
@@ -64,7 +65,7 @@ def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
     kept, state = _copies(_tensors_of(trainer)), optimizer.state
     optimizer.state, launches = {}, optimizer._launches
     optimizer._launches = {}
-    was = trainer.model.training
+    restore = to_evaluation(trainer.model)
     lrs, losses, best = [], [], math.inf
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     try:
@@ -88,7 +89,7 @@ def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
                 break
             best = min(best, smooth)
     finally:
-        trainer.model.train(was)
+        restore()
         optimizer.state, optimizer._launches = state, launches
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

@@ -1,4 +1,5 @@
-"""Modes of the calling thread as context managers and decorators: gradients, mixed precision, determinism."""
+"""Modes as context managers and decorators: gradients, mixed precision, determinism of the calling thread, evaluation
+of a model."""
 
 from __future__ import annotations
 
@@ -58,6 +59,35 @@ class autocast(contextlib.ContextDecorator):
 
     def __exit__(self, *exc):
         _core.ops.set_autocast_dtype(self._saved.pop())
+
+
+def to_evaluation(model):
+    """Switches a Module to evaluation; gives a function that puts each module inside back into the mode that it had.
+
+    Not train(was): parts that users put into evaluation (the norms of a backbone) would train from then on.
+    """
+    kept = []
+    for m in model.modules():
+        later = getattr(m, "_training_if_unfrozen", None)  # of frozen batch norms
+        kept.append((m, m.training if later is None else later))
+    model.eval()
+
+    def restore():
+        for m, training in kept:
+            frozen = getattr(m, "_training_if_unfrozen", None) is not None
+            setattr(m, "_training_if_unfrozen" if frozen else "training", training)
+
+    return restore
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """A Module in evaluation inside; see to_evaluation."""
+    restore = to_evaluation(model)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def use_deterministic_algorithms(mode: bool = True) -> None:

@@ -30,7 +30,7 @@ from ._loop import (
     peak_memory,
     run_epoch,
 )
-from ._modes import use_deterministic_algorithms
+from ._modes import to_evaluation, use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
 from ._steps import IGNORING, EvalStep, TrainStep, get_loss
@@ -451,9 +451,7 @@ class Trainer(CallbackHost):
                 model, self._eval_loss, self._accuracy, self._compiler, self.precision, self.validation_step,
                 self.ignore_index,
             )  # fmt: skip
-        was = model.training
-        model.eval()
-        return step, lambda: model.train(was)
+        return step, to_evaluation(model)
 
     # ------------------------------------------------------------ files
 

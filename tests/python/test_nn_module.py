@@ -4,10 +4,12 @@ import copy
 import inspect
 import pickle
 
+import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn import _core, models, nn
 from fastcnn._core import ops
+from fastcnn._graph import trace
 from fastcnn.nn import init, utils
 from fastcnn.nn.module import set_call_observer
 
@@ -254,6 +256,43 @@ def test_freeze():
     assert not net.body[0].training
     net.freeze().train().eval().unfreeze()
     assert not net.body[0].training
+
+
+def gan_sample(generator, images):
+    discriminator = models.create_model("dcgan", in_channels=1, image_size=16, width=4).discriminator
+    fc.GANTrainer(generator, discriminator, ema_decay=None, progress=False).sample(2)
+
+
+EVALUATIONS = {
+    "export": ("resnet8", trace),
+    "feature_maps": ("resnet8", lambda net, x: fc.viz.feature_maps(net, x[0], "conv1")),
+    "summary": ("resnet8", lambda net, x: fc.viz.summary(net, (3, 32, 32))),
+    "FID": ("resnet8", lambda net, x: fc.metrics.FID(net).update(x, real=True)),
+    "Trainer.predict": ("resnet8", lambda net, x: fc.Trainer(net, progress=False).predict(x)),
+    "Detector.predict": ("retinanet_small", lambda net, x: net.predict(x)),
+    "Detector.encode": ("retinanet_small", lambda net, x: net.encode([{"boxes": [], "labels": []}], x.shape[2:])),
+    "GANTrainer.sample": ("dcgan", gan_sample),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_what_evaluates_for_a_while_leaves_each_module_the_mode_that_it_had(name):
+    model, run = EVALUATIONS[name]
+    images = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
+
+    def made():
+        if model == "dcgan":
+            return models.create_model(model, in_channels=1, image_size=16, width=4).generator.train()
+        return models.create_model(model, 2).train()
+
+    net = made()
+    next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)).eval()  # keeps its statistics
+    modes = {n: m.training for n, m in net.named_modules()}
+    run(net, images)
+    assert {n: m.training for n, m in net.named_modules()} == modes
+    net = made().freeze()
+    run(net, images)
+    assert all(m.training for m in net.unfreeze().modules())  # frozen norms go on where they were
 
 
 def test_unfreeze_leaves_what_never_trained_as_it_was():

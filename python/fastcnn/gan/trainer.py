@@ -17,6 +17,7 @@ from .._choices import pick_device
 from .._compile import compile as compile_function
 from .._files import prepare_folder, sole_writer
 from .._loop import Interrupted, SignalGuard, describe_resume
+from .._modes import evaluating, no_grad
 from .._run_files import find_resume, restore_callbacks
 from .._steps import to_tensor
 from ..callbacks import picture_of
@@ -311,19 +312,13 @@ class GANTrainer(CallbackHost):
         elif labels is not None:
             raise ValueError("GANTrainer.generate: labels go with a conditional generator, this one takes none")
         net, size = self.sampled_generator, self.batch_size
-        was, grads = net.training, _core.set_grad_enabled(False)
-        net.eval()
-        try:
-            images = []
+        images = []
+        with evaluating(net), no_grad():
             for start in range(0, len(z), size):
                 part = np.resize(z[start : start + size], (size, self.latent_dim))  # whole batches: one plan
                 ids = (np.resize(labels[start : start + size], size),) if self.num_classes else ()
                 out = self._sampler(to_tensor(part, self.device), tuple(to_tensor(i, self.device) for i in ids))
                 images.append(np.array(out.to("cpu").to("float32").numpy()))
-        finally:
-            _core.set_grad_enabled(grads)
-            if was:
-                net.train()
         return to_unit(np.concatenate(images)[: len(z)])
 
     def _check_labels(self, labels, n, what):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _core
-from .._modes import no_grad
+from .._modes import evaluating, no_grad
 from .base import Metric
 
 
@@ -132,15 +132,9 @@ class FID(Metric):
     def _features(self, images):
         net = self.feature_net
         if hasattr(net, "state_dict") and hasattr(net, "training"):
-            modes = [(module, module.training) for module in net.modules()]
-            net.eval()
-            try:
-                with no_grad():
-                    images = images if isinstance(images, _core.Tensor) else _core.tensor(images)
-                    features = net(images)
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+            with evaluating(net), no_grad():
+                images = images if isinstance(images, _core.Tensor) else _core.tensor(images)
+                features = net(images)
         else:
             features = net(images)
         if isinstance(features, _core.Tensor):

@@ -11,7 +11,7 @@ import difflib
 import numpy as np
 
 from .. import _core
-from .._modes import enable_grad
+from .._modes import enable_grad, to_evaluation
 from ..nn import Module
 from ._figure import finish, new_figure
 from .images import columns_for, mosaic, to_nhwc, to_unit
@@ -28,18 +28,16 @@ def _watched(model, layer=None):
         raise ValueError(f"viz: {type(model).__name__} has no layer {layer!r}; did you mean {', '.join(near)}?")
     seen = []
     watched = modules if layer is None else {layer: modules[layer]}
-    modes = [(m, m.training) for m in model.modules()]
     handles = []
+    restore = to_evaluation(model)
     try:
         for name, module in watched.items():
             handles.append(module.register_forward_hook(lambda m, args, out, n=name: seen.append((n, out))))
-        model.eval()
         yield seen
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
+        restore()
 
 
 def _as_input(op, model, image):

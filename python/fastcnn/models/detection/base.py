@@ -131,12 +131,8 @@ class Detector(ImageModel):
         """[(h, w)] of the feature maps of images (H, W); the first time by running the net on one of zeros."""
         size = tuple(int(v) for v in image_size)
         if size not in self._grids:
-            training = self.training
-            try:
-                with _modes.no_grad():
-                    self.eval()(ops.zeros((1, self._channels(), *size), device=next(self.parameters()).device))
-            finally:
-                self.train(training)
+            with _modes.evaluating(self), _modes.no_grad():
+                self(ops.zeros((1, self._channels(), *size), device=next(self.parameters()).device))
         return self._grids[size]
 
     def anchors(self, image_size):
@@ -193,15 +189,10 @@ class Detector(ImageModel):
         images = [i if isinstance(i, Tensor) else tensor(np.asarray(i)) for i in images]
         if not images:
             return []
-        training = self.training
-        try:
-            self.eval()
-            with _modes.no_grad():
-                resized = [self._resized(i) for i in images]
-                batch, sizes = self._batch(resized), [tuple(i.shape[1:]) for i in resized]
-                found = self.postprocess(self(batch), tuple(batch.shape[2:]), sizes)
-        finally:
-            self.train(training)
+        with _modes.evaluating(self), _modes.no_grad():
+            resized = [self._resized(i) for i in images]
+            batch, sizes = self._batch(resized), [tuple(i.shape[1:]) for i in resized]
+            found = self.postprocess(self(batch), tuple(batch.shape[2:]), sizes)
         for item, image, (h, w) in zip(found, images, sizes, strict=True):
             scale = np.array([image.shape[2] / w, image.shape[1] / h] * 2, np.float32)
             item["boxes"] = item["boxes"] * scale
