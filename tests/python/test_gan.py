@@ -361,6 +361,21 @@ def test_a_pair_is_one_argument_too_and_labels_are_named():
     assert both.interpolate(2, 3, labels=[0, 1]).shape == (6, 1, SIZE, SIZE)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_parts_of_a_generator_that_take_no_part_stay_as_they_are(compiled, tmp_path):
+    def made():
+        nets = pair()
+        nets.generator.spare = nn.Identity()  # in the chain, with a weight that nothing reads
+        nets.generator.spare.weight = nn.Parameter(np.ones(3, np.float32))
+        return trainer(nets, compile=compiled, log_dir=tmp_path)
+
+    first = made()
+    first.fit(dataset(32), max_epochs=1)
+    assert np.array_equal(first.generator.spare.weight.numpy(), np.ones(3))
+    assert not np.array_equal(first.generator[0].weight.numpy(), made().generator[0].weight.numpy())
+    assert len(made().fit(dataset(32), max_epochs=2, resume="last")["g_loss"]) == 2
+
+
 def test_callbacks_that_cannot_work_are_refused():
     for made in (callbacks.Mixup(), callbacks.CutMix(), callbacks.FreezeBackbone()):
         with pytest.raises(ValueError, match=f"GANTrainer: {type(made).__name__} goes with Trainer"):

@@ -92,7 +92,7 @@ class AdversarialSteps:
         loss = self.loss.generator(self._scores(self._noisy(fake, std), labels))
         parameters = [p for group in self.opt_g.param_groups for p in group["params"] if p.requires_grad]
         # Not backward(): the discriminator's parameters get no gradient from here.
-        for p, g in zip(parameters, _core.grad([loss], parameters), strict=True):
+        for p, g in zip(parameters, _core.grad([loss], parameters, allow_unused=True), strict=True):
             p.grad = g
         self.opt_g.step()
         self.opt_g.zero_grad()
