@@ -277,6 +277,14 @@ def test_one_image_with_channels_last_is_one_picture():
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), image / 255, atol=1e-6)
 
 
+def test_an_image_without_objects_is_a_picture_too():
+    image = np.zeros((3, 20, 30), np.uint8)
+    for boxes, labels in (([], []), (np.zeros((0, 4)), np.zeros(0))):
+        assert not viz.detections(image, boxes, labels, scores=[]).axes[0].patches
+    with pytest.raises(ValueError, match="expected labels as class ids of at least 0, got float64"):
+        viz.detections(image, [[5, 6, 30, 20]], [1.0])
+
+
 def test_a_loaders_batch_is_no_array_of_images():
     batch = (np.zeros((4, 1, 8, 8), np.float32), np.arange(4))
     with pytest.raises(ValueError, match=r"image_grid: expected one array of images.*batch\[0\]"):

@@ -70,7 +70,7 @@ def detections(image, boxes, labels=None, scores=None, classes=None, threshold=0
         if values is not None and np.shape(values) != (n,):
             raise ValueError(f"{op}: expected {n} {what}, one per box, got shape {np.shape(values)}")
     ids = np.zeros(n, np.int64) if labels is None else np.asarray(labels)
-    if ids.dtype.kind not in "iu" or (n and ids.min() < 0):
+    if n and (ids.dtype.kind not in "iu" or ids.min() < 0):
         raise ValueError(f"{op}: expected labels as class ids of at least 0, got {ids.dtype}")
     names = [""] * n if labels is None else _names(op, ids.tolist(), classes)
     figure, ax, pixels = _canvas(op, image, mean, std)
