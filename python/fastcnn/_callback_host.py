@@ -5,10 +5,24 @@ What it is not: a training loop; see trainer.py, gan/trainer.py and _loop.py.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
+from . import _core
 from .callbacks import Callback, CSVLogger
 from .progress import ProgressBar
 
 _HOOKS = {name for name in dir(Callback) if name.startswith("on_")} | {"change_batch"}
+
+
+def plain_number(name, value):
+    """value, as a number of Python where it is an array or a tensor of one: files take no others."""
+    if isinstance(value, (np.generic, np.ndarray, _core.Tensor)):
+        if math.prod(value.shape) != 1:
+            raise ValueError(f"log: expected {name} as one number, got shape {tuple(value.shape)}")
+        return value.item()
+    return value
 
 
 class CallbackHost:
@@ -54,8 +68,8 @@ class CallbackHost:
         return self._run.images_per_epoch if self._run else None
 
     def log(self, name, value):
-        """Adds a value to the row of this epoch in the history."""
-        self.epoch_metrics[name] = value
+        """Adds a value to the row of this epoch in the history: a number, or an array or tensor that holds one."""
+        self.epoch_metrics[name] = plain_number(name, value)
 
     def message(self, text):
         """Tells the user something without tearing the progress bar."""

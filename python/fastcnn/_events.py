@@ -6,6 +6,7 @@ grows; a record that a crash has cut off is left out by readers. What is not her
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -49,6 +50,14 @@ def _bytes_field(number, data):
     return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
+def _float32(value):
+    """The four bytes of a number; infinite where it is beyond their range."""
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<f", math.copysign(math.inf, value))
+
+
 def _event(wall_time, step=0, payload=b""):
     return b"\x09" + struct.pack("<d", wall_time) + b"\x10" + _varint(step) + payload
 
@@ -67,7 +76,7 @@ class EventWriter:
     def scalars(self, values, step):
         """values: {tag: number}, all of one step, an int of at least 0. Written to the file before it returns."""
         summary = b"".join(
-            _bytes_field(1, _bytes_field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
+            _bytes_field(1, _bytes_field(1, tag.encode()) + b"\x15" + _float32(value))
             for tag, value in values.items()
         )
         self._record(_event(time.time(), int(step), _bytes_field(5, summary)))

@@ -96,9 +96,9 @@ class FirstBatches:
         return getattr(self.loader, "dataset", None)
 
     def set_epoch(self, epoch):
-        """For loaders that shuffle by epoch."""
+        """For loaders that shuffle by epoch; what is kept is of the first, also after a resume."""
         if hasattr(self.loader, "set_epoch"):
-            self.loader.set_epoch(epoch)
+            self.loader.set_epoch(epoch if self.kept is None else 0)
 
     def __iter__(self):
         if self.kept is None:
@@ -129,7 +129,9 @@ class RunState:
         dataset = getattr(loader, "dataset", None)
         if dataset is not None and hasattr(loader, "batch_size") and hasattr(loader, "__len__"):
             whole = len(loader) * loader.batch_size
-            self.images_per_epoch = whole if getattr(loader, "drop_last", False) else len(dataset)
+            order = getattr(loader, "sampler", None)  # may show a sample again, or not at all
+            rest = len(order if hasattr(order, "__len__") else dataset)
+            self.images_per_epoch = whole if getattr(loader, "drop_last", False) else rest
         self.saved()
         self._reset()
 
@@ -222,7 +224,7 @@ class RunState:
 def run_epoch(trainer, run, step, loader, signals):
     """Trains on the batches that are left of an epoch; sets run.trained when it has seen the last.
 
-    Raises Interrupted after a signal, with the state at the border of a step.
+    Raises Interrupted after a signal within the epoch, with the state at the border of a step.
     """
     accumulate = trainer.accumulate_grad_batches
     total = len(loader) if hasattr(loader, "__len__") else None
@@ -282,9 +284,6 @@ def run_epoch(trainer, run, step, loader, signals):
         run.trained = True
     finally:
         _clock(run, began)
-    if signals.received:
-        trainer.epoch_metrics.update(run.metrics(trainer._count_train))
-        raise Interrupted
 
 
 def _clock(run, began):

@@ -53,6 +53,16 @@ def _tensors_of(trainer):
     yield _core.ops.random_state()
 
 
+def _endless(loader):
+    """Its batches again and again; ends where it gives none, as one does that can be read only once."""
+    found = True
+    while found:
+        found = False
+        for batch in loader:
+            found = True
+            yield batch
+
+
 def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
     """See Trainer.lr_find."""
     if not 0 < min_lr < max_lr:
@@ -66,22 +76,30 @@ def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
     optimizer.state, launches = {}, optimizer._launches
     optimizer._launches = {}
     restore = to_evaluation(trainer.model)
+    own, accumulate = trainer.training_step is not None, trainer.accumulate_grad_batches
+    scaler = None if trainer.scaler is None else trainer.scaler.state_dict()
     lrs, losses, best = [], [], math.inf
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    batches = _endless(loader)
     try:
         trainer.model.train()
         step.prepare()
         step.forget_plans()
         for i in range(num_steps):
-            batch = next(batches, None)
-            if batch is None:
-                raise ValueError("Trainer.lr_find: the training data gave no batch")
+            parts = list(itertools.islice(batches, accumulate))
+            if len(parts) < accumulate:
+                raise ValueError(
+                    f"Trainer.lr_find: expected data for {num_steps} steps of {accumulate} batches, it ended in step "
+                    f"{i + 1}; a loader that can be read only once has to be that long"
+                    if i
+                    else "Trainer.lr_find: the training data gave no batch"
+                )
             lr = min_lr * (max_lr / min_lr) ** (i / (num_steps - 1))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = lr * rate / top if rate else lr
-            own = trainer.training_step is not None
-            fields = batch_to_device(batch, trainer.device) if own else split_batch(batch, trainer.device)
-            value = step(fields)[0].item()
+            value = 0.0
+            for k, batch in enumerate(parts, 1):
+                fields = batch_to_device(batch, trainer.device) if own else split_batch(batch, trainer.device)
+                value += step(fields, k == accumulate)[0].item() / accumulate
             lrs.append(lr)
             losses.append(value)
             smooth = LRFinder(lrs, losses).smoothed[-1]
@@ -95,6 +113,8 @@ def lr_find(trainer, loader, min_lr, max_lr, num_steps, stop_factor):
             group["lr"] = rate
         for tensor, value in kept:
             tensor.detach().copy_(_core.tensor(value))
+        if scaler is not None:
+            trainer.scaler.load_state_dict(scaler)
         step.prepare()
         step.forget_plans()  # they hold the states of this run
     finite = [i for i, v in enumerate(losses) if math.isfinite(v)]

@@ -242,11 +242,13 @@ class LearningRateMonitor(Callback):
     """Adds the rate of each parameter group (and its momentum) to the history: lr_group0, momentum_group0 ..."""
 
     def __init__(self, log_momentum=False):
-        self.log_momentum = log_momentum
+        self.log_momentum, self._rows, self._resumed = log_momentum, {}, {}
 
     def on_train_epoch_start(self, trainer):
-        """The rates an epoch starts with."""
-        self._rows = {}
+        """The rates an epoch starts with; of one that goes on after a resume they are known."""
+        self._rows, self._resumed = self._resumed, {}
+        if self._rows:
+            return
         for i, group in enumerate(trainer.optimizer.param_groups):
             self._rows[f"lr_group{i}"] = float(group["lr"])
             if self.log_momentum:
@@ -256,6 +258,13 @@ class LearningRateMonitor(Callback):
         """Into the row of the epoch."""
         for name, value in self._rows.items():
             trainer.log(name, value)
+        self._rows = {}
+
+    def state_dict(self):
+        return {"rows": self._rows} if self._rows else {}
+
+    def load_state_dict(self, state):
+        self._resumed = dict(state["rows"])
 
 
 class Timer(Callback):
@@ -355,6 +364,7 @@ class Mixup(Callback):
     """
 
     one_model = True
+    _stream = ()  # of random numbers; each kind has its own, so that one's draw says nothing of the other's
 
     def __init__(self, alpha=0.2, num_classes=None, p=1.0):
         if not 0 <= p <= 1:
@@ -373,7 +383,7 @@ class Mixup(Callback):
 
     def change_batch(self, trainer, batch, batch_idx):
         """(mixed images, targets as probabilities)."""
-        rng = np.random.default_rng([trainer.seed, trainer.current_epoch, batch_idx])
+        rng = np.random.default_rng([trainer.seed, trainer.current_epoch, batch_idx, *self._stream])
         x, y = (np.asarray(field) for field in (batch.values() if isinstance(batch, dict) else batch))
         if rng.random() < self.p:
             return self._mix(x, y, rng)
@@ -382,6 +392,8 @@ class Mixup(Callback):
 
 class CutMix(Mixup):
     """Trains on batches with rectangles of their neighbours (augment.CutMix, Yun et al. 2019); see Mixup."""
+
+    _stream = (1,)
 
     def __init__(self, alpha=1.0, num_classes=None, p=0.5):
         super().__init__(alpha, num_classes, p)

@@ -306,8 +306,9 @@ class Trainer(CallbackHost):
         if not run.trained:
             if run.batch == 0:
                 self.epoch_metrics = {}
-                if hasattr(loader, "set_epoch"):
-                    loader.set_epoch(run.epoch)
+            # Within an epoch a loader's own state tells where it is.
+            if hasattr(loader, "set_epoch") and (run.batch == 0 or not hasattr(loader, "load_state_dict")):
+                loader.set_epoch(run.epoch)
             self.model.train()
             self._call("on_train_epoch_start")
             run_epoch(self, run, self._step, loader, signals)
@@ -316,6 +317,8 @@ class Trainer(CallbackHost):
                 return
             self.epoch_metrics.update(run.metrics(self._count_train))
             self._call("on_train_epoch_end")
+            if signals.received:
+                raise Interrupted
         if val_loader is not None:
             self._call("on_validation_start")
             began = time.perf_counter()

@@ -180,18 +180,28 @@ class Interrupt(callbacks.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class Ends(callbacks.Callback):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_train_epoch_end(self, trainer):
+        self.seen.append(trainer.current_epoch)
+
+
 @pytest.mark.parametrize("kind, at", [("bce", (0, 1)), ("wgan-gp", (1, 0)), ("hinge", (0, 2)), ("conditional", (1, 1))])
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, kind, at):
     whole = made(kind)
     want = whole.fit(dataset(48), max_epochs=2)
-    first = made(kind, log_dir=tmp_path, callbacks=[Interrupt(*at)])
+    ends = []
+    first = made(kind, log_dir=tmp_path, callbacks=[Interrupt(*at), Ends(ends)])
     stopped = first.fit(dataset(48), max_epochs=2)
     assert stopped.interrupted == "SIGINT" and len(stopped) < 2
-    again = made(kind, log_dir=tmp_path)
+    again = made(kind, log_dir=tmp_path, callbacks=[Ends(ends)])
     for p in (*again.generator.parameters(), *again.discriminator.parameters()):
         with_noise = p.detach()
         with_noise.copy_(with_noise + 1.0)  # nothing of the new nets must be left
     got = again.fit(dataset(48), max_epochs=2, resume="last")
+    assert ends == [0, 1]  # each once, also where the signal came in an epoch's last batch
     for name in ("d_loss", "g_loss", "d_real", "d_fake"):
         assert got[name] == want[name], name
     assert_same(weights(again.generator), weights(whole.generator))

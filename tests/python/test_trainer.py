@@ -200,6 +200,57 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, options, at):
     assert second.global_step == whole.global_step
 
 
+class Shuffled:
+    """Batches whose order set_epoch() decides, of a loader that keeps no place within the epoch."""
+
+    epoch = 0
+
+    def __len__(self):
+        return 6
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        data = dataset()
+        order = np.random.default_rng(self.epoch).permutation(96)
+        for k in range(0, 96, 16):
+            yield data.normalize(data.images[order[k : k + 16]]).transpose(0, 3, 1, 2), data.labels[order[k : k + 16]]
+
+
+@pytest.mark.parametrize("at", [(1, 2), (1, 5), (2, 0)], ids=str)
+def test_rates_and_order_of_an_epoch_that_was_interrupted(tmp_path, at):
+    def run(resume=None, *callbacks):
+        t = trainer(
+            scheduler="cosine", scheduler_interval="step", log_dir=tmp_path / ("b" if callbacks or resume else "a"),
+            callbacks=[cb.LearningRateMonitor(log_momentum=True), Ends(), *callbacks],
+        )  # fmt: skip
+        return t.fit(Shuffled(), max_epochs=3, resume=resume), weights(t.model)
+
+    class Ends(cb.Callback):
+        def on_train_epoch_end(self, trainer):
+            trainer.log("end", trainer.global_step)
+
+    want, whole = run()
+    assert run(None, StopAt(*at))[0].interrupted == "SIGINT"
+    got, resumed = run("last")
+    for name in ("lr_group0", "momentum_group0", "end", "train_loss", "lr"):
+        assert got[name] == want[name], name
+    assert_same(resumed, whole)
+
+
+def test_the_bar_knows_how_many_images_a_sampler_gives():
+    seen = []
+
+    class Watch(cb.Callback):
+        def on_train_epoch_end(self, trainer):
+            seen.append((trainer.images_in_epoch, trainer.images_per_epoch))
+
+    loader = DataLoader(dataset(), 16, sampler=list(range(40)))
+    trainer(callbacks=[Watch()]).fit(loader, max_epochs=1)
+    assert seen == [(40, 40)]
+
+
 def test_more_epochs_after_the_end(tmp_path):
     whole, loader = make(None, {})
     whole.fit(loader, max_epochs=3)

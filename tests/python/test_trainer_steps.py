@@ -309,3 +309,34 @@ def test_a_step_costs_less_than_a_millisecond_of_python():
         t.fit([(x, y)] * 300, max_epochs=1)
         best = min(best, (time.thread_time() - began) / 300)
     assert best < 1e-3
+
+
+def test_accuracy_of_probabilities_counts_every_pixel():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, (16, 8, 8))
+    soft = np.eye(3, dtype=np.float32)[ids].transpose(0, 3, 1, 2)
+    images = rng.random((16, 1, 8, 8), dtype=np.float32)
+    rows = []
+    for targets in (ids, soft):
+        t = trainer(fc.nn.Conv2d(1, 3, 1), batch_size=8, lr=0.0)
+        t.model.load_state_dict({"weight": fc.ones((3, 1, 1, 1)), "bias": fc.tensor(np.float32([0, 1, 0]))})
+        history = t.fit([(images, targets)], [(images, targets)], max_epochs=1)
+        rows.append((history["train_accuracy"], history["val_accuracy"]))
+    share = [float((ids == 1).mean())]
+    assert rows == [(share, share)] * 2
+
+
+def test_logged_numbers_of_any_kind_go_into_all_files(tmp_path):
+    class Log(cb.Callback):
+        def on_train_epoch_end(self, t):
+            for name, value in (("f", np.float32(1.5)), ("i", np.int64(3)), ("t", fc.tensor(2.5)), ("a", np.ones(1))):
+                t.log(name, value)
+            t.log("large", 1e300)
+
+    t = trainer(log_dir=tmp_path, callbacks=[Log(), cb.TensorBoard()])
+    history = t.fit(dataset(32), max_epochs=1)
+    assert [history[k][0] for k in "fita"] == [1.5, 3, 2.5, 1.0]
+    again = trainer(log_dir=tmp_path).fit(dataset(32), max_epochs=1, resume="last")
+    assert {k: again[k] for k in (*"fita", "large")} == {k: history[k] for k in (*"fita", "large")}
+    with pytest.raises(ValueError, match=r"log: expected x as one number, got shape \(2,\)"):
+        t.log("x", np.ones(2))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fastcnn import callbacks as cb
 from fastcnn._events import EventWriter, masked_crc32c
+from fastcnn.data import DataLoader
 from test_trainer import assert_same, dataset, net, trainer, weights
 
 
@@ -172,6 +173,30 @@ def test_range_test_puts_everything_back(compile, tmp_path):
         trainer().lr_find(dataset(), 1.0, 0.1)
 
 
+def test_range_test_ends_where_the_data_end():
+    with pytest.raises(ValueError, match="lr_find: the training data gave no batch"):
+        trainer().lr_find(DataLoader(dataset(8), 16, drop_last=True))
+    with pytest.raises(ValueError, match="expected data for 20 steps of 1 batches, it ended in step 7"):
+        trainer().lr_find(iter(list(DataLoader(dataset(), 16))), num_steps=20)
+
+
+def test_range_test_accumulates_as_training_does():
+    losses = []
+    for size, accumulate in ((32, 1), (16, 2)):
+        fc.manual_seed(0)
+        model = fc.nn.Sequential(fc.nn.Flatten(), fc.nn.Linear(64, 3))
+        t = trainer(model, accumulate_grad_batches=accumulate)
+        losses.append(t.lr_find(DataLoader(dataset(), size), 1e-3, 1.0, num_steps=10).losses)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_range_test_puts_the_loss_scale_back():
+    t = trainer(precision="16-mixed")
+    t.scaler.load_state_dict({**t.scaler.state_dict(), "scale": 2.0**10, "growth_interval": 2})
+    t.lr_find(dataset(), 1e-4, 1e-2, num_steps=10)
+    assert t.scaler.get_scale() == 2.0**10
+
+
 def test_fast_dev_run_sees_a_batch_and_writes_nothing(tmp_path):
     steps = []
 
@@ -195,6 +220,34 @@ def test_overfit_batches_sees_the_same_batches(tmp_path):
     assert t.global_step == 120
     assert history["train_accuracy"][-1] == 1.0
     assert history["val_accuracy"][-1] > 0.9  # on the same batches
+
+
+def test_overfit_batches_are_the_same_after_a_resume(tmp_path):
+    def run(folder, epochs, resume=None):
+        t = trainer(overfit_batches=2, log_dir=tmp_path / folder)
+        t.fit(DataLoader(dataset(), 16, shuffle=True), max_epochs=epochs, resume=resume)
+        return weights(t.model)
+
+    whole = run("a", 4)
+    run("b", 2)
+    assert_same(whole, run("b", 4, "last"))
+
+
+def test_mixup_and_cutmix_choose_their_batches_independently():
+    found = []
+
+    class Watch(cb.Callback):
+        def change_batch(self, t, batch, batch_idx):
+            found.append(np.array(batch[0]))
+            return batch
+
+    t = trainer(callbacks=[Watch(), cb.Mixup(p=0.5), Watch(), cb.CutMix(alpha=0.2, p=0.5), Watch()], batch_size=2)
+    t.fit(dataset(), max_epochs=1)
+    chosen = {
+        (not np.array_equal(a, b), not np.array_equal(b, c))
+        for a, b, c in zip(found[::3], found[1::3], found[2::3], strict=True)
+    }
+    assert len(chosen) == 4
 
 
 @pytest.mark.parametrize("make", [cb.Mixup, cb.CutMix])

@@ -96,7 +96,7 @@ class GANRun:
 def run_gan_epoch(trainer, run, loader, signals, most):
     """Trains on what is left of an epoch (at most `most` batches of it); sets run.trained at its end.
 
-    Raises Interrupted after a signal, with the state at the border of a step.
+    Raises Interrupted after a signal within the epoch, with the state at the border of a step.
     """
     began = time.perf_counter()
     skip = 0 if hasattr(loader, "load_state_dict") else run.batch
@@ -136,8 +136,6 @@ def run_gan_epoch(trainer, run, loader, signals, most):
         run.trained = True
     finally:
         run.clock(time.perf_counter() - began)
-    if signals.received:
-        raise Interrupted
 
 
 def _due(trainer, run):

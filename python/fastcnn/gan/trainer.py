@@ -257,8 +257,9 @@ class GANTrainer(CallbackHost):
         if not run.trained:
             if run.batch == 0:
                 self.epoch_metrics = {}
-                if hasattr(loader, "set_epoch"):
-                    loader.set_epoch(run.epoch)
+            # Within an epoch a loader's own state tells where it is.
+            if hasattr(loader, "set_epoch") and (run.batch == 0 or not hasattr(loader, "load_state_dict")):
+                loader.set_epoch(run.epoch)
             self.generator.train()
             self.discriminator.train()
             self._call("on_train_epoch_start")
@@ -267,6 +268,8 @@ class GANTrainer(CallbackHost):
                 self._save_last()
                 return
             self._call("on_train_epoch_end")
+            if signals.received:
+                raise Interrupted
         row = self.epoch_metrics
         row.update(run.metrics())
         self._call("on_validation_start")
