@@ -268,3 +268,15 @@ def test_bad_input_says_what_was_expected_and_counts_nothing():
     ):
         with pytest.raises(ValueError, match=message):
             MeanAveragePrecision(**options)
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 8, 8), bool), []], ids=["shape", "list"])
+def test_images_without_masks_count_as_images_without_boxes(empty):
+    masks = np.zeros((2, 8, 8), bool)
+    masks[0, :4], masks[1, 5:] = True, True
+    full = {"masks": masks, "labels": [0, 1], "scores": [0.9, 0.8]}
+    none = {"masks": empty, "labels": [], "scores": []}
+    metric = MeanAveragePrecision(iou_type="segm")
+    metric.update([full, none, none], [full, full, none])
+    assert metric.images == 3
+    assert metric.compute()["map_50"] == pytest.approx(51 / 101)  # half of the targets, all right

@@ -209,6 +209,8 @@ class MeanAveragePrecision(Metric):
 
     def _masks(self, masks, where, n):
         masks = np.asarray(masks)
+        if n == 0 and masks.size == 0:  # as of boxes: an empty list has no shape
+            return np.zeros((0, 0), np.float32)
         if masks.ndim != 3 or len(masks) != n:
             raise ValueError(f"{self.name}: expected {where}['masks'] of shape ({n}, H, W), got {masks.shape}")
         return (masks != 0).reshape(n, -1).astype(np.float32)
