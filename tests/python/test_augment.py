@@ -216,6 +216,26 @@ def test_targets_move_with_the_picture(name):
     assert out["masks"].dtype == masks.dtype and out["boxes"][0].dtype == np.float32
 
 
+def test_keypoints_of_a_strong_elastic_field_lie_where_the_picture_shows_them():
+    from fastcnn.augment.targets import _field_at
+
+    size, far = (60, 80), []
+    t = A.ElasticTransform(120.0, 6.0)  # folds the picture in places
+    for seed in range(10):
+        field = t.draw(A.SampleRng(seed, 0, np.arange(1)), size)["displacement"][0]
+        points = np.random.default_rng(seed).uniform((10, 10), (70, 50), (8, 2))
+        moved = t(np.zeros((1, 1, *size), np.uint8), A.SampleRng(seed, 0, np.arange(1)), keypoints=[points])
+        found = moved["keypoints"][0]
+        far.append(np.abs(found + _field_at(field, found) - points).max(1))
+    assert np.median(far) < 0.01 and np.mean(np.array(far) > 0.5) < 0.02
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)], ids=str)
+def test_perspective_leaves_a_line_of_pixels_alone(size):
+    images = np.full((2, 3, *size), 100, np.uint8)
+    np.testing.assert_array_equal(A.RandomPerspective(0.5, 1.0)(images, 3), images)
+
+
 def test_box_formats_clipping_and_visibility():
     image = np.zeros((3, 40, 60), np.uint8)
     boxes = np.array([[0, 0, 20, 20], [35, 10, 65.0000006, 30], [59, 39, 60, 40], [10, 10, 10, 10], [-5, -5, 70, 50]])

@@ -54,9 +54,11 @@ def test_magnitudes_equal_torchvision(tv):  # noqa: F811
             assert signed == (step in policies._SIGNED)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 @pytest.mark.parametrize("make", [A.RandAugment, A.TrivialAugmentWide, A.AutoAugment])
-def test_any_split_of_a_batch_gives_the_same(make, photos):  # noqa: F811
+def test_any_split_of_a_batch_gives_the_same(make, dtype, photos):  # noqa: F811
     images = np.concatenate([photos, photos[:, :, ::-1], photos[:, :, :, ::-1]])
+    images = images if dtype == np.uint8 else images / 255 + 1e-9  # between two float32
     boxes = [[[20, 20, 70, 60]]] * 9
     whole = make()(images, A.SampleRng(5, 2, np.arange(9)), boxes=boxes)
     for split in ([4], [1, 2, 5]):

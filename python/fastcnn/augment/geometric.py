@@ -378,7 +378,7 @@ class RandomPerspective(Transform):
     def record(self, plan, params):
         H, W = plan.size
         start = np.array([[0, 0], [W - 1, 0], [W - 1, H - 1], [0, H - 1]], float)
-        still = (params["end"] == start).all((1, 2))
+        still = (params["end"] == start).all((1, 2)) | (min(H, W) < 2)  # the corners of a line are none
         matrix, half = identity(plan.n), shift(0.5, 0.5)[0]
         for i in np.flatnonzero(~still):  # corners count from the edge of the picture, as torchvision's
             m = np.linalg.inv(half) @ perspective(start, params["end"][i]) @ half

@@ -113,6 +113,8 @@ class _Policy(Transform):
         if floats and not (images.min() > -1 and images.max() < 2):
             got = f"{images.min():.4g} to {images.max():.4g}"
             raise ValueError(f"{type(self).__name__}: expected floats in [0, 1], not normalised, got {got}")
+        if images.dtype == np.float64:  # as sampling rounds them, whether another image of the batch moves or not
+            plan.replace(images.astype(np.float32).astype(np.float64))
         for names, sizes in zip(params["steps"].T, params["magnitudes"].T, strict=True):
             self._geometry(plan, names, sizes)
             self._colors(plan, names, sizes)
@@ -123,7 +125,7 @@ class _Policy(Transform):
                 for i in rows:
                     image = np.rint(np.clip(images[i], 0, 1) * 255).astype(np.uint8) if floats else images[i]
                     image = _PIXELS[names[i]](image, sizes[i])
-                    images[i] = image / 255 if floats else image
+                    images[i] = image / np.float32(255) if floats else image
                 plan.replace(images)
 
     def _geometry(self, plan, names, sizes):

@@ -189,14 +189,26 @@ def _moved(points, forward, field):
     p = p / np.where(np.abs(w) < 1e-6, 1e-6, w)[:, None]
     if field is None:
         return p
+    # p + field(p) = target. Half steps later on: a strong field makes whole ones run away; the nearest p counts.
+    target, found, least = p, p, np.full(len(p), np.inf)
+    for step in (1.0,) * 5 + (0.5,) * 20:
+        gap = target - p - _field_at(field, p)
+        off = np.hypot(gap[:, 0], gap[:, 1])
+        found = np.where((off < least)[:, None], p, found)
+        least = np.minimum(least, off)
+        if not (least > 1e-3).any():
+            break
+        p = p + step * gap
+    return found
+
+
+def _field_at(field, points):
+    """(n, 2) of a displacement field (2, h, w) at points, bilinear."""
     h, w = field.shape[1:]
-    target = p
-    for _ in range(4):  # p + field(p) = target
-        x, y = np.clip(p[:, 0] - 0.5, 0, w - 1), np.clip(p[:, 1] - 0.5, 0, h - 1)
-        x0, y0 = np.minimum(x.astype(int), max(w - 2, 0)), np.minimum(y.astype(int), max(h - 2, 0))
-        x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
-        fx, fy = x - x0, y - y0
-        upper = field[:, y0, x0] * (1 - fx) + field[:, y0, x1] * fx
-        lower = field[:, y1, x0] * (1 - fx) + field[:, y1, x1] * fx
-        p = target - (upper * (1 - fy) + lower * fy).T
-    return p
+    x, y = np.clip(points[:, 0] - 0.5, 0, w - 1), np.clip(points[:, 1] - 0.5, 0, h - 1)
+    x0, y0 = np.minimum(x.astype(int), max(w - 2, 0)), np.minimum(y.astype(int), max(h - 2, 0))
+    x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
+    fx, fy = x - x0, y - y0
+    upper = field[:, y0, x0] * (1 - fx) + field[:, y0, x1] * fx
+    lower = field[:, y1, x0] * (1 - fx) + field[:, y1, x1] * fx
+    return (upper * (1 - fy) + lower * fy).T
