@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -239,6 +240,15 @@ def test_plain_dataset():
     assert next(iter(DataLoader(Plain(["a", "b"]), 2, collate_fn=tuple))) == ("a", "b")
 
 
+def test_named_tuples_stay_named():
+    sample = namedtuple("Sample", "image label")
+    items = [sample(np.full((1, 2, 2), i, np.float32), i) for i in range(4)]
+    for transform in (None, lambda x, rng: x + 1):
+        batch = next(iter(DataLoader(Plain(items), 4, transform=transform)))
+        assert type(batch) is sample and batch.label.tolist() == [0, 1, 2, 3]
+        assert batch.image[:, 0, 0, 0].tolist() == [i + (transform is not None) for i in range(4)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_plain_dataset_errors(workers):
     good = (np.zeros((1, 2, 2), np.float32), 0)
@@ -248,6 +258,8 @@ def test_plain_dataset_errors(workers):
             r"sample 6 failed: .*\(1, 2, 2\) as in sample 4, got \(1, 2, 3\)",
         ),
         ((good[0],), "sample 6 failed: .*2 fields"),
+        ((good[0], None), "sample 6 failed: .*field 1: expected numbers, got NoneType"),
+        (("x", 0), "sample 6 failed: .*field 0: expected numbers, got str"),
     ):
         with pytest.raises(SampleError, match=message):
             list(DataLoader(Plain([good] * 6 + [bad] + [good]), 4, num_workers=workers))

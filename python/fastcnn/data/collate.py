@@ -34,17 +34,22 @@ def stack(samples, indices):
         if not isinstance(s, (tuple, list)) or len(s) != width:
             error = ValueError(f"expected {width} fields as in sample {indices[0]}, got {s!r:.80}")
             raise SampleError(int(i), error) from error
-    return tuple(stack_field([s[k] for s in samples], indices, f"field {k}") for k in range(width))
+    return with_fields(samples[0], [stack_field([s[k] for s in samples], indices, f"field {k}") for k in range(width)])
+
+
+def with_fields(like, fields):
+    """A tuple of fields, of the same class where `like` is a named tuple."""
+    return type(like)(*fields) if hasattr(like, "_fields") else tuple(fields)
 
 
 def stack_field(values, indices, what, hint=""):
     """One field of all samples as an array; hint ends the message where shapes differ."""
     arrays = [np.asarray(v) for v in values]
     first = arrays[0]
-    if first.dtype.kind not in "iubf":
-        error = TypeError(f"{what}: expected numbers, got {type(values[0]).__name__}; pass collate_fn=")
-        raise SampleError(int(indices[0]), error) from error
-    for i, a in zip(indices, arrays, strict=True):
+    for i, a, value in zip(indices, arrays, values, strict=True):
+        if a.dtype.kind not in "iubf":
+            error = TypeError(f"{what}: expected numbers, got {type(value).__name__}; pass collate_fn=")
+            raise SampleError(int(i), error) from error
         if a.shape != first.shape:
             error = ValueError(f"{what}: expected shape {first.shape} as in sample {indices[0]}, got {a.shape}{hint}")
             raise SampleError(int(i), error) from error

@@ -24,6 +24,7 @@ from .collate import (
     transform_detection,
     transform_images,
     transform_masks,
+    with_fields,
 )
 from .samplers import as_sampler, occurrences
 
@@ -223,7 +224,7 @@ class DataLoader:
         if self.transform is not None:
             images, *others = fields if isinstance(fields, tuple) else (fields,)
             images, _ = self._transformed(images, indices, indices, numbers, epoch)
-            fields = (images, *others) if isinstance(fields, tuple) else images
+            fields = with_fields(fields, (images, *others)) if isinstance(fields, tuple) else images
         return fields
 
     def _transformed(self, images, labels, indices, numbers, epoch):
