@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+import fastcnn as fc
 from fastcnn import viz
 
 
@@ -128,6 +129,19 @@ def test_confusion():
             viz.confusion(bad)
     with pytest.raises(ValueError, match="3 class names"):
         viz.confusion(cm, ["a"])
+
+
+def test_confusion_of_shares_is_no_accuracy():
+    cm = np.array([[90, 10], [1, 1]])
+    shares = {"mean recall 70 %": (1,), "mean precision": (0,), "accuracy 89.22 %": None}
+    for title, axis in shares.items():
+        drawn = viz.confusion(cm / cm.sum(axis, keepdims=True)).axes[0].get_title()
+        assert drawn.startswith(title), drawn
+
+
+def test_image_grid_takes_bfloat16():
+    drawn = [viz.image_grid(fc.tensor(np.full((1, 3, 4, 4), 0.5, np.float32)).to(t)) for t in ("bfloat16", "float32")]
+    np.testing.assert_array_equal(*(np.asarray(f.axes[0].images[0].get_array()) for f in drawn))
 
 
 def test_gradient_flow_overlay():

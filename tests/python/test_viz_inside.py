@@ -186,6 +186,15 @@ def test_augmented_draws_the_original_and_what_becomes_of_it():
     check_inside(figure)
 
 
+def test_augmented_draws_an_original_that_is_normalised_as_the_rest():
+    image = np.random.default_rng(0).integers(0, 256, (3, 16, 16), np.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    steps = augment.Compose([augment.RandomHorizontalFlip(0.0), augment.Normalize(mean, std)])
+    drawn = np.asarray(viz.augmented(image, steps, n=1, mean=mean, std=std).axes[0].images[0].get_array())
+    for cell in (drawn[:16, :16, :3], drawn[:16, -16:, :3]):
+        np.testing.assert_allclose(cell, image.transpose(1, 2, 0) / 255, atol=1e-5)
+
+
 def test_summary_counts_flops_and_memory():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10))
     found = fc.summary(net, (2, 3, 8, 8))

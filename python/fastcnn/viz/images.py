@@ -23,6 +23,8 @@ def to_nhwc(op, batch):
             f"{op}: expected one array of images, got a {type(batch).__name__} of several shapes; of a loader's batch "
             "(images, labels) pass batch[0]"
         ) from None
+    if batch.dtype.name == "bfloat16":
+        batch = batch.astype(np.float32)
     if batch.dtype.kind not in "fiub":
         raise ValueError(f"{op}: expected numbers, got {batch.dtype}")
     if batch.ndim == 2 or (batch.ndim == 3 and batch.shape[0] in (1, 3)):
@@ -154,6 +156,9 @@ def augmented(image, transform, n=15, seed=0, columns=None, mean=None, std=None,
     steps = getattr(transform, "transforms", [transform])
     title = ", ".join(type(step).__name__ for step in steps)
     if versions.shape[1:] == image.shape:  # a grid has cells of one size
+        for step in steps:
+            if getattr(step, "normalizes", False) and not hasattr(step, "transforms"):
+                image = step(image)  # of the range of the others
         versions = np.concatenate([image[None].astype(versions.dtype), versions])
         title = f"the original, then {title}"
     return image_grid(versions, None, columns, mean, std, limit=len(versions), title=title, path=path)

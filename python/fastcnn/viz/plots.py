@@ -196,7 +196,7 @@ def confusion(cm, classes=None, path=None):
     ax = figure.add_subplot()
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     right = np.trace(np.nan_to_num(cm)) / max(np.nansum(cm), 1e-300)
-    ax.set_title(f"accuracy {100 * right:.4g} %")
+    ax.set_title(f"{_diagonal_of(cm)} {100 * right:.4g} %")
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     step = 1 if n <= 60 else -(-n // 40)
@@ -222,6 +222,17 @@ def confusion(cm, classes=None, path=None):
                     )
     figure.colorbar(image, ax=ax, label="share of the true class", fraction=0.045, pad=0.03)
     return finish(figure, path)
+
+
+def _diagonal_of(cm):
+    """What the share on the diagonal of a confusion matrix is called: of shares of each class it weighs all alike."""
+    if cm.dtype.kind == "f":
+        cm = np.nan_to_num(cm)
+        for axis, name in ((1, "mean recall"), (0, "mean precision")):
+            total = cm.sum(axis)
+            if (total > 0).sum() > 1 and np.isclose(total[total > 0], 1).all():
+                return name
+    return "accuracy"
 
 
 def gradient_flow(norms, path=None, ylabel="gradient norm (L2)"):
@@ -274,7 +285,8 @@ def _gradient_norms(model, name=""):
         where = f"{name}: " if name else ""
         raise ValueError(f"gradient_flow: {where}no gradient in {without[0]} ({len(without)} of {len(weights)} "
                          "weights); expected a model after loss.backward()")  # fmt: skip
-    return {k.removesuffix(".weight"): np.linalg.norm(p.grad.numpy().astype(np.float64)) for k, p in weights.items()}
+    grads = {k: p.grad.detach().to("float32").to("cpu").numpy().astype(np.float64) for k, p in weights.items()}
+    return {k.removesuffix(".weight"): np.linalg.norm(g) for k, g in grads.items()}
 
 
 def _series(norms):
