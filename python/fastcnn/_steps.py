@@ -38,6 +38,8 @@ IGNORING = ("cross_entropy", "nll", "dice")
 
 def get_loss(loss, label_smoothing=0.0, ignore_index=None):
     """(loss of training, loss of evaluation): functions (output, target) -> scalar tensor."""
+    if isinstance(loss, type):
+        raise TypeError(f"Trainer: expected loss as a name or f(output, target), got the class {loss.__name__}")
     if callable(loss):
         if label_smoothing:
             raise ValueError("Trainer: label_smoothing goes with loss='cross_entropy', not with a function")
@@ -86,6 +88,11 @@ def count_correct(output, target, ignore_index=None):
         got = output.shape if isinstance(output, _core.Tensor) else type(output).__name__
         raise ValueError(f"accuracy: expected scores (N, C, ...) as the model's output, got {got}")
     if target.dtype.is_floating_point and target.ndim == output.ndim:
+        if output.shape[1] == 1:
+            raise ValueError(
+                f"accuracy: expected scores of two classes or more, got {output.shape}; of one logit pass a function, "
+                "metrics=[lambda output, target: ((output > 0) == (target > 0.5)).mean()]"
+            )
         target = target.argmax(dim=1)
     predicted = output.detach().argmax(dim=1)
     if predicted.shape != target.shape or target.dtype.is_floating_point:

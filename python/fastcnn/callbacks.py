@@ -77,7 +77,14 @@ def monitor_mode(monitor, mode="auto"):
         return mode
     if mode != "auto":
         raise ValueError(f"expected mode 'min', 'max' or 'auto', got {mode!r}")
-    return "min" if any(word in monitor for word in ("loss", "error", "mse", "mae", "fid")) else "max"
+    falling = ("loss", "error", "mse", "mae", "fid", "distance", "perplexity")
+    return "min" if any(word in monitor for word in falling) else "max"
+
+
+def mode_of(trainer, monitor):
+    """monitor_mode, and "min" too where a metric of the trainer says that lower is better."""
+    lower = (m.name for m in getattr(trainer, "_metrics", ()) if not getattr(m, "higher_is_better", True))
+    return "min" if monitor in [f"val_{name}" for name in lower] else monitor_mode(monitor)
 
 
 def is_better(value, best, mode, min_delta=0.0):
@@ -109,9 +116,15 @@ class EarlyStopping(Callback):
         if patience < 0:
             raise ValueError(f"EarlyStopping: expected patience >= 0, got {patience}")
         self.monitor, self.mode, self.min_delta = monitor, monitor_mode(monitor, mode), abs(min_delta)
+        self._auto = mode == "auto"
         self.patience, self.check_finite, self.stopping_threshold = patience, check_finite, stopping_threshold
         self.verbose = verbose
         self.best, self.wait_count, self.stopped_epoch = None, 0, None
+
+    def on_fit_start(self, trainer):
+        """Which way is better may be known to a metric of the trainer."""
+        if self._auto:
+            self.mode = mode_of(trainer, self.monitor)
 
     def on_epoch_end(self, trainer):
         """Looks at the metric of the epoch."""
@@ -161,7 +174,7 @@ class ModelCheckpoint(Callback):
             )
         self.dirpath, self.monitor, self.save_top_k = dirpath, monitor, save_top_k
         self.every_n_epochs = every_n_epochs
-        self.mode = "max" if monitor is None else monitor_mode(monitor, mode)
+        self.mode, self._auto = "max" if monitor is None else monitor_mode(monitor, mode), mode == "auto"
         name = "epoch={epoch}" if monitor is None else "epoch={epoch}-" + monitor + "={" + monitor + ":.4f}"
         self.filename = name if filename is None else filename.removesuffix(".safetensors")
         self.best_k_models, self.best_model_path, self.best_model_score = {}, "", None
@@ -170,6 +183,8 @@ class ModelCheckpoint(Callback):
         """Where to write is known from here on."""
         if self.dirpath is None and trainer.log_dir is None:
             raise ValueError("ModelCheckpoint: expected dirpath, or a Trainer with log_dir")
+        if self._auto and self.monitor is not None:
+            self.mode = mode_of(trainer, self.monitor)
 
     def on_epoch_end(self, trainer):
         """Saves if the epoch is among the best, then drops what is not any more."""

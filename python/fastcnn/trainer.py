@@ -12,6 +12,8 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
+
 from . import _core, checkpoints
 from ._callback_host import CallbackHost
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
@@ -34,7 +36,7 @@ from ._modes import to_evaluation, use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, restore_run, save_run
 from ._steps import IGNORING, EvalStep, TrainStep, get_loss
-from .callbacks import is_better, monitor_mode, picture_of
+from .callbacks import is_better, mode_of, picture_of
 from .nn import Module
 
 
@@ -229,7 +231,7 @@ class Trainer(CallbackHost):
         Ctrl-C ends the step, saves last.safetensors and returns the history with `interrupted` set; SIGTERM
         does the same and then exits with status 143.
         """
-        if not isinstance(max_epochs, int) or max_epochs < 1:
+        if not isinstance(max_epochs, (int, np.integer)) or max_epochs < 1:
             raise ValueError(f"Trainer.fit: expected max_epochs as an int of at least 1, got {max_epochs!r}")
         loader = as_loader(
             train_data, self.batch_size, not self.overfit_batches, self.seed, self.transform, self.num_workers
@@ -338,10 +340,10 @@ class Trainer(CallbackHost):
                 self.scheduler.step()
         best = self._note_best()
         self._call("on_epoch_end")
-        self.history.append(row)
-        run.next_epoch()
         if best and self.log_dir is not None:  # before last: killed between the two, this epoch runs again
             self.save(self.log_dir / "best.safetensors")
+        self.history.append(row)
+        run.next_epoch()
         self._save_last()
 
     def _monitor_name(self):
@@ -354,7 +356,7 @@ class Trainer(CallbackHost):
     def _plateau_name(self):
         """The column that ReduceLROnPlateau looks at: monitor, or one that falls or rises as its mode says."""
         mode, name = self.scheduler.mode, self._monitor_name()
-        if monitor_mode(name) == mode:
+        if mode_of(self, name) == mode:
             return name
         if self.monitor:
             raise ValueError(
@@ -367,7 +369,7 @@ class Trainer(CallbackHost):
     def _note_best(self):
         name = self._monitor_name()
         value = float(self.epoch_metrics[name])
-        if not is_better(value, self.best_score, monitor_mode(name)):
+        if not is_better(value, self.best_score, mode_of(self, name)):
             return False
         self.best_score, self.best_epoch = value, self.current_epoch
         return True

@@ -421,6 +421,25 @@ def test_best_and_last_are_the_right_epochs(tmp_path):
     for name, epoch in (("best", 1), ("last", 3)):
         saved = fc.load_state(tmp_path / f"{name}.safetensors")
         assert_same({k: v.numpy() for k, v in saved.items()}, seen[epoch])
+    about = fc.checkpoints.load_checkpoint(tmp_path / "best.safetensors").metadata
+    assert about["epoch"] == 1 and about["metrics"]["val_loss"] == 0.3
+
+
+def test_a_metric_says_which_way_is_better(tmp_path):
+    class Falling(fc.metrics.Accuracy):
+        name, higher_is_better = "wrong", False
+        values = iter([0.5, 0.3, 0.4, 0.6])
+
+        def compute(self):
+            return next(self.values)
+
+    stop, keep = cb.EarlyStopping("val_wrong", patience=2, verbose=False), cb.ModelCheckpoint(monitor="val_wrong")
+    t = trainer(metrics=[Falling()], monitor="val_wrong", callbacks=[stop, keep], log_dir=tmp_path)
+    t.num_sanity_val_steps = 0
+    history = t.fit(dataset(32), dataset(16, 1), max_epochs=np.int64(6))
+    assert (t.best_epoch, stop.best, keep.best_model_score, len(history)) == (1, 0.3, 0.3, 4)
+    ways = {"val_wrong": "max", "val_l1_distance": "min", "train_perplexity": "min", "val_map": "max"}
+    assert {name: cb.monitor_mode(name) for name in ways} == ways
 
 
 def test_timer_stops_in_the_middle(tmp_path):

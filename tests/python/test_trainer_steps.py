@@ -326,6 +326,21 @@ def test_accuracy_of_probabilities_counts_every_pixel():
     assert rows == [(share, share)] * 2
 
 
+def test_one_logit_has_no_class_of_highest_score():
+    data = dataset(32)
+    data.labels = (data.labels > 0).astype(np.float32)[:, None]
+    model = fc.nn.Sequential(fc.nn.Flatten(), fc.nn.Linear(64, 1))
+    with pytest.raises(ValueError, match=r"accuracy: expected scores of two classes or more, got \(16, 1\)"):
+        trainer(model, loss="bce", metrics=["accuracy"]).fit(data, max_epochs=1)
+    for name in ("accuracy", "f1", "top1"):
+        with pytest.raises(ValueError, match=r"expected scores of two classes or more, got pred \(4, 1\)"):
+            metrics.get_metric(name).update(np.ones((4, 1)), np.ones((4, 1)))
+    own = trainer(model, loss="bce", metrics=[lambda output, target: ((output > 0) == (target > 0.5)).mean()])
+    assert own.fit(data, data, max_epochs=20)["val_lambda"][-1] > 0.9
+    with pytest.raises(TypeError, match="got the class CrossEntropyLoss"):
+        trainer(loss=fc.nn.CrossEntropyLoss)
+
+
 def test_logged_numbers_of_any_kind_go_into_all_files(tmp_path):
     class Log(cb.Callback):
         def on_train_epoch_end(self, t):

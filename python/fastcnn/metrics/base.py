@@ -97,6 +97,8 @@ def split_scores(op, pred, target, ignore_index=None):
     scores = check_scores(op, pred)
     target = np.asarray(target)
     if target.shape == scores.shape and target.dtype.kind == "f":
+        if scores.shape[1] == 1:  # the class of the highest of one is always right
+            raise ValueError(f"{op}: expected scores of two classes or more, got pred {scores.shape}")
         target = check_scores(op, target).argmax(1)
     if scores.shape[:1] + scores.shape[2:] != target.shape:
         raise ValueError(
