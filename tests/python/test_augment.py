@@ -123,6 +123,21 @@ def test_equals_torchvision(name, dtype, photos, tv):
     assert np.abs(got.astype(np.float64) - images.mean()).mean() > 0  # not constant
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(12, 16), (6, 13), (3, 4), (9, 5)], ids=str)
+def test_resize_without_antialias_goes_on_beyond_the_edge(mode, size, tv):
+    import torch
+
+    image = np.random.default_rng(0).random((2, 3, 6, 8), dtype=np.float32)
+    how = tv.InterpolationMode(mode)
+    expect = tv.functional.resize(torch.from_numpy(image), list(size), how, antialias=False).numpy()
+    np.testing.assert_allclose(A.Resize(size, mode, antialias=False)(image, 0), expect, atol=2e-6)
+    whole = A.RandomResizedCrop(size, (1, 1), (4 / 3, 4 / 3), mode, antialias=False)
+    np.testing.assert_allclose(whole(image, 0), expect, atol=2e-6)
+    white = A.Compose([A.Resize(size, mode, antialias=False), A.RandomHorizontalFlip()])(np.ones_like(image), 1)
+    np.testing.assert_allclose(white, 1, atol=1e-6)
+
+
 def test_normalize_and_crop_in_one_pass(photos):
     steps = A.Compose([A.RandomCrop(64), A.RandomHorizontalFlip(1.0), A.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])])
     got = steps(photos, 3)

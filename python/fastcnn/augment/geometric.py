@@ -199,6 +199,11 @@ class CenterCrop(Transform):
         plan.move(np.tile(shift(left, top), (plan.n, 1, 1)), self.size, fill=fill, border=fill is not None)
 
 
+def _border(antialias):
+    """Options of Plan.move for windows inside the image: without antialias taps reach over its edge, which goes on."""
+    return {"antialias": True} if antialias else {"fill": 0, "fill_mode": "edge"}
+
+
 class Resize(Transform):
     """To size (h, w); an int is the shorter edge, the other keeps the aspect (at most max_size).
 
@@ -221,7 +226,7 @@ class Resize(Transform):
                 short, long = int(self.max_size * short / long), self.max_size
             size = (short, long) if H <= W else (long, short)
         matrix = np.tile(window(0, 0, W, H, size), (plan.n, 1, 1))
-        plan.move(matrix, size, self.interpolation, antialias=self.antialias, cuts=False)
+        plan.move(matrix, size, self.interpolation, **_border(self.antialias), cuts=False)
 
 
 class RandomResizedCrop(Transform):
@@ -261,7 +266,7 @@ class RandomResizedCrop(Transform):
 
     def record(self, plan, params):
         matrix = window(params["left"], params["top"], params["width"], params["height"], self.size)
-        plan.move(matrix, self.size, self.interpolation, antialias=self.antialias)
+        plan.move(matrix, self.size, self.interpolation, **_border(self.antialias))
 
 
 class RandomAffine(Transform):
