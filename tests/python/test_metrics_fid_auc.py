@@ -179,3 +179,17 @@ def test_auc_bad_input():
     for options in ({"average": "micro"}, {"bins": 1}):
         with pytest.raises(ValueError, match="expected"):
             RocAuc(**options)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_auc_of_one_score_takes_what_binary_losses_take(dtype):
+    rng = np.random.default_rng(0)
+    scores, ids = np.round(rng.normal(size=50), 1), rng.integers(0, 2, 50)
+    want = RocAuc()
+    want.update(scores, ids)
+    for pred, target in ((scores[:, None], ids[:, None]), (scores, ids)):
+        metric = RocAuc()
+        metric.update(pred, target.astype(dtype))
+        assert metric.compute() == want.compute()
+    with pytest.raises(ValueError, match="expected"):
+        RocAuc().update(scores[:, None], rng.random((50, 1)))

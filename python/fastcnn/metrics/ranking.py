@@ -23,8 +23,9 @@ def _area(above, below):
 class RocAuc(Metric):
     """Area under the receiver operating characteristic (Fawcett 2006); 0.5 is chance, 1 perfect.
 
-    pred: of two classes the score of class 1, (N,), or scores (N, 2); else scores (N, C, ...), each class against the
-    rest. Rows of scores that are no probabilities are put through softmax. target: class ids.
+    pred: of two classes the score of class 1, (N,) or (N, 1) as the target, or scores (N, 2); else scores (N, C, ...),
+    each class against the rest. Rows of scores that are no probabilities are put through softmax. target: class ids;
+    for one score also 0.0 and 1.0.
     Args:
         average: of more than two classes "macro" (mean over classes that have both targets and others), "weighted" (by
             target count), or None for an array (C,), nan where undefined.
@@ -76,6 +77,9 @@ class RocAuc(Metric):
     def _rows(self, pred, target):
         """(scores (M, C) or (M, 1), ids (M,)) without the ignored."""
         pred, target = np.asarray(pred), np.asarray(target)
+        one = pred.shape == target.shape and (pred.ndim == 1 or pred.shape[1:2] == (1,))
+        if one and target.dtype.kind == "f" and np.isin(target, (0, 1)).all():  # as binary losses take them
+            target = target.astype(np.int64)
         if pred.shape == target.shape and target.dtype.kind in "iub":  # the score of class 1 alone
             scores = check_scores(self.name, pred[:, None] if pred.ndim else pred)
             target = check_ids(self.name, "target", target, 2, self.ignore_index)
