@@ -157,8 +157,9 @@ class EarlyStopping(Callback):
 class ModelCheckpoint(Callback):
     """Keeps the weights of the best epochs, besides the trainer's own best and last.
 
-    Args: dirpath: default the trainer's log_dir. filename: with {epoch} and any metric in braces. monitor,
-    mode: as EarlyStopping; None keeps the latest. save_top_k: how many files (-1: all). every_n_epochs.
+    Args: dirpath: default the trainer's log_dir. filename: with {epoch} and any metric in braces; a second file of the
+    same name gets -v1, -v2 ... monitor, mode: as EarlyStopping; monitor None keeps the latest. save_top_k: how many
+    files (-1: all). every_n_epochs.
     Attributes: best_model_path, best_model_score, best_k_models {path: score}.
     """
 
@@ -205,7 +206,9 @@ class ModelCheckpoint(Callback):
             name = self.filename.format(**{**trainer.epoch_metrics, "epoch": epoch})
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"ModelCheckpoint: bad filename {self.filename!r}: {error!r}") from None
-        path = str(folder / f"{name}.safetensors")
+        path, version = str(folder / f"{name}.safetensors"), 1
+        while path in self.best_k_models and path != worst:  # a filename without {epoch}: no better file is lost
+            path, version = str(folder / f"{name}-v{version}.safetensors"), version + 1
         trainer.save(path)
         self.best_k_models[path] = score
         if worst is not None and worst != path:

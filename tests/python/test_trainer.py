@@ -425,6 +425,24 @@ def test_best_and_last_are_the_right_epochs(tmp_path):
     assert about["epoch"] == 1 and about["metrics"]["val_loss"] == 0.3
 
 
+@pytest.mark.parametrize("keep", [2, -1])
+def test_files_of_one_name_do_not_replace_better_ones(keep, tmp_path):
+    scores = [0.9, 0.5, 0.7, 0.2]
+
+    class Fake(cb.Callback):
+        def on_train_epoch_end(self, trainer):
+            trainer.log("score", scores[trainer.current_epoch])
+
+    files = cb.ModelCheckpoint(tmp_path, "best", "score", save_top_k=keep)
+    trainer(callbacks=[Fake(), files]).fit(dataset(16), max_epochs=4)
+    kept = sorted(scores, reverse=True)[:2] if keep == 2 else scores
+    assert sorted(files.best_k_models.values()) == sorted(kept)
+    assert sorted(files.best_k_models) == sorted(map(str, tmp_path.glob("*.safetensors")))
+    for path, score in files.best_k_models.items():
+        assert fc.checkpoints.load_checkpoint(path).metadata["metrics"]["score"] == score
+    assert files.best_k_models[files.best_model_path] == files.best_model_score == 0.9
+
+
 def test_a_metric_says_which_way_is_better(tmp_path):
     class Falling(fc.metrics.Accuracy):
         name, higher_is_better = "wrong", False
