@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -21,7 +22,7 @@ def predict(trainer, data):
         size = trainer.batch_size
         batches = (data[i : i + size] for i in range(0, len(data), size))
     else:
-        batches = trainer._eval_loader(data)
+        batches = _apart(trainer, trainer._eval_loader(data))
     step, restore = trainer._begin_eval()
     try:
         outputs = []
@@ -39,12 +40,19 @@ def evaluate(trainer, loader, signals=None):
     """{name: value} of loss and metrics over a loader. Raises Interrupted after a signal."""
     step, restore = trainer._begin_eval()
     try:
-        batches = _until_signal(loader, signals)
+        batches = _until_signal(_apart(trainer, loader), signals)
         kind = _own if step.custom is not None else _boxes if hasattr(step.model, "predict") else _usual
         result = kind(trainer, step, batches)
     finally:
         restore()
     return result
+
+
+def _apart(trainer, loader):
+    """A loader to run through. Of the one that training is in the midst of a copy: its place goes into checkpoints."""
+    from .data import DataLoader
+
+    return copy.copy(loader) if loader is trainer.train_loader and isinstance(loader, DataLoader) else loader
 
 
 def _until_signal(loader, signals):

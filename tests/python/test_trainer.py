@@ -239,6 +239,23 @@ def test_rates_and_order_of_an_epoch_that_was_interrupted(tmp_path, at):
     assert_same(resumed, whole)
 
 
+def test_looking_at_the_training_data_within_an_epoch_leaves_its_place_alone(tmp_path):
+    class Look(cb.Callback):
+        def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
+            if batch_idx == 1:
+                trainer.evaluate(trainer.train_loader)
+                trainer.predict(trainer.train_loader)
+
+    def run(resume=None, *callbacks):
+        t = trainer(log_dir=tmp_path / ("b" if callbacks or resume else "a"), callbacks=[Look(), *callbacks])
+        t.fit(DataLoader(dataset(), 16, shuffle=True, seed=3), max_epochs=3, resume=resume)
+        return weights(t.model)
+
+    whole = run()
+    run(None, StopAt(1, 3))
+    assert_same(run("last"), whole)
+
+
 def test_the_bar_knows_how_many_images_a_sampler_gives():
     seen = []
 
