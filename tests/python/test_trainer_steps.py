@@ -341,6 +341,17 @@ def test_one_logit_has_no_class_of_highest_score():
         trainer(loss=fc.nn.CrossEntropyLoss)
 
 
+def test_modes_of_single_layers_are_as_before():
+    t = trainer(net(0.2))
+    t.model[1].eval()  # a norm whose statistics are to stay
+    modes = [m.training for m in t.model.modules()]
+    t.evaluate(dataset(32))
+    assert [m.training for m in t.model.modules()] == modes
+    t.predict(np.zeros((2, 1, 8, 8), np.float32))
+    t.lr_find(dataset(32), num_steps=10)
+    assert [m.training for m in t.model.modules()] == modes
+
+
 def test_logged_numbers_of_any_kind_go_into_all_files(tmp_path):
     class Log(cb.Callback):
         def on_train_epoch_end(self, t):
