@@ -96,11 +96,102 @@ void bind_task_losses(py::module_& ops) {
           "difference of the aspect ratios (Zheng et al. 2020); reduction none: (…).");
 }
 
+void bind_likelihood_losses(py::module_& ops) {
+  auto no = [](const char* name) { return py::arg(name) = py::none(); };
+  auto mean = [] { return py::arg("reduction") = "mean"; };
+  ops.def(
+      "binary_cross_entropy",
+      [](const Tensor& x, const Tensor& target, const Maybe& weight, const std::string& reduction) {
+        return without_gil([&] { return binary_cross_entropy(x, target, or_empty(weight), reduction); });
+      },
+      py::arg("x"), py::arg("target"), no("weight"), mean(),
+      "-(target * log(x) + (1 - target) * log(1 - x)) of probabilities and targets of one shape. Logarithms "
+      "count\n"
+      "as at least -100, as in PyTorch. weight: of each element, broadcast. ValueError: shapes differ; eager on\n"
+      "CPUs, values outside 0 to 1.");
+  ops.def("soft_margin_loss", &soft_margin_loss, NoGil(), py::arg("x"), py::arg("target"), mean(),
+          "log(1 + exp(-target * x)), target 1 or -1, of x's shape.");
+  ops.def(
+      "multilabel_soft_margin_loss",
+      [](const Tensor& x, const Tensor& target, const Maybe& weight, const std::string& reduction) {
+        return without_gil([&] { return multilabel_soft_margin_loss(x, target, or_empty(weight), reduction); });
+      },
+      py::arg("x"), py::arg("target"), no("weight"), mean(),
+      "Mean over the classes of the binary cross entropy of logits x (…, C) and targets of 0 to 1; reduction "
+      "none:\n"
+      "(…). weight: (C,).");
+  ops.def(
+      "multi_margin_loss",
+      [](const Tensor& x, const Tensor& target, int64_t p, double margin, const Maybe& weight,
+         const std::string& reduction) {
+        return without_gil([&] { return multi_margin_loss(x, target, p, margin, or_empty(weight), reduction); });
+      },
+      py::arg("x"), py::arg("target"), py::arg("p") = 1, py::arg("margin") = 1.0, no("weight"), mean(),
+      "Sum over the other classes j of max(0, margin - x[y] + x[j]) ** p, over C, of scores x (N, C) or (C) and\n"
+      "class ids y int64 (N) or () (Crammer & Singer 2001). p: 1 or 2. weight: (C,), by the class of the target.\n"
+      "IndexError: an id that is no class.");
+  ops.def(
+      "poisson_nll_loss", &poisson_nll_loss, NoGil(), py::arg("x"), py::arg("target"), py::arg("log_input") = true,
+      py::arg("full") = false, py::arg("eps") = 1e-8, mean(),
+      "exp(x) - target * x, x being logarithms of rates; without log_input x - target * log(x + eps). full: plus\n"
+      "Stirling's formula for log(target!) where target > 1.");
+  ops.def(
+      "gaussian_nll_loss",
+      [](const Tensor& x, const Tensor& target, const py::object& var, bool full_loss, double eps,
+         const std::string& reduction) {
+        auto number = number_from(var);
+        check<TypeError>(number || py::isinstance<Tensor>(var),
+                         "gaussian_nll_loss: expected var as a tensor or a ", "number, got ",
+                         py::str(py::type::handle_of(var).attr("__name__")).cast<std::string>());
+        Tensor v = number ? number_tensor(*number, x.dtype(), x.device()) : var.cast<Tensor>();
+        return without_gil([&] { return gaussian_nll_loss(x, target, v, full_loss, eps, reduction); });
+      },
+      py::arg("x"), py::arg("target"), py::arg("var"), py::arg("full") = false, py::arg("eps") = 1e-6, mean(),
+      "0.5 * (log(var) + (x - target) ** 2 / var), var counting as at least eps (Nix & Weigend 1994). var: of "
+      "x's\n"
+      "shape, without its last dim or with 1 there, or one number. full: plus 0.5 * log(2 * pi). ValueError: "
+      "shapes\n"
+      "do not fit; eager on CPUs, var < 0.");
+}
+
+void bind_distance_losses(py::module_& ops) {
+  auto mean = [] { return py::arg("reduction") = "mean"; };
+  ops.def("pairwise_distance", &pairwise_distance, NoGil(), py::arg("x1"), py::arg("x2"), py::arg("p") = 2.0,
+          py::arg("eps") = 1e-6, py::arg("keepdim") = false,
+          "p-norm of x1 - x2 + eps along the last dim: (…, D) to (…), or (…, 1) with keepdim.");
+  ops.def("cosine_similarity", &cosine_similarity, NoGil(), py::arg("x1"), py::arg("x2"), py::arg("dim") = 1,
+          py::arg("eps") = 1e-8,
+          "Product of x1 and x2 along dim over their lengths, each of which counts as at least eps.");
+  ops.def(
+      "triplet_margin_loss", &triplet_margin_loss, NoGil(), py::arg("anchor"), py::arg("positive"),
+      py::arg("negative"), py::arg("margin") = 1.0, py::arg("p") = 2.0, py::arg("eps") = 1e-6,
+      py::arg("swap") = false, mean(),
+      "max(0, d(anchor, positive) - d(anchor, negative) + margin), d the pairwise_distance of vectors (…, D);\n"
+      "reduction none: (…). swap: the negative counts from the positive where it is nearer to that (Balntas et\n"
+      "al. 2016). ValueError: ranks differ, margin <= 0.");
+  ops.def("margin_ranking_loss", &margin_ranking_loss, NoGil(), py::arg("x1"), py::arg("x2"), py::arg("target"),
+          py::arg("margin") = 0.0, mean(),
+          "max(0, -target * (x1 - x2) + margin); target 1: x1 should be larger, -1: x2 should. Shapes broadcast, "
+          "ranks\n"
+          "are equal.");
+  ops.def("hinge_embedding_loss", &hinge_embedding_loss, NoGil(), py::arg("x"), py::arg("target"),
+          py::arg("margin") = 1.0, mean(),
+          "x where target is 1, max(0, margin - x) where it is -1: x are distances, target is of their shape\n"
+          "(Hadsell et al. 2006).");
+  ops.def("cosine_embedding_loss", &cosine_embedding_loss, NoGil(), py::arg("x1"), py::arg("x2"),
+          py::arg("target"), py::arg("margin") = 0.0, mean(),
+          "1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1, of vectors (N, D) and "
+          "target\n"
+          "(N), or (D) and ().");
+}
+
 }  // namespace
 
 void bind_ops_loss(py::module_& ops) {
   bind_class_and_distance_losses(ops);
   bind_task_losses(ops);
+  bind_likelihood_losses(ops);
+  bind_distance_losses(ops);
 }
 
 }  // namespace fastcnn::bindings

@@ -368,6 +368,10 @@ class ops:
         num_batches_tracked: Tensor | None = None,
     ) -> Tensor: ...
     @staticmethod
+    def binary_cross_entropy(
+        x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
     def binary_cross_entropy_with_logits(
         x: Tensor,
         target: Tensor,
@@ -417,6 +421,12 @@ class ops:
     ) -> Tensor: ...
     @staticmethod
     def cos(x: Tensor) -> Tensor: ...
+    @staticmethod
+    def cosine_embedding_loss(
+        x1: Tensor, x2: Tensor, target: Tensor, margin: _float = 0.0, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
+    def cosine_similarity(x1: Tensor, x2: Tensor, dim: _int = 1, eps: _float = 1e-08) -> Tensor: ...
     @staticmethod
     def cross_entropy(
         x: Tensor,
@@ -480,6 +490,10 @@ class ops:
     @staticmethod
     def gather(x: Tensor, dim: _int, index: Tensor) -> Tensor: ...
     @staticmethod
+    def gaussian_nll_loss(
+        x: Tensor, target: Tensor, var: Any, full: _bool = False, eps: _float = 1e-06, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
     def ge(x: Any, other: Any) -> Any: ...
     @staticmethod
     def gelu(x: Tensor, approximate: _str = "none") -> Tensor: ...
@@ -505,6 +519,8 @@ class ops:
     def hardswish(x: Tensor) -> Tensor: ...
     @staticmethod
     def hardtanh(x: Tensor, min_val: _float = -1.0, max_val: _float = 1.0) -> Tensor: ...
+    @staticmethod
+    def hinge_embedding_loss(x: Tensor, target: Tensor, margin: _float = 1.0, reduction: _str = "mean") -> Tensor: ...
     @staticmethod
     def hinge_gan_loss(x: Tensor, target: _str, reduction: _str = "mean") -> Tensor: ...
     @staticmethod
@@ -582,6 +598,10 @@ class ops:
         reduction: _str = "mean",
     ) -> Tensor: ...
     @staticmethod
+    def margin_ranking_loss(
+        x1: Tensor, x2: Tensor, target: Tensor, margin: _float = 0.0, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
     def masked_fill(x: Tensor, mask: Tensor, value: _float) -> Tensor: ...
     @staticmethod
     def matmul(a: Tensor, b: Tensor) -> Tensor: ...
@@ -612,6 +632,19 @@ class ops:
     @staticmethod
     def mul(x: Any, other: Any) -> Any: ...
     @staticmethod
+    def multi_margin_loss(
+        x: Tensor,
+        target: Tensor,
+        p: _int = 1,
+        margin: _float = 1.0,
+        weight: Tensor | None = None,
+        reduction: _str = "mean",
+    ) -> Tensor: ...
+    @staticmethod
+    def multilabel_soft_margin_loss(
+        x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: _str = "mean"
+    ) -> Tensor: ...
+    @staticmethod
     def narrow(x: Tensor, dim: _int, start: _int, length: _int) -> Tensor: ...
     @staticmethod
     def ne(x: Any, other: Any) -> Any: ...
@@ -640,11 +673,24 @@ class ops:
     @staticmethod
     def pad(x: Tensor, pad: Any, mode: _str = "constant", value: Any = None) -> Tensor: ...
     @staticmethod
+    def pairwise_distance(
+        x1: Tensor, x2: Tensor, p: _float = 2.0, eps: _float = 1e-06, keepdim: _bool = False
+    ) -> Tensor: ...
+    @staticmethod
     def permute(x: Tensor, dims: Any) -> Tensor: ...
     @staticmethod
     def pixel_shuffle(x: Tensor, upscale_factor: _int) -> Tensor: ...
     @staticmethod
     def pixel_unshuffle(x: Tensor, downscale_factor: _int) -> Tensor: ...
+    @staticmethod
+    def poisson_nll_loss(
+        x: Tensor,
+        target: Tensor,
+        log_input: _bool = True,
+        full: _bool = False,
+        eps: _float = 1e-08,
+        reduction: _str = "mean",
+    ) -> Tensor: ...
     @staticmethod
     def pow(x: Any, other: Any) -> Any: ...
     @staticmethod
@@ -724,6 +770,8 @@ class ops:
     @staticmethod
     def smooth_l1_loss(x: Tensor, target: Tensor, reduction: _str = "mean", beta: _float = 1.0) -> Tensor: ...
     @staticmethod
+    def soft_margin_loss(x: Tensor, target: Tensor, reduction: _str = "mean") -> Tensor: ...
+    @staticmethod
     def softmax(x: Tensor, dim: _int = -1) -> Tensor: ...
     @staticmethod
     def softplus(x: Tensor, beta: _float = 1.0, threshold: _float = 20.0) -> Tensor: ...
@@ -756,6 +804,17 @@ class ops:
     def tanh(x: Tensor) -> Tensor: ...
     @staticmethod
     def transpose(x: Tensor, dim0: _int, dim1: _int) -> Tensor: ...
+    @staticmethod
+    def triplet_margin_loss(
+        anchor: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        margin: _float = 1.0,
+        p: _float = 2.0,
+        eps: _float = 1e-06,
+        swap: _bool = False,
+        reduction: _str = "mean",
+    ) -> Tensor: ...
     @staticmethod
     def unsqueeze(x: Tensor, dim: _int) -> Tensor: ...
     @staticmethod

@@ -299,6 +299,39 @@ FASTCNN_API Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const s
 FASTCNN_API Tensor ciou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction = "mean",
                              double eps = 1e-7);
 
+// ---- losses of probabilities, scores and rates (likelihood_loss.cpp)
+// Of probabilities; logarithms count as at least -100. weight: of each element.
+FASTCNN_API Tensor binary_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight = {},
+                                        const std::string& reduction = "mean");
+FASTCNN_API Tensor soft_margin_loss(const Tensor& x, const Tensor& target, const std::string& reduction = "mean");
+FASTCNN_API Tensor multilabel_soft_margin_loss(const Tensor& x, const Tensor& target, const Tensor& weight = {},
+                                               const std::string& reduction = "mean");
+// Scores (N,C) or (C) against class ids (N) or (); p 1 or 2.
+FASTCNN_API Tensor multi_margin_loss(const Tensor& x, const Tensor& target, int64_t p = 1, double margin = 1,
+                                     const Tensor& weight = {}, const std::string& reduction = "mean");
+FASTCNN_API Tensor poisson_nll_loss(const Tensor& x, const Tensor& target, bool log_input = true,
+                                    bool full_loss = false, double eps = 1e-8,
+                                    const std::string& reduction = "mean");
+FASTCNN_API Tensor gaussian_nll_loss(const Tensor& x, const Tensor& target, const Tensor& var,
+                                     bool full_loss = false, double eps = 1e-6,
+                                     const std::string& reduction = "mean");
+
+// ---- distances of vectors and losses that rank by them (distance_loss.cpp)
+FASTCNN_API Tensor pairwise_distance(const Tensor& x1, const Tensor& x2, double p = 2, double eps = 1e-6,
+                                     bool keepdim = false);  // along the last dim
+FASTCNN_API Tensor cosine_similarity(const Tensor& x1, const Tensor& x2, int dim = 1, double eps = 1e-8);
+FASTCNN_API Tensor triplet_margin_loss(const Tensor& anchor, const Tensor& positive, const Tensor& negative,
+                                       double margin = 1, double p = 2, double eps = 1e-6, bool swap = false,
+                                       const std::string& reduction = "mean");
+// target: 1 where x1 should be larger, -1 where x2 should.
+FASTCNN_API Tensor margin_ranking_loss(const Tensor& x1, const Tensor& x2, const Tensor& target, double margin = 0,
+                                       const std::string& reduction = "mean");
+// Distances x against target 1 (alike) or -1.
+FASTCNN_API Tensor hinge_embedding_loss(const Tensor& x, const Tensor& target, double margin = 1,
+                                        const std::string& reduction = "mean");
+FASTCNN_API Tensor cosine_embedding_loss(const Tensor& x1, const Tensor& x2, const Tensor& target,
+                                         double margin = 0, const std::string& reduction = "mean");
+
 // ---- boxes (detect.cpp): x1 y1 x2 y2
 FASTCNN_API Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2);  // (N,4), (M,4) -> (N,M)
 // Numbers (int64) of the boxes (N,4) that are kept, best score (N) first; boxes of different groups (N) do not

@@ -27,21 +27,32 @@ from .attention import CBAM, ECA, SelfAttention2d, SqueezeExcite
 from .capsule import PrimaryCaps, RoutingCaps
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
 from .conv import Conv2d, ConvTranspose2d, Linear
+from .distance import CosineSimilarity, PairwiseDistance
 from .loss import (
+    BCELoss,
     BCEWithLogitsLoss,
     CIoULoss,
+    CosineEmbeddingLoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
+    GaussianNLLLoss,
     GIoULoss,
+    HingeEmbeddingLoss,
     HingeGANLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
     MarginLoss,
+    MarginRankingLoss,
     MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
     NLLLoss,
+    PoissonNLLLoss,
     SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
 )
 from .module import LoadResult, Module
 from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm

@@ -109,6 +109,20 @@ class NLLLoss(_WeightedLoss):
         )
 
 
+class BCELoss(_WeightedLoss):
+    """Binary cross entropy of probabilities and targets of one shape. weight: per element.
+
+    Logarithms count as at least -100, so that 0 and 1 have finite losses. BCEWithLogitsLoss is the more exact one.
+    """
+
+    def __init__(self, weight=None, reduction="mean"):
+        super().__init__(reduction, weight=weight)
+
+    def forward(self, x, target):
+        """fastcnn.ops.binary_cross_entropy with the settings of this loss."""
+        return ops.binary_cross_entropy(x, target, weight=self.weight, reduction=self.reduction)
+
+
 class BCEWithLogitsLoss(_WeightedLoss):
     """Binary cross entropy of logits and targets. weight: per element; pos_weight: of positives."""
 
@@ -120,6 +134,107 @@ class BCEWithLogitsLoss(_WeightedLoss):
         return ops.binary_cross_entropy_with_logits(
             x, target, weight=self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )
+
+
+class SoftMarginLoss(_Loss, op="soft_margin_loss", inputs="x, target"):
+    """log(1 + exp(-target * x)) of scores x and targets 1 or -1, of one shape."""
+
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(_WeightedLoss):
+    """Binary cross entropy of logits (..., C) and targets of 0 to 1, mean over the classes. weight: (C,) per class."""
+
+    def __init__(self, weight=None, reduction="mean"):
+        super().__init__(reduction, weight=weight)
+
+    def forward(self, x, target):
+        """fastcnn.ops.multilabel_soft_margin_loss with the settings of this loss."""
+        return ops.multilabel_soft_margin_loss(x, target, weight=self.weight, reduction=self.reduction)
+
+
+class MultiMarginLoss(_WeightedLoss):
+    """Hinge loss of scores (N, C) and class ids int64 (N,), or (C,) and () (Crammer & Singer 2001).
+
+    max(0, margin - x[target] + x[j]) ** p, summed over the other classes j, over C. p: 1 or 2. weight: (C,) per class.
+    """
+
+    def __init__(self, p=1, margin=1.0, weight=None, reduction="mean"):
+        super().__init__(reduction, weight=weight)
+        if p not in (1, 2):
+            raise ValueError(f"MultiMarginLoss: expected p 1 or 2, got {p}")
+        self.p, self.margin = p, margin
+
+    def forward(self, x, target):
+        """fastcnn.ops.multi_margin_loss with the settings of this loss."""
+        return ops.multi_margin_loss(
+            x, target, p=self.p, margin=self.margin, weight=self.weight, reduction=self.reduction
+        )
+
+    def extra_repr(self):
+        return f"p={self.p}, margin={self.margin}, {super().extra_repr()}"
+
+
+class PoissonNLLLoss(_Loss, op="poisson_nll_loss", inputs="x, target"):
+    """exp(x) - target * x of logarithms of rates and counts; without log_input x - target * log(x + eps).
+
+    full: plus Stirling's formula for log(target!) where target > 1.
+    """
+
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(_Loss, op="gaussian_nll_loss", inputs="x, target, var"):
+    """0.5 * (log(var) + (x - target) ** 2 / var), var counting as at least eps (Nix & Weigend 1994).
+
+    var: of x's shape, without its last dim or with 1 there, or one number. full: plus 0.5 * log(2 * pi).
+    """
+
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
+
+
+class TripletMarginLoss(_Loss, op="triplet_margin_loss", inputs="anchor, positive, negative"):
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) of vectors (..., D), d their PairwiseDistance.
+
+    swap: the negative counts from the positive where it is nearer to that (Balntas et al. 2016).
+    """
+
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"
+
+    def _check(self):
+        super()._check()
+        if not self.margin > 0:
+            raise ValueError(f"TripletMarginLoss: expected margin > 0, got {self.margin}")
+
+
+class MarginRankingLoss(_Loss, op="margin_ranking_loss", inputs="x1, x2, target"):
+    """max(0, -target * (x1 - x2) + margin); target 1: x1 should be larger, -1: x2 should."""
+
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(_Loss, op="hinge_embedding_loss", inputs="x, target"):
+    """x where target is 1, max(0, margin - x) where it is -1, x being distances (Hadsell et al. 2006)."""
+
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class CosineEmbeddingLoss(_Loss, op="cosine_embedding_loss", inputs="x1, x2, target"):
+    """1 - cos(x1, x2) where target (N,) is 1, max(0, cos(x1, x2) - margin) where it is -1, of vectors (N, D)."""
+
+    margin: float = 0.0
+    reduction: str = "mean"
 
 
 class FocalLoss(_Loss, op="focal_loss", inputs="x, target"):
