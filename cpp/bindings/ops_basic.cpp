@@ -317,6 +317,12 @@ void bind_shape(py::module_& ops) {
   ops.def(
       "flatten", [](const Tensor& x, int a, int b) { return flatten(x, a, b); }, NoGil(), py::arg("x"),
       py::arg("start_dim") = 0, py::arg("end_dim") = -1, "Dims start_dim to end_dim joined, in logical order.");
+  ops.def(
+      "unflatten",
+      [](const Tensor& x, int dim, const py::object& sizes) {
+        return unflatten(x, dim, dims_from("unflatten", sizes));
+      },
+      py::arg("x"), py::arg("dim"), py::arg("sizes"), "dim split into sizes, of which one may be -1.");
   ops.def("squeeze", &squeeze_any, py::arg("x"), py::arg("dim") = py::none(),
           "Without dims of size 1, or without dim (int or ints) where its size is 1.");
   ops.def(

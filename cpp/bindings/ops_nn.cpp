@@ -290,6 +290,25 @@ void bind_activations(py::module_& ops) {
           "log(softmax(x)) along dim, stable.");
 }
 
+void bind_composed_activations(py::module_& ops) {
+  ops.def("logsigmoid", &logsigmoid, NoGil(), py::arg("x"), "log(sigmoid(x)), stable.");
+  ops.def("glu", &glu, NoGil(), py::arg("x"), py::arg("dim") = -1,
+          "The first half of dim times the sigmoid of the second (Dauphin et al. 2017). ValueError: an odd size.");
+  ops.def("softshrink", &softshrink, NoGil(), py::arg("x"), py::arg("lambd") = 0.5,
+          "x moved towards 0 by lambd, 0 where |x| <= lambd (Donoho 1995).");
+  ops.def("hardshrink", &hardshrink, NoGil(), py::arg("x"), py::arg("lambd") = 0.5,
+          "x, and 0 where |x| <= lambd.");
+  ops.def("tanhshrink", &tanhshrink, NoGil(), py::arg("x"), "x - tanh(x).");
+  ops.def("threshold", &threshold, NoGil(), py::arg("x"), py::arg("threshold"), py::arg("value"),
+          "x, and value where x <= threshold.");
+  ops.def(
+      "rrelu", &rrelu, NoGil(), py::arg("x"), py::arg("lower") = 1.0 / 8, py::arg("upper") = 1.0 / 3,
+      py::arg("training") = false,
+      "x where positive, else slope * x (Xu et al. 2015): in training a slope per element, uniform from lower to\n"
+      "upper, else their mean.");
+  ops.def("softmin", &softmin, NoGil(), py::arg("x"), py::arg("dim") = -1, "softmax(-x) along dim.");
+}
+
 void bind_capsules(py::module_& ops) {
   ops.def(
       "capsule_routing", &capsule_routing, NoGil(), py::arg("u"), py::arg("weight"), py::arg("iterations") = 3,
@@ -309,6 +328,12 @@ void bind_dropout(py::module_& ops) {
           "dropout of whole channels of x (N, C, ...) (Tompson et al. 2015).");
   ops.def("drop_path", &drop_path, NoGil(), py::arg("x"), py::arg("p") = 0.0, py::arg("training") = true,
           "dropout of whole samples of x (N, ...): stochastic depth (Huang et al. 2016).");
+  ops.def(
+      "alpha_dropout", &alpha_dropout, NoGil(), py::arg("x"), py::arg("p") = 0.5, py::arg("training") = false,
+      "In training sets elements with probability p to the lower limit of selu, then scales and shifts so that\n"
+      "mean 0 and variance 1 stay (Klambauer et al. 2017). ValueError unless 0 <= p <= 1.");
+  ops.def("feature_alpha_dropout", &feature_alpha_dropout, NoGil(), py::arg("x"), py::arg("p") = 0.5,
+          py::arg("training") = false, "alpha_dropout of whole channels of x (N, C, ...).");
   ops.def("get_autocast_dtype", &autocast_dtype,
           "What conv2d, conv_transpose2d, linear and matmul cast to, or None.");
   ops.def(
@@ -326,6 +351,7 @@ void bind_ops_nn(py::module_& ops) {
   bind_pooling(ops);
   bind_norms(ops);
   bind_activations(ops);
+  bind_composed_activations(ops);
   bind_capsules(ops);
   bind_dropout(ops);
 }

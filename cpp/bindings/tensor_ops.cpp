@@ -377,6 +377,12 @@ void bind_shape(TensorClass& c) {
       .def(
           "flatten", [](const Tensor& x, int a, int b) { return flatten(x, a, b); }, NoGil(),
           py::arg("start_dim") = 0, py::arg("end_dim") = -1)
+      .def(
+          "unflatten",
+          [](const Tensor& x, int dim, const py::object& sizes) {
+            return unflatten(x, dim, dims_from("unflatten", sizes));
+          },
+          py::arg("dim"), py::arg("sizes"))
       .def("squeeze", &squeeze_any, py::arg("dim") = py::none())
       .def("t",
            [](const Tensor& x) {

@@ -7,6 +7,7 @@ import pytest
 from fastcnn import compile as compile_function
 from nn_check import (
     BEST,
+    TOLERANCE,
     array,
     assert_close,
     check_against_torch,
@@ -47,6 +48,13 @@ ACTIVATIONS = {
     "softplus": (ops.softplus, F.softplus),
     "softplus 2 3": (lambda x: ops.softplus(x, 2, 3), lambda x: F.softplus(x, 2, 3)),
     "softsign": (ops.softsign, F.softsign),
+    "logsigmoid": (ops.logsigmoid, F.logsigmoid),
+    "softshrink": (ops.softshrink, F.softshrink),
+    "softshrink 0.25": (lambda x: ops.softshrink(x, 0.25), lambda x: F.softshrink(x, 0.25)),
+    "hardshrink": (ops.hardshrink, F.hardshrink),
+    "hardshrink 0.25": (lambda x: ops.hardshrink(x, 0.25), lambda x: F.hardshrink(x, 0.25)),
+    "threshold": (lambda x: ops.threshold(x, 1.0, -0.7), lambda x: F.threshold(x, 1.0, -0.7)),
+    "rrelu": (ops.rrelu, F.rrelu),
 }
 each_activation = pytest.mark.parametrize("name", ACTIVATIONS)
 # torch 2.13 has no second derivative to compare with: see test_second_derivative_by_differences.
@@ -145,6 +153,56 @@ def test_third_derivative_is_refused_or_right():
 )
 def test_prelu(shape, weights, dtype, isa):
     check_against_torch(ops.prelu, F.prelu, [distinct(shape), 0.25 + 0.1 * randn((weights,))], dtype, isa)
+
+
+@each_backend
+def test_tanhshrink_softmin_and_glu(dtype, isa):
+    check_against_torch(ops.tanhshrink, F.tanhshrink, [distinct((2, 5, 3, 4))], dtype, isa)
+    for shape, dim in [((6,), -1), ((2, 4, 3, 5), 1), ((2, 4, 3, 6), -1), ((2, 4, 3), 1)]:
+        for ours, theirs in ((ops.glu, F.glu), (ops.softmin, F.softmin)):
+            check_against_torch(
+                lambda x, f=ours, d=dim: f(x, d), lambda x, f=theirs, d=dim: f(x, d), [distinct(shape)], dtype, isa
+            )
+
+
+@each_backend
+def test_rrelu_in_training(dtype, isa):
+    with use_isa(isa):
+        ops.manual_seed(0)
+        x = tensor(-np.ones((40, 50)), dtype, True)
+        y = ops.rrelu(x, 0.25, 0.75, training=True)
+        slopes = -array(y)
+        assert 0.25 <= slopes.min() < 0.27 and 0.73 < slopes.max() <= 0.75 and abs(slopes.mean() - 0.5) < 0.02
+        (g,) = core.grad([y], [x], [tensor(np.ones((40, 50)), dtype)])
+        np.testing.assert_array_equal(array(g), slopes)
+        x = tensor(distinct((7, 9)), dtype)
+        y = array(ops.rrelu(x, training=True))
+        np.testing.assert_array_equal(y[array(x) > 0], array(x)[array(x) > 0])
+        ops.manual_seed(0)
+        step = compile_function(lambda x: ops.rrelu(x, training=True))
+        assert (array(step(x)) != array(step(x))).any()
+
+
+@each_backend
+@pytest.mark.parametrize("f", [ops.alpha_dropout, ops.feature_alpha_dropout])
+def test_alpha_dropout_keeps_mean_and_variance(f, dtype, isa):
+    with use_isa(isa):
+        ops.manual_seed(5)
+        for p in (0.2, 0.7):
+            x = tensor(randn((200, 100, 2, 3)), dtype, True)
+            y = f(x, p, training=True)
+            (g,) = core.grad([y], [x], [tensor(np.ones(x.shape), dtype)])
+            kept = array(g) != 0
+            assert abs(kept.mean() - (1 - p)) < 0.02
+            assert f is ops.alpha_dropout or (kept.min((2, 3)) == kept.max((2, 3))).all()
+            y = array(y)
+            assert abs(y.mean()) < 0.03 and abs(y.var() - 1) < 0.03
+            a = ((1 - p) * (1 + p * 1.7580993408473766**2)) ** -0.5
+            want = np.where(kept, array(x), -1.7580993408473766) * a + a * p * 1.7580993408473766
+            assert_close(y, want, TOLERANCE[dtype], "values")
+        assert f(x, 0.5).is_same(x) and f(x, 0.0, True).is_same(x) and not array(f(x, 1.0, True)).any()
+        step = compile_function(lambda x: f(x, 0.5, training=True))
+        assert (array(step(x)) != array(step(x))).any()
 
 
 def test_integers():
@@ -309,6 +367,13 @@ BAD = [
         ValueError,
         r"dropout2d: expected x with at least 2 dimensions",
     ),
+    (lambda x: ops.glu(x, 1), ValueError, r"glu: expected an even size of dim 1, got shape \(2, 3, 4, 4\)"),
+    (lambda x: ops.glu(x, 4), IndexError, r"glu: expected a dim"),
+    (lambda x: ops.softshrink(x, -1), ValueError, r"softshrink: expected lambd >= 0, got -1"),
+    (lambda x: ops.hardshrink(core.tensor([1])), TypeError, r"hardshrink: expected x of a floating dtype, got int64"),
+    (lambda x: ops.rrelu(x, 0.5, 0.1), ValueError, r"rrelu: expected lower <= upper, got 0.5 and 0.1"),
+    (lambda x: ops.alpha_dropout(x, 2, True), ValueError, r"alpha_dropout: expected p in \[0, 1\], got 2"),
+    (lambda x: ops.feature_alpha_dropout(x[0, 0, 0]), ValueError, r"feature_alpha_dropout: expected x \(N, C, …\)"),
     (lambda x: ops.relu("x"), TypeError, r"incompatible function arguments"),
     (lambda x: ops.relu(None), (TypeError, ValueError), r"."),
 ]

@@ -54,8 +54,21 @@ LAYERS = [
     ("AdaptiveMaxPool2d", (3,), {}, IMAGE),
     *((name, (), {}, IMAGE) for name in (
         "ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish",
-        "Hardsigmoid", "Hardtanh", "Sigmoid", "Tanh", "Softplus", "Softsign", "Identity",
+        "Hardsigmoid", "Hardtanh", "Sigmoid", "Tanh", "Softplus", "Softsign", "Identity", "LogSigmoid", "Softshrink",
+        "Hardshrink", "Tanhshrink", "Softmax2d",
     )),
+    ("GLU", (), {}, IMAGE),
+    ("GLU", (1,), {}, IMAGE),
+    ("Softshrink", (0.2,), {}, IMAGE),
+    ("Hardshrink", (0.2,), {}, IMAGE),
+    ("Threshold", (0.1, 20.0), {}, IMAGE),
+    ("Threshold", (0.1, -2.0, True), {}, IMAGE),
+    ("RReLU", (0.3, 0.3), {}, IMAGE),
+    ("Softmin", (), dict(dim=1), IMAGE),
+    ("Softmax2d", (), {}, IMAGE[1:]),
+    ("Unflatten", (1, (2, 2)), {}, IMAGE),
+    ("Unflatten", (-1, (3, -1)), {}, (2, 5, 6)),
+    ("AlphaDropout", (0.0,), {}, IMAGE),
     ("ReLU", (), dict(inplace=True), IMAGE),
     ("LeakyReLU", (0.2,), {}, IMAGE),
     ("PReLU", (4,), dict(init=0.1), IMAGE),
@@ -196,7 +209,41 @@ def test_dropping(name):
         getattr(nn, name)(1.5)
 
 
+def test_rrelu_and_alpha_dropout_follow_the_mode():
+    _core.ops.manual_seed(0)
+    x = -ops.ones((40, 50, 2))
+    y = nn.RReLU(0.1, 0.5)(x).numpy()
+    assert -0.5 <= y.min() < y.max() <= -0.1
+    np.testing.assert_allclose(nn.RReLU(0.1, 0.5).eval()(x).numpy(), -0.3, rtol=1e-6)
+    for name in ("AlphaDropout", "FeatureAlphaDropout"):
+        layer = getattr(nn, name)(0.25)
+        y = layer(x).numpy()
+        assert len(np.unique(y)) == 2 and (name == "AlphaDropout" or (y[..., 0] == y[..., 1]).all())
+        assert layer.eval()(x).is_same(x)
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            getattr(nn, name)(1.5)
+
+
+def test_unflatten():
+    x = ops.arange(48).reshape(2, 24)
+    assert x.unflatten(1, (2, 3, 4)).shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(ops.unflatten(x, -1, [4, -1]).numpy(), x.numpy().reshape(2, 4, 6))
+    np.testing.assert_array_equal(
+        ops.unflatten(x, 1, (2, 3, 4)).flatten(1).numpy(), x.numpy()
+    )  # logical order also of images
+    for sizes in ((5, 5), (-1, 5), (-1, -1), (), (0, -1)):
+        with pytest.raises(ValueError, match="unflatten: expected"):
+            ops.unflatten(x, 1, sizes)
+    with pytest.raises(IndexError, match="unflatten: expected a dim"):
+        ops.unflatten(x, 2, (2, 12))
+    with pytest.raises(TypeError, match="Unflatten: expected dim as an int"):
+        nn.Unflatten("C", (2, 3))
+
+
 BAD = [
+    (lambda: nn.RReLU(0.5, 0.1), "RReLU: expected lower <= upper"),
+    (lambda: nn.Softshrink(-1), "Softshrink: expected lambd >= 0"),
+    (lambda: nn.Softmax2d()(ops.ones((2, 3))), "Softmax2d: expected x"),
     (lambda: nn.Conv2d(3, 4, 3, padding="full"), "same"),
     (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), "padding_mode"),
     (lambda: nn.Conv2d(3, 4, 3, groups=2), "groups=2"),

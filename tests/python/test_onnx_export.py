@@ -102,12 +102,15 @@ def _view_mix(x):
 ops = fc.ops
 CASES = {
     **{name: layer(getattr(nn, name)) for name in (
-        "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softsign"
+        "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softsign "
+        "LogSigmoid Softshrink Hardshrink Tanhshrink RReLU Softmin Softmax2d"
     ).split()},
     "softplus": function(lambda x: ops.softplus(x, 2.0)),
     "softplus_cut": function(lambda x: ops.softplus(x, 2.0, 1.0)),
     "gelu_tanh": function(lambda x: ops.gelu(x, "tanh")),
     "prelu": layer(lambda: nn.PReLU(8)),
+    "glu": layer(lambda: nn.GLU(1)),
+    "threshold": layer(lambda: nn.Threshold(0.1, -1.5)),
     "softmax": function(lambda x: ops.softmax(x, 1)),
     "softmax_w": function(lambda x: ops.softmax(x, 3)),
     "log_softmax": function(lambda x: ops.log_softmax(x, 2), 2, 3, 4),

@@ -114,6 +114,7 @@ FASTCNN_API Tensor norm(const Tensor& x, double p = 2, const std::vector<int>& d
 // ---------------------------------------------------------------------
 FASTCNN_API Tensor reshape(const Tensor& x, const Dims& shape);  // one size may be -1
 FASTCNN_API Tensor flatten(const Tensor& x, int start_dim = 0, int end_dim = -1);
+FASTCNN_API Tensor unflatten(const Tensor& x, int dim, const Dims& sizes);  // one size may be -1
 FASTCNN_API Tensor squeeze(const Tensor& x, std::optional<int> dim = {});
 FASTCNN_API Tensor unsqueeze(const Tensor& x, int dim);
 FASTCNN_API Tensor permute(const Tensor& x, const std::vector<int>& dims);
@@ -228,11 +229,25 @@ FASTCNN_API Tensor softsign(const Tensor& x);
 FASTCNN_API Tensor softmax(const Tensor& x, int dim);
 FASTCNN_API Tensor log_softmax(const Tensor& x, int dim);
 
+// ---- activations that are compositions (composed_activation.cpp)
+FASTCNN_API Tensor logsigmoid(const Tensor& x);
+FASTCNN_API Tensor glu(const Tensor& x, int dim = -1);  // one half times the sigmoid of the other
+FASTCNN_API Tensor softshrink(const Tensor& x, double lambd = 0.5);
+FASTCNN_API Tensor hardshrink(const Tensor& x, double lambd = 0.5);
+FASTCNN_API Tensor tanhshrink(const Tensor& x);
+FASTCNN_API Tensor threshold(const Tensor& x, double threshold, double value);  // value where x <= threshold
+// Training: a slope of its own for each element below 0, drawn between lower and upper.
+FASTCNN_API Tensor rrelu(const Tensor& x, double lower = 1.0 / 8, double upper = 1.0 / 3, bool training = false);
+FASTCNN_API Tensor softmin(const Tensor& x, int dim);
+
 // ---- dropout (dropout.cpp)
 // ----------------------------------------------------------------------------------------
 FASTCNN_API Tensor dropout(const Tensor& x, double p = 0.5, bool training = true);
 FASTCNN_API Tensor dropout2d(const Tensor& x, double p = 0.5, bool training = true);  // whole channels
 FASTCNN_API Tensor drop_path(const Tensor& x, double p = 0.0, bool training = true);  // whole samples
+// Of nets with SELU (composed_activation.cpp); the second one of whole channels.
+FASTCNN_API Tensor alpha_dropout(const Tensor& x, double p = 0.5, bool training = false);
+FASTCNN_API Tensor feature_alpha_dropout(const Tensor& x, double p = 0.5, bool training = false);
 
 // ---- resampling (resample.cpp)
 // ------------------------------------------------------------------------------------ Either size or scale; modes

@@ -165,6 +165,37 @@ Tensor flatten(const Tensor& x, int start_dim, int end_dim) {
   return reshape(x, shape);
 }
 
+Tensor unflatten(const Tensor& x, int dim, const Dims& sizes) {
+  const int d = wrap_dim("unflatten", dim, x.shape());
+  check(x.ndim() > 0 && sizes.size() > 0,
+        "unflatten: expected a tensor with dimensions and at least one size, got shape ", x.shape(), " and sizes ",
+        sizes);
+  check(x.ndim() - 1 + sizes.size() <= kMaxDims, "unflatten: expected at most ", kMaxDims,
+        " dimensions, got sizes ", sizes, " for shape ", x.shape());
+  const int64_t n = x.shape()[d];
+  int64_t known = 1;
+  int open = -1;
+  for (int i = 0; i < sizes.size(); ++i) {
+    check(sizes[i] >= 0 || (sizes[i] == -1 && open < 0),
+          "unflatten: expected sizes >= 0, one of them may be -1, got ", sizes);
+    if (sizes[i] < 0)
+      open = i;
+    else
+      known = known > n ? known : known * sizes[i];  // more than n is wrong, whatever it is
+  }
+  const bool fits = open < 0 ? known == n : known > 0 && n % known == 0;
+  check(fits, "unflatten: expected sizes that make ", n, ", dim ", dim, " of shape ", x.shape(), ", got ", sizes);
+  Dims shape;
+  for (int i = 0; i < x.ndim(); ++i) {
+    if (i != d) {
+      shape.push_back(x.shape()[i]);
+      continue;
+    }
+    for (int k = 0; k < sizes.size(); ++k) shape.push_back(k == open ? n / known : sizes[k]);
+  }
+  return reshape(x, shape);
+}
+
 Tensor squeeze(const Tensor& x, std::optional<int> dim) {
   Dims shape, strides;
   int only = dim ? wrap_dim("squeeze", *dim, x.shape()) : -1;

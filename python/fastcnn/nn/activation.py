@@ -111,8 +111,77 @@ class Softsign(OpLayer, op="softsign"):
     """x / (1 + |x|)."""
 
 
+class LogSigmoid(OpLayer, op="logsigmoid"):
+    """log(sigmoid(x)), stable."""
+
+
+class GLU(OpLayer, op="glu"):
+    """The first half of dim times the sigmoid of the second half (Dauphin et al. 2017)."""
+
+    dim: int = -1
+
+
+class Softshrink(OpLayer, op="softshrink"):
+    """x moved towards 0 by lambd, 0 where |x| <= lambd (Donoho 1995)."""
+
+    lambd: float = 0.5
+
+    def _check(self):
+        if not self.lambd >= 0:
+            raise ValueError(f"Softshrink: expected lambd >= 0, got {self.lambd}")
+
+
+class Hardshrink(OpLayer, op="hardshrink"):
+    """x, and 0 where |x| <= lambd."""
+
+    lambd: float = 0.5
+
+
+class Tanhshrink(OpLayer, op="tanhshrink"):
+    """x - tanh(x)."""
+
+
+class Threshold(OpLayer, op="threshold", ignored=_INPLACE):
+    """x, and value where x <= threshold."""
+
+    threshold: float
+    value: float
+    inplace: bool = False
+
+
+class RReLU(OpLayer, op="rrelu", training=True, ignored=_INPLACE):
+    """x for x > 0, else slope * x (Xu et al. 2015).
+
+    In training each element has a slope of its own, uniform from lower to upper; in eval their mean.
+    """
+
+    lower: float = 1 / 8
+    upper: float = 1 / 3
+    inplace: bool = False
+
+    def _check(self):
+        if not self.lower <= self.upper:
+            raise ValueError(f"RReLU: expected lower <= upper, got {self.lower} and {self.upper}")
+
+
 class Softmax(OpLayer, op="softmax"):
     """exp(x) normalised to sum 1 along dim, which is the channels by default."""
+
+    dim: int = 1
+
+
+class Softmax2d(Module):
+    """exp(x) normalised to sum 1 over the channels of (N, C, H, W) or (C, H, W), at each place."""
+
+    def forward(self, x):
+        """fastcnn.ops.softmax over the channels."""
+        if x.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d: expected x of shape (N, C, H, W) or (C, H, W), got {tuple(x.shape)}")
+        return ops.softmax(x, -3)
+
+
+class Softmin(OpLayer, op="softmin"):
+    """softmax(-x) along dim, which is the channels by default."""
 
     dim: int = 1
 

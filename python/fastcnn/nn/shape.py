@@ -34,6 +34,29 @@ class Dropout2d(OpLayer, op="dropout2d", training=True, ignored=("inplace",)):
         _check_probability(self, "p", self.p)
 
 
+class AlphaDropout(OpLayer, op="alpha_dropout", training=True, ignored=("inplace",)):
+    """Dropout for SELU: in training sets values with probability p to SELU's lower limit (Klambauer et al. 2017).
+
+    What stays is scaled and shifted with it, so that mean 0 and variance 1 stay.
+    """
+
+    p: float = 0.5
+    inplace: bool = False
+
+    def _check(self):
+        _check_probability(self, "p", self.p)
+
+
+class FeatureAlphaDropout(OpLayer, op="feature_alpha_dropout", training=True, ignored=("inplace",)):
+    """AlphaDropout of whole channels of (N, C, ...)."""
+
+    p: float = 0.5
+    inplace: bool = False
+
+    def _check(self):
+        _check_probability(self, "p", self.p)
+
+
 class DropPath(OpLayer, op="drop_path", training=True, renamed={"drop_prob": "p"}):
     """Dropout of whole samples, put at the end of a residual branch: stochastic depth (Huang et al. 2016)."""
 
@@ -48,6 +71,23 @@ class Flatten(OpLayer, op="flatten"):
 
     start_dim: int = 1
     end_dim: int = -1
+
+
+class Unflatten(Module):
+    """Splits dim into unflattened_size, of which one may be -1: Unflatten(1, (C, H, W)) undoes Flatten()."""
+
+    def __init__(self, dim, unflattened_size):
+        super().__init__()
+        if isinstance(dim, str):
+            raise TypeError(f"Unflatten: expected dim as an int (dims have no names here), got {dim!r}")
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+
+    def forward(self, x):
+        """fastcnn.ops.unflatten with the settings of this layer."""
+        return ops.unflatten(x, self.dim, self.unflattened_size)
+
+    def extra_repr(self):
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
 class PixelShuffle(OpLayer, op="pixel_shuffle"):
