@@ -363,6 +363,10 @@ void bind_shape(py::module_& ops) {
       "index_select", [](const Tensor& x, int dim, const Tensor& i) { return index_select(x, dim, i); }, NoGil(),
       py::arg("x"), py::arg("dim"), py::arg("index"), "x at the positions index (1-D) of dim.");
   ops.def(
+      "embedding", &embedding, NoGil(), py::arg("ids"), py::arg("weight"), py::arg("padding_idx") = py::none(),
+      "Rows of weight (V, D) at int64 ids (…): (…, D). The row padding_idx gets no gradient. IndexError: an id\n"
+      "outside [0, V).");
+  ops.def(
       "gather", [](const Tensor& x, int dim, const Tensor& i) { return gather(x, dim, i); }, NoGil(), py::arg("x"),
       py::arg("dim"), py::arg("index"), "x with coordinate dim replaced by index.");
   ops.def(

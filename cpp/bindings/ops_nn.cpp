@@ -257,6 +257,67 @@ void bind_norms(py::module_& ops) {
           "x / (k + alpha * mean of squares over `size` neighbouring channels)**beta (Krizhevsky et al. 2012).");
 }
 
+UnfoldOptions unfold_options(const char* op, const py::object& kernel, const py::object& dilation,
+                             const py::object& padding, const py::object& stride) {
+  return {int_pair(op, "kernel_size", kernel), int_pair(op, "dilation", dilation),
+          int_pair(op, "padding", padding), int_pair(op, "stride", stride)};
+}
+
+// What max_pool2d had before it; a given size must be one that pools to that of x.
+std::pair<int64_t, int64_t> unpooled_size(const Tensor& x, const Pool2dOptions& o, const py::object& given) {
+  const char* op = "max_unpool2d";
+  check(x.ndim() == 4 || x.ndim() == 3, op, ": expected x of shape (N, C, H, W) or (C, H, W), got ", x.shape());
+  auto one = [](int64_t in, int64_t k, int64_t s, int64_t p) { return (in - 1) * s - 2 * p + k; };
+  const int64_t h = one(x.size(-2), o.kernel.first, o.stride.first, o.padding.first);
+  const int64_t w = one(x.size(-1), o.kernel.second, o.stride.second, o.padding.second);
+  if (given.is_none()) return {h, w};
+  std::vector<int64_t> size = int_list(op, given);
+  if (size.size() == 4 || size.size() == 3) size.erase(size.begin(), size.end() - 2);  // a whole shape
+  check(size.size() == 2, op, ": expected output_size (h, w) or a whole shape, got ", size.size(), " numbers");
+  check(std::abs(size[0] - h) < o.stride.first && std::abs(size[1] - w) < o.stride.second, op,
+        ": expected an output_size less than the stride ", Dims{o.stride.first, o.stride.second}, " from ",
+        Dims{h, w}, ", got ", Dims{size[0], size[1]});
+  return {size[0], size[1]};
+}
+
+void bind_unfold(py::module_& ops) {
+  ops.def(
+      "unfold",
+      [](const Tensor& x, const py::object& kernel, const py::object& dilation, const py::object& padding,
+         const py::object& stride) {
+        UnfoldOptions o = unfold_options("unfold", kernel, dilation, padding, stride);
+        return without_gil([&] { return unfold(x, o); });
+      },
+      py::arg("x"), py::arg("kernel_size"), py::arg("dilation") = 1, py::arg("padding") = 0, py::arg("stride") = 1,
+      "Windows of x (N, C, H, W) or (C, H, W) as columns (im2col): (N, C * kH * kW, L), L windows in rows.");
+  ops.def(
+      "fold",
+      [](const Tensor& x, const py::object& size, const py::object& kernel, const py::object& dilation,
+         const py::object& padding, const py::object& stride) {
+        UnfoldOptions o = unfold_options("fold", kernel, dilation, padding, stride);
+        auto s = int_pair("fold", "output_size", size);
+        return without_gil([&] { return fold(x, s, o); });
+      },
+      py::arg("x"), py::arg("output_size"), py::arg("kernel_size"), py::arg("dilation") = 1,
+      py::arg("padding") = 0, py::arg("stride") = 1,
+      "Columns x (N, C * kH * kW, L) or (C * kH * kW, L) added up in images (N, C, h, w) of output_size "
+      "(col2im):\n"
+      "the transpose of unfold.");
+  ops.def(
+      "max_unpool2d",
+      [](const Tensor& x, const Tensor& indices, const py::object& kernel, const py::object& stride,
+         const py::object& padding, const py::object& size) {
+        Pool2dOptions o = pool_options("max_unpool2d", kernel, stride, padding, py::int_(1), false);
+        auto s = unpooled_size(x, o, size);
+        return without_gil([&] { return max_unpool2d(x, indices, s); });
+      },
+      py::arg("x"), py::arg("indices"), py::arg("kernel_size"), no("stride"), py::arg("padding") = 0,
+      no("output_size"),
+      "x at the places that max_pool2d with return_indices gave, zeros elsewhere (Zeiler & Fergus 2014).\n"
+      "output_size: (h, w) or a whole shape, where several sizes pool to that of x. IndexError: an index outside\n"
+      "of the image.");
+}
+
 void bind_activations(py::module_& ops) {
   auto one = [&](const char* name, Tensor (*f)(const Tensor&), const char* doc) {
     ops.def(name, f, NoGil(), py::arg("x"), doc);
@@ -349,6 +410,7 @@ void bind_dropout(py::module_& ops) {
 void bind_ops_nn(py::module_& ops) {
   bind_convolution(ops);
   bind_pooling(ops);
+  bind_unfold(ops);
   bind_norms(ops);
   bind_activations(ops);
   bind_composed_activations(ops);

@@ -219,6 +219,25 @@ def test_graphs_that_would_reach_outside_of_memory_are_refused(whole, name):
     refused(build(header, graph, body))
 
 
+def test_places_that_values_are_put_to_are_checked(tmp_path):
+    def unpooled(x):
+        return fc.ops.max_unpool2d(*fc.ops.max_pool2d(x, 2, return_indices=True), 2)
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    fc.export(unpooled, tmp_path / "net.fcnn", x)
+    np.testing.assert_array_equal(fc.load(tmp_path / "net.fcnn").predict(x), unpooled(fc.tensor(x)).numpy())
+    for change in (
+        lambda node: node["params"].update(size=1 << 30),
+        lambda node: node["params"].update(dim=1),
+        lambda node: node["in"].__setitem__(1, node["in"][2]),
+        lambda node: node["in"].__setitem__(2, node["in"][0]),
+        lambda node: node["out"][0].update(shape=[1 << 30]),
+    ):
+        header, graph, body = parts((tmp_path / "net.fcnn").read_bytes())
+        change(next(n for n in graph["graphs"]["predict"]["nodes"] if n["op"] == "index_put"))
+        refused(build(header, graph, body))
+
+
 def test_random_changes_of_the_graph_never_reach_a_kernel_unchecked(whole):
     header, graph, body = parts(whole)
     rng = np.random.default_rng(1)

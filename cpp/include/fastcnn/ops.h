@@ -132,6 +132,8 @@ FASTCNN_API std::vector<Tensor> split(const Tensor& x, int64_t size, int dim = 0
 FASTCNN_API std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim);
 FASTCNN_API Tensor index_select(const Tensor& x, int dim, const Tensor& index);
 FASTCNN_API Tensor gather(const Tensor& x, int dim, const Tensor& index);
+// Rows of weight (V,D) at ids (…): (…,D); the row padding_idx gets no gradient.
+FASTCNN_API Tensor embedding(const Tensor& ids, const Tensor& weight, std::optional<int64_t> padding_idx = {});
 // x (n) with values (m) at index (m), of equal indices the last; without gradients.
 FASTCNN_API Tensor index_put(const Tensor& x, const Tensor& index, const Tensor& values);
 FASTCNN_API Tensor masked_fill(const Tensor& x, const Tensor& mask, double value);
@@ -190,6 +192,16 @@ FASTCNN_API Tensor adaptive_max_pool2d(const Tensor& x, std::pair<int64_t, int64
 FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool2d_with_indices(const Tensor& x,
                                                                        std::pair<int64_t, int64_t> size);
 FASTCNN_API Tensor global_avg_pool2d(const Tensor& x);  // (N,C,1,1)
+
+// ---- windows as columns (unfold.cpp)
+struct UnfoldOptions {
+  std::pair<int64_t, int64_t> kernel{1, 1}, dilation{1, 1}, padding{0, 0}, stride{1, 1};
+};
+FASTCNN_API Tensor unfold(const Tensor& x, const UnfoldOptions& o);  // (N,C,H,W) to (N, C*kH*kW, windows)
+// The transpose of unfold: what lies in several windows is added up.
+FASTCNN_API Tensor fold(const Tensor& x, std::pair<int64_t, int64_t> size, const UnfoldOptions& o);
+// x at the indices of max_pool2d_with_indices, zeros elsewhere, in images of `size`.
+FASTCNN_API Tensor max_unpool2d(const Tensor& x, const Tensor& indices, std::pair<int64_t, int64_t> size);
 
 // ---- normalisation (norm.cpp)
 // ------------------------------------------------------------------------------------- Training uses batch

@@ -6,6 +6,7 @@
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
 #include "ops/dims.h"
+#include "ops/index.h"
 #include "ops/promote.h"
 
 namespace fastcnn {
@@ -91,6 +92,39 @@ Tensor index_select(const Tensor& x, int dim, const Tensor& index) {
   shape[d] = i.numel();
   return emit1(index_select_rule, OpKind::index_select, IndexParams{d, x.shape()[d]}, {contiguous(x), i},
                {shape, x.dtype()});
+}
+
+Tensor index_sum(const Tensor& x, int dim, const Tensor& index, int64_t size) {
+  Dims shape = x.shape();
+  shape[dim] = size;
+  return emit1(index_add_rule, OpKind::index_add, IndexParams{dim, size}, {contiguous(x), contiguous(index)},
+               {shape, x.dtype()});
+}
+
+Tensor embedding(const Tensor& ids, const Tensor& weight, std::optional<int64_t> padding_idx) {
+  check(weight.ndim() == 2, "embedding: expected a weight (V, D), got shape ", weight.shape());
+  check<TypeError>(is_floating(weight.dtype()), "embedding: expected a floating weight, got ", weight.dtype());
+  check(ids.ndim() < kMaxDims, "embedding: expected ids of at most ", kMaxDims - 1, " dimensions, got shape ",
+        ids.shape());
+  const int64_t V = weight.shape()[0], D = weight.shape()[1];
+  int64_t skipped = padding_idx.value_or(0);
+  check(skipped >= -V && (skipped < V || !padding_idx), "embedding: expected padding_idx in [", -V, ", ", V,
+        "), got ", skipped);
+  if (skipped < 0) skipped += V;
+  Tensor i = reshape(as_index("embedding", ids), {-1});
+  if (!i.is_symbolic() && i.numel() > 0) {  // the kernel counts negative ids from the end
+    const double low = amin(i).item(), high = amax(i).item();
+    check<IndexError>(low >= 0 && high < static_cast<double>(V), "embedding: expected ids in [0, ", V, "), got ",
+                      low < 0 ? low : high);
+  }
+  Tensor rows = index_select(weight, 0, i);
+  if (padding_idx && weight.requires_grad()) {
+    Tensor padding = full({}, static_cast<double>(skipped), DType::int64, i.device());
+    rows = where(unsqueeze(eq(i, padding), 1), rows.detach(), rows);
+  }
+  Dims shape = ids.shape();
+  shape.push_back(D);
+  return reshape(rows, shape);
 }
 
 Tensor gather(const Tensor& x, int dim, const Tensor& index) {

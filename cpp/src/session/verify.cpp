@@ -267,6 +267,16 @@ void verify_index(OpKind kind, const IndexParams& p, Operands& c) {
     c.expect(d == p.dim || (whole ? narrow[d] <= wide[d] : narrow[d] == wide[d]), narrow, " within ", wide);
 }
 
+void verify_index_put(const IndexParams& p, Operands& c) {
+  const Tensor &x = c.next(), &index = c.next(), &values = c.next();
+  c.expect(x.ndim() == 1 && p.dim == 0 && p.size == x.shape()[0], "a 1-D operand of ", p.size, ", got ",
+           x.shape());
+  c.expect(index.ndim() == 1 && index.dtype() == DType::int64 && values.shape() == index.shape() &&
+               values.dtype() == x.dtype(),
+           "int64 positions and as many values of ", x.dtype(), ", got ", index.shape(), " and ", values.shape());
+  c.out(x.shape(), x.dtype());
+}
+
 void verify_cat(const CatParams& p, Operands& c) {
   const Tensor& first = c.peek(0);
   Dims shape = first.shape();
@@ -488,6 +498,7 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::index_add:
     case OpKind::gather:
     case OpKind::scatter_add: verify_index(kind, params.as<IndexParams>(), c); break;
+    case OpKind::index_put: verify_index_put(params.as<IndexParams>(), c); break;
     case OpKind::cat: verify_cat(params.as<CatParams>(), c); break;
     case OpKind::pad:
     case OpKind::pad_bwd: verify_pad(kind, params.as<PadParams>(), c); break;

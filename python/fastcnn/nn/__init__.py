@@ -37,6 +37,7 @@ from .capsule import PrimaryCaps, RoutingCaps
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
 from .conv import Conv2d, ConvTranspose2d, Linear
 from .distance import CosineSimilarity, PairwiseDistance
+from .embedding import Embedding
 from .loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -73,6 +74,7 @@ from .pooling import (
     GlobalAvgPool2d,
     LPPool2d,
     MaxPool2d,
+    MaxUnpool2d,
 )
 from .shape import (
     AlphaDropout,
@@ -83,11 +85,13 @@ from .shape import (
     DropPath,
     FeatureAlphaDropout,
     Flatten,
+    Fold,
     PixelShuffle,
     PixelUnshuffle,
     ReflectionPad2d,
     ReplicationPad2d,
     Unflatten,
+    Unfold,
     Upsample,
     ZeroPad2d,
 )

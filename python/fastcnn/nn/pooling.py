@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .._core import ops
+from .module import Module
 from .oplayer import OpLayer
 
 
@@ -14,6 +16,24 @@ class MaxPool2d(OpLayer, op="max_pool2d"):
     dilation: int | tuple = 1
     return_indices: bool = False
     ceil_mode: bool = False
+
+
+class MaxUnpool2d(Module):
+    """What MaxPool2d(return_indices=True) kept, back in its place, zeros elsewhere (Zeiler & Fergus 2014).
+
+    forward's output_size: (h, w) or a whole shape, where several sizes pool to that of x.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x, indices, output_size=None):
+        """fastcnn.ops.max_unpool2d with the settings of this layer."""
+        return ops.max_unpool2d(x, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+    def extra_repr(self):
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 class AvgPool2d(OpLayer, op="avg_pool2d"):

@@ -90,6 +90,25 @@ class Unflatten(Module):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
+class Unfold(OpLayer, op="unfold"):
+    """Windows as columns (im2col): (N, C, H, W) -> (N, C * kH * kW, L), L windows; sizes are an int or (h, w)."""
+
+    kernel_size: int | tuple
+    dilation: int | tuple = 1
+    padding: int | tuple = 0
+    stride: int | tuple = 1
+
+
+class Fold(OpLayer, op="fold"):
+    """Columns added up in images of output_size (col2im): (N, C * kH * kW, L) -> (N, C, h, w), Unfold's transpose."""
+
+    output_size: int | tuple
+    kernel_size: int | tuple
+    dilation: int | tuple = 1
+    padding: int | tuple = 0
+    stride: int | tuple = 1
+
+
 class PixelShuffle(OpLayer, op="pixel_shuffle"):
     """(N, C * r * r, H, W) -> (N, C, H * r, W * r), r = upscale_factor (Shi et al. 2016)."""
 

@@ -492,6 +492,14 @@ def gather(s):
     s.put("GatherElements", s.inputs, axis=s.p("dim"))
 
 
+def _add_into_zeros(s, index):
+    if s.w.opset < 16:
+        raise ValueError(f"{s.op}, which needs opset 16, in opset {s.w.opset}")
+    zero = numpy_helper.from_array(np.zeros(1, NUMPY[s.dtype]))
+    zeros = s.w.node("ConstantOfShape", [s.w.shape(s.sizes)], value=zero)
+    s.put("ScatterElements", [zeros, index, s.x(0)], axis=s.p("dim"), reduction="add")
+
+
 @emits("scatter_add")
 def scatter_add(s):
     """Of one_hot: ones added into zeros. One place of each row is a comparison, which more readers take (ours too)."""
@@ -501,11 +509,15 @@ def scatter_add(s):
         hit = s.w.node("Equal", [s.x(1), s.w.constant(classes.astype(NUMPY[s.dtypes[1]]))])
         s.put("Where", [hit, s.x(0), s.number(0)])
         return
-    if s.w.opset < 16:
-        raise ValueError(f"scatter_add, which needs opset 16, in opset {s.w.opset}")
-    zero = numpy_helper.from_array(np.zeros(1, NUMPY[s.dtype]))
-    zeros = s.w.node("ConstantOfShape", [s.w.shape(s.sizes)], value=zero)
-    s.put("ScatterElements", [zeros, s.x(1), s.x(0)], axis=dim, reduction="add")
+    _add_into_zeros(s, s.x(1))
+
+
+@emits("index_add")
+def index_add(s):
+    """Of fold."""
+    sizes = s.shapes[0]
+    index = s.w.node("Reshape", [s.x(1), s.w.ints([-1 if d == s.p("dim") else 1 for d in range(len(sizes))])])
+    _add_into_zeros(s, s.w.node("Expand", [index, s.w.shape(sizes)]))
 
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

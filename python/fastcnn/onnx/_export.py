@@ -143,7 +143,7 @@ def _emit_nodes(w, nodes, known, names, results):
             _emit_one(w, node, inputs, known, names, results)
         except ValueError as e:
             refused.append(f"{op} ({', '.join(node['in'])}): {e}")
-            names[first] = first
+            names.update((o["name"], o["name"]) for o in outputs)
     if refused:
         listed = "\n  ".join(refused[:50])
         raise ValueError(f"onnx.export: {len(refused)} ops cannot be written:\n  {listed}")
