@@ -65,6 +65,7 @@ from .loss import (
     TripletMarginLoss,
 )
 from .module import LoadResult, Module
+from .multihead import MultiheadAttention
 from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm
 from .parameter import Parameter
 from .pooling import (

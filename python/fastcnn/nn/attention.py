@@ -1,7 +1,7 @@
 """Attention for convolutional networks: SqueezeExcite, ECA and CBAM rescale features, SelfAttention2d mixes places.
 
 Each takes x (N, C, H, W) and gives the same shape. Names of parameters are those of timm (SqueezeExcite, ECA, CBAM) and
-of the common SAGAN code (SelfAttention2d). Not multi-head attention of transformers.
+of the common SAGAN code (SelfAttention2d). Attention over sequences is in multihead.py.
 """
 
 from __future__ import annotations
