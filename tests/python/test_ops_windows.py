@@ -159,6 +159,7 @@ BAD = [
     (lambda: fc_compile(lambda x, i: ops.max_unpool2d(x, i, 2))(X, I + 80), IndexError, "index_put: expected indices"),
     (lambda: ops.embedding(fc.tensor([0, 5]), ops.ones((5, 2))), IndexError, r"ids in \[0, 5\), got 5"),
     (lambda: ops.embedding(fc.tensor([-1]), ops.ones((5, 2))), IndexError, r"ids in \[0, 5\), got -1"),
+    (lambda: fc_compile(lambda i: ops.embedding(i, ops.ones((5, 2))))(fc.tensor([-1])), IndexError, "expected indices"),
     (lambda: ops.embedding(X, ops.ones((5, 2))), TypeError, "embedding: expected an integer index, got float32"),
     (lambda: ops.embedding(I, X), ValueError, r"embedding: expected a weight \(V, D\)"),
     (lambda: ops.embedding(I, ops.ones((5, 2)), 5), ValueError, r"embedding: expected padding_idx in \[-5, 5\), got 5"),

@@ -112,7 +112,11 @@ Tensor embedding(const Tensor& ids, const Tensor& weight, std::optional<int64_t>
         "), got ", skipped);
   if (skipped < 0) skipped += V;
   Tensor i = reshape(as_index("embedding", ids), {-1});
-  if (!i.is_symbolic() && i.numel() > 0) {  // the kernel counts negative ids from the end
+  const Tensor zero = full({}, 0, DType::int64, i.device()),
+               end = full({}, static_cast<double>(V), DType::int64, i.device());
+  if (i.is_symbolic() || i.device().type != DeviceType::cpu) {
+    i = where(lt(i, zero), end, i);  // the kernel counts negative ids from the end, and refuses this one
+  } else if (i.numel() > 0) {
     const double low = amin(i).item(), high = amax(i).item();
     check<IndexError>(low >= 0 && high < static_cast<double>(V), "embedding: expected ids in [0, ", V, "), got ",
                       low < 0 ? low : high);

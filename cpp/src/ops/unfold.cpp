@@ -46,9 +46,17 @@ Tensor positions(const UnfoldOptions& o, const Windows& w, Device device) {
   return reshape(add(y, x), {-1});
 }
 
+// (N, C, H, W) as (N, H * W, C): the way images lie in memory.
+Tensor rows_of(const Tensor& x) {
+  return reshape(permute(x, {0, 2, 3, 1}), {x.shape()[0], x.shape()[2] * x.shape()[3], x.shape()[1]});
+}
+Tensor image_of(const Tensor& rows, int64_t H, int64_t W) {
+  return permute(reshape(rows, {rows.shape()[0], H, W, rows.shape()[2]}), {0, 3, 1, 2});
+}
+
 std::vector<Tensor> vjp_max_unpool(TapeNode& n, const std::vector<Tensor>& g) {
-  Tensor index = n.input(1);
-  return {reshape(gather(reshape(g[0], {index.shape()[0], -1}), 1, index), n.inputs[0].shape), Tensor()};
+  const Dims& x = n.inputs[0].shape;
+  return {contiguous(image_of(gather(rows_of(g[0]), 1, n.input(1)), x[2], x[3])), Tensor()};
 }
 const Rule max_unpool_rule{"max_unpool2d", vjp_max_unpool, 0b10};
 
@@ -64,9 +72,7 @@ Tensor unfold(const Tensor& x_in, const UnfoldOptions& o) {
   Windows w = windows(op, o, {x.shape()[2], x.shape()[3]});
   const Pair p = o.padding;
   if (p.first || p.second) x = pad(x, {p.second, p.second, p.first, p.first});
-  // Rows of channels: the way images lie in memory.
-  Tensor rows = reshape(permute(x, {0, 2, 3, 1}), {N, w.H * w.W, C});
-  Tensor taken = index_select(rows, 1, positions(o, w, x.device()));
+  Tensor taken = index_select(rows_of(x), 1, positions(o, w, x.device()));
   Tensor y = reshape(permute(taken, {0, 2, 1}), {N, C * w.taps, w.oH * w.oW});
   return x_in.ndim() == 3 ? squeeze(y, 0) : y;
 }
@@ -83,9 +89,8 @@ Tensor fold(const Tensor& x_in, std::pair<int64_t, int64_t> size, const UnfoldOp
   check(x.shape()[1] % w.taps == 0 && x.shape()[2] == L, op, ": expected x with a multiple of ", w.taps,
         " rows and ", L, " columns for output_size ", Dims{size.first, size.second}, ", got shape ", x_in.shape());
   Tensor rows = permute(reshape(x, {N, C, w.taps * L}), {0, 2, 1});
-  Tensor image = reshape(index_sum(rows, 1, positions(o, w, x.device()), w.H * w.W), {N, w.H, w.W, C});
-  image = narrow(narrow(permute(image, {0, 3, 1, 2}), 2, o.padding.first, size.first), 3, o.padding.second,
-                 size.second);
+  Tensor image = image_of(index_sum(rows, 1, positions(o, w, x.device()), w.H * w.W), w.H, w.W);
+  image = narrow(narrow(image, 2, o.padding.first, size.first), 3, o.padding.second, size.second);
   return contiguous(x_in.ndim() == 2 ? squeeze(image, 0) : image);
 }
 
@@ -96,34 +101,36 @@ Tensor max_unpool2d(const Tensor& x, const Tensor& indices, std::pair<int64_t, i
   check<TypeError>(indices.dtype() == DType::int64, op, ": expected int64 indices, got ", indices.dtype());
   check(indices.shape() == x.shape(), op, ": expected indices of shape ", x.shape(), ", got ", indices.shape());
   check_pair(op, "output_size", size, 1);
-  const int n = x.ndim();
-  const int64_t planes = x.numel() == 0 ? 0 : x.numel() / (x.shape()[n - 1] * x.shape()[n - 2]);
-  const int64_t pixels = size.first * size.second, total = planes * pixels;
+  const bool single = x.ndim() == 3;
+  const Tensor image = single ? unsqueeze(x, 0) : x, at = single ? unsqueeze(indices, 0) : indices;
+  const int64_t N = image.shape()[0], C = image.shape()[1], pixels = size.first * size.second,
+                total = N * C * pixels;
   Device device = x.device();
-  Tensor at = indices.detach();
-  auto whole = [&](int64_t v) { return full({}, static_cast<double>(v), DType::int64, device); };
   if (!at.is_symbolic() && device.type == DeviceType::cpu && at.numel() > 0) {
     const double low = amin(at).item(), high = amax(at).item();
     check<IndexError>(low >= 0 && high < static_cast<double>(pixels), op, ": expected indices in [0, ", pixels,
                       ") for output_size ", Dims{size.first, size.second}, ", got ", low < 0 ? low : high);
   }
-  Dims shape = x.shape();
-  shape[n - 2] = size.first, shape[n - 1] = size.second;
-  if (total == 0) return zeros(shape, x.dtype(), device);
-  at = reshape(at, {planes, -1});
-  std::vector<Tensor> out(1);
-  {
-    GradMode off(false);
-    Tensor start =
-        affine(arange(0, static_cast<double>(planes), 1, DType::int64, device), static_cast<double>(pixels), 0);
-    // In plans a place outside its plane is one outside of everything, which index_put refuses.
-    Tensor bad = logical_or(lt(at, whole(0)), ge(at, whole(pixels)));
-    Tensor place = where(bad, whole(total), add(at, unsqueeze(start, 1)));
-    Tensor flat = index_put(zeros({total}, x.dtype(), device), reshape(place, {-1}), reshape(x.detach(), {-1}));
-    out[0] = contiguous(reshape(flat, shape));
+  std::vector<Tensor> out{zeros({N, C, size.first, size.second}, x.dtype(), device)};
+  if (total > 0 && x.numel() > 0) {
+    const Tensor rows = contiguous(rows_of(at.detach()));
+    {
+      GradMode off(false);
+      auto line = [&](int64_t n, int64_t step) {
+        return affine(arange(0, static_cast<double>(n), 1, DType::int64, device), static_cast<double>(step), 0);
+      };
+      auto number = [&](int64_t v) { return full({}, static_cast<double>(v), DType::int64, device); };
+      const Tensor start = add(reshape(line(N, pixels * C), {N, 1, 1}), line(C, 1));
+      // In plans a place outside its image is one outside of all, which index_put refuses.
+      const Tensor bad = logical_or(lt(rows, number(0)), ge(rows, number(pixels)));
+      const Tensor place = where(bad, number(total), add(affine(rows, static_cast<double>(C), 0), start));
+      const Tensor flat = index_put(zeros({total}, x.dtype(), device), reshape(place, {-1}),
+                                    reshape(rows_of(image.detach()), {-1}));
+      out[0] = contiguous(image_of(reshape(flat, {N, pixels, C}), size.first, size.second));
+    }
+    record_on_tape(max_unpool_rule, Params(), {image, rows}, out);
   }
-  record_on_tape(max_unpool_rule, Params(), {x, contiguous(at)}, out);
-  return out[0];
+  return single ? squeeze(out[0], 0) : out[0];
 }
 
 }  // namespace fastcnn
