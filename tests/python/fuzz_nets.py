@@ -298,6 +298,12 @@ ACTIVATIONS = {
     "softplus": {"beta": 2.0, "threshold": 5.0},
     "softsign": {},
     "gelu_tanh": {"approximate": "tanh"},
+    "logsigmoid": {},
+    "softshrink": {"lambd": 0.3},
+    "hardshrink": {"lambd": 0.3},
+    "tanhshrink": {},
+    "threshold": {"threshold": 0.2, "value": -1.5},
+    "rrelu": {"lower": 0.1, "upper": 0.4},
 }
 
 
@@ -312,9 +318,10 @@ def activation(rng):
     x = spread(rng, *shape) * pick(rng, 1, 3, 0.2)
     options = ACTIVATIONS[name]
     ours, theirs = getattr(ops, name.split("_tanh")[0]), getattr(F, name.split("_tanh")[0])
+    second = name != "hardsigmoid"  # PyTorch has none of it, and 1/6 in float32 precision
     return Case(
-        lambda x: ours(x, **options), lambda x: theirs(x, **options), [x], name, name != "hardsigmoid"
-    )  # PyTorch has no second one
+        lambda x: ours(x, **options), lambda x: theirs(x, **options), [x], name, second, scale=1 if second else 30
+    )
 
 
 @family
@@ -484,3 +491,81 @@ def other_losses(rng):
     return Case(
         lambda x, t: ours(x, t, **options), lambda x, t: theirs(x, t, **options), [x, t], f"{name} {options}", True
     )
+
+
+@family
+def pair_losses(rng):
+    """Losses of pairs and triples of vectors, and of probabilities and rates."""
+    n, d, red = int(rng.integers(1, 7)), channels(rng), pick(rng, "mean", "sum", "none")
+    name = pick(rng, *(
+        "triplet_margin_loss margin_ranking_loss cosine_embedding_loss hinge_embedding_loss soft_margin_loss "
+        "binary_cross_entropy poisson_nll_loss gaussian_nll_loss cosine_similarity"
+    ).split())  # fmt: skip
+    x, y, z = (spread(rng, n, d) for _ in range(3))
+    signs, options = rng.choice([-1, 1], (n, d)), {"reduction": red}
+    if name == "triplet_margin_loss":
+        options |= {"margin": 0.7, "swap": bool(rng.random() < 0.5), "p": pick(rng, 1.0, 2.0, 3.0)}
+        arrays = [x, y, z]
+    elif name == "margin_ranking_loss":
+        options["margin"], arrays = 0.0137, [x, y, signs]
+    elif name == "cosine_embedding_loss":
+        options["margin"], arrays = 0.0137, [x, y, signs[:, 0]]
+    elif name in ("hinge_embedding_loss", "soft_margin_loss"):
+        arrays = [x, signs]
+    elif name == "binary_cross_entropy":
+        arrays = [rng.uniform(0.1, 0.9, (n, d)), rng.random((n, d))]
+    elif name == "poisson_nll_loss":
+        options |= {"full": bool(rng.random() < 0.5)}
+        arrays = [x, positive(rng, n, d)]
+    elif name == "gaussian_nll_loss":
+        options |= {"full": bool(rng.random() < 0.5)}
+        arrays = [x, y, positive(rng, *pick(rng, (n, d), (n, 1)))]
+    else:
+        options, arrays = {"dim": int(rng.integers(-2, 2))}, [x, y]
+    ours, theirs = getattr(ops, name), getattr(F, name)
+    return Case(
+        lambda *a: ours(*a, **options), lambda *a: theirs(*a, **options), arrays, f"{name} {options}", True, scale=10
+    )
+
+
+@family
+def windows_as_columns(rng):
+    name = pick(rng, "unfold", "fold", "max_unpool2d")
+    c, h, w = channels(rng), int(rng.integers(5, 11)), int(rng.integers(5, 11))
+    lead = pick(rng, (c,), (int(rng.integers(1, 4)), c))
+    if name == "max_unpool2d":
+        k, p = int(rng.integers(1, 4)), int(rng.integers(0, 2))
+        options = {"kernel_size": k, "stride": int(rng.integers(1, k + 1)), "padding": min(p, k // 2)}
+        pooled, at = F.max_pool2d(torch.tensor(spread(rng, *lead, h, w)), return_indices=True, **options)
+        # Windows that share a place have its one value; others would leave a choice. The last rows may pool no more.
+        size = (h, w) if all(abs((n - 1) * options["stride"] - 2 * options["padding"] + k - m) < options["stride"]
+                             for n, m in zip(pooled.shape[-2:], (h, w), strict=True)) else None  # fmt: skip
+        if size is None:
+            return windows_as_columns(rng)
+        return Case(
+            lambda x, i: ops.max_unpool2d(x, i, output_size=size, **options),
+            lambda x, i: F.max_unpool2d(x, i, output_size=size, **options),
+            [pooled.numpy(), at.numpy()], f"{name} {options}", True,
+        )  # fmt: skip
+    options = {key: pair(rng, low, high)[0] for key, low, high in
+               (("kernel_size", 1, 3), ("dilation", 1, 2), ("padding", 0, 2), ("stride", 1, 3))}  # fmt: skip
+    image = spread(rng, *lead, h, w)
+    if name == "unfold":
+        return Case(
+            lambda x: ops.unfold(x, **options), lambda x: F.unfold(x, **options), [image], f"{name} {options}", True
+        )
+    columns = spread(rng, *F.unfold(torch.tensor(image), **options).shape)
+    return Case(
+        lambda x: ops.fold(x, (h, w), **options), lambda x: F.fold(x, (h, w), **options), [columns],
+        f"{name} {options}", True,
+    )  # fmt: skip
+
+
+@family
+def embedding(rng):
+    v, d, ids = int(rng.integers(1, 9)), channels(rng), dims(rng, int(rng.integers(0, 4)), 6)
+    padding = pick(rng, None, int(rng.integers(-v, v)))
+    return Case(
+        lambda i, w: ops.embedding(i, w, padding), lambda i, w: F.embedding(i, w, padding),
+        [rng.integers(0, v, ids), normal(rng, v, d)], f"embedding {v} {padding}", True,
+    )  # fmt: skip

@@ -165,6 +165,12 @@ TARGET_LOSSES = {
     "huber_loss": lambda x, t: ops.huber_loss(x, t),
     "smooth_l1_loss beta 0": lambda x, t: ops.smooth_l1_loss(x, t, beta=0),
     "kl_div": lambda x, t: ops.kl_div(x, t),
+    "binary_cross_entropy": lambda x, t: ops.binary_cross_entropy(x, t),
+    "soft_margin_loss": lambda x, t: ops.soft_margin_loss(x, t),
+    "multilabel_soft_margin_loss": lambda x, t: ops.multilabel_soft_margin_loss(x, t),
+    "hinge_embedding_loss": lambda x, t: ops.hinge_embedding_loss(x, t),
+    "poisson_nll_loss": lambda x, t: ops.poisson_nll_loss(x, t),
+    "gaussian_nll_loss": lambda x, t: ops.gaussian_nll_loss(x, t, 1.0),
 }
 
 

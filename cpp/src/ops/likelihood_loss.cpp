@@ -89,7 +89,9 @@ Tensor multilabel_soft_margin_loss(const Tensor& input, const Tensor& target, co
   if (weight.defined())
     check(weight.shape() == Dims{classes}, op, ": expected a weight of shape ", Dims{classes}, ", got ",
           weight.shape());
-  Tensor each = binary_cross_entropy_with_logits(wide(op, input), target, weight, {}, "none");
+  Tensor x = wide(op, input);
+  check(target.shape() == x.shape(), op, ": expected a target of shape ", x.shape(), ", got ", target.shape());
+  Tensor each = binary_cross_entropy_with_logits(x, paired(op, x, target), weight, {}, "none");
   return reduced(mean(each, {-1}), r);
 }
 
