@@ -367,6 +367,7 @@ TEST_CASE("conv2d whose stride and dilation have a common divisor: the part of t
       {Case(2, 40, 17, 15, 40, 5, 5).stride(2, 2).dilate(2, 2).pad(3).groups(40), true, true},
       {Case(2, 7, 12, 11, 7, 1, 1).stride(2, 3).groups(7), false, true},
       {Case(2, 33, 9, 10, 20, 1, 1).stride(2, 2), false, true},
+      {Case(2, 32, 9, 10, 20, 1, 1).stride(2, 2), false, false},
       {Case(1, 8, 9, 10, 20, 1, 3).stride(3, 1).pad(2, 2, 1, 1), true,
        true},  // rows of padding, one tap of any dilation
       {Case(1, 8, 9, 10, 20, 3, 3).stride(2, 3).dilate(3, 2).pad(2), false, false},

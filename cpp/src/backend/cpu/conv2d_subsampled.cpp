@@ -1,6 +1,7 @@
-// What it is: convolutions whose stride and dilation have a common divisor, and 1x1 ones with a stride, all
-// passes: they read every g-th row and column of the image alone, which are an image of their own with stride and
-// dilation divided by g. Whatever takes that one (Winograd, planes, …) runs on a copy. What it is not: arithmetic.
+// What it is: convolutions whose stride and dilation have a common divisor, all passes, and gradients of the data
+// of 1x1 ones with a stride: they read every g-th row and column of the image alone, which are an image of their
+// own with stride and dilation divided by g. Whatever takes that one (Winograd, planes, …) runs on a copy. What it
+// is not: arithmetic.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -100,6 +101,8 @@ const char* declines(const Call& c, List list, bool image_out) {
   if (const char* why = declines_common(c)) return why;
   const auto& p = c.as<Conv2dParams>();
   if (p.N * p.oH * p.oW * p.C * p.O == 0) return "empty";
+  if (p.groups == p.C && p.kH * p.kW <= 4 && p.N * p.H * p.W * p.C >= kStreamFloats)
+    return "a few products of pixels that come from memory";
   const Part d(c, image_out);
   if (d.s.h.step * d.s.w.step == 1) return "all pixels are of one kind";
   if (d.s.floats() == 0) return "all taps see padding";
@@ -130,7 +133,11 @@ const char* subsampled_declines(const Call& c) {
 int64_t subsampled_workspace(const Call& c) { return workspace(c, conv2d_list(), false); }
 void subsampled_run(const Call& c) { run_on_part(c, conv2d_list()); }
 
-const char* subsampled_bwd_data_declines(const Call& c) { return declines(c, conv2d_bwd_data_list(), true); }
+const char* subsampled_bwd_data_declines(const Call& c) {
+  const auto& p = c.as<Conv2dParams>();
+  if (p.kH * p.kW == 1 && p.C % kAlign == 0) return "pixels of whole lines are written in place";
+  return declines(c, conv2d_bwd_data_list(), true);
+}
 int64_t subsampled_bwd_data_workspace(const Call& c) { return workspace(c, conv2d_bwd_data_list(), true); }
 void subsampled_bwd_data_run(const Call& c) {
   const Part d(c, true);
