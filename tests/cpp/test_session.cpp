@@ -182,6 +182,26 @@ TEST_CASE("a compiled step that throws does not count for the optimizer") {
   CHECK(losses(0) == losses(2));
 }
 
+TEST_CASE("what has been moved from says so instead of reading behind nothing") {
+  File file;
+  write_session(file.path, {{"predict", Net().traced()}});
+  Session session = Session::load(file.path), taken = std::move(session);
+  CHECK_THROWS_AS(session.predict(ones({2, 3, 8, 8})), ValueError);
+  CHECK_THROWS_AS(session.can_step(), ValueError);
+  CHECK(taken.predict(ones({2, 3, 8, 8})).shape() == Dims{2, 4});
+  Tensor w = ones({2});
+  w.set_requires_grad(true);
+  optim::SGD sgd({w}), mine = std::move(sgd);
+  CHECK_THROWS_AS(sgd.step(), ValueError);
+  CHECK_THROWS_AS(sgd.set_lr(1), ValueError);
+  CHECK(mine.groups() == 1);
+  Compiled twice([](const std::vector<Tensor>& in) { return std::vector<Tensor>{add(in[0], in[0])}; });
+  Compiled kept = std::move(twice);
+  CHECK_THROWS_AS(twice({w.detach()}), ValueError);
+  CHECK_THROWS_AS(twice.reset(), ValueError);
+  CHECK(kept({w.detach()}).size() == 1);
+}
+
 TEST_CASE("threads that predict at once get their own results") {
   Net net;
   File file;

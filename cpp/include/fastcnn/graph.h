@@ -62,6 +62,7 @@ class FASTCNN_API Compiled {
 
  private:
   struct Impl;
+  Impl& impl() const;  // ValueError once it has been moved from
   std::unique_ptr<Impl> impl_;
 };
 

@@ -69,6 +69,7 @@ class FASTCNN_API Optimizer {
   explicit Optimizer(std::shared_ptr<Impl> impl);
 
  private:
+  Impl& impl() const;           // ValueError once it has been moved from
   std::shared_ptr<Impl> impl_;  // compiled steps keep it alive
 };
 

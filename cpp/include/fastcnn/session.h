@@ -126,6 +126,7 @@ class FASTCNN_API Session {
  private:
   struct Impl;
   explicit Session(std::unique_ptr<Impl> impl);
+  Impl& impl() const;  // ValueError once it has been moved from
   std::unique_ptr<Impl> impl_;
 };
 

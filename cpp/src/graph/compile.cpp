@@ -103,15 +103,19 @@ Compiled::Compiled(Fn fn, int64_t budget_bytes, int64_t most_plans) : impl_(std:
 Compiled::~Compiled() = default;
 Compiled::Compiled(Compiled&&) noexcept = default;
 Compiled& Compiled::operator=(Compiled&&) noexcept = default;
+Compiled::Impl& Compiled::impl() const {
+  check(impl_ != nullptr, "compile: this Compiled has been moved from");
+  return *impl_;
+}
 
 std::vector<Tensor> Compiled::operator()(const std::vector<Tensor>& inputs) {
-  check(static_cast<bool>(impl_->fn), "compile: this Compiled was made without a function");
-  return call({}, inputs, impl_->fn);
+  check(static_cast<bool>(impl().fn), "compile: this Compiled was made without a function");
+  return call({}, inputs, impl().fn);
 }
 
 std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
                                    int64_t* plan_id) {
-  Impl& m = *impl_;
+  Impl& m = impl();
   if (plan_id) *plan_id = 0;
   // Inside another trace the ops simply join it; eager mode runs the function as it is.
   if (eager_forced() || is_tracing()) return fn(inputs);
@@ -142,31 +146,31 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   return m.plans.front().plan->run(inputs);
 }
 
-PlanInfo Compiled::info() const { return impl_->plans.empty() ? PlanInfo{} : impl_->plans.front().plan->info(); }
+PlanInfo Compiled::info() const { return impl().plans.empty() ? PlanInfo{} : impl().plans.front().plan->info(); }
 std::string Compiled::describe() const {
-  return impl_->plans.empty() ? "no plan yet\n" : impl_->plans.front().plan->describe();
+  return impl().plans.empty() ? "no plan yet\n" : impl().plans.front().plan->describe();
 }
 std::vector<StepInfo> Compiled::steps() const {
-  return impl_->plans.empty() ? std::vector<StepInfo>{} : impl_->plans.front().plan->steps();
+  return impl().plans.empty() ? std::vector<StepInfo>{} : impl().plans.front().plan->steps();
 }
 void Compiled::record_times(bool on) {
-  impl_->timed = on;
-  for (Entry& e : impl_->plans) e.plan->record_times(on);
+  impl().timed = on;
+  for (Entry& e : impl().plans) e.plan->record_times(on);
 }
 int64_t Compiled::recorded_runs() const {
-  return impl_->plans.empty() ? 0 : impl_->plans.front().plan->recorded_runs();
+  return impl().plans.empty() ? 0 : impl().plans.front().plan->recorded_runs();
 }
-CacheInfo Compiled::cache_info() const { return impl_->cache; }
+CacheInfo Compiled::cache_info() const { return impl().cache; }
 std::vector<int64_t> Compiled::plan_ids() const {
-  std::lock_guard<std::mutex> lock(impl_->mutex);
+  std::lock_guard<std::mutex> lock(impl().mutex);
   std::vector<int64_t> ids;
-  for (const Entry& e : impl_->plans) ids.push_back(e.id);
+  for (const Entry& e : impl().plans) ids.push_back(e.id);
   return ids;
 }
 void Compiled::reset() {
-  impl_->plans.clear();
-  impl_->arena->memory.reset();
-  impl_->cache.bytes = impl_->cache.plans = impl_->own_bytes = 0;
+  impl().plans.clear();
+  impl().arena->memory.reset();
+  impl().cache.bytes = impl().cache.plans = impl().own_bytes = 0;
 }
 
 }  // namespace fastcnn

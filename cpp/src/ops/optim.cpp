@@ -277,6 +277,10 @@ struct Optimizer::Impl {
 };
 
 Optimizer::Optimizer(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Optimizer::Impl& Optimizer::impl() const {
+  check(impl_ != nullptr, "optimizer: this Optimizer has been moved from");
+  return *impl_;
+}
 Optimizer::~Optimizer() = default;
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
@@ -307,8 +311,8 @@ std::shared_ptr<Optimizer::Impl> make_impl(const std::vector<Group<O>>& groups) 
 
 void Optimizer::step() {
   NoGrad off;
-  for (size_t group = 0; group < impl_->groups.size(); ++group) {
-    auto& g = impl_->groups[group];
+  for (size_t group = 0; group < impl().groups.size(); ++group) {
+    auto& g = impl().groups[group];
     std::map<int64_t, std::vector<size_t>> by_step;
     std::vector<Tensor> grads(g.params.size());
     for (size_t i = 0; i < g.params.size(); ++i) {
@@ -320,7 +324,7 @@ void Optimizer::step() {
       by_step[g.params[i].step].push_back(i);
     }
     for (auto& [step, members] : by_step) {
-      auto launch = impl_->launch(group, members);
+      auto launch = impl().launch(group, members);
       on_each_run([impl = impl_, launch] { impl->sync_hyper(*launch); },
                   [impl = impl_, launch] { impl->uncount(*launch); });
       for (size_t i : launch->members) apply(g.options, g.params[i], grads[i], launch->hyper);
@@ -329,7 +333,7 @@ void Optimizer::step() {
 }
 
 void Optimizer::zero_grad(bool set_to_none) {
-  for (auto& g : impl_->groups)
+  for (auto& g : impl().groups)
     for (auto& s : g.params) {
       if (set_to_none)
         s.param.set_grad({});
@@ -338,16 +342,16 @@ void Optimizer::zero_grad(bool set_to_none) {
     }
 }
 
-size_t Optimizer::groups() const { return impl_->groups.size(); }
+size_t Optimizer::groups() const { return impl().groups.size(); }
 
 double Optimizer::lr(size_t group) const {
   check<IndexError>(group < groups(), "lr: expected a group below ", groups(), ", got ", group);
-  return lr_of(impl_->groups[group].options);
+  return lr_of(impl().groups[group].options);
 }
 void Optimizer::set_lr(size_t group, double lr) {
   check<IndexError>(group < groups(), "set_lr: expected a group below ", groups(), ", got ", group);
   check(lr >= 0 && std::isfinite(lr), "set_lr: expected a finite lr >= 0, got ", lr);
-  lr_of(impl_->groups[group].options) = lr;
+  lr_of(impl().groups[group].options) = lr;
 }
 void Optimizer::set_lr(double lr) {
   for (size_t i = 0; i < groups(); ++i) set_lr(i, lr);

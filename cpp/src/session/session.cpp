@@ -308,6 +308,10 @@ struct Session::Impl {
 };
 
 Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Impl& Session::impl() const {
+  check(impl_ != nullptr, "session: this Session has been moved from");
+  return *impl_;
+}
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
@@ -333,56 +337,56 @@ Session Session::load_memory(const void* data, size_t bytes, const SessionOption
   }
 }
 
-bool Session::can_predict() const { return impl_->predict.has_value(); }
-bool Session::can_step() const { return impl_->step.has_value(); }
+bool Session::can_predict() const { return impl().predict.has_value(); }
+bool Session::can_step() const { return impl().step.has_value(); }
 const std::vector<TensorInfo>& Session::inputs(bool of_step) const {
-  return impl_->runner(of_step).replay->inputs();
+  return impl().runner(of_step).replay->inputs();
 }
 const std::vector<TensorInfo>& Session::outputs(bool of_step) const {
-  return impl_->runner(of_step).replay->outputs();
+  return impl().runner(of_step).replay->outputs();
 }
 
-std::vector<Tensor> Session::predict(const std::vector<Tensor>& inputs) { return impl_->run(false, inputs); }
+std::vector<Tensor> Session::predict(const std::vector<Tensor>& inputs) { return impl().run(false, inputs); }
 Tensor Session::predict(const Tensor& input) {
-  std::vector<Tensor> out = impl_->run(false, {input});
+  std::vector<Tensor> out = impl().run(false, {input});
   check(out.size() == 1, "session: expected a graph of one output, this has ", out.size());
   return std::move(out[0]);
 }
-std::vector<Tensor> Session::step(const std::vector<Tensor>& inputs) { return impl_->run(true, inputs); }
+std::vector<Tensor> Session::step(const std::vector<Tensor>& inputs) { return impl().run(true, inputs); }
 
 double Session::lr() const {
-  const Alone alone(impl_->turns);
-  const auto& u = impl_->runner(true).updates;
+  const Alone alone(impl().turns);
+  const auto& u = impl().runner(true).updates;
   check(!u.empty(), "lr: the training step has no optimizer");
   return u[0].lr();
 }
 void Session::set_lr(double lr) {
-  const Alone alone(impl_->turns);
-  auto& u = impl_->runner(true).updates;
+  const Alone alone(impl().turns);
+  auto& u = impl().runner(true).updates;
   check(!u.empty(), "set_lr: the training step has no optimizer");
   check(lr >= 0 && std::isfinite(lr), "set_lr: expected a finite lr >= 0, got ", lr);
   for (Update& x : u) x.set_lr(lr);
 }
 
 Tensor Session::preprocess(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels) const {
-  NumThreadsScope threads(impl_->options.threads);
+  NumThreadsScope threads(impl().options.threads);
   NoGrad off;
-  return impl_->image.run(pixels, height, width, channels);
+  return impl().image.run(pixels, height, width, channels);
 }
 
 std::vector<Guess> Session::classify(const uint8_t* pixels, int64_t height, int64_t width, int64_t channels,
                                      int64_t most) {
   check(most >= 1, "classify: expected at least one guess, got ", most);
   const std::vector<Tensor> out = predict(std::vector<Tensor>{preprocess(pixels, height, width, channels)});
-  NumThreadsScope threads(impl_->options.threads);
+  NumThreadsScope threads(impl().options.threads);
   NoGrad off;
   const Tensor& logits = out.at(0);
   check(logits.ndim() == 2 && logits.shape()[0] == 1, "classify: expected scores of shape (1, classes), got ",
         logits.shape());
-  const bool ready = ends_in_probabilities(impl_->runner(false).replay->form());
+  const bool ready = ends_in_probabilities(impl().runner(false).replay->form());
   const Tensor p = contiguous(cast(ready ? logits : softmax(logits, 1), DType::float32));
   std::vector<Guess> guesses;
-  const std::vector<std::string>& names = impl_->image.class_names;
+  const std::vector<std::string>& names = impl().image.class_names;
   for (int64_t i = 0; i < p.numel(); ++i)
     guesses.push_back(
         {i, static_cast<size_t>(i) < names.size() ? names[static_cast<size_t>(i)] : "", p.data<float>()[i]});
@@ -391,23 +395,23 @@ std::vector<Guess> Session::classify(const uint8_t* pixels, int64_t height, int6
   if (static_cast<int64_t>(guesses.size()) > most) guesses.resize(static_cast<size_t>(most));
   return guesses;
 }
-const std::vector<std::string>& Session::class_names() const { return impl_->image.class_names; }
+const std::vector<std::string>& Session::class_names() const { return impl().image.class_names; }
 
-std::vector<NamedTensor> Session::tensors() const { return impl_->tensors; }
+std::vector<NamedTensor> Session::tensors() const { return impl().tensors; }
 
 void Session::save(const std::string& path) const {
-  const Alone alone(impl_->turns);
+  const Alone alone(impl().turns);
   Json graphs = Json::object();
-  if (impl_->predict) graphs.set("predict", impl_->predict->form());
-  if (impl_->step) graphs.set("step", impl_->step->form());
-  write_file(path, graphs, impl_->extra, impl_->tensors);
+  if (impl().predict) graphs.set("predict", impl().predict->form());
+  if (impl().step) graphs.set("step", impl().step->form());
+  write_file(path, graphs, impl().extra, impl().tensors);
 }
 
 CacheInfo Session::cache_info(bool of_step) const {
-  const Alone alone(impl_->turns);
-  CacheInfo all = impl_->runner(of_step).compiled.cache_info();
+  const Alone alone(impl().turns);
+  CacheInfo all = impl().runner(of_step).compiled.cache_info();
   if (of_step) return all;
-  for (const auto& runner : impl_->more) {
+  for (const auto& runner : impl().more) {
     const CacheInfo one = runner->compiled.cache_info();
     all.hits += one.hits, all.misses += one.misses, all.evictions += one.evictions;
     all.plans += one.plans, all.bytes += one.bytes, all.budget += one.budget;
