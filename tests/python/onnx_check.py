@@ -90,3 +90,28 @@ def small_net(quantized=False):
         constants["conv.weight"] = np.round(w / scale[:, None, None, None]).astype(np.int8)
         constants.update(ws=scale, wz=np.zeros(6, np.int8), s=np.float32(0.05), z=np.uint8(128))
     return model_of(nodes, constants, 13)
+
+
+def close(got, want, tolerance=1e-4):
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(want).max())))
+
+
+def refused(path, data, match):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=match) as e:
+        fc.onnx.load(path)
+    assert path.name in str(e.value)
+
+
+def external(tmp_path, **entries):
+    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.float32([1, 2, 3])})
+    t = model.graph.initializer[0]
+    t.ClearField("raw_data")
+    t.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        t.external_data.add(key=key, value=value)
+    path = tmp_path / "model" / "m.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    return path

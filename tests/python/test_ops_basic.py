@@ -9,13 +9,9 @@ torch = pytest.importorskip("torch")
 
 from fastcnn import _core as fc  # noqa: E402
 from fastcnn import compile  # noqa: E402
-from torch_compare import compare, finite_differences, isa, same, to_numpy  # noqa: E402, F401
+from torch_compare import compare, finite_differences, isa, rand, same, to_numpy  # noqa: E402, F401
 
 ops = fc.ops
-
-
-def rand(*shape, low=-2.0, high=2.0, seed=0):
-    return np.random.default_rng([seed, *shape]).uniform(low, high, shape)
 
 
 # name: (ours, PyTorch's, low, high)

@@ -11,15 +11,11 @@ import fastcnn  # noqa: E402
 from fastcnn import _core as fc  # noqa: E402
 from fastcnn import compile as fc_compile  # noqa: E402
 from fastcnn import nn  # noqa: E402
-from torch_compare import compare, isa, same  # noqa: E402, F401
+from torch_compare import compare, isa, rand, same  # noqa: E402, F401
 
 ops = fc.ops
 F = torch.nn.functional
 REDUCTIONS = ["none", "mean", "sum"]
-
-
-def rand(*shape, low=-2.0, high=2.0, seed=0):
-    return np.random.default_rng([seed, *shape]).uniform(low, high, shape)
 
 
 def signs(*shape, seed=0):

@@ -11,14 +11,10 @@ tvops = pytest.importorskip("fastcnn.bench.augment").import_torchvision().ops
 from fastcnn import _core as fc  # noqa: E402
 from fastcnn import compile as fc_compile  # noqa: E402
 from fastcnn import nn  # noqa: E402
-from torch_compare import compare, finite_differences, isa, same  # noqa: E402, F401
+from torch_compare import compare, finite_differences, isa, rand, same  # noqa: E402, F401
 
 ops = fc.ops
 REDUCTIONS = ["none", "mean", "sum"]
-
-
-def rand(*shape, low=-2.0, high=2.0, seed=0):
-    return np.random.default_rng([seed, *shape]).uniform(low, high, shape)
 
 
 def boxes(*shape, seed=0, size=10.0):

@@ -23,6 +23,11 @@ def isa(request):
     fc.set_isa(before)
 
 
+def rand(*shape, low=-2.0, high=2.0, seed=0):
+    """The same numbers for the same shape and seed."""
+    return np.random.default_rng([seed, *shape]).uniform(low, high, shape)
+
+
 def to_numpy(t):
     """A NumPy array of either library's tensor, float64 where it is floating."""
     if isinstance(t, torch.Tensor):

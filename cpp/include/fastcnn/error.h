@@ -35,7 +35,7 @@ struct MessagePart {
   void (*write)(std::ostream&, const void*);
 };
 
-inline std::string joined(const MessagePart* parts, size_t count) {
+inline std::string join_message(const MessagePart* parts, size_t count) {
   std::ostringstream s;
   for (size_t i = 0; i < count; ++i) parts[i].write(s, parts[i].value);
   return s.str();
@@ -53,7 +53,7 @@ MessagePart message_part(const char (&text)[N]) {
 template <class... A>
 std::string concat(const A&... parts) {
   const MessagePart all[] = {message_part(parts)...};
-  return joined(all, sizeof...(A));
+  return join_message(all, sizeof...(A));
 }
 
 // check<ValueError>(ok, "conv2d: expected …, got ", shape)

@@ -1,7 +1,7 @@
 // What it is: convolutions whose stride and dilation have a common divisor, all passes, and gradients of the data
-// of 1x1 ones with a stride: they read every g-th row and column of the image alone, which are an image of their
-// own with stride and dilation divided by g. Whatever takes that one (Winograd, planes, …) runs on a copy. What it
-// is not: arithmetic.
+// of 1x1 ones with a stride whose pixels are no whole lines: they read every g-th row and column of the image
+// alone, which are an image of their own with stride and dilation divided by g. Whatever takes that one (Winograd,
+// planes, …) runs on a copy. What it is not: arithmetic.
 #include <algorithm>
 #include <cstring>
 #include <numeric>

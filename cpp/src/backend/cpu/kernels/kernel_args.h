@@ -88,11 +88,11 @@ struct PackTask {
   float* dst = nullptr;
 };
 
+constexpr int64_t kFewRowsOfGrad = 4;  // see WeightsGradTask::few
+
 // Gradient of the weights: dw(o, kh, kw, c) = sum over pixels of dy(pixel, o) * x(pixel moved by the tap, c).
 // Pixels are cut into strips as in GemmTask and strips into `chunks`, each with its own partial sum; a final pass
 // adds the chunks in order. Input channels are cut into nc blocks, output channels into `groups` ranges.
-constexpr int64_t kFewRowsOfGrad = 4;
-
 struct WeightsGradTask {
   int64_t B = 1, x_b = 0, y_b = 0, w_b = 0;  // groups of the convolution
   int64_t N = 0, H = 0, W = 0, C = 0, x_n = 0, x_h = 0, x_w = 0;
