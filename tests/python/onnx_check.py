@@ -50,11 +50,9 @@ def array_of(t):
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def same_numbers():
-    """Tests of the files that import it have their own numbers, whichever ran before."""
+def restart_numbers():
+    """Called before every test."""
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
-    fc.manual_seed(0)
 
 
 def numbers(*shape):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
-from onnx_check import helper, model_of, numbers, same_numbers, saved, small_net  # noqa: E402, F401
+from onnx_check import helper, model_of, numbers, saved, small_net  # noqa: E402
 
 
 def test_a_new_head_takes_the_place_of_the_old_one_and_trains(tmp_path):
