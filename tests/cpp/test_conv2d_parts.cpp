@@ -161,6 +161,20 @@ TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave la
   check(Case(1, 40, 12, 12, 128, 3, 3).groups(2).pad(1).stride(2, 2).p);
 }
 
+TEST_CASE("conv2d weight gradients: rows without borders are one, short rows, rows between them") {
+  for (int64_t O : {5, 13, 24, 40, 41, 48, 64, 72, 130}) {
+    check(Case(3, 48, 7, 7, O, 1, 1).p, {0});  // one run over images
+    check(Case(2, 40, 9, 15, O, 1, 1).stride(2, 2).p, {0});
+    check(Case(3, 20, 5, 8, O, 2, 2).stride(2, 2).pad(1).p, {0});
+    check(Case(5, 32, 6, 4, O, 3, 3).pad(1).p, {0});
+  }
+  check(Case(2, 65, 16, 16, 72, 4, 4).stride(2, 2).dilate(2, 2).pad(2).p, {0});
+  check(Case(9, 32, 13, 13, 40, 7, 7).stride(2, 2).pad(3).p, {0});
+  check(Case(2, 64, 57, 56, 264, 1, 1).p, {0});  // what comes next is fetched
+  check(Case(2, 264, 57, 56, 64, 1, 1).p, {0});
+  check(Case(1, 48, 3, 700, 1024, 1, 1).p, {0});  // parts of dy
+}
+
 TEST_CASE("conv2d weight gradients: panels, phases of columns and strips ahead") {
   check(Case(2, 100, 20, 19, 70, 1, 1).stride(2, 2).p);        // several panels, of every second pixel
   check(Case(2, 70, 9, 10, 33, 1, 1).stride(1, 2).pad(1).p);   // zeros around a single tap

@@ -40,8 +40,8 @@ Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, in
 // Operands below this many bytes are in L2 anyway.
 constexpr int64_t kAheadBytes = 768 * 1024;
 
-constexpr int64_t kMostInPlace = 64;
-constexpr int64_t kFewProducts = 16;  // of a vector of dy
+constexpr int64_t kMostInPlace = kVectorRegs == 32 ? 64 : 40;
+constexpr int64_t kFewProducts = 16;  // of a vector of dy: short tiles
 
 template <class T>
 void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64_t end) {
@@ -55,12 +55,12 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
   const int64_t row_step = layout.row_step, col_step = layout.col_step;
   // Short tiles have no time for it, and read rows that the hardware runs ahead of.
   const bool fetch = (t.N * t.x_n + t.N * t.y_n) * static_cast<int64_t>(sizeof(T)) > kAheadBytes &&
-                     !(t.o_inner && t.kW * t.C < kFetchPixels);
+                     !(t.o_inner && t.kW * t.C < kFewProducts);
   const int64_t burst = fetch ? kFetchPixels : kStripPixels;
   // dy is read in place by a single tap unless its pixels share sets of the caches, where they lie close, and by
-  // vectors that do not reach past a pixel.
-  const bool by_pixels =
-      !t.o_inner && ((t.kH * t.kW == 1 && t.y_w % kAliasedFloats != 0) || t.y_w <= kMostInPlace);
+  // vectors that do not reach past a pixel. Small tiles come back to each line of a pixel: it must not leave.
+  const bool by_pixels = !t.o_inner && ((kVectorRegs == 32 && t.kH * t.kW == 1 && t.y_w % kAliasedFloats != 0) ||
+                                        t.y_w <= kMostInPlace);
   // Where few products read dy, they do not pay for a copy; then vectors may reach past the pixels of all strips
   // but the last, into the next one.
   const bool past_pixels = t.o_inner && t.y_w >= kLanes && (t.O % kLanes == 0 || t.kH * t.kW * t.C < kFewProducts);
@@ -149,7 +149,7 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
         dy1 = dy + n1 * t.y_n + oh1 * t.y_h + ow1 * t.y_w;
       }
       if (t.fetch_dy) dy1 = from + t.fetch_dy;
-      const int64_t bursts = nn * hh * ceil_div(words, burst) * t.kH * runs_w;
+      const int64_t bursts = ceil_div(nn * hh * words, burst) * t.kH * runs_w;
       auto fetch_x = [&](const T* next, int64_t n, int64_t tiles) {
         ahead.x = image_ahead(next, n, t.kW == 1 ? ww : (ww - 1) * t.sW + 1, t.kW == 1 ? t.sW * t.x_w : t.x_w,
                               m.rows, row_step * t.x_h, nn, t.x_n);

@@ -50,7 +50,8 @@ struct Ahead {
   }
 };
 
-constexpr int64_t kFetchPixels = 16;  // between two fetches: more at once would wait for each other
+// Pixels between two fetches: more at once would wait for each other; small tiles are done with them sooner.
+constexpr int64_t kFetchPixels = kVectorRegs == 32 ? 16 : 48;
 
 template <class T, int P, int V>
 static void grad_tile(const Walk& k, const float* s, const float* v, float* out, Ahead& ahead) {
@@ -69,18 +70,23 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
                                                   : load(out + p * k.out + i * kLanes);
   }
   const int64_t once = k.once ? kOnceFloats : 0;
-  int soon = 0;  // rows of the next tile of the result, fetched a few at a time: it goes on from what is there
+  int soon = 0;      // rows of the next tile of the result, fetched a few at a time: it goes on from what is there
+  int64_t left = 0;  // pixels until the next fetch
   for (int64_t n = 0; n < k.nn; ++n)
     for (int64_t h = 0; h < k.hh; ++h) {
       const float* sp = s + n * k.s_n + h * k.s_h;
       const float* vp = v + n * k.v_n + h * k.v_h;
       for (int64_t w = 0; w < k.ww;) {
-        ahead.fetch();
+        if (left == 0) {
+          left = k.burst;
+          ahead.fetch();
 #pragma GCC unroll 1
-        for (const int end = soon + 2 < P ? soon + 2 : P; kFetches && soon < end; ++soon)
+          for (const int end = soon + 2 < P ? soon + 2 : P; kFetches && soon < end; ++soon)
 #pragma GCC unroll 4
-          for (int i = 0; i < V; ++i) prefetch(out + (P + soon) * k.out + i * kLanes);
-        const int64_t w1 = k.ww - w < k.burst ? k.ww : w + k.burst;
+            for (int i = 0; i < V; ++i) prefetch(out + (P + soon) * k.out + i * kLanes);
+        }
+        const int64_t w1 = k.ww - w < left ? k.ww : w + left;
+        left -= w1 - w;
         for (; w < w1; ++w) {
           prefetch(sp + once);
           vf b[V];
@@ -202,6 +208,11 @@ static void grad_block(Walk k, const GradOperand& s, int64_t rows, const GradOpe
     const float* vp = v.at(v0 * kLanes, V * kLanes);
     k.tail = static_cast<int>(left < kLanes ? left : kLanes);
     k.v_n = v.n * v_step, k.v_h = v.h * v_step, k.v_w = v.w * v_step;
+    // Rows with no pixel between them are one row.
+    if (k.hh == 1 || (k.v_h == k.ww * k.v_w && k.s_h == k.ww * k.s_w)) {
+      k.ww *= k.hh, k.hh = 1;
+      if (k.v_n == k.ww * k.v_w && k.s_n == k.ww * k.s_w) k.ww *= k.nn, k.nn = 1;
+    }
     if constexpr (kPerWord<T> == 1)
       if (k.few) {
         constexpr void (*kTiles[])(const Walk&, const float*, const float*, float*) = {&few_tile<1>, &few_tile<2>,
