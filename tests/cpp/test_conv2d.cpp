@@ -214,7 +214,42 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p, {0, 2});  // written past the caches
 }
 
+TEST_CASE("conv2d depthwise: lines of two vectors, pixels that share sets of the cache") {
+  for (int64_t k : {1, 2, 3})
+    for (int64_t s : {1, 2})
+      for (int64_t W : {4, 7, 14, 17}) {
+        check(Case(1, 512, 6, W, 512, k, k).groups(512).stride(s, s).pad(k / 2).p, {0, 2});
+        check(Case(2, 56, 5, W, 56, k, k).groups(56).stride(s, s).pad(k / 2).p, {1, 3});  // a vector is left over
+      }
+  check(Case(1, 1024, 9, 13, 1024, 3, 3).groups(1024).dilate(3, 3).pad(3).p, {0});
+  check(Case(2, 1024, 7, 7, 1024, 3, 3).groups(1024).pad(1).p, {2, 3});
+  check(Case(1, 1024, 20, 33, 1024, 3, 3).groups(1024).stride(2, 2).pad(1).p, {0});
+}
+
+TEST_CASE("conv2d: results past the caches are written as whole lines") {
+  const auto streams = [](int64_t O, int64_t channels) {
+    alignas(64) float y[16];
+    GemmTask t;
+    t.nc = 1, t.O = O, t.y = y;
+    cpu::choose_stream(t, cpu::kStreamFloats, channels);
+    return t.stream != 0;
+  };
+  CHECK(streams(48, 48));
+  CHECK(streams(16, 64));
+  CHECK(!streams(24, 24));
+  CHECK(!streams(8, 16));
+  CHECK(!streams(16, 40));
+  check(Case(16, 4, 56, 56, 48, 1, 1).p, {0, 3});
+  check(Case(8, 48, 80, 80, 4, 1, 1).stride(2, 2).p, {0});
+  check(Case(6, 9, 150, 150, 24, 1, 1).p, {1});
+  check(Case(1, 3, 230, 230, 72, 3, 3).pad(1).p, {2});
+}
+
 TEST_CASE("conv2d depthwise with few channels: pixels of whole windows as one run of floats") {
+  for (int64_t C : {9, 10, 12, 14, 15, 17, 18, 20, 28, 31, 36}) {
+    check(Case(2, C, 9, 21, C, 3, 3).groups(C).pad(1).p, {0, 2});
+    check(Case(1, C, 12, 19, C, 5, 7).groups(C).pad(2, 1, 3, 2).dilate(1, 2).p, {1, 3});
+  }
   for (int64_t C = 2; C <= 8; ++C) {
     check(Case(2, C, 17, 37, C, 3, 3).groups(C).pad(1).p);
     check(Case(1, C, 18, 40, C, 2 + C % 6, 1 + C % 7).groups(C).pad(1, 0, 2, 1).dilate(1, 2).p);

@@ -82,7 +82,7 @@ struct Cycles {
     return channels <= 8 ? 4.5 : 7 * static_cast<double>(ceil_div(channels, int64_t{16}));
   }
   // Shorter vectors make products faster, but not loads.
-  static double more() { return lanes() == 16 ? 1 : 1.5; }
+  static double more(double short_vectors) { return lanes() == 16 ? 1 : short_vectors; }
 };
 
 // ---- forward and backward to data ----
@@ -115,7 +115,7 @@ double planes_cycles(const PlanesTask& t) {
   const Cycles c(t, t.x_w == t.C && t.sW == 1, t.y_w == t.O);
   const PlaneLayout g(t, t.nb, t.ohb);
   const auto products = static_cast<double>(Cycles::whole(g.y_run) * t.streams() * t.O) / lanes();
-  return Cycles::more() * (c.images * (products + c.per_image) + 300 * c.strips) + kFewCycles;
+  return Cycles::more(1.5) * (c.images * (products + c.per_image) + 300 * c.strips) + kFewCycles;
 }
 // The part of an axis' taps that lie inside the image.
 double inside(int64_t outputs, int64_t stride, int64_t taps, int64_t dilation, int64_t pad, int64_t size) {
@@ -199,7 +199,7 @@ double grad_cycles(const PlanesTask& t) {
   const PlaneLayout g(t, t.nb, t.ohb);
   const auto products = static_cast<double>(t.ohb * g.pitch * t.O * ceil_div(t.streams(), 3) * 3) / lanes();
   const auto sums = static_cast<double>(t.sums()) * (8 * static_cast<double>(t.chunks) + 3 * c.strips);
-  return Cycles::more() * (c.images * (products + c.per_image) + sums) + kFewCycles;
+  return Cycles::more(1.3) * (c.images * (products + c.per_image) + sums) + kFewCycles;
 }
 double dense_grad_cycles(const Conv2dParams& p) {
   WeightsGradTask t = weights_task(p);

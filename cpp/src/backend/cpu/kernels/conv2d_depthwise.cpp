@@ -48,6 +48,38 @@ FASTCNN_OP void tile_vector(const DepthwiseRow& r, int64_t ow, int64_t c, int n)
   finish<T>(r, acc, ow, c, n);
 }
 
+// Where a vector is half a line, both halves of it together: pixels of 512 or 1024 channels share few sets of the
+// cache, and the other half would have left it. The order of each sum is that of tile_vector.
+constexpr bool kHalfLines = kLanes == 8;
+constexpr int64_t kSharedSets = 512;
+template <int K, int S, int T, int L, int R>
+FASTCNN_OP void tile_line(const DepthwiseRow& r, int64_t ow, int64_t c) {
+  constexpr int kColumns = (T - 1) * S + K;
+  vf acc[2][T];
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) acc[0][t] = acc[1][t] = zero();
+  const float* x = r.x + ow * S * r.x_w + c;
+  const float* w = r.w + c;
+  for (int64_t kh = 0; kh < r.taps_h; ++kh, x += r.x_kh, w += K * r.C) {
+    vf k[2][K];
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) k[0][i] = load(w + i * r.C), k[1][i] = load(w + i * r.C + kLanes);
+#pragma GCC unroll 32
+    for (int j = L; j < kColumns - R; ++j) {
+      const vf v[2] = {load(x + j * r.x_w), load(x + j * r.x_w + kLanes)};
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i)
+        if (j >= i && (j - i) % S == 0 && (j - i) / S < T) {
+          const int t = (j - i) / S;
+          acc[0][t] = fma(v[0], k[0][i], acc[0][t]), acc[1][t] = fma(v[1], k[1][i], acc[1][t]);
+        }
+    }
+  }
+  fetch_below<T * S>(r, x + r.pL * r.x_w);
+  finish<T>(r, acc[0], ow, c, kLanes);
+  finish<T>(r, acc[1], ow, c + kLanes, kLanes);
+}
+
 // Channels from c on. One copy for all borders: it is as large as theirs.
 template <int K, int S, int T>
 FASTCNN_OUTLINE void tile_vectors_any(const DepthwiseRow& r, int64_t ow, int64_t c) {
@@ -58,6 +90,9 @@ FASTCNN_OUTLINE void tile_vectors_any(const DepthwiseRow& r, int64_t ow, int64_t
 template <int K, int S, int T, int L, int R>
 static void tile_vectors(const DepthwiseRow& r, int64_t ow) {
   int64_t c = 0;
+  if constexpr (L != kAny && kHalfLines && K <= 3)
+    for (; (S == 1 || r.x_w % kSharedSets == 0) && c + 2 * kLanes <= r.C; c += 2 * kLanes)
+      tile_line<K, S, T, L, R>(r, ow, c);
   if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) tile_vector<K, S, T, L, R>(r, ow, c, kLanes);
   if (c < r.C) tile_vectors_any<K, S, T>(r, ow, c);
@@ -184,6 +219,37 @@ FASTCNN_OP void grad_vector(const DepthwiseRow& r, int64_t kh, int64_t ow, int64
   }
 }
 
+// Both halves of a line, one tap row: as tile_line.
+template <int K, int S, int T, int L, int R>
+FASTCNN_OP void grad_line(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t c) {
+  constexpr int kColumns = (T - 1) * S + K;
+  vf acc[2][K], d[2][T];
+  float* dw = r.dw + kh * K * r.C + c;
+  const float* x = r.x + kh * r.x_kh + ow * S * r.x_w + c;
+  const float* dy = r.dy + ow * r.y_w + c;
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) d[0][t] = load(dy + t * r.y_w), d[1][t] = load(dy + t * r.y_w + kLanes);
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) acc[0][i] = load(dw + i * r.C), acc[1][i] = load(dw + i * r.C + kLanes);
+#pragma GCC unroll 32
+  for (int j = L; j < kColumns - R; ++j) {
+    const vf v[2] = {load(x + j * r.x_w), load(x + j * r.x_w + kLanes)};
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i)
+      if (j >= i && (j - i) % S == 0 && (j - i) / S < T) {
+        acc[0][i] = fma(v[0], d[0][(j - i) / S], acc[0][i]);
+        acc[1][i] = fma(v[1], d[1][(j - i) / S], acc[1][i]);
+      }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < K; ++i) store(dw + i * r.C, acc[0][i]), store(dw + i * r.C + kLanes, acc[1][i]);
+  if (r.ahead && kh + 1 >= r.taps_h) {
+    fetch_below<T * S>(r, x + r.x_kh + r.pL * r.x_w);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) __builtin_prefetch(dy + r.fetch_dy + t * r.y_w, 0, 2);
+  }
+}
+
 template <int H, int K, int S, int T>
 FASTCNN_OUTLINE void grad_vectors_any(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t c) {
   for (; c < r.C; c += kLanes)
@@ -193,6 +259,9 @@ FASTCNN_OUTLINE void grad_vectors_any(const DepthwiseRow& r, int64_t kh, int64_t
 template <int H, int K, int S, int T, int L, int R>
 static void grad_vectors(const DepthwiseRow& r, int64_t kh, int64_t ow) {
   int64_t c = 0;
+  if constexpr (L != kAny && kHalfLines && K == 3)
+    for (; r.x_w % kSharedSets == 0 && c + 2 * kLanes <= r.C; c += 2 * kLanes)
+      for (int h = 0; h < H; ++h) grad_line<K, S, T, L, R>(r, kh + h, ow, c);
   if constexpr (L != kAny)
     for (; c + kLanes <= r.C; c += kLanes) grad_vector<H, K, S, T, L, R>(r, kh, ow, c, kLanes);
   if (c < r.C) grad_vectors_any<H, K, S, T>(r, kh, ow, c);

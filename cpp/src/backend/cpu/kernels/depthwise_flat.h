@@ -1,4 +1,4 @@
-// What it is: depthwise rows of channels that fill half a vector at most, stride 1: pixels whose windows are whole
+// What it is: depthwise rows of few channels that fill no whole vectors, stride 1: pixels whose windows are whole
 // are one run of floats. Lane l of its vector v is channel (v * lanes + l) % C, so vectors `period` apart have the
 // same weights. What it is not: pixels at the borders (depthwise_rows.h).
 #pragma once
@@ -6,14 +6,17 @@
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-constexpr int kMostFlatTaps = 49;
+constexpr int kMostFlatTaps = 49, kMostPeriod = 9;
+FASTCNN_OP int64_t flat_period(int64_t C) {
+  int64_t period = 1;
+  while (period * kLanes % C != 0) ++period;
+  return period;
+}
 struct Flat {
-  int64_t C, period = 1;
-  alignas(64) float bias[kLanes / 2 * kLanes];
-  alignas(64) float at[kMostFlatTaps * kLanes / 2 * kLanes];  // (kH, kW, period, lanes)
-  FASTCNN_OP explicit Flat(int64_t C_) : C(C_) {
-    while (period * kLanes % C != 0) ++period;
-  }
+  int64_t C, period;
+  alignas(64) float bias[kMostPeriod * kLanes];
+  alignas(64) float at[kMostFlatTaps * kMostPeriod * kLanes];  // (kH, kW, period, lanes)
+  FASTCNN_OP explicit Flat(int64_t C_) : C(C_), period(flat_period(C_)) {}
   template <class F>
   FASTCNN_OP void each(int64_t taps, F f) {  // f(lane of `at`, float of the weights)
     float* d = at;
@@ -27,7 +30,8 @@ struct Flat {
 // By the shape alone: threads have different numbers of rows, and sums of a gradient another order there.
 template <class Task>
 FASTCNN_OP bool flat_rows(const Task& t) {
-  return 2 * t.C <= kLanes && t.sW == 1 && t.x_w == t.C && t.y_w == t.C && t.kH * t.kW > 0 &&
+  const bool idle = kLanes == 8 && t.C % kLanes != 0 && t.C < 4 * kLanes && flat_period(t.C) <= kMostPeriod;
+  return (2 * t.C <= kLanes || idle) && t.sW == 1 && t.x_w == t.C && t.y_w == t.C && t.kH * t.kW > 0 &&
          t.kH * t.kW <= kMostFlatTaps && t.oW * t.C >= 4 * kLanes && t.N * t.oH >= 4;
 }
 

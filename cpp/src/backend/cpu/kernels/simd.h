@@ -97,9 +97,10 @@ FASTCNN_OP __m256i first_n(int n) {
 FASTCNN_OP vf loadn(const float* p, int n) { return n >= 8 ? load(p) : _mm256_maskload_ps(p, first_n(n)); }
 FASTCNN_OP void storen(float* p, vf a, int n) {
   if (n >= 8) return store(p, a);
-  alignas(32) float t[8];  // vmaskmov stores are microcoded on AMD
-  _mm256_store_ps(t, a);
-  for (int i = 0; i < n; ++i) p[i] = t[i];
+  __m128 rest = _mm256_castps256_ps128(a);  // vmaskmov stores are microcoded on AMD
+  if (n & 4) _mm_storeu_ps(p, rest), p += 4, rest = _mm256_extractf128_ps(a, 1);
+  if (n & 2) _mm_storel_pi(reinterpret_cast<__m64*>(p), rest), p += 2, rest = _mm_movehl_ps(rest, rest);
+  if (n & 1) _mm_store_ss(p, rest);
 }
 FASTCNN_OP vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FASTCNN_OP vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
@@ -311,9 +312,10 @@ FASTCNN_OP __m128i narrow(vf a) {
 FASTCNN_OP void store(bfloat16* p, vf a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
 FASTCNN_OP void storen(bfloat16* p, vf a, int n) {
   if (n >= 8) return store(p, a);
-  alignas(16) uint16_t t[8];
-  _mm_store_si128(reinterpret_cast<__m128i*>(t), narrow(a));
-  for (int i = 0; i < n; ++i) p[i].bits = t[i];
+  __m128i rest = narrow(a);
+  if (n & 4) _mm_storel_epi64(reinterpret_cast<__m128i*>(p), rest), p += 4, rest = _mm_srli_si128(rest, 8);
+  if (n & 2) _mm_storeu_si32(p, rest), p += 2, rest = _mm_srli_si128(rest, 4);
+  if (n & 1) p->bits = static_cast<uint16_t>(_mm_cvtsi128_si32(rest));
 }
 FASTCNN_OP void stream(bfloat16* p, vf a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
 FASTCNN_OP vf low_of_pair(vf a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16)); }
