@@ -176,6 +176,8 @@ TRANSPOSED = [
         (3, 2, 3, 3),
         {"stride": (3, 2), "padding": 1, "output_padding": (2, 1)},
     ),
+    ("output padding by the dilation of one tap", (1, 3, 4, 5), (3, 2, 1, 1), {"dilation": 2, "output_padding": 1}),
+    ("one tap in a row, dilated", (1, 3, 6, 5), (3, 2, 1, 3), {"dilation": (3, 2), "stride": 2}),
     ("output padding by dilation", (1, 3, 4, 5), (3, 2, 3, 3), {"dilation": 2, "output_padding": 1}),
     ("groups", (2, 6, 4, 4), (6, 2, 3, 3), {"stride": 2, "groups": 3}),
     ("depthwise", (2, 8, 4, 4), (8, 1, 4, 4), {"stride": 2, "padding": 1, "groups": 8}),

@@ -136,7 +136,9 @@ void check_operands(const char* op, Tensor& x, Tensor& w, Tensor& bias, const Co
 Conv2dParams common_params(const Tensor& w, const Conv2dOptions& o) {
   Conv2dParams p;
   p.O = w.shape()[0], p.C = w.shape()[1] * o.groups, p.kH = w.shape()[2], p.kW = w.shape()[3];
-  p.sH = o.stride.first, p.sW = o.stride.second, p.dH = o.dilation.first, p.dW = o.dilation.second;
+  p.sH = o.stride.first, p.sW = o.stride.second;
+  // A single tap has no neighbour to be apart from: kernels meet fewer kinds of windows.
+  p.dH = p.kH > 1 ? o.dilation.first : 1, p.dW = p.kW > 1 ? o.dilation.second : 1;
   p.groups = o.groups;
   if (o.padding.empty()) p.pT = o.pad_top, p.pB = o.pad_bottom, p.pL = o.pad_left, p.pR = o.pad_right;
   return p;
@@ -188,9 +190,12 @@ Tensor conv_transpose2d(const Tensor& x_in, const Tensor& w_in, const Tensor& bi
           " (w is ", w.shape(), ", groups=", p.groups, "), got ", bias.shape());
   check_pair("conv_transpose2d", "output_padding", o.output_padding, 0);
   auto [eH, eW] = o.output_padding;
-  check(eH < std::max(p.sH, p.dH) && eW < std::max(p.sW, p.dW),
+  auto [dH, dW] = o.dilation;
+  check(eH < std::max(p.sH, dH) && eW < std::max(p.sW, dW),
         "conv_transpose2d: expected output_padding smaller than stride or dilation, got output_padding ",
-        Dims{eH, eW}, ", stride ", Dims{p.sH, p.sW}, ", dilation ", Dims{p.dH, p.dW});
+        Dims{eH, eW}, ", stride ", Dims{p.sH, p.sW}, ", dilation ", Dims{dH, dW});
+  if (eH >= p.sH) p.dH = dH;  // exported files are held to the same rule
+  if (eW >= p.sW) p.dW = dW;
   p.N = x.shape()[0], p.oH = x.shape()[2], p.oW = x.shape()[3];
   check(p.oH >= 1 && p.oW >= 1, "conv_transpose2d: expected an image of at least 1x1, got x of shape ",
         x_in.shape());
