@@ -337,7 +337,7 @@ def softmax(rng):
 
 @family
 def interpolate(rng):
-    mode = pick(rng, "nearest", "nearest-exact", "bilinear", "bicubic")
+    mode = pick(rng, "nearest", "nearest-exact", "area", "bilinear", "bicubic")
     h, w = (int(v) for v in rng.integers(1, 14, 2))
     options = {"mode": mode}
     if mode.startswith("bi"):

@@ -330,6 +330,8 @@ INTERPOLATE = [
     {"size": (2, 3), "mode": "bilinear", "antialias": True},
     {"size": (3, 9), "mode": "bicubic", "antialias": True},
     {"size": 3, "mode": "bilinear"},
+    {"size": (3, 4), "mode": "area"},
+    {"scale_factor": (0.5, 1.7), "mode": "area"},
 ]
 
 

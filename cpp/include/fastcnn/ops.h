@@ -261,9 +261,9 @@ FASTCNN_API Tensor drop_path(const Tensor& x, double p = 0.0, bool training = tr
 FASTCNN_API Tensor alpha_dropout(const Tensor& x, double p = 0.5, bool training = false);
 FASTCNN_API Tensor feature_alpha_dropout(const Tensor& x, double p = 0.5, bool training = false);
 
-// ---- resampling (resample.cpp)
-// ------------------------------------------------------------------------------------ Either size or scale; modes
-// nearest, nearest-exact, bilinear, bicubic.
+// ---- resampling (resample.cpp) ----
+
+// Either size or scale; modes nearest, nearest-exact, area (means of what lies under a pixel), bilinear, bicubic.
 FASTCNN_API Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> size,
                                std::optional<std::pair<double, double>> scale, const std::string& mode = "nearest",
                                bool align_corners = false, bool antialias = false);

@@ -27,7 +27,7 @@ Interp interp_mode(const std::string& mode) {
   if (mode == "nearest-exact") return Interp::nearest_exact;
   if (mode == "bilinear") return Interp::bilinear;
   if (mode == "bicubic") return Interp::bicubic;
-  throw ValueError("interpolate: expected mode nearest, nearest-exact, bilinear or bicubic, got '" + mode + "'");
+  throw ValueError("interpolate: expected mode nearest, nearest-exact, area, bilinear or bicubic, got '" + mode + "'");
 }
 
 constexpr int64_t kMaxFactor = 1 << 20;  // its square and what follows stay in int64
@@ -58,7 +58,8 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
   check(x.ndim() == 4, "interpolate: expected x of shape (N, C, H, W), got ", x.shape());
   check(size.has_value() != scale.has_value(), "interpolate: expected either size or scale_factor");
   InterpolateParams p;
-  p.mode = interp_mode(mode);
+  const bool area = mode == "area";  // means of what lies under each new pixel
+  p.mode = area ? Interp::nearest : interp_mode(mode);
   bool smooth = p.mode == Interp::bilinear || p.mode == Interp::bicubic;
   check(smooth || !align_corners, "interpolate: align_corners is for bilinear and bicubic, mode is ", mode);
   check(smooth || !antialias, "interpolate: antialias is for bilinear and bicubic, mode is ", mode);
@@ -79,6 +80,7 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
   }
   check(p.H > 0 && p.W > 0 && p.oH > 0 && p.oW > 0, "interpolate: expected sizes > 0, got (", p.H, ", ", p.W,
         ") to (", p.oH, ", ", p.oW, ")");
+  if (area) return adaptive_avg_pool2d(x, {p.oH, p.oW});
   return emit1(interpolate_rule, OpKind::interpolate, p, {contiguous(x)}, {{p.N, p.C, p.oH, p.oW}, x.dtype()});
 }
 

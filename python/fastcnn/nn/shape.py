@@ -124,8 +124,8 @@ class PixelUnshuffle(OpLayer, op="pixel_unshuffle"):
 class Upsample(Module):
     """Resizes x (N, C, H, W) to size (h, w) or by scale_factor.
 
-    mode: nearest, nearest-exact, bilinear, bicubic. align_corners: corner pixels keep their centres (linear
-    modes).
+    mode: nearest, nearest-exact, area (means), bilinear, bicubic. align_corners: corner pixels keep their centres
+    (bilinear, bicubic).
     """
 
     def __init__(self, size=None, scale_factor=None, mode="nearest", align_corners=None, antialias=False):
