@@ -418,7 +418,10 @@ PYBIND11_MODULE(_core, m) {
       .def("__deepcopy__",
            [](const Tensor& t, const py::dict&) {
              Tensor n = clone(t.detach());
-             if (t.is_leaf() && t.requires_grad()) n.set_requires_grad();
+             if (t.is_leaf() && t.requires_grad()) {
+               n.set_requires_grad();
+               if (const Tensor grad = t.grad(); grad.defined()) n.set_grad(clone(grad.detach()));
+             }
              return n;
            })
       .def("__reduce__",

@@ -77,8 +77,10 @@ def monitor_mode(monitor, mode="auto"):
         return mode
     if mode != "auto":
         raise ValueError(f"expected mode 'min', 'max' or 'auto', got {mode!r}")
-    falling = ("loss", "error", "mse", "mae", "fid", "distance", "perplexity")
-    return "min" if any(word in monitor for word in falling) else "max"
+    falling = ("loss", "error", "mse", "mae", "fid", "distance", "perplexity", "huber", "brier", "entropy")
+    short = {"ece", "nll", "bce", "ce", "kl", "l1", "l2"}  # as words alone: "recall" is none of them
+    falls = any(word in monitor for word in falling) or short & set(monitor.split("_"))
+    return "min" if falls else "max"
 
 
 def mode_of(trainer, monitor):

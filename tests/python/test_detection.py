@@ -304,6 +304,17 @@ def test_published_files_of_torchvision_with_old_keys_load(tmp_path):
         np.testing.assert_allclose(got[key].numpy(), want[key].numpy(), rtol=1e-3, atol=1e-3)
 
 
+def test_no_images_have_no_loss():
+    for name, side in (("retinanet_small", 64), ("ssdlite320_mobilenet_v3", 320)):
+        net = models.create_model(name, 4)
+        outputs = {k: v[:0] for k, v in net(fc.tensor(np.zeros((2, 3, side, side), np.uint8))).items()}
+        targets = {k: v[:0] for k, v in net.encode([{"boxes": np.zeros((0, 4)), "labels": []}], (side, side)).items()}
+        losses = net.loss(outputs, targets, (side, side))
+        assert {k: v.item() for k, v in losses.items()} == {"classification": 0, "bbox_regression": 0}
+        sum(losses.values()).backward()
+        assert all(p.grad is None or not p.grad.numpy().any() for p in net.parameters())
+
+
 @pytest.mark.parametrize("box_loss", ["giou", "l1"])
 def test_a_compiled_step_is_one_plan_learns_and_equals_eager(box_loss):
     fc.manual_seed(0)

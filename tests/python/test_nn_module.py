@@ -213,6 +213,15 @@ def test_loading_torch_state():
     np.testing.assert_array_equal(ours.bias.numpy(), theirs.bias.detach().float().numpy())
 
 
+def test_a_copied_tensor_has_its_own_gradient():
+    x = _core.tensor([1.0, 2.0], requires_grad=True)
+    (x * x).sum().backward()
+    twin = copy.deepcopy(x)
+    x.grad = None
+    assert twin.requires_grad and twin.grad.numpy().tolist() == [2, 4]
+    assert copy.deepcopy(x).grad is None and not copy.deepcopy(x.detach()).requires_grad
+
+
 def test_pickle_and_deepcopy():
     net = Net().eval()
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):

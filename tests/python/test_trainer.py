@@ -474,6 +474,7 @@ def test_a_metric_says_which_way_is_better(tmp_path):
     history = t.fit(dataset(32), dataset(16, 1), max_epochs=np.int64(6))
     assert (t.best_epoch, stop.best, keep.best_model_score, len(history)) == (1, 0.3, 0.3, 4)
     ways = {"val_wrong": "max", "val_l1_distance": "min", "train_perplexity": "min", "val_map": "max"}
+    ways |= {"val_ece": "min", "val_huber": "min", "val_brier_score": "min", "val_recall": "max"}
     assert {name: cb.monitor_mode(name) for name in ways} == ways
 
 

@@ -90,7 +90,7 @@ class RetinaNet(Detector):
         return self.backbone(x)
 
     def loss(self, outputs, targets, image_size):
-        """Focal loss and loss of boxes, each over the matched anchors of an image, mean over images."""
+        """Focal loss and loss of boxes, each over the matched anchors of an image, mean over images; 0 of no images."""
         logits, codes = outputs["cls_logits"].to(float32), outputs["bbox_regression"].to(float32)
         targets = as_tensors(targets)
         labels, anchors = targets["labels"], constant(self.anchors(image_size), logits.device)
@@ -103,9 +103,10 @@ class RetinaNet(Detector):
         else:
             distance = ops.giou_loss(self.box_coder.decode(codes, anchors), targets["boxes"], reduction="none")
         total = ops.clamp(ops.sum(positive, 1), min=1)
+        total = total * ops.clamp(ops.sum(ops.ones_like(total)), min=1)  # times images, which are a plan's to count
         return {
-            "classification": ops.mean(ops.sum(ops.sum(each, 2) * counted, 1) / total),
-            "bbox_regression": ops.mean(ops.sum(distance * positive, 1) / total),
+            "classification": ops.sum(ops.sum(ops.sum(each, 2) * counted, 1) / total),
+            "bbox_regression": ops.sum(ops.sum(distance * positive, 1) / total),
         }
 
     def _scores(self, logits):
