@@ -414,7 +414,8 @@ void bind_resample(py::module_& ops) {
       },
       py::arg("x"), py::arg("size") = py::none(), py::arg("scale_factor") = py::none(),
       py::arg("mode") = "nearest", py::arg("align_corners") = py::none(), py::arg("antialias") = false,
-      "x (N, C, H, W) at size (h, w) or times scale_factor. mode: nearest, nearest-exact, area, bilinear, bicubic.");
+      "x (N, C, H, W) at size (h, w) or times scale_factor. mode: nearest, nearest-exact, area, bilinear, "
+      "bicubic.");
   ops.def("pixel_shuffle", &pixel_shuffle, NoGil(), py::arg("x"), py::arg("upscale_factor"),
           "(…, C * r * r, H, W) to (…, C, H * r, W * r) (Shi et al. 2016).");
   ops.def("pixel_unshuffle", &pixel_unshuffle, NoGil(), py::arg("x"), py::arg("downscale_factor"),

@@ -27,7 +27,8 @@ Interp interp_mode(const std::string& mode) {
   if (mode == "nearest-exact") return Interp::nearest_exact;
   if (mode == "bilinear") return Interp::bilinear;
   if (mode == "bicubic") return Interp::bicubic;
-  throw ValueError("interpolate: expected mode nearest, nearest-exact, area, bilinear or bicubic, got '" + mode + "'");
+  throw ValueError("interpolate: expected mode nearest, nearest-exact, area, bilinear or bicubic, got '" + mode +
+                   "'");
 }
 
 constexpr int64_t kMaxFactor = 1 << 20;  // its square and what follows stay in int64
