@@ -52,9 +52,20 @@ FASTCNN_OP void tile_vector(const DepthwiseRow& r, int64_t ow, int64_t c, int n)
 // cache, and the other half would have left it. The order of each sum is that of tile_vector.
 constexpr bool kHalfLines = kLanes == 8;
 constexpr int64_t kSharedSets = 512;
+// f(both halves, tap, pixel) of every product of a tap row of T pixels, column by column.
+template <int K, int S, int T, int L, int R, class F>
+FASTCNN_OP void products_of_lines(const float* x, int64_t x_w, F f) {
+#pragma GCC unroll 32
+  for (int j = L; j < (T - 1) * S + K - R; ++j) {
+    const vf v[2] = {load(x + j * x_w), load(x + j * x_w + kLanes)};
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i)
+      if (j >= i && (j - i) % S == 0 && (j - i) / S < T) f(v, i, (j - i) / S);
+  }
+}
+
 template <int K, int S, int T, int L, int R>
 FASTCNN_OP void tile_line(const DepthwiseRow& r, int64_t ow, int64_t c) {
-  constexpr int kColumns = (T - 1) * S + K;
   vf acc[2][T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) acc[0][t] = acc[1][t] = zero();
@@ -64,16 +75,9 @@ FASTCNN_OP void tile_line(const DepthwiseRow& r, int64_t ow, int64_t c) {
     vf k[2][K];
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) k[0][i] = load(w + i * r.C), k[1][i] = load(w + i * r.C + kLanes);
-#pragma GCC unroll 32
-    for (int j = L; j < kColumns - R; ++j) {
-      const vf v[2] = {load(x + j * r.x_w), load(x + j * r.x_w + kLanes)};
-#pragma GCC unroll 8
-      for (int i = 0; i < K; ++i)
-        if (j >= i && (j - i) % S == 0 && (j - i) / S < T) {
-          const int t = (j - i) / S;
-          acc[0][t] = fma(v[0], k[0][i], acc[0][t]), acc[1][t] = fma(v[1], k[1][i], acc[1][t]);
-        }
-    }
+    products_of_lines<K, S, T, L, R>(x, r.x_w, [&](const vf* v, int i, int t) __attribute__((always_inline)) {
+      acc[0][t] = fma(v[0], k[0][i], acc[0][t]), acc[1][t] = fma(v[1], k[1][i], acc[1][t]);
+    });
   }
   fetch_below<T * S>(r, x + r.pL * r.x_w);
   finish<T>(r, acc[0], ow, c, kLanes);
@@ -222,7 +226,6 @@ FASTCNN_OP void grad_vector(const DepthwiseRow& r, int64_t kh, int64_t ow, int64
 // Both halves of a line, one tap row: as tile_line.
 template <int K, int S, int T, int L, int R>
 FASTCNN_OP void grad_line(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t c) {
-  constexpr int kColumns = (T - 1) * S + K;
   vf acc[2][K], d[2][T];
   float* dw = r.dw + kh * K * r.C + c;
   const float* x = r.x + kh * r.x_kh + ow * S * r.x_w + c;
@@ -231,16 +234,9 @@ FASTCNN_OP void grad_line(const DepthwiseRow& r, int64_t kh, int64_t ow, int64_t
   for (int t = 0; t < T; ++t) d[0][t] = load(dy + t * r.y_w), d[1][t] = load(dy + t * r.y_w + kLanes);
 #pragma GCC unroll 8
   for (int i = 0; i < K; ++i) acc[0][i] = load(dw + i * r.C), acc[1][i] = load(dw + i * r.C + kLanes);
-#pragma GCC unroll 32
-  for (int j = L; j < kColumns - R; ++j) {
-    const vf v[2] = {load(x + j * r.x_w), load(x + j * r.x_w + kLanes)};
-#pragma GCC unroll 8
-    for (int i = 0; i < K; ++i)
-      if (j >= i && (j - i) % S == 0 && (j - i) / S < T) {
-        acc[0][i] = fma(v[0], d[0][(j - i) / S], acc[0][i]);
-        acc[1][i] = fma(v[1], d[1][(j - i) / S], acc[1][i]);
-      }
-  }
+  products_of_lines<K, S, T, L, R>(x, r.x_w, [&](const vf* v, int i, int t) __attribute__((always_inline)) {
+    acc[0][i] = fma(v[0], d[0][t], acc[0][i]), acc[1][i] = fma(v[1], d[1][t], acc[1][i]);
+  });
 #pragma GCC unroll 8
   for (int i = 0; i < K; ++i) store(dw + i * r.C, acc[0][i]), store(dw + i * r.C + kLanes, acc[1][i]);
   if (r.ahead && kh + 1 >= r.taps_h) {
