@@ -193,12 +193,15 @@ def test_a_deep_net_trains_the_same_in_less_memory():
         losses = [step(x, y).item()]
         # After one step: 110 norms over four images make differences of rounding hundred times larger in each.
         state = {name: value.numpy().copy() for name, value in net.state_dict().items()}
+        logits = net.eval()(x).numpy()
+        net.train()
         losses.append(step(x, y).item())
-        return losses, state, step.info()["arena_bytes"]
+        return losses, logits, state, step.info()["arena_bytes"]
 
-    losses, state, memory = train(0)
-    same_losses, same_state, less = train(4)
+    losses, logits, state, memory = train(0)
+    same_losses, same_logits, same_state, less = train(4)
     np.testing.assert_allclose(same_losses, losses, rtol=1e-4)
+    np.testing.assert_allclose(same_logits, logits, rtol=1e-3, atol=1e-3)
     assert same_state.keys() == state.keys()
     for name, value in state.items():
         np.testing.assert_allclose(same_state[name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name)
