@@ -1,11 +1,13 @@
 // What it is: the implementations of quantized_conv2d on the CPU: packed weights, copies of images whose channels
-// are no whole words, and how work goes to threads. What it is not: arithmetic (kernels/, ref/).
+// are no whole words, parts of images widened to 16 bits, and how work goes to threads. What it is not: arithmetic
+// (kernels/, ref/).
 #include <algorithm>
 #include <cstring>
 
 #include "backend/cpu/isa.h"
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
+#include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
 #include "backend/cpu/workspace.h"
 
@@ -14,6 +16,19 @@ namespace {
 
 int64_t ceil_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 int64_t lanes() { return kernels()->vector_floats; }
+
+// What the registers hold, and how x and weights meet: words of 4 bytes, or of 2 numbers of 16 bits.
+struct Form {
+  int64_t pixels = 1, vectors = 1, numbers = 4;
+  Form() { kernels()->quantized_tile(&pixels, &vectors, &numbers); }
+  bool wide() const { return numbers == 2; }
+  void put(void* words, int64_t word, int64_t i, int8_t value) const {
+    if (wide())
+      static_cast<int16_t*>(words)[word * 2 + i] = value;
+    else
+      static_cast<int8_t*>(words)[word * 4 + i] = value;
+  }
+};
 
 Requantize requantize(const Call& c) {
   const auto& q = c.as<QuantizedConv2dParams>();
@@ -25,13 +40,12 @@ Requantize requantize(const Call& c) {
   return r;
 }
 
-// What kernels read of the weights: words of 4 bytes by lane, then three numbers of each padded channel.
+// What kernels read of the weights: words by lane, then three numbers of each padded channel.
 struct Packed {
-  int8_t* w;
-  int32_t* start;
+  int32_t *w, *start;
   float *multiplier, *offset;
-  Packed(Carve& at, int64_t weights, int64_t channels)
-      : w(at.take<int8_t>(weights)),
+  Packed(Carve& at, int64_t words, int64_t channels)
+      : w(at.take<int32_t>(words)),
         start(at.take<int32_t>(channels)),
         multiplier(at.take<float>(channels)),
         offset(at.take<float>(channels)) {}
@@ -42,21 +56,22 @@ uint32_t weight_operands(const Call&) { return kWeightOperands; }
 
 // ---- dense and grouped ----
 
-// How the image is read: where it lies, if its channels are whole words; else from a copy with its padding, in
-// which a row of a window is one run.
+// How the image is read. Bytes: where it lies, if its channels are whole words; else from a copy with its padding,
+// in which a row of a window is one run. Wide numbers: part by part from such a copy.
 struct Layout {
+  Form form;
   bool copy, merge;
   int64_t H, W, row, image;  // of the copy, in bytes
   explicit Layout(const Conv2dParams& p) {
     const int64_t Cg = p.C / p.groups;
-    copy = Cg % 4 != 0, merge = copy && p.groups == 1 && p.dW == 1 && p.kW > 1;
+    copy = !form.wide() && Cg % 4 != 0, merge = (copy || form.wide()) && p.groups == 1 && p.dW == 1 && p.kW > 1;
     H = std::max((p.oH - 1) * p.sH + (p.kH - 1) * p.dH + 1, int64_t{1});
     W = std::max((p.oW - 1) * p.sW + (p.kW - 1) * p.dW + 1, int64_t{1});
     row = W * p.C, image = H * row;
   }
   int64_t run(const Conv2dParams& p) const { return p.C / p.groups * (merge ? p.kW : 1); }
   int64_t taps(const Conv2dParams& p) const { return merge ? p.kH : p.kH * p.kW; }
-  int64_t words(const Conv2dParams& p) const { return (run(p) + 3) / 4; }
+  int64_t words(const Conv2dParams& p) const { return (run(p) + form.numbers - 1) / form.numbers; }
 };
 
 int64_t blocks_of(const Conv2dParams& p) { return (p.O / p.groups + lanes() - 1) / lanes(); }
@@ -64,7 +79,7 @@ int64_t blocks_of(const Conv2dParams& p) { return (p.O / p.groups + lanes() - 1)
 Packed carve_packed(const Conv2dParams& p, Carve& at) {
   const Layout l(p);
   const int64_t channels = p.groups * blocks_of(p) * lanes();
-  return Packed(at, channels * l.taps(p) * l.words(p) * 4, channels);
+  return Packed(at, channels * l.taps(p) * l.words(p), channels);
 }
 
 const char* dense_declines(const Call& c) {
@@ -86,12 +101,12 @@ void dense_prepare(const Call& c, void* dst) {
   Carve carve(dst);
   const Packed to = carve_packed(p, carve);
   const int64_t L = lanes(), blocks = blocks_of(p), Og = p.O / p.groups, taps = l.taps(p), words = l.words(p);
-  const int64_t run = l.run(p), block_bytes = taps * words * L * 4;
+  const int64_t run = l.run(p), block_words = taps * words * L, numbers = l.form.numbers;
   const auto* w = c.in[1].as<int8_t>();
   parallel_for(p.groups * blocks, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
-      int8_t* block = to.w + b * block_bytes;
-      std::memset(block, 0, static_cast<size_t>(block_bytes));
+      int32_t* block = to.w + b * block_words;
+      std::fill_n(block, block_words, 0);
       for (int64_t lane = 0; lane < L; ++lane) {
         const int64_t in_group = b % blocks * L + lane, o = b / blocks * Og + in_group, slot = b * L + lane;
         to.start[slot] = 0, to.multiplier[slot] = 0, to.offset[slot] = 0;
@@ -100,7 +115,7 @@ void dense_prepare(const Call& c, void* dst) {
         for (int64_t t = 0; t < taps; ++t)
           for (int64_t i = 0; i < run; ++i) {
             const int8_t v = w[(o * taps + t) * run + i];  // rows of a window are runs in the weights too
-            block[((t * words + i / 4) * L + lane) * 4 + i % 4] = v;
+            l.form.put(block, (t * words + i / numbers) * L + lane, i % numbers, v);
             sum += v;
           }
         to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;
@@ -120,7 +135,7 @@ struct DenseSpace {
     const Layout l(p);
     Carve at(c.workspace);
     packed = at.take<char>(c.prepared ? 0 : dense_prepared(c));
-    zeros = at.take<uint8_t>(ceil_to(l.run(p), 4));
+    zeros = at.take<uint8_t>(l.form.wide() ? 0 : ceil_to(l.run(p), 4));
     copy = at.take<uint8_t>(l.copy ? p.N * l.image + 4 : 0);
     bytes = at.used();
   }
@@ -146,15 +161,99 @@ void copy_padded(const Conv2dParams& p, const Layout& l, const uint8_t* x, int z
 }
 
 // Pixels are cut first where the image is larger than the weights: each thread reads its part of the larger.
-void plan(QuantizedConvTask& t, int64_t image, int64_t weights) {
-  int64_t pixels = 1, vectors = 1;
-  kernels()->quantized_tile(&pixels, &vectors);
-  t.tile = pixels, t.panel = vectors;
-  t.panels = (t.blocks + vectors - 1) / vectors;
-  const int64_t tiles = (t.N * t.oH * t.oW + pixels - 1) / pixels;
-  t.pixels_first = image >= weights;
+bool pixels_first(const Conv2dParams& p) { return p.N * p.H * p.W * p.C >= p.O / p.groups * p.C * p.kH * p.kW; }
+
+void run_bytes(const Call& c, const Layout& l, const DenseSpace& space, QuantizedConvTask& t) {
+  const auto& q = c.as<QuantizedConv2dParams>();
+  const Conv2dParams& p = q.conv;
+  std::memset(space.zeros, static_cast<int>(q.x_zero), static_cast<size_t>(ceil_to(l.run(p), 4)));
+  t.zeros = space.zeros, t.x_group = p.C / p.groups, t.x_w = p.C;
+  if (l.copy) {
+    copy_padded(p, l, c.in[0].as<uint8_t>(), static_cast<int>(q.x_zero), space.copy);
+    t.x = space.copy, t.H = l.H, t.W = l.W, t.x_h = l.row, t.x_n = l.image;
+  } else {
+    t.x = c.in[0].as<uint8_t>(), t.H = p.H, t.W = p.W, t.pT = p.pT, t.pL = p.pL;
+    t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
+  }
+  const int64_t tiles = (t.N * t.oH * t.oW + t.tile - 1) / t.tile;
+  t.pixels_first = pixels_first(p);
   t.part = std::min<int64_t>(16, std::max<int64_t>(1, tiles / 8));
   t.parts = (tiles + t.part - 1) / t.part;
+  const int64_t work = t.part * t.tile * t.panel * lanes() * l.taps(p) * t.words * 4;  // products of an item
+  parallel_for(t.parts * t.groups * t.panels, std::max<int64_t>(1, 500'000 / work),
+               [&](int64_t begin, int64_t end, int) { kernels()->quantized_conv2d(t, begin, end); });
+}
+
+// Outputs that are computed from one widened part of the image: whole rows, or pieces of a row.
+struct WideParts {
+  static constexpr int64_t kPixels = 96, kMostColumns = kQuantizedPixels;
+  int64_t rows, columns, row_parts, column_parts;  // outputs of a part; parts of an image
+  int64_t H, W;                                    // pixels of x that a part reads
+  explicit WideParts(const Conv2dParams& p) {
+    const auto even = [](int64_t size, int64_t most, int64_t& parts) {
+      const int64_t part = (size + (size + most - 1) / most - 1) / ((size + most - 1) / most);
+      parts = (size + part - 1) / part;
+      return part;
+    };
+    columns = even(p.oW, p.oW <= kMostColumns ? p.oW : kMostColumns / 2, column_parts);
+    rows = even(p.oH, column_parts > 1 ? 1 : std::max<int64_t>(1, (kPixels + p.oW / 2) / p.oW), row_parts);
+    H = (rows - 1) * p.sH + (p.kH - 1) * p.dH + 1, W = (columns - 1) * p.sW + (p.kW - 1) * p.dW + 1;
+  }
+  int64_t count() const { return row_parts * column_parts; }
+};
+
+// Rows [h, h + rows) and columns [w, w + columns) of image x (H, W, C) with its padding.
+void widen(const Conv2dParams& p, const uint8_t* x, int64_t h, int64_t rows, int64_t w, int64_t columns,
+           int16_t zero, int16_t* to) {
+  const int64_t left = std::clamp<int64_t>(-w, 0, columns), right = std::clamp<int64_t>(p.W - w, left, columns);
+  for (int64_t i = 0; i < rows; ++i, to += columns * p.C) {
+    bool read = p.kH >= p.sH && p.dH == 1;
+    for (int64_t kh = 0; kh < p.kH && !read; ++kh) read = i >= kh * p.dH && (i - kh * p.dH) % p.sH == 0;
+    if (!read) continue;
+    if (h + i < 0 || h + i >= p.H) {
+      std::fill_n(to, columns * p.C, zero);
+      continue;
+    }
+    std::fill_n(to, left * p.C, zero);
+    kernels()->quantized_widen(x + ((h + i) * p.W + w + left) * p.C, to + left * p.C, (right - left) * p.C);
+    std::fill_n(to + right * p.C, (columns - right) * p.C, zero);
+  }
+}
+
+void run_wide(const Call& c, const Layout& l, QuantizedConvTask& t) {
+  const auto& q = c.as<QuantizedConv2dParams>();
+  const Conv2dParams& p = q.conv;
+  const WideParts parts(p);
+  t.N = 1, t.H = parts.H, t.W = parts.W, t.x_group = p.C / p.groups * 2, t.x_w = p.C * 2, t.x_h = parts.W * t.x_w;
+  const int64_t blocks = p.N * parts.count(), panels = t.groups * t.panels;
+  // Enough items for all threads; those of one part that follow each other share its copy.
+  const int64_t splits = std::clamp<int64_t>(4 * num_threads() / blocks, 1, panels), items = blocks * splits;
+  const bool by_pixels = pixels_first(p);
+  const int64_t work = 2 * p.N * p.oH * p.oW * p.O * l.taps(p) * t.words / items;
+  const int64_t y_bytes = t.out.to_float ? 4 : 1;
+  const auto* x = c.in[0].as<uint8_t>();
+  const auto body = [&](int64_t begin, int64_t end, float* scratch) {
+    auto* copy = reinterpret_cast<int16_t*>(scratch);
+    for (int64_t item = begin, held = -1; item < end; ++item) {
+      const int64_t block = by_pixels ? item / splits : item % blocks;
+      const int64_t split = by_pixels ? item % splits : item / blocks;
+      const int64_t n = block / parts.count(), part = block % parts.count();
+      const int64_t oh = part / parts.column_parts * parts.rows, ow = part % parts.column_parts * parts.columns;
+      QuantizedConvTask some = t;
+      some.oH = std::min(parts.rows, p.oH - oh), some.oW = std::min(parts.columns, p.oW - ow);
+      if (block != held)
+        widen(p, x + n * p.H * p.W * p.C, oh * p.sH - p.pT, parts.H, ow * p.sW - p.pL, parts.W,
+              static_cast<int16_t>(q.x_zero), copy);
+      held = block;
+      const int64_t first = ((n * p.oH + oh) * p.oW + ow) * p.O;
+      some.x = reinterpret_cast<const uint8_t*>(copy), some.y = static_cast<char*>(t.y) + first * y_bytes;
+      if (t.out.residual) some.out.residual = t.out.residual + first;
+      some.part = (some.oH * some.oW + t.tile - 1) / t.tile;
+      kernels()->quantized_conv2d(some, panels * split / splits, panels * (split + 1) / splits);
+    }
+  };
+  with_scratch(items, std::max<int64_t>(1, 500'000 / std::max<int64_t>(1, work)), (parts.H * t.x_h + 4 + 3) / 4,
+               body);
 }
 
 void dense_run(const Call& c) {
@@ -166,34 +265,27 @@ void dense_run(const Call& c) {
   if (!c.prepared) dense_prepare(c, space.packed);
   Carve carve(const_cast<void*>(c.prepared ? c.prepared : space.packed));
   const Packed packed = carve_packed(p, carve);
-  std::memset(space.zeros, static_cast<int>(q.x_zero), static_cast<size_t>(ceil_to(l.run(p), 4)));
 
   QuantizedConvTask t;
   t.N = p.N, t.oH = p.oH, t.oW = p.oW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW;
-  t.taps_h = p.kH, t.taps_w = l.merge ? 1 : p.kW, t.run = l.run(p), t.words = l.words(p);
-  t.groups = p.groups, t.x_group = p.C / p.groups, t.O = p.O / p.groups, t.blocks = blocks_of(p);
-  t.x_w = p.C, t.y_pixel = p.O, t.zeros = space.zeros;
-  if (l.copy) {
-    copy_padded(p, l, c.in[0].as<uint8_t>(), static_cast<int>(q.x_zero), space.copy);
-    t.x = space.copy, t.H = l.H, t.W = l.W, t.x_h = l.row, t.x_n = l.image;
-  } else {
-    t.x = c.in[0].as<uint8_t>(), t.H = p.H, t.W = p.W, t.pT = p.pT, t.pL = p.pL;
-    t.x_h = p.W * p.C, t.x_n = p.H * t.x_h;
-  }
+  t.taps_h = p.kH, t.taps_w = l.merge ? 1 : p.kW, t.words = l.words(p);
+  t.groups = p.groups, t.O = p.O / p.groups, t.blocks = blocks_of(p), t.y_pixel = p.O;
   t.w = packed.w, t.start = packed.start, t.out = requantize(c);
   t.out.multiplier = packed.multiplier, t.out.offset = packed.offset, t.y = c.out[0].data;
-  plan(t, p.N * p.H * p.W * p.C, p.O / p.groups * p.C * p.kH * p.kW);
-  const int64_t work = t.part * t.tile * t.panel * lanes() * l.taps(p) * t.words * 4;  // products of an item
-  parallel_for(t.parts * t.groups * t.panels, std::max<int64_t>(1, 500'000 / work),
-               [&](int64_t begin, int64_t end, int) { kernels()->quantized_conv2d(t, begin, end); });
+  t.tile = l.form.pixels, t.panel = l.form.vectors, t.panels = (t.blocks + t.panel - 1) / t.panel;
+  if (l.form.wide())
+    run_wide(c, l, t);
+  else
+    run_bytes(c, l, space, t);
 }
 
 // ---- depthwise ----
 
 // The forms of QuantizedDepthwiseTask.
 struct DepthwiseForm {
+  Form form;
   bool pair = false;
-  int64_t group = 1, channels, columns, quads;
+  int64_t group = 1, channels, columns, words;
   explicit DepthwiseForm(const Conv2dParams& p) {
     const int64_t step = 4 * lanes();
     const auto full = [&](int64_t pixels) {  // share of lanes that do work
@@ -202,14 +294,15 @@ struct DepthwiseForm {
     pair = p.kW == 3 && p.sW == 1 && p.dW == 1 && full(1) > 0.6;
     for (int64_t g = 2; !pair && p.sW == 1 && g <= 8; ++g)
       if (full(g) > full(group) + 0.01) group = g;
-    channels = ceil_to(group * p.C, step), columns = pair ? 4 : p.kW, quads = (p.kH * columns + 3) / 4;
+    channels = ceil_to(group * p.C, step), columns = pair ? 4 : p.kW,
+    words = (p.kH * columns + form.numbers - 1) / form.numbers;
   }
   int64_t pixels() const { return pair ? 2 : 1; }
 };
 
 Packed carve_depthwise(const Conv2dParams& p, Carve& at) {
   const DepthwiseForm f(p);
-  return Packed(at, f.channels * f.quads * f.pixels() * 4, f.channels);
+  return Packed(at, f.channels * f.words * f.pixels(), f.channels);
 }
 
 const char* depthwise_declines(const Call& c) {
@@ -235,7 +328,7 @@ void depthwise_prepare(const Call& c, void* dst) {
   Carve carve(dst);
   const Packed to = carve_depthwise(p, carve);
   const DepthwiseForm f(p);
-  const int64_t L = lanes(), taps = p.kH * f.columns;
+  const int64_t L = lanes(), taps = p.kH * f.columns, numbers = f.form.numbers;
   const auto* w = c.in[1].as<int8_t>();
   for (int64_t c0 = 0; c0 < f.channels; c0 += 4 * L)
     for (int64_t v = 0; v < 4; ++v)
@@ -244,12 +337,12 @@ void depthwise_prepare(const Call& c, void* dst) {
         const bool real = i < f.group * p.C;
         for (int64_t pixel = 0; pixel < f.pixels(); ++pixel) {
           int32_t sum = 0;
-          for (int64_t t = 0; t < 4 * f.quads; ++t) {
+          for (int64_t t = 0; t < numbers * f.words; ++t) {
             const int64_t kw = t % f.columns - pixel;  // a pair's second pixel begins one column later
             const bool there = real && t < taps && kw >= 0 && kw < p.kW;
             const int8_t value = there ? w[(o * p.kH + t / f.columns) * p.kW + kw] : int8_t{0};
-            const int64_t word = ((c0 / (4 * L) * f.quads + t / 4) * f.pixels() + pixel) * 4 * L + v * L + l;
-            to.w[word * 4 + t % 4] = value;
+            const int64_t word = ((c0 / (4 * L) * f.words + t / numbers) * f.pixels() + pixel) * 4 * L + v * L + l;
+            f.form.put(to.w, word, t % numbers, value);
             sum += value;
           }
           to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;

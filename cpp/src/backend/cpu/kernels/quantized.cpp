@@ -5,31 +5,29 @@
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 
-// ---- depthwise: 4 taps of 4 * kLanes channels at a time ----
+// ---- depthwise: kNumbers taps of 4 * kLanes channels at a time ----
 
 namespace {
 
 // Channels c to c + left, at most 4 vectors, of P pixels, of which `pixels` exist.
 template <int P>
-FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t quads,
+FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t words,
                                 int64_t c, int64_t left, int64_t y, int pixels) {
   vi acc[P][4];
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v)
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) acc[p][v] = load_int(t.start + c + v * kLanes);
-  const int8_t* w = t.w + c * quads * 4 * P;
-  for (int64_t q = 0; q < quads; ++q, taps += 4) {
-    vi words[4];
-    interleave(load_bytes(taps[0] + c, left), load_bytes(taps[1] + c, left), load_bytes(taps[2] + c, left),
-               load_bytes(taps[3] + c, left), words);
-    WordsX x[4];
+  const char* w = static_cast<const char*>(t.w) + c * words * 4 * P;
+  for (int64_t q = 0; q < words; ++q, taps += kNumbers) {
+    vi bytes[kNumbers], x[4];
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) x[v] = words_x(words[v]);
+    for (int i = 0; i < kNumbers; ++i) bytes[i] = load_bytes(taps[i] + c, left);
+    interleave(bytes, x);
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v, w += kBytes) acc[p][v] = dot(acc[p][v], x[v], words_w(load_int(w)));
+      for (int v = 0; v < 4; ++v, w += kBytes) acc[p][v] = dot(acc[p][v], x[v], load_int(w));
   }
   const Requantize& r = t.out;
   const vf low = set1(r.low), high = set1(r.high), residual = set1(r.residual_multiplier);
@@ -43,11 +41,11 @@ FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* 
       value[v] = fused_multiply_add(to_float(acc[p][v]), load(r.multiplier + c + v * kLanes),
                                     load(r.offset + c + v * kLanes));
     if (r.residual) {
-      // Single bytes in the same order as the words: the other three bytes are 0.
-      vi words[4];
-      interleave(load_bytes(r.residual + y + c, left), vi{}, vi{}, vi{}, words);
+      // Single bytes in the same order as the words, whose other numbers are 0.
+      vi bytes[kNumbers] = {load_bytes(r.residual + y + c, left)}, x[4];
+      interleave(bytes, x);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(words[v]), residual, value[v]);
+      for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(x[v]), residual, value[v]);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) acc[p][v] = round_below(value[v], low, high);
@@ -57,22 +55,23 @@ FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* 
 
 // `length` channels of P pixels.
 template <int P>
-void depthwise_pixels(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t quads, int64_t length,
+void depthwise_pixels(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t words, int64_t length,
                       int64_t y, int pixels) {
   int64_t c = 0;
-  for (; c + kBytes <= length; c += kBytes) depthwise_block<P>(t, taps, quads, c, kBytes, y, pixels);
-  if (c < length) depthwise_block<P>(t, taps, quads, c, length - c, y, pixels);
+  for (; c + kBytes <= length; c += kBytes) depthwise_block<P>(t, taps, words, c, kBytes, y, pixels);
+  if (c < length) depthwise_block<P>(t, taps, words, c, length - c, y, pixels);
 }
 
 }  // namespace
 
 void quantized_depthwise(const QuantizedDepthwiseTask& t, int64_t begin, int64_t end) {
   // Columns of a window: of a pair one more.
-  const int64_t columns = t.pair ? 4 : t.kW, count = t.kH * columns, quads = (count + 3) / 4;
+  const int64_t columns = t.pair ? 4 : t.kW, count = t.kH * columns;
+  const int64_t words = (count + kNumbers - 1) / kNumbers;
   const uint8_t* taps[kQuantizedTaps * 4 / 3 + 3];
   int64_t offsets[kQuantizedTaps * 4 / 3 + 3];
   for (int64_t i = 0; i < count; ++i) offsets[i] = (i / columns * t.dH * t.W + i % columns * t.dW) * t.C;
-  for (int64_t i = count; i < 4 * quads; ++i) taps[i] = t.zeros;  // their weights are 0
+  for (int64_t i = count; i < kNumbers * words; ++i) taps[i] = t.zeros;  // their weights are 0
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / t.oH, h0 = row % t.oH * t.sH - t.pT;
     const uint8_t* image = t.x + n * t.H * t.W * t.C;
@@ -93,9 +92,9 @@ void quantized_depthwise(const QuantizedDepthwiseTask& t, int64_t begin, int64_t
       }
       const int64_t y = (row * t.oW + ow) * t.C;
       if (t.pair)
-        depthwise_pixels<2>(t, taps, quads, t.C, y, static_cast<int>(step));
+        depthwise_pixels<2>(t, taps, words, t.C, y, static_cast<int>(step));
       else
-        depthwise_pixels<1>(t, taps, quads, step * t.C, y, 1);
+        depthwise_pixels<1>(t, taps, words, step * t.C, y, 1);
     }
   }
 }

@@ -5,7 +5,8 @@
 
 namespace fastcnn::cpu {
 
-constexpr int64_t kQuantizedTaps = 128;  // the most that a kernel takes
+constexpr int64_t kQuantizedTaps = 128;    // the most that a kernel takes
+constexpr int64_t kQuantizedPixels = 256;  // of a part
 
 // From int32 sums to results; see QuantizedConv2dParams.
 struct Requantize {
@@ -16,19 +17,22 @@ struct Requantize {
   int32_t to_float = 0;  // y is float32
 };
 
-// A convolution as taps of `run` bytes that lie together: each output pixel reads one run for each tap, at
-// x + n*x_n + h*x_h + w*x_w with h = oh*sH - pT + th*dH, w alike, or `zeros` outside of the image. A run may be
-// read up to the next multiple of 4 bytes. Weights: for each group and block of vector lanes of channels, for each
-// tap, words of 4 bytes for each lane; `start`: what sums start from, -x_zero * (sum of weights).
+// Words are 32 bits of 4 bytes, or of 2 numbers of 16 bits where the ISA multiplies those (quantized_tile);
+// weights and x alike.
+//
+// A convolution as taps of `words` words that lie together: each output pixel reads one run of them for each tap,
+// at x + n*x_n + h*x_h + w*x_w with h = oh*sH - pT + th*dH, w alike, or `zeros` outside of the image. What lies
+// behind the numbers of a run in its last word meets weights of 0. Weights: for each group and block of vector
+// lanes of channels, for each tap, words for each lane; `start`: what sums start from, -x_zero * (sum of weights).
 struct QuantizedConvTask {
   int64_t N = 0, H = 0, W = 0, oH = 0, oW = 0, taps_h = 1, taps_w = 1;
-  int64_t sH = 1, sW = 1, pT = 0, pL = 0, dH = 1, dW = 1, run = 0, words = 0;
+  int64_t sH = 1, sW = 1, pT = 0, pL = 0, dH = 1, dW = 1, words = 0;
   int64_t groups = 1, x_group = 0, O = 0, blocks = 0;  // O, blocks of lanes: of a group
   int64_t x_n = 0, x_h = 0, x_w = 0;                   // bytes
   int64_t y_pixel = 0;                                 // elements between pixels of y
   const uint8_t* x = nullptr;
   const uint8_t* zeros = nullptr;
-  const int8_t* w = nullptr;
+  const void* w = nullptr;
   const int32_t* start = nullptr;
   Requantize out;
   void* y = nullptr;
@@ -38,11 +42,11 @@ struct QuantizedConvTask {
   int32_t pixels_first = 1;
 };
 
-// Depthwise, in one of three forms; each makes quads of 4 taps, whose words of 4 bytes meet words of 4 weights:
-// - quads of all taps of a pixel, in their order;
-// - pair: a quad is a row of a window of 3 and of its right neighbour's, both of which it serves;
+// Depthwise, in one of three forms; each makes words of 4 or 2 taps, which meet words of weights:
+// - words of all taps of a pixel, in their order;
+// - pair: words of 4 columns, a row of a window of 3 and of its right neighbour's, both of which they serve;
 // - group > 1: as the first, for `group` pixels that lie together as if they were one with more channels.
-// w holds for each 4 vectors of channels, each quad and each pixel of a pair 4 vectors of words. Channels stand in
+// w holds for each 4 vectors of channels, each word and each pixel of a pair 4 vectors of words. Channels stand in
 // the order that interleaving bytes gives.
 struct QuantizedDepthwiseTask {
   int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0, kH = 1, kW = 1;
@@ -51,7 +55,7 @@ struct QuantizedDepthwiseTask {
   bool pair = false;
   const uint8_t* x = nullptr;
   const uint8_t* zeros = nullptr;  // group * C bytes
-  const int8_t* w = nullptr;
+  const void* w = nullptr;
   const int32_t* start = nullptr;
   Requantize out;
   void* y = nullptr;

@@ -8,18 +8,16 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 // Sums, weights and one word of x in registers.
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512F__)
 constexpr int kTile = 6, kPanel = 4;
-#elif defined(__AVX512F__)
-constexpr int kTile = 4, kPanel = 4;
 #elif defined(__AVX2__)
-constexpr int kTile = 4, kPanel = 2;
+constexpr int kTile = 6, kPanel = 2;
 #else
 constexpr int kTile = 2, kPanel = 2;
 #endif
 
 struct Place {
-  const int8_t* w;
+  const char* w;
   int64_t w_block;       // bytes from one block of channels to the next
   const int32_t* start;  // these two by padded channel
   const float *multiplier, *offset;
@@ -27,17 +25,25 @@ struct Place {
   int tail;   // channels of the last vector
 };
 
-// Where the pixels of a tile lie: at base[pixel] + offsets[tap] if their windows are inside of the image;
-// otherwise pointers holds all taps, pixel innermost.
+// Where the windows of a part lie, which all its panels share.
 struct Windows {
-  const uint8_t* base[kTile];
+  const uint8_t* base[kQuantizedPixels];  // of pixels
+  int count[kQuantizedPixels];            // pixels of tiles
+  bool inside[kQuantizedPixels];          // of the image, their windows
+};
+
+// Where the pixels of a tile lie: at base[pixel] + shift + offsets[tap] if their windows are inside of the image;
+// otherwise pointers holds all taps, pixel innermost.
+struct TileWindows {
+  const uint8_t* const* base;
+  int64_t shift;
   int64_t offsets[kQuantizedTaps];
   const uint8_t* pointers[kQuantizedTaps * kTile];
   bool inside;
 };
 
 template <int P, int V>
-void tile(const QuantizedConvTask& t, const Windows& at_x, int64_t taps, const Place& at) {
+void tile(const QuantizedConvTask& t, const TileWindows& at_x, int64_t taps, const Place& at) {
   vi acc[P][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
@@ -45,23 +51,23 @@ void tile(const QuantizedConvTask& t, const Windows& at_x, int64_t taps, const P
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) acc[p][v] = start;
   }
-  const int8_t* w = at.w;
+  const char* w = at.w;
   for (int64_t tap = 0; tap < taps; ++tap) {
     const uint8_t* x[P];
     if (at_x.inside) {
 #pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) x[p] = at_x.base[p] + at_x.offsets[tap];
+      for (int p = 0; p < P; ++p) x[p] = at_x.base[p] + (at_x.offsets[tap] + at_x.shift);
     } else {
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) x[p] = at_x.pointers[tap * P + p];
     }
     for (int64_t k = 0; k < t.words; ++k) {
-      WordsW b[V];
+      vi b[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) b[v] = words_w(load_int(w + v * at.w_block));
+      for (int v = 0; v < V; ++v) b[v] = load_int(w + v * at.w_block);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
-        const WordsX a = broadcast_word(x[p] + 4 * k);
+        const vi a = broadcast_word(x[p] + 4 * k);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[p][v] = dot(acc[p][v], a, b[v]);
       }
@@ -87,12 +93,15 @@ void tile(const QuantizedConvTask& t, const Windows& at_x, int64_t taps, const P
   }
   if (r.to_float) return;
   const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
-#pragma GCC unroll 8
-  for (int p = 0; p < P; ++p)
-    store_panel<V>(static_cast<uint8_t*>(t.y) + at.y + p * t.y_pixel, acc[p], (V - 1) * kLanes + at.tail, least);
+  const int n = (V - 1) * kLanes + at.tail;
+  uint8_t* y = static_cast<uint8_t*>(t.y) + at.y;
+#pragma GCC unroll 4
+  for (int p = 0; p + 1 < P; p += 2, y += 2 * t.y_pixel)
+    store_panels<V>(y, y + t.y_pixel, acc[p], acc[p + 1], n, least);
+  if constexpr (P % 2) store_panel<V>(y, acc[P - 1], n, least);
 }
 
-using TileFn = void (*)(const QuantizedConvTask&, const Windows&, int64_t, const Place&);
+using TileFn = void (*)(const QuantizedConvTask&, const TileWindows&, int64_t, const Place&);
 
 template <int P>
 TileFn tile_of(int v) {
@@ -111,8 +120,6 @@ TileFn tile_of(int p, int v) {
 #if defined(__AVX2__)
     case 3: return tile_of<3>(v);
     case 4: return tile_of<4>(v);
-#endif
-#if defined(__AVX512VNNI__)
     case 5: return tile_of<5>(v);
     case 6: return tile_of<6>(v);
 #endif
@@ -130,7 +137,8 @@ struct Pixel {
   }
 };
 
-void find_taps(const QuantizedConvTask& t, Pixel at, int64_t count, Windows& out) {
+// The taps of `count` pixels from `at` on.
+void find_taps(const QuantizedConvTask& t, Pixel at, int64_t count, TileWindows& out) {
   for (int64_t p = 0; p < count; ++p, at.next(t)) {
     const int64_t h0 = at.oh * t.sH - t.pT, w0 = at.ow * t.sW - t.pL;
     const uint8_t** o = out.pointers + p;
@@ -139,56 +147,77 @@ void find_taps(const QuantizedConvTask& t, Pixel at, int64_t count, Windows& out
       const bool row = h >= 0 && h < t.H;
       for (int64_t tw = 0; tw < t.taps_w; ++tw, ++tap, o += count) {
         const int64_t w = w0 + tw * t.dW;
-        *o = row && w >= 0 && w < t.W ? out.base[p] + out.offsets[tap] : t.zeros;
+        *o = row && w >= 0 && w < t.W ? out.base[p] + (out.offsets[tap] + out.shift) : t.zeros;
       }
     }
   }
 }
 
-// Windows of `count` pixels from `at` on, which moves behind them.
-void find_windows(const QuantizedConvTask& t, Pixel& at, int64_t count, int64_t group, Windows& out) {
-  const Pixel first = at;
-  out.inside = true;
-  for (int64_t p = 0; p < count; ++p, at.next(t)) {
-    const int64_t h0 = at.oh * t.sH - t.pT, w0 = at.ow * t.sW - t.pL;
-    out.base[p] = t.x + at.n * t.x_n + h0 * t.x_h + w0 * t.x_w + group * t.x_group;
-    out.inside &= h0 >= 0 && w0 >= 0 && h0 + (t.taps_h - 1) * t.dH < t.H && w0 + (t.taps_w - 1) * t.dW < t.W;
+Pixel pixel_of(const QuantizedConvTask& t, int64_t i) { return {i / t.oW / t.oH, i / t.oW % t.oH, i % t.oW}; }
+
+// Tiles [begin, end), of almost equal height.
+void find_windows(const QuantizedConvTask& t, int64_t pixels, int64_t tiles, int64_t begin, int64_t end,
+                  Windows& out) {
+  int64_t i = pixels * begin / tiles;
+  Pixel at = pixel_of(t, i);
+  const uint8_t** base = out.base;
+  for (int64_t k = begin; k < end; ++k) {
+    bool inside = true;
+    const int64_t last = pixels * (k + 1) / tiles;
+    out.count[k - begin] = static_cast<int>(last - i);
+    for (; i < last; ++i, at.next(t)) {
+      const int64_t h0 = at.oh * t.sH - t.pT, w0 = at.ow * t.sW - t.pL;
+      *base++ = t.x + at.n * t.x_n + h0 * t.x_h + w0 * t.x_w;
+      inside &= h0 >= 0 && w0 >= 0 && h0 + (t.taps_h - 1) * t.dH < t.H && w0 + (t.taps_w - 1) * t.dW < t.W;
+    }
+    out.inside[k - begin] = inside;
   }
-  if (!out.inside) find_taps(t, first, count, out);
 }
 
 }  // namespace
 
-void quantized_tile(int64_t* pixels, int64_t* vectors) { *pixels = kTile, *vectors = kPanel; }
+void quantized_tile(int64_t* pixels, int64_t* vectors, int64_t* numbers) {
+  *pixels = kTile, *vectors = kPanel, *numbers = kNumbers;
+}
+
+void quantized_widen(const uint8_t* x, int16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i];
+}
 
 void quantized_conv2d(const QuantizedConvTask& t, int64_t begin, int64_t end) {
   Windows windows;
+  TileWindows some;
   for (int64_t th = 0, tap = 0; th < t.taps_h; ++th)
-    for (int64_t tw = 0; tw < t.taps_w; ++tw) windows.offsets[tap++] = th * t.dH * t.x_h + tw * t.dW * t.x_w;
+    for (int64_t tw = 0; tw < t.taps_w; ++tw) some.offsets[tap++] = th * t.dH * t.x_h + tw * t.dW * t.x_w;
   const int64_t taps = t.taps_h * t.taps_w, pixels = t.N * t.oH * t.oW, tiles = (pixels + t.tile - 1) / t.tile;
   const int64_t columns = t.groups * t.panels, w_block = taps * t.words * kBytes;
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = begin, held = -1; item < end; ++item) {
     const int64_t part = t.pixels_first ? item / columns : item % t.parts;
     const int64_t column = t.pixels_first ? item % columns : item / t.parts;
     const int64_t group = column / t.panels, panel = column % t.panels;
-    // Panels of almost equal width, tiles of almost equal height.
+    // Panels of almost equal width.
     const int64_t b0 = t.blocks * panel / t.panels, b1 = t.blocks * (panel + 1) / t.panels;
     const int64_t block = group * t.blocks + b0, channel = b0 * kLanes;
     Place at;
-    at.w = t.w + block * w_block, at.w_block = w_block;
+    at.w = static_cast<const char*>(t.w) + block * w_block, at.w_block = w_block;
     at.start = t.start + block * kLanes;
     at.multiplier = t.out.multiplier + block * kLanes, at.offset = t.out.offset + block * kLanes;
     const int64_t left = t.O - (b1 - 1) * kLanes;
     at.tail = static_cast<int>(left < kLanes ? left : kLanes);
-    const int64_t last = (part + 1) * t.part < tiles ? (part + 1) * t.part : tiles;
-    int64_t first = pixels * (part * t.part) / tiles;
-    Pixel pixel = {first / t.oW / t.oH, first / t.oW % t.oH, first % t.oW};
-    for (int64_t i = part * t.part; i < last; ++i) {
-      const int64_t count = pixels * (i + 1) / tiles - first;
-      find_windows(t, pixel, count, group, windows);
+    const int64_t first_tile = part * t.part;
+    const int64_t last_tile = first_tile + t.part < tiles ? first_tile + t.part : tiles;
+    if (part != held) find_windows(t, pixels, tiles, first_tile, last_tile, windows);
+    held = part;
+    some.shift = group * t.x_group;
+    int64_t first = pixels * first_tile / tiles;
+    some.base = windows.base;
+    for (int64_t i = first_tile; i < last_tile; ++i) {
+      const int count = windows.count[i - first_tile];
+      some.inside = windows.inside[i - first_tile];
+      if (!some.inside) find_taps(t, pixel_of(t, first), count, some);
       at.y = first * t.y_pixel + group * t.O + channel;
-      tile_of(static_cast<int>(count), static_cast<int>(b1 - b0))(t, windows, taps, at);
-      first += count;
+      tile_of(count, static_cast<int>(b1 - b0))(t, some, taps, at);
+      first += count, some.base += count;
     }
   }
 }

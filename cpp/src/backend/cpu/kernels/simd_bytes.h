@@ -1,7 +1,7 @@
-// What it is: bytes and int32 sums of the ISA this file is compiled for: words of 4 bytes times words of 4 weights
-// into int32 lanes, exactly, and what leads there and back. With simd.h and simd_halves.h it alone names
-// intrinsics. What it is not: saturating: every product and sum is the whole number, so all ISAs give the same
-// bits.
+// What it is: bytes and int32 sums of the ISA this file is compiled for: words of 4 bytes, or of 2 bytes widened
+// to 16 bits, times words of as many weights into int32 lanes, exactly, and what leads there and back. With simd.h
+// and simd_halves.h it alone names intrinsics. What it is not: saturating: every product and sum is the whole
+// number, so all ISAs give the same bits.
 #pragma once
 #include <string.h>
 
@@ -17,33 +17,19 @@ typedef int32_t vi_unaligned __attribute__((vector_size(kBytes), aligned(1), may
 FASTCNN_OP vi set1_int(int32_t a) { return vi{} + a; }
 FASTCNN_OP vi load_int(const void* p) { return *static_cast<const vi_unaligned*>(p); }
 
-// ---- words: x of unsigned bytes, w of signed ones ----
+// ---- words of 32 bits: numbers of x times numbers of w, summed into int32 lanes ----
 
 #if defined(__AVX512VNNI__)
 
-struct WordsX {
-  vi v;
-};
-struct WordsW {
-  vi v;
-};
-FASTCNN_OP WordsX words_x(vi v) { return {v}; }
-FASTCNN_OP WordsW words_w(vi v) { return {v}; }
-FASTCNN_OP vi dot(vi acc, WordsX x, WordsW w) {
-  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x.v, (__m512i)w.v);
-}
+// Four of them, as they lie in memory.
+typedef int8_t Number;
+FASTCNN_OP vi dot(vi acc, vi x, vi w) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, (__m512i)w); }
 
 #else
 
-// Bytes 0 and 2, bytes 1 and 3 of each word as 16-bit numbers: two of their products fit into 32 bits.
-struct WordsX {
-  vi even, odd;
-};
-struct WordsW {
-  vi even, odd;
-};
-FASTCNN_OP WordsX words_x(vi v) { return {v & 0x00ff00ff, (v >> 8) & 0x00ff00ff}; }
-FASTCNN_OP WordsW words_w(vi v) { return {(vi)(((vs)v << 8) >> 8), (vi)((vs)v >> 8)}; }
+// Two of 16 bits. Products of two bytes and their neighbours' would overflow 16 bits, and to widen bytes at each
+// product takes longer than the product.
+typedef int16_t Number;
 FASTCNN_OP vi multiply_add_pairs(vi a, vi b) {
 #if defined(__AVX512BW__)
   return (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
@@ -55,16 +41,16 @@ FASTCNN_OP vi multiply_add_pairs(vi a, vi b) {
   return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
-FASTCNN_OP vi dot(vi acc, WordsX x, WordsW w) {
-  return acc + multiply_add_pairs(x.even, w.even) + multiply_add_pairs(x.odd, w.odd);
-}
+FASTCNN_OP vi dot(vi acc, vi x, vi w) { return acc + multiply_add_pairs(x, w); }
 
 #endif
 
-FASTCNN_OP WordsX broadcast_word(const uint8_t* p) {
+constexpr int kNumbers = 4 / sizeof(Number);  // of a word
+
+FASTCNN_OP vi broadcast_word(const uint8_t* p) {
   int32_t word;
   memcpy(&word, p, 4);
-  return words_x(set1_int(word));
+  return set1_int(word);
 }
 
 // ---- int32 and float; fused_multiply_add rounds once on every ISA ----
@@ -91,6 +77,7 @@ FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
 FASTCNN_OP vi round_to_int(vf a) { return (vi)_mm256_cvtps_epi32(a); }
 FASTCNN_OP vf fused_multiply_add(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 FASTCNN_OP vi load_lanes(const uint8_t* p, int n) {
+  if (n == 8) return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   uint8_t t[8] = {};
   memcpy(t, p, static_cast<size_t>(n < 8 ? n : 8));
   return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(t)));
@@ -123,44 +110,57 @@ FASTCNN_OP void store_lanes(uint8_t* p, vi a, int n) {
 
 // ---- whole vectors of bytes ----
 
+#if !defined(__AVX512F__)
+
+// The first n < kBytes bytes from or to memory, in pieces of 16, 8, 4, 2 and 1.
+FASTCNN_OP void copy_pieces(uint8_t* to, const uint8_t* from, int64_t n) {
+#pragma GCC unroll 5
+  for (int piece = kBytes / 2; piece > 0; piece /= 2)
+    if (n & piece) memcpy(to, from, static_cast<size_t>(piece)), to += piece, from += piece;
+}
+
+#endif
+
 // The first n bytes; the others are 0.
 FASTCNN_OP vi load_bytes(const uint8_t* p, int64_t n) {
-#if defined(__AVX512F__)
   if (n >= kBytes) return load_int(p);
+#if defined(__AVX512F__)
   return (vi)_mm512_maskz_loadu_epi8((__mmask64{1} << n) - 1, p);
 #else
-  if (n >= kBytes) return load_int(p);
+#if defined(__AVX2__)
+  if (n == 16) return (vi)_mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#endif
   uint8_t t[kBytes] = {};
-  memcpy(t, p, static_cast<size_t>(n));
+  copy_pieces(t, p, n);
   return load_int(t);
 #endif
 }
 
-// Bytes of 4 vectors as words: out[i] lane l holds byte c of each of them, c = 16 * (l / 4) + 4 * i + l % 4.
-FASTCNN_OP void interleave(vi a, vi b, vi c, vi d, vi out[4]) {
+// Bytes of kNumbers vectors as words of numbers: out[i] lane l holds byte c of each of them,
+// c = 16 * (l / 4) + 4 * i + l % 4.
+FASTCNN_OP void interleave(const vi* x, vi out[4]) {
 #if defined(__AVX512F__)
-#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm512_unpack##half##_epi##size((__m512i)x, (__m512i)y)
+#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm512_unpack##half##_epi##size((__m512i)(x), (__m512i)(y))
 #elif defined(__AVX2__)
-#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm256_unpack##half##_epi##size((__m256i)x, (__m256i)y)
+#define FASTCNN_UNPACK(half, size, x, y) (vi) _mm256_unpack##half##_epi##size((__m256i)(x), (__m256i)(y))
 #else
 #define FASTCNN_UNPACK(half, size, x, y) unpack_##half##_##size(x, y)
-  const auto unpack_lo_8 = [](vi x, vi y) __attribute__((always_inline)) {
-    return (vi)__builtin_shufflevector((vb)x, (vb)y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const auto unpack_lo_8 = [](vi a, vi b) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vb)a, (vb)b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   };
-  const auto unpack_hi_8 = [](vi x, vi y) __attribute__((always_inline)) {
-    return (vi)__builtin_shufflevector((vb)x, (vb)y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  };
-  const auto unpack_lo_16 = [](vi x, vi y) __attribute__((always_inline)) {
-    return (vi)__builtin_shufflevector((vs)x, (vs)y, 0, 8, 1, 9, 2, 10, 3, 11);
-  };
-  const auto unpack_hi_16 = [](vi x, vi y) __attribute__((always_inline)) {
-    return (vi)__builtin_shufflevector((vs)x, (vs)y, 4, 12, 5, 13, 6, 14, 7, 15);
+  const auto unpack_hi_8 = [](vi a, vi b) __attribute__((always_inline)) {
+    return (vi)__builtin_shufflevector((vb)a, (vb)b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   };
 #endif
-  const vi ab_lo = FASTCNN_UNPACK(lo, 8, a, b), ab_hi = FASTCNN_UNPACK(hi, 8, a, b);
-  const vi cd_lo = FASTCNN_UNPACK(lo, 8, c, d), cd_hi = FASTCNN_UNPACK(hi, 8, c, d);
+  const vi ab_lo = FASTCNN_UNPACK(lo, 8, x[0], x[1]), ab_hi = FASTCNN_UNPACK(hi, 8, x[0], x[1]);
+#if defined(__AVX512VNNI__)
+  const vi cd_lo = FASTCNN_UNPACK(lo, 8, x[2], x[3]), cd_hi = FASTCNN_UNPACK(hi, 8, x[2], x[3]);
   out[0] = FASTCNN_UNPACK(lo, 16, ab_lo, cd_lo), out[1] = FASTCNN_UNPACK(hi, 16, ab_lo, cd_lo);
   out[2] = FASTCNN_UNPACK(lo, 16, ab_hi, cd_hi), out[3] = FASTCNN_UNPACK(hi, 16, ab_hi, cd_hi);
+#else
+  out[0] = FASTCNN_UNPACK(lo, 8, ab_lo, vi{}), out[1] = FASTCNN_UNPACK(hi, 8, ab_lo, vi{});
+  out[2] = FASTCNN_UNPACK(lo, 8, ab_hi, vi{}), out[3] = FASTCNN_UNPACK(hi, 8, ab_hi, vi{});
+#endif
 #undef FASTCNN_UNPACK
 }
 
@@ -216,11 +216,26 @@ FASTCNN_OP void store_panel(uint8_t* p, const vi* a, int n, uint8_t low) {
   } else {
     uint8_t t[16];
     _mm_storeu_si128(reinterpret_cast<__m128i*>(t), _mm256_castsi256_si128(b));
-    memcpy(p, t, static_cast<size_t>(n < 16 ? n : 16));
+    copy_pieces(p, t, n);
   }
 #else
   for (int v = 0; v < V; ++v) store_lanes(p + v * kLanes, a[v], n - v * kLanes);
 #endif
+}
+
+// The same twice, of two pixels.
+template <int V>
+FASTCNN_OP void store_panels(uint8_t* p, uint8_t* q, const vi* a, const vi* b, int n, uint8_t low) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if (n == 16) {
+    const __m256i both = _mm256_permutevar8x32_epi32((__m256i)pack(a[0], a[V > 1], b[0], b[V > 1], low),
+                                                     _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(both));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(both, 1));
+    return;
+  }
+#endif
+  store_panel<V>(p, a, n, low), store_panel<V>(q, b, n, low);
 }
 
 // The same of 4 vectors whose lanes are in the order that interleave gives.
@@ -234,12 +249,21 @@ FASTCNN_OP void store_bytes(uint8_t* p, const vi v[4], int64_t n, uint8_t low) {
 #else
   uint8_t t[kBytes];
 #if defined(__AVX2__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(t), (__m256i)pack(v[0], v[1], v[2], v[3], low));
+  const __m256i b = (__m256i)pack(v[0], v[1], v[2], v[3], low);
+  if (n >= kBytes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), b);
+    return;
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(t), b);
 #else
   for (int i = 0; i < 4; ++i)
     for (int l = 0; l < kLanes; ++l) t[4 * i + l] = static_cast<uint8_t>(v[i][l]);
+  if (n >= kBytes) {
+    memcpy(p, t, kBytes);
+    return;
+  }
 #endif
-  memcpy(p, t, static_cast<size_t>(n < kBytes ? n : kBytes));
+  copy_pieces(p, t, n);
 #endif
 }
 
