@@ -48,6 +48,9 @@ CASES = {
     "depthwise, pixels together, 5x5": ((1, 20, 11, 23), (20, 5, 5), {"padding": 4, "dilation": 2, "groups": 20}),
     "multiplier": ((1, 6, 8, 8), (12, 3, 3), {"padding": 1, "groups": 6}),
     "linear": ((3, 130, 1, 1), (70, 1, 1), {}),
+    "winograd": ((2, 64, 9, 11), (80, 3, 3), {"padding": 1}),
+    "winograd, odd": ((1, 34, 17, 12), (51, 3, 3), {"padding": (2, 0)}),
+    "winograd, parts of images": ((2, 96, 33, 27), (136, 3, 3), {"padding": 1}),
     "more padding than window": ((1, 4, 2, 2), (5, 3, 3), {"padding": 4}),
 }
 
@@ -125,6 +128,22 @@ def test_extreme_operands_neither_saturate_nor_wrap(kernel_isa):
             *map(fc.tensor, (x, w, np.ones(2, np.float32), np.zeros(2, np.float32))), to_float=True
         )
         assert y.numpy().ravel().tolist() == [np.float32(255 * v * channels) for v in (127, -128)]
+
+
+def test_extreme_operands_of_winograd(kernel_isa):
+    """Signs of x and w that make transformed values, their products and sums as large as they get."""
+    n, c, o = 12, 512, 32
+    for seed in range(4):
+        g = np.random.default_rng(seed)
+        x = g.choice(np.array([0, 255], np.uint8), (1, 1, n, n)).repeat(c, 1)
+        w = g.choice(np.array([-128, 127], np.int8), (o, 1, 3, 3)).repeat(c, 1)
+        if seed == 0:
+            x[:], w[:16], w[16:] = 255, 127, -128
+        arrays = [x, w, np.ones(o, np.float32), np.zeros(o, np.float32)]
+        for x_zero in (0, 255):
+            got = run(arrays, {"padding": 1, "x_zero": x_zero}, to_float=True)
+            want = exact_sums(x, w, {"padding": 1, "x_zero": x_zero})
+            np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
 def graph_of(op, inputs, shape, dtype, params):

@@ -1,58 +1,19 @@
 // What it is: the implementations of quantized_conv2d on the CPU: packed weights, copies of images whose channels
 // are no whole words, parts of images widened to 16 bits, and how work goes to threads. What it is not: arithmetic
 // (kernels/, ref/).
-#include <algorithm>
-#include <cstring>
+#include "backend/cpu/quantized_conv2d.h"
 
-#include "backend/cpu/isa.h"
+#include <cstring>
+#include <numeric>
+#include <vector>
+
 #include "backend/cpu/lists.h"
 #include "backend/cpu/ref/ref.h"
 #include "backend/cpu/scratch.h"
 #include "backend/cpu/threads.h"
-#include "backend/cpu/workspace.h"
 
 namespace fastcnn::cpu {
 namespace {
-
-int64_t ceil_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-int64_t lanes() { return kernels()->vector_floats; }
-
-// What the registers hold, and how x and weights meet: words of 4 bytes, or of 2 numbers of 16 bits.
-struct Form {
-  int64_t pixels = 1, vectors = 1, numbers = 4;
-  Form() { kernels()->quantized_tile(&pixels, &vectors, &numbers); }
-  bool wide() const { return numbers == 2; }
-  void put(void* words, int64_t word, int64_t i, int8_t value) const {
-    if (wide())
-      static_cast<int16_t*>(words)[word * 2 + i] = value;
-    else
-      static_cast<int8_t*>(words)[word * 4 + i] = value;
-  }
-};
-
-Requantize requantize(const Call& c) {
-  const auto& q = c.as<QuantizedConv2dParams>();
-  Requantize r;
-  r.residual = q.conv.has_residual ? c.in[4].as<uint8_t>() : nullptr;
-  r.residual_multiplier = static_cast<float>(q.residual_multiplier);
-  r.low = static_cast<float>(q.low), r.high = static_cast<float>(q.high);
-  r.to_float = c.out[0].dtype == DType::float32;
-  return r;
-}
-
-// What kernels read of the weights: words by lane, then three numbers of each padded channel.
-struct Packed {
-  int32_t *w, *start;
-  float *multiplier, *offset;
-  Packed(Carve& at, int64_t words, int64_t channels)
-      : w(at.take<int32_t>(words)),
-        start(at.take<int32_t>(channels)),
-        multiplier(at.take<float>(channels)),
-        offset(at.take<float>(channels)) {}
-};
-
-constexpr uint32_t kWeightOperands = 0b1110;
-uint32_t weight_operands(const Call&) { return kWeightOperands; }
 
 // ---- dense and grouped ----
 
@@ -73,8 +34,6 @@ struct Layout {
   int64_t taps(const Conv2dParams& p) const { return merge ? p.kH : p.kH * p.kW; }
   int64_t words(const Conv2dParams& p) const { return (run(p) + form.numbers - 1) / form.numbers; }
 };
-
-int64_t blocks_of(const Conv2dParams& p) { return (p.O / p.groups + lanes() - 1) / lanes(); }
 
 Packed carve_packed(const Conv2dParams& p, Carve& at) {
   const Layout l(p);
@@ -101,26 +60,23 @@ void dense_prepare(const Call& c, void* dst) {
   Carve carve(dst);
   const Packed to = carve_packed(p, carve);
   const int64_t L = lanes(), blocks = blocks_of(p), Og = p.O / p.groups, taps = l.taps(p), words = l.words(p);
-  const int64_t run = l.run(p), block_words = taps * words * L, numbers = l.form.numbers;
+  const int64_t run = l.run(p), block_words = taps * words * L;
   const auto* w = c.in[1].as<int8_t>();
   parallel_for(p.groups * blocks, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       int32_t* block = to.w + b * block_words;
       std::fill_n(block, block_words, 0);
-      for (int64_t lane = 0; lane < L; ++lane) {
-        const int64_t in_group = b % blocks * L + lane, o = b / blocks * Og + in_group, slot = b * L + lane;
-        to.start[slot] = 0, to.multiplier[slot] = 0, to.offset[slot] = 0;
-        if (in_group >= Og) continue;
-        int32_t sum = 0;
-        for (int64_t t = 0; t < taps; ++t)
-          for (int64_t i = 0; i < run; ++i) {
-            const int8_t v = w[(o * taps + t) * run + i];  // rows of a window are runs in the weights too
-            l.form.put(block, (t * words + i / numbers) * L + lane, i % numbers, v);
-            sum += v;
-          }
-        to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;
-        to.multiplier[slot] = c.in[2].as<float>()[o], to.offset[slot] = c.in[3].as<float>()[o];
+      const int64_t first = b % blocks * L, count = std::min(L, Og - first), slot = b * L;
+      const int64_t o = b / blocks * Og + first;
+      std::fill_n(to.start + slot, L, 0), std::fill_n(to.multiplier + slot, L, 0.f);
+      std::fill_n(to.offset + slot, L, 0.f);
+      for (int64_t lane = 0; lane < count; ++lane) {
+        const int8_t* row = w + (o + lane) * taps * run;  // rows of a window are runs in the weights too
+        for (int64_t t = 0; t < taps; ++t) l.form.put(block + t * words * L + lane, L, row + t * run, run);
+        to.start[slot + lane] = -static_cast<int32_t>(q.x_zero) * std::accumulate(row, row + taps * run, 0);
       }
+      std::copy_n(c.in[2].as<float>() + o, count, to.multiplier + slot);
+      std::copy_n(c.in[3].as<float>() + o, count, to.offset + slot);
     }
   });
 }
@@ -201,24 +157,6 @@ struct WideParts {
   }
   int64_t count() const { return row_parts * column_parts; }
 };
-
-// Rows [h, h + rows) and columns [w, w + columns) of image x (H, W, C) with its padding.
-void widen(const Conv2dParams& p, const uint8_t* x, int64_t h, int64_t rows, int64_t w, int64_t columns,
-           int16_t zero, int16_t* to) {
-  const int64_t left = std::clamp<int64_t>(-w, 0, columns), right = std::clamp<int64_t>(p.W - w, left, columns);
-  for (int64_t i = 0; i < rows; ++i, to += columns * p.C) {
-    bool read = p.kH >= p.sH && p.dH == 1;
-    for (int64_t kh = 0; kh < p.kH && !read; ++kh) read = i >= kh * p.dH && (i - kh * p.dH) % p.sH == 0;
-    if (!read) continue;
-    if (h + i < 0 || h + i >= p.H) {
-      std::fill_n(to, columns * p.C, zero);
-      continue;
-    }
-    std::fill_n(to, left * p.C, zero);
-    kernels()->quantized_widen(x + ((h + i) * p.W + w + left) * p.C, to + left * p.C, (right - left) * p.C);
-    std::fill_n(to + right * p.C, (columns - right) * p.C, zero);
-  }
-}
 
 void run_wide(const Call& c, const Layout& l, QuantizedConvTask& t) {
   const auto& q = c.as<QuantizedConv2dParams>();
@@ -328,7 +266,8 @@ void depthwise_prepare(const Call& c, void* dst) {
   Carve carve(dst);
   const Packed to = carve_depthwise(p, carve);
   const DepthwiseForm f(p);
-  const int64_t L = lanes(), taps = p.kH * f.columns, numbers = f.form.numbers;
+  const int64_t L = lanes(), taps = p.kH * f.columns;
+  std::vector<int8_t> order(static_cast<size_t>(taps));
   const auto* w = c.in[1].as<int8_t>();
   for (int64_t c0 = 0; c0 < f.channels; c0 += 4 * L)
     for (int64_t v = 0; v < 4; ++v)
@@ -336,16 +275,15 @@ void depthwise_prepare(const Call& c, void* dst) {
         const int64_t i = c0 + channel_of(v, l), o = i % p.C, slot = c0 + v * L + l;
         const bool real = i < f.group * p.C;
         for (int64_t pixel = 0; pixel < f.pixels(); ++pixel) {
-          int32_t sum = 0;
-          for (int64_t t = 0; t < numbers * f.words; ++t) {
-            const int64_t kw = t % f.columns - pixel;  // a pair's second pixel begins one column later
-            const bool there = real && t < taps && kw >= 0 && kw < p.kW;
-            const int8_t value = there ? w[(o * p.kH + t / f.columns) * p.kW + kw] : int8_t{0};
-            const int64_t word = ((c0 / (4 * L) * f.words + t / numbers) * f.pixels() + pixel) * 4 * L + v * L + l;
-            f.form.put(to.w, word, t % numbers, value);
-            sum += value;
+          // A pair's second pixel begins one column later.
+          for (int64_t t = 0; t < taps; ++t) {
+            const int64_t kw = t % f.columns - pixel;
+            const bool there = real && kw >= 0 && kw < p.kW;
+            order[static_cast<size_t>(t)] = there ? w[(o * p.kH + t / f.columns) * p.kW + kw] : int8_t{0};
           }
-          to.start[slot] = -static_cast<int32_t>(q.x_zero) * sum;
+          f.form.put(to.w + (c0 / (4 * L) * f.words * f.pixels() + pixel) * 4 * L + v * L + l, f.pixels() * 4 * L,
+                     order.data(), taps);
+          to.start[slot] = -static_cast<int32_t>(q.x_zero) * std::accumulate(order.begin(), order.end(), 0);
         }
         to.multiplier[slot] = real ? c.in[2].as<float>()[o] : 0;
         to.offset[slot] = real ? c.in[3].as<float>()[o] : 0;
@@ -391,6 +329,8 @@ void depthwise_run(const Call& c) {
 constexpr Implementation kConv[] = {
     {"depthwise", depthwise_declines, depthwise_workspace, depthwise_run, depthwise_prepared, depthwise_prepare,
      weight_operands},
+    {"winograd", quantized_winograd_declines, quantized_winograd_workspace, quantized_winograd_run,
+     quantized_winograd_prepared, quantized_winograd_prepare, weight_operands},
     {"dense", dense_declines, dense_workspace, dense_run, dense_prepared, dense_prepare, weight_operands},
     {"ref", nullptr, nullptr, ref::quantized_conv2d},
 };

@@ -8,6 +8,8 @@
   X(quantized_tile, void, int64_t* pixels, int64_t* vectors, int64_t* numbers)                               \
   X(quantized_widen, void, const uint8_t* x, int16_t* y, int64_t n)                                          \
   X(quantized_conv2d, void, const QuantizedConvTask& t, int64_t begin, int64_t end)                          \
+  X(quantized_winograd_data, void, const QuantizedWinogradTask& t)                                           \
+  X(quantized_winograd_result, void, const QuantizedWinogradTask& t)                                         \
   /* Work items: rows of y. */                                                                               \
   X(quantized_depthwise, void, const QuantizedDepthwiseTask& t, int64_t begin, int64_t end)                  \
   /* Elementwise on [begin, end). */                                                                         \

@@ -15,6 +15,7 @@ struct Requantize {
   const uint8_t* residual = nullptr;  // of y's shape
   float residual_multiplier = 0, low = 0, high = 255;
   int32_t to_float = 0;  // y is float32
+  bool to_sums = false;  // y holds the sums, int32, in whole vectors
 };
 
 // Words are 32 bits of 4 bytes, or of 2 numbers of 16 bits where the ISA multiplies those (quantized_tile);
@@ -40,6 +41,21 @@ struct QuantizedConvTask {
   int64_t tile = 1, panel = 1, panels = 1, part = 1,
           parts = 1;  // pixels of a tile, blocks of a panel, tiles of a part
   int32_t pixels_first = 1;
+};
+
+// F(2x2, 3x3) on 16 bits; quantized_winograd.cpp tells how. x: a widened part (2 rows + 2, W, C) of an image; v:
+// (16, tiles, C); sums: (16, tiles, width). Results are `channels` outputs from `channel` on of rows of y from
+// `oh` on.
+struct QuantizedWinogradTask {
+  int64_t C = 0, W = 0, rows = 0, columns = 0;  // the latter in tiles
+  int64_t oh = 0, oH = 0, oW = 0, O = 0;        // of the image
+  int64_t channel = 0, channels = 0, width = 0;
+  const int16_t* x = nullptr;
+  int16_t* v = nullptr;
+  const int32_t* sums = nullptr;
+  const int32_t* start = nullptr;  // as those of `out`, of the first channel
+  Requantize out;
+  void* y = nullptr;  // of the image
 };
 
 // Depthwise, in one of three forms; each makes words of 4 or 2 taps, which meet words of weights:

@@ -2,7 +2,7 @@
 // over the whole depth, and the step back to bytes in the same registers. What it is not: copies of the image:
 // pixels are read where they lie.
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/simd_bytes.h"
+#include "backend/cpu/kernels/requantize.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
@@ -75,21 +75,21 @@ void tile(const QuantizedConvTask& t, const TileWindows& at_x, int64_t taps, con
     }
   }
   const Requantize& r = t.out;
-  const vf low = set1(r.low), high = set1(r.high), residual = set1(r.residual_multiplier);
+  if (r.to_sums) {
+    int32_t* y = static_cast<int32_t*>(t.y) + at.y;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store_int(y + p * t.y_pixel + v * kLanes, acc[p][v]);
+    return;
+  }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
     const vf multiplier = load(at.multiplier + v * kLanes), offset = load(at.offset + v * kLanes);
     const int n = v == V - 1 ? at.tail : kLanes;
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      const int64_t y = at.y + p * t.y_pixel + v * kLanes;
-      vf value = fused_multiply_add(to_float(acc[p][v]), multiplier, offset);
-      if (r.residual) value = fused_multiply_add(to_float(load_lanes(r.residual + y, n)), residual, value);
-      if (r.to_float)
-        storen(static_cast<float*>(t.y) + y, value, n);
-      else
-        acc[p][v] = round_below(value, low, high);
-    }
+    for (int p = 0; p < P; ++p)
+      acc[p][v] = requantized(r, acc[p][v], multiplier, offset, t.y, at.y + p * t.y_pixel + v * kLanes, n);
   }
   if (r.to_float) return;
   const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
@@ -174,6 +174,11 @@ void find_windows(const QuantizedConvTask& t, int64_t pixels, int64_t tiles, int
   }
 }
 
+// Part i of n of what is read next.
+void fetch_part(const char* p, int64_t bytes, int64_t i, int64_t n) {
+  for (int64_t at = bytes * i / n / 64 * 64; at < bytes * (i + 1) / n; at += 64) __builtin_prefetch(p + at, 0, 3);
+}
+
 }  // namespace
 
 void quantized_tile(int64_t* pixels, int64_t* vectors, int64_t* numbers) {
@@ -216,6 +221,8 @@ void quantized_conv2d(const QuantizedConvTask& t, int64_t begin, int64_t end) {
       some.inside = windows.inside[i - first_tile];
       if (!some.inside) find_taps(t, pixel_of(t, first), count, some);
       at.y = first * t.y_pixel + group * t.O + channel;
+      if (t.out.to_sums)  // few tiles share a panel of Winograd's weights
+        fetch_part(at.w + (b1 - b0) * w_block, (b1 - b0) * w_block, i - first_tile, last_tile - first_tile);
       tile_of(count, static_cast<int>(b1 - b0))(t, some, taps, at);
       first += count, some.base += count;
     }

@@ -16,6 +16,7 @@ typedef int32_t vi_unaligned __attribute__((vector_size(kBytes), aligned(1), may
 
 FASTCNN_OP vi set1_int(int32_t a) { return vi{} + a; }
 FASTCNN_OP vi load_int(const void* p) { return *static_cast<const vi_unaligned*>(p); }
+FASTCNN_OP void store_int(void* p, vi a) { *static_cast<vi_unaligned*>(p) = a; }
 
 // ---- words of 32 bits: numbers of x times numbers of w, summed into int32 lanes ----
 
