@@ -231,6 +231,24 @@ def test_skipped_layers_stay_float_with_their_norms():
 # ---------------------------------------------------------------- plans, files
 
 
+def test_the_costliest_layers_stay_float_until_the_result_is_as_exact_as_asked():
+    net = settled("resnet8", side=16)
+    x = np.random.default_rng(5).standard_normal((96, 3, 16, 16)).astype(np.float32)
+    plain = fc.quantize(net, x[:64], rounding="nearest")
+    reached = agreement(predict(net, x[64:]), predict(plain, x[64:]))
+    enough = fc.quantize(net, x[:64], rounding="nearest", min_sqnr_db=reached - 10)
+    assert enough.float_layers == {}
+    np.testing.assert_array_equal(predict(enough, x), predict(plain, x))
+    for more in (3, 8):
+        better = fc.quantize(net, x[:64], rounding="nearest", min_sqnr_db=reached + more)
+        assert 0 < len(better.float_layers) < len(plain.report)
+        assert all("dB" in why for why in better.float_layers.values())
+        assert not {row["name"] for row in better.report} & set(better.float_layers)
+        assert agreement(predict(net, x[64:]), predict(better, x[64:])) > reached + more - 1.5  # on other images
+    kept = fc.quantize(net, x[:64], rounding="nearest", min_sqnr_db=reached + 3, skip="fc")
+    assert kept.float_layers["fc"] != better.float_layers.get("fc")
+
+
 def test_a_layer_that_is_called_twice_is_quantised_twice():
     class Net(nn.Module):
         def __init__(self):
@@ -350,6 +368,9 @@ def test_bad_calls_are_told():
         (ValueError, "not finite", lambda: fc.quantize(net, x * np.float32(np.nan))),
         (ValueError, "no convolution or linear", lambda: fc.quantize(nn.Sequential(nn.ReLU()), x)),
         (ValueError, "no layer.*skipped", lambda: fc.quantize(net, x, skip="*")),
+        (ValueError, "min_sqnr_db above 0 decibels or None, got 0", lambda: fc.quantize(net, x, min_sqnr_db=0)),
+        (ValueError, "min_sqnr_db above 0 .*got nan", lambda: fc.quantize(net, x, min_sqnr_db=float("nan"))),
+        (ValueError, "min_sqnr_db 200 is more than", lambda: fc.quantize(net, x, min_sqnr_db=200)),
         (ValueError, "'bn1' has never seen data", lambda: fc.quantize(models.create_model("resnet8", 10), x)),
     ):
         with pytest.raises(error, match=match):

@@ -18,7 +18,7 @@ _SLICES = 4  # of the calibration data: means need no more
 def run_results(quantized, tensors, results, batch):
     """{name: float64 array} of values of a quantised graph on one batch; results: as Converter.convert gives them."""
     places = {result[1]: _place(result) for result in results}
-    values = _run_nodes(quantized, alive(quantized["nodes"], places.values()), tensors, list(places.values()), batch)
+    values = run_nodes(quantized, alive(quantized["nodes"], places.values()), tensors, list(places.values()), batch)
     return {result[1]: _as_floats(values[places[result[1]]].numpy(), result) for result in results}
 
 
@@ -62,7 +62,7 @@ class _Walk:
         self._left = [node for node in self._left if id(node) not in done]
         read = {n for node in self._left for n in node["in"]}
         kept = [o["name"] for node in nodes if id(node) in done for o in node["out"] if o["name"] in read]
-        values = _run_nodes(self._graph, nodes, self._tensors | self._known, [place, *kept], self._batch)
+        values = run_nodes(self._graph, nodes, self._tensors | self._known, [place, *kept], self._batch)
         found = values.pop(place)
         self._known = {n: t for n, t in (self._known | values).items() if n in read}
         return found
@@ -79,7 +79,7 @@ def _as_floats(value, result):
     return a if scale is None else (a - zero) * scale * factors.reshape(-1, *[1] * (a.ndim - 2))
 
 
-def _run_nodes(graph, nodes, tensors, names, batch):
+def run_nodes(graph, nodes, tensors, names, batch):
     """{name: Tensor} of results of some nodes of a graph; tensors hold what others have made, too."""
     outs = {out["name"]: out for node in nodes for out in node["out"] if "shape" in out}
     form = {**graph, "nodes": nodes} | {k: {n: o[k[:-1]] for n, o in outs.items()} for k in ("dtypes", "shapes")}

@@ -9,17 +9,19 @@ import numpy as np
 from .. import _core
 from .._graph import trace_graph
 from ..nn import Module
-from ._convert import Converter, too_deep
+from ._budget import Statistics, choose_float_layers, convert
+from ._convert import too_deep
 from ._graph import GraphIndex, find_layers
-from ._means import correct_means, run_results
+from ._means import run_results
 from ._model import QuantizedModel
-from ._ranges import find_channels, find_ranges, run_graph
-from ._rounding import find_moments
+from ._ranges import run_graph
 
 _SLICE = 8  # samples whose inner values are held at a time
 
 
-def quantize(model, calibration_data, *, method="percentile", percentile=99.999, rounding="calibrated", skip=()):
+def quantize(
+    model, calibration_data, *, method="percentile", percentile=99.999, rounding="calibrated", skip=(), min_sqnr_db=None
+):
     """An int8 model for inference on the CPU out of a trained float32 one, which stays as it is.
 
     Weights: int8, symmetric, one scale for each output channel; batch norms are folded in first. Activations: uint8,
@@ -32,11 +34,15 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.999,
     nothing. rounding: "calibrated" chooses between the two neighbours of a weight by what that does to the layer's
     results on the data (GPTQ, Frantar et al. 2022), where an output has up to 1300 inputs; "nearest" looks at the
     weight alone. Either way biases take back by how much a layer's result has moved in the mean (Nagel et al. 2019).
-    skip: names of layers that stay float32, with * and ?, as in the report.
+    skip: names of layers that stay float32, with * and ?, as in the report. min_sqnr_db: the least signal-to-noise
+    ratio of the model's results against the float model, in decibels: the layers whose rounding adds most for what
+    they cost stay float32 until half of the calibration batches (of 8 images), with ranges from the other half, reach
+    it; None: all layers that can be are int8. 31 names 97 % of photographs alike (docs/api/quantization.md).
     Returns: a QuantizedModel. Its report has for each layer {"name", "op", "scale", "zero", "sqnr_db"} of its result:
     the signal-to-noise ratio against the float model on the first batch, with all layers before it quantised too.
     Raises: TypeError for what is no Module or no array; ValueError for no data, for batch norms that never saw data,
-    for values that are not finite, for names in skip that match nothing, and where nothing can be quantised.
+    for values that are not finite, for names in skip that match nothing, for a min_sqnr_db that is not above 0 or that
+    no int8 layer leaves room for, and where nothing can be quantised.
     """
     if not isinstance(model, Module):
         raise TypeError(f"quantize: expected a Module, got {type(model).__name__}")
@@ -46,6 +52,8 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.999,
         raise ValueError(f"quantize: expected rounding 'calibrated' or 'nearest', got {rounding!r}")
     if not 50 < percentile <= 100:
         raise ValueError(f"quantize: expected percentile in (50, 100], got {percentile}")
+    if min_sqnr_db is not None and not 0 < min_sqnr_db < np.inf:
+        raise ValueError(f"quantize: expected min_sqnr_db above 0 decibels or None, got {min_sqnr_db}")
     batches = _batches(calibration_data)
     graph = trace_graph(model, batches[0])
     index = GraphIndex(graph, graph["tensors"])
@@ -57,13 +65,14 @@ def quantize(model, calibration_data, *, method="percentile", percentile=99.999,
     if not layers:
         reasons = "; ".join(f"{n}: {why}" for n, why in floats.items()) or "it has no convolution or linear layer"
         raise ValueError(f"quantize: no layer of the model can be quantised ({reasons})")
-    converter = Converter(index, layers)
     form = {**graph, "shapes": index.shapes, "dtypes": index.dtypes}
-    ranges = find_ranges(form, index.tensors, converter.ranged(), batches, method, percentile)
-    channels = find_channels(form, index.tensors, converter.between(), batches)
-    moments = find_moments(form, index.tensors, layers, batches) if rounding == "calibrated" else {}
-    quantized, tensors, results = converter.convert(ranges, channels, moments)
-    correct_means(form, index.tensors, quantized, tensors, results, batches)
+    settings = (method, percentile, rounding)
+    if min_sqnr_db is not None:
+        costly = choose_float_layers(form, index, layers, batches, min_sqnr_db, *settings)
+        floats |= dict.fromkeys(costly, f"its rounding would take the result below {min_sqnr_db:g} dB")
+        layers = [layer for layer in layers if layer.name not in floats]
+    statistics = Statistics(form, index, layers, batches, *settings)
+    quantized, tensors, results = convert(form, index, layers, statistics, batches)
     report = _report(form, index.tensors, quantized, tensors, results, batches[0])
     return QuantizedModel(quantized, tensors, report, floats)
 

@@ -247,7 +247,6 @@ const char* depthwise_declines(const Call& c) {
   if (!kernels()) return "isa is ref";
   const Conv2dParams& p = c.as<QuantizedConv2dParams>().conv;
   if (p.groups != p.C || p.O != p.C || p.C == 1) return "not depthwise";
-  if (c.out[0].dtype != DType::uint8) return "result is not uint8";
   return p.kH * p.kW > kQuantizedTaps ? "window too large" : nullptr;
 }
 

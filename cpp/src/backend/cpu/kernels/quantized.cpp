@@ -9,6 +9,17 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 
 namespace {
 
+// 4 vectors whose lanes are in the order that interleave gives: the first n in their own order.
+FASTCNN_OP void store_interleaved(float* p, const vf v[4], int64_t n) {
+  float lanes[4][kLanes], t[4 * kLanes];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    store(lanes[i], v[i]);
+    for (int l = 0; l < kLanes; l += 4) memcpy(t + 4 * l + 4 * i, lanes[i] + l, 16);
+  }
+  memcpy(p, t, static_cast<size_t>(n < 4 * kLanes ? n : 4 * kLanes) * 4);
+}
+
 // Channels c to c + left, at most 4 vectors, of P pixels, of which `pixels` exist.
 template <int P>
 FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* const* taps, int64_t words,
@@ -46,6 +57,10 @@ FASTCNN_OP void depthwise_block(const QuantizedDepthwiseTask& t, const uint8_t* 
       interleave(bytes, x);
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) value[v] = fused_multiply_add(to_float(x[v]), residual, value[v]);
+    }
+    if (r.to_float) {
+      store_interleaved(static_cast<float*>(t.y) + y + c, value, left);
+      continue;
     }
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) acc[p][v] = round_below(value[v], low, high);
