@@ -42,6 +42,27 @@ struct TileWindows {
   bool inside;
 };
 
+// From sums to results; tail: channels of the last vector.
+template <int P, int V>
+FASTCNN_OP void finish(const QuantizedConvTask& t, vi acc[P][V], const Place& at, const Requantize& r, int tail) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    const vf multiplier = load(at.multiplier + v * kLanes), offset = load(at.offset + v * kLanes);
+    const int n = v == V - 1 ? tail : kLanes;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+      acc[p][v] = requantized(r, acc[p][v], multiplier, offset, t.y, at.y + p * t.y_pixel + v * kLanes, n);
+  }
+  if (r.to_float) return;
+  const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
+  const int n = (V - 1) * kLanes + tail;
+  uint8_t* y = static_cast<uint8_t*>(t.y) + at.y;
+#pragma GCC unroll 4
+  for (int p = 0; p + 1 < P; p += 2, y += 2 * t.y_pixel)
+    store_panels<V>(y, y + t.y_pixel, acc[p], acc[p + 1], n, least);
+  if constexpr (P % 2) store_panel<V>(y, acc[P - 1], n, least);
+}
+
 template <int P, int V>
 void tile(const QuantizedConvTask& t, const TileWindows& at_x, int64_t taps, const Place& at) {
   vi acc[P][V];
@@ -83,22 +104,13 @@ void tile(const QuantizedConvTask& t, const TileWindows& at_x, int64_t taps, con
       for (int v = 0; v < V; ++v) store_int(y + p * t.y_pixel + v * kLanes, acc[p][v]);
     return;
   }
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) {
-    const vf multiplier = load(at.multiplier + v * kLanes), offset = load(at.offset + v * kLanes);
-    const int n = v == V - 1 ? at.tail : kLanes;
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p)
-      acc[p][v] = requantized(r, acc[p][v], multiplier, offset, t.y, at.y + p * t.y_pixel + v * kLanes, n);
-  }
-  if (r.to_float) return;
-  const auto least = static_cast<uint8_t>(__builtin_rintf(r.low));
-  const int n = (V - 1) * kLanes + at.tail;
-  uint8_t* y = static_cast<uint8_t*>(t.y) + at.y;
-#pragma GCC unroll 4
-  for (int p = 0; p + 1 < P; p += 2, y += 2 * t.y_pixel)
-    store_panels<V>(y, y + t.y_pixel, acc[p], acc[p + 1], n, least);
-  if constexpr (P % 2) store_panel<V>(y, acc[P - 1], n, least);
+  // Three copies, two of them without tests of each vector.
+  if (r.to_float || at.tail < kLanes)
+    finish<P, V>(t, acc, at, r, at.tail);
+  else if (const uint8_t* residual = r.residual)
+    finish<P, V>(t, acc, at, {r.multiplier, r.offset, residual, r.residual_multiplier, r.low, r.high, 0}, kLanes);
+  else
+    finish<P, V>(t, acc, at, {r.multiplier, r.offset, nullptr, 0, r.low, r.high, 0}, kLanes);
 }
 
 using TileFn = void (*)(const QuantizedConvTask&, const TileWindows&, int64_t, const Place&);
