@@ -119,6 +119,22 @@ def test_every_isa_and_thread_count_gives_the_bits_of_the_reference(name, kernel
         fc.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(
+    ("name", "to_float", "taker"),
+    [("winograd", False, "winograd"), ("winograd, odd", True, "winograd"), ("3x3", False, "dense"),
+     ("depthwise", True, "depthwise"), ("depthwise pairs", False, "depthwise")],
+)  # fmt: skip
+def test_the_kernels_of_these_shapes_take_them(name, to_float, taker, kernel_isa):
+    """So that the comparisons above are of what they seem to be."""
+    core.set_isa(kernel_isa)
+    arrays, options = operands(name, False)
+    rest = [fc.tensor(a) for a in arrays[1:]]
+    f = fc.compile(lambda x: ops.quantized_conv2d(x, *rest, **options, to_float=to_float))
+    f(fc.tensor(arrays[0]))
+    vnni = kernel_isa == "avx512bf16"  # multiplies bytes
+    assert f"[{'dense' if vnni and taker == 'winograd' else taker}]" in f.describe()
+
+
 def test_extreme_operands_neither_saturate_nor_wrap(kernel_isa):
     """Sums of 255 * 127 in pairs are more than int16 holds, and -128 has no positive twin."""
     for channels in (4, 64, 65792):

@@ -13,6 +13,7 @@
 #include "backend/cpu/threads.h"
 
 namespace fastcnn::cpu {
+using namespace quantized;
 namespace {
 
 // ---- dense and grouped ----

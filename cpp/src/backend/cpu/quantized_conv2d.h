@@ -9,6 +9,7 @@
 #include "backend/cpu/workspace.h"
 
 namespace fastcnn::cpu {
+namespace quantized {
 
 inline int64_t ceil_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 inline int64_t lanes() { return kernels()->vector_floats; }
@@ -73,6 +74,8 @@ inline void widen(const Conv2dParams& p, const uint8_t* x, int64_t h, int64_t ro
     std::fill_n(to + right * p.C, (columns - right) * p.C, zero);
   }
 }
+
+}  // namespace quantized
 
 const char* quantized_winograd_declines(const Call& c);
 int64_t quantized_winograd_workspace(const Call& c);

@@ -9,6 +9,7 @@
 #include "backend/cpu/threads.h"
 
 namespace fastcnn::cpu {
+using namespace quantized;
 namespace {
 
 constexpr int64_t kPositions = 16, kChunk = 64;  // outputs whose sums are in cache together
