@@ -370,6 +370,7 @@ def test_bad_calls_are_told():
         (ValueError, "no layer.*skipped", lambda: fc.quantize(net, x, skip="*")),
         (ValueError, "min_sqnr_db above 0 decibels or None, got 0", lambda: fc.quantize(net, x, min_sqnr_db=0)),
         (ValueError, "min_sqnr_db above 0 .*got nan", lambda: fc.quantize(net, x, min_sqnr_db=float("nan"))),
+        (TypeError, "min_sqnr_db as a number or None, got str", lambda: fc.quantize(net, x, min_sqnr_db="30")),
         (ValueError, "min_sqnr_db 200 is more than", lambda: fc.quantize(net, x, min_sqnr_db=200)),
         (ValueError, "'bn1' has never seen data", lambda: fc.quantize(models.create_model("resnet8", 10), x)),
     ):

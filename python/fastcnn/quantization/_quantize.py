@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from numbers import Real
 
 import numpy as np
 
@@ -52,6 +53,8 @@ def quantize(
         raise ValueError(f"quantize: expected rounding 'calibrated' or 'nearest', got {rounding!r}")
     if not 50 < percentile <= 100:
         raise ValueError(f"quantize: expected percentile in (50, 100], got {percentile}")
+    if min_sqnr_db is not None and not isinstance(min_sqnr_db, Real):
+        raise TypeError(f"quantize: expected min_sqnr_db as a number or None, got {type(min_sqnr_db).__name__}")
     if min_sqnr_db is not None and not 0 < min_sqnr_db < np.inf:
         raise ValueError(f"quantize: expected min_sqnr_db above 0 decibels or None, got {min_sqnr_db}")
     batches = _batches(calibration_data)
