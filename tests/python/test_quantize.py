@@ -228,9 +228,6 @@ def test_skipped_layers_stay_float_with_their_norms():
     assert "conv1" in quantized.summary() and "skipped" in quantized.summary()
 
 
-# ---------------------------------------------------------------- plans, files
-
-
 def test_the_costliest_layers_stay_float_until_the_result_is_as_exact_as_asked():
     net = settled("resnet8", side=16)
     x = np.random.default_rng(5).standard_normal((96, 3, 16, 16)).astype(np.float32)
@@ -247,6 +244,9 @@ def test_the_costliest_layers_stay_float_until_the_result_is_as_exact_as_asked()
         assert agreement(predict(net, x[64:]), predict(better, x[64:])) > reached + more - 1.5  # on other images
     kept = fc.quantize(net, x[:64], rounding="nearest", min_sqnr_db=reached + 3, skip="fc")
     assert kept.float_layers["fc"] != better.float_layers.get("fc")
+
+
+# ---------------------------------------------------------------- plans, files
 
 
 def test_a_layer_that_is_called_twice_is_quantised_twice():
