@@ -69,15 +69,12 @@ void dense_prepare(const Call& c, void* dst) {
       std::fill_n(block, block_words, 0);
       const int64_t first = b % blocks * L, count = std::min(L, Og - first), slot = b * L;
       const int64_t o = b / blocks * Og + first;
-      std::fill_n(to.start + slot, L, 0), std::fill_n(to.multiplier + slot, L, 0.f);
-      std::fill_n(to.offset + slot, L, 0.f);
+      to.put_channels(c, slot, o, count);
       for (int64_t lane = 0; lane < count; ++lane) {
         const int8_t* row = w + (o + lane) * taps * run;  // rows of a window are runs in the weights too
         for (int64_t t = 0; t < taps; ++t) l.form.put(block + t * words * L + lane, L, row + t * run, run);
         to.start[slot + lane] = -static_cast<int32_t>(q.x_zero) * std::accumulate(row, row + taps * run, 0);
       }
-      std::copy_n(c.in[2].as<float>() + o, count, to.multiplier + slot);
-      std::copy_n(c.in[3].as<float>() + o, count, to.offset + slot);
     }
   });
 }

@@ -3,6 +3,7 @@
 // quantized_winograd.cpp).
 #pragma once
 #include <algorithm>
+#include <utility>
 
 #include "backend/backend.h"
 #include "backend/cpu/isa.h"
@@ -50,6 +51,14 @@ struct Packed {
         start(at.take<int32_t>(channels)),
         multiplier(at.take<float>(channels)),
         offset(at.take<float>(channels)) {}
+  // The lanes from `slot` on become outputs [o, o + count); the others multiply by 0. `start` is left at 0 in all.
+  void put_channels(const Call& c, int64_t slot, int64_t o, int64_t count) const {
+    std::fill_n(start + slot, lanes(), 0);
+    for (const auto& [to, from] : {std::pair(multiplier, c.in[2]), std::pair(offset, c.in[3])}) {
+      std::fill_n(to + slot, lanes(), 0.f);
+      std::copy_n(from.as<float>() + o, count, to + slot);
+    }
+  }
 };
 
 constexpr uint32_t kWeightOperands = 0b1110;

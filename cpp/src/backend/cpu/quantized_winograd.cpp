@@ -94,7 +94,7 @@ void quantized_winograd_prepare(const Call& c, void* dst) {
       const int64_t o = b * L, count = std::min(L, p.O - o);
       int16_t* place[kPositions];
       for (int64_t k = 0; k < kPositions; ++k) place[k] = numbers + parts.place(k, b) * words * L * 2;
-      std::fill_n(to.start + o, L, 0), std::fill_n(to.multiplier + o, L, 0.f), std::fill_n(to.offset + o, L, 0.f);
+      to.put_channels(c, o, o, count);
       for (int64_t i = 0; i < p.C; ++i)
         for (int64_t lane = 0; lane < L; ++lane) {
           int8_t g[9] = {};
@@ -107,8 +107,6 @@ void quantized_winograd_prepare(const Call& c, void* dst) {
           for (int64_t k = 0; k < kPositions; ++k)
             place[k][(i / 2 * L + lane) * 2 + i % 2] = static_cast<int16_t>(u[k]);
         }
-      std::copy_n(c.in[2].as<float>() + o, count, to.multiplier + o);
-      std::copy_n(c.in[3].as<float>() + o, count, to.offset + o);
     }
   });
 }
