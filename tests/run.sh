@@ -83,4 +83,7 @@ fi
 # From outside the checkout: the installed package is what is tested.
 cd "$work"
 unset PYTHONPATH
-python -m pytest -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/python" -p no:cacheprovider -q "$@"
+# Most of their time is one thread; two that wait for each other leave the cores to the others.
+cores=$(nproc)
+OMP_WAIT_POLICY=passive python -m pytest -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/python" \
+  -p no:cacheprovider -n "$((cores < 4 ? cores : 4))" --dist worksteal -q "$@"
