@@ -214,6 +214,21 @@ TEST_CASE("conv2d depthwise: rows of several tiles") {
   check(Case(1, 512, 64, 100, 512, 3, 3).groups(512).pad(1).p, {0, 2});  // written past the caches
 }
 
+TEST_CASE("conv2d depthwise: two rows at once, of any height, with windows far outside") {
+  for (int64_t k : {3, 5, 7})
+    for (int64_t H : {1, 2, 3, 4, 9})
+      for (int64_t W : {1, 3, 5, 9, 14})
+        for (int64_t pad : {int64_t{0}, k / 2, k - 1}) {
+          if (H + 2 * pad < k || W + 2 * pad < k) continue;
+          const int64_t C = 8 + (H * 5 + W) % 11;  // whole vectors, and a last one of any length
+          check(Case(2, C, H, W, C, k, k).groups(C).pad(pad, pad, k - 1, pad).p, {static_cast<int>(H + W) % 4});
+        }
+  for (int64_t H : {5, 6}) {  // windows on other sides, columns and rows of their own
+    check(Case(1, 24, H, 11, 24, 3, 5).groups(24).pad(1, 2, 0, 1).p);
+    check(Case(3, 13, H, 9, 13, 5, 5).groups(13).pad(4, 0, 0, 4).p);
+  }
+}
+
 TEST_CASE("conv2d depthwise: lines of two vectors, pixels that share sets of the cache") {
   for (int64_t k : {1, 2, 3})
     for (int64_t s : {1, 2})
@@ -224,6 +239,12 @@ TEST_CASE("conv2d depthwise: lines of two vectors, pixels that share sets of the
   check(Case(1, 1024, 9, 13, 1024, 3, 3).groups(1024).dilate(3, 3).pad(3).p, {0});
   check(Case(2, 1024, 7, 7, 1024, 3, 3).groups(1024).pad(1).p, {2, 3});
   check(Case(1, 1024, 20, 33, 1024, 3, 3).groups(1024).stride(2, 2).pad(1).p, {0});
+}
+
+TEST_CASE("conv2d 1x1 with a stride: tiles that cross to the next row") {
+  for (int64_t W : {5, 13, 26, 41})
+    for (int64_t C : {1, 7, 16}) check(Case(2, C, 9, W, 65, 1, 1).stride(2, 2).p, {static_cast<int>(C) % 4});
+  check(Case(4, 7, 150, 150, 65, 1, 1).stride(2, 2).p, {0});  // fetched ahead
 }
 
 TEST_CASE("conv2d: results past the caches are written as whole lines") {

@@ -4,6 +4,7 @@
 // What it is not: several outputs for a channel (conv2d_group_lanes.cpp).
 #include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/depthwise_flat.h"
+#include "backend/cpu/kernels/depthwise_pairs.h"
 #include "backend/cpu/kernels/kernels.h"
 
 namespace fastcnn::cpu::FASTCNN_ISA {
@@ -164,7 +165,50 @@ void row(const DepthwiseRow& r) {
   cut_row(r.oW, ForwardRow<K, S>{r}, !r.sums && !r.residual);
 }
 
+template <int K, int T>
+FASTCNN_OUTLINE void pair_tail(const DepthwisePair& p, int64_t ow, int64_t c) {
+  pair_vector<K, T, kAny, kAny, true>(p, ow, c, static_cast<int>(p.upper.C - c));
+}
+template <int K, int T, int L, int R>
+FASTCNN_OUTLINE void pair_vectors(const DepthwisePair& p, int64_t ow) {
+  const DepthwiseRow& r = p.upper;
+  int64_t c = 0;
+  for (; c + kLanes <= r.C; c += kLanes) pair_vector<K, T, L, R, false>(p, ow, c, kLanes);
+  if (c == r.C) return;
+  // A last whole vector makes some channels again, where that does no harm.
+  if (r.sums || r.residual) return pair_tail<K, T>(p, ow, c);
+  pair_vector<K, T, L, R, false>(p, ow, r.C - kLanes, kLanes);
+}
+template <int K>
+struct PairOfRows {
+  const DepthwisePair& p;
+  template <int T>
+  FASTCNN_OP void at(int64_t ow) const {
+    const int64_t left = p.upper.pL - ow, right = ow + T - 1 - p.upper.pL + K - p.upper.W;
+    if constexpr (T >= 4) {
+      if (left <= 0 && right <= 0) return pair_vectors<K, T, 0, 0>(p, ow);
+      if constexpr (K <= 5) {
+        if (left == K / 2 && right <= 0) return pair_vectors<K, T, K / 2, 0>(p, ow);
+        if (left <= 0 && right == K / 2) return pair_vectors<K, T, 0, K / 2>(p, ow);
+      }
+    }
+    pair_vectors<K, T, kAny, kAny>(p, ow);
+  }
+};
+template <int K>
+[[maybe_unused]] void pair_of_rows(const DepthwisePair& p) {
+  cut_row(p.upper.oW, PairOfRows<K>{p}, !p.upper.sums && !p.upper.residual);
+}
+
 using RowFn = void (*)(const DepthwiseRow&);
+using PairFn = void (*)(const DepthwisePair&);
+PairFn pick_pair(const GemmTask& t) {
+  if constexpr (kPairsOfRows)
+    if (t.kH == t.kW && t.sH * t.sW * t.dH * t.dW == 1 && t.C >= kLanes && t.x_w % kSharedSets != 0)
+      return t.kW == 3 ? pair_of_rows<3> : t.kW == 5 ? pair_of_rows<5> : t.kW == 7 ? pair_of_rows<7> : nullptr;
+  return nullptr;
+}
+
 RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
   if (dW != 1 && kW > 1) return any_row;
   if (sW == 1) switch (kW) {
@@ -361,23 +405,36 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
   r.sums_step = ceil_div(t.C, kLanes) * kLanes;
   r.low = t.act == Act::none ? -__builtin_inff() : 0.0f;
   r.high = t.act == Act::relu6 ? 6.0f : __builtin_inff();
-  const bool flat_too = flat_rows(t) && !t.moments.sums;
+  const PairFn pair_fn = pick_pair(t);
+  const bool flat_too = !pair_fn && flat_rows(t) && !t.moments.sums;
   Flat flat(flat_too ? t.C : 1);
   if (flat_too) {
     flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
     for (int64_t i = 0; i < flat.period * kLanes; ++i) flat.bias[i] = t.bias ? t.bias[i % t.C] : 0.0f;
   }
+  constexpr int64_t kRow[] = {0};
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = item / t.oH, oh = item % t.oH, kh0 = locate(t, n, oh, r);
     r.w = t.w + kh0 * t.kW * t.C;
     r.y = t.y + n * t.y_n + oh * t.y_h;
     r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
     r.fresh = t.moments.fresh && item == begin;
-    if (flat_too)
+    if (pair_fn && item + 1 < end && oh + 1 < t.oH) {
+      DepthwiseRow lower = r;
+      const int64_t top = oh - t.pT, below = t.H - top, low0 = locate(t, n, oh + 1, lower);
+      lower.w = t.w + low0 * t.kW * t.C;
+      lower.y += t.y_h, lower.fresh = 0;
+      if (lower.residual) lower.residual += t.y_h;
+      const DepthwisePair pair{
+          r, lower, r.taps_h ? r.x : lower.x, t.w, top < 0 ? -top : 0, below < t.kH + 1 ? below : t.kH + 1};
+      pair_fn(pair);
+      if (t.late.act != Act::none) act_pixels(t.late, lower.y, kRow, 1, t.oW * t.C);
+      ++item;
+    } else if (flat_too) {
       flat_row(r, flat, kh0);
-    else
+    } else {
       run_row(row_fn, r, t.dW);
-    constexpr int64_t kRow[] = {0};
+    }
     if (t.late.act != Act::none) act_pixels(t.late, r.y, kRow, 1, t.oW * t.C);
   }
   if (t.stream) fence();

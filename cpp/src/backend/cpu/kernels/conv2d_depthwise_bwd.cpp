@@ -9,6 +9,13 @@
 namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
+constexpr int64_t kBlockSums = 2048;  // floats: they and their weights stay in L1
+// Channels of each of even blocks of whole vectors.
+FASTCNN_OP int64_t block_channels(int64_t C, int64_t taps) {
+  const int64_t most = kBlockSums / taps < kLanes ? kLanes : kBlockSums / taps;
+  return ceil_div(ceil_div(C, ceil_div(C, most)), kLanes) * kLanes;
+}
+
 // A row of dx.
 struct Row {
   const float *dy, *w;  // first column of the first pixel's window in the first tap row inside; that row's weights
@@ -19,6 +26,7 @@ struct Row {
   int64_t step;                   // between pixels of dx and x
   const float *next_dz, *next_y;  // or null: what is fetched meanwhile, column by column of dy
   float low, high;                // of what the norm's activation lets through
+  int64_t c0, c1;                 // these channels alone, from a whole vector on
 };
 
 // T pixels from ow on, n channels from c on.
@@ -84,7 +92,7 @@ FASTCNN_OP void tile(const DepthwiseBwdTask& t, const Row& r, int64_t ow, int64_
 
 template <int K, int T>
 void tiles(const DepthwiseBwdTask& t, const Row& r, int64_t ow) {
-  for (int64_t c = 0; c + kLanes <= t.data.C; c += kLanes) tile<K, T, false>(t, r, ow, c, kLanes);
+  for (int64_t c = r.c0; c + kLanes <= r.c1; c += kLanes) tile<K, T, false>(t, r, ow, c, kLanes);
 }
 
 template <int K>
@@ -96,9 +104,9 @@ void row(const DepthwiseBwdTask& t, const Row& r) {
   if (kMost > 4 && ow + 4 <= oW) tiles<K, 4>(t, r, ow), ow += 4;
   for (; ow + 2 <= oW; ow += 2) tiles<K, 2>(t, r, ow);
   if (ow < oW) tiles<K, 1>(t, r, ow);
-  const int64_t c = t.data.C / kLanes * kLanes;
-  if (c == t.data.C) return;
-  for (ow = 0; ow < oW; ++ow) tile<K, 1, true>(t, r, ow, c, static_cast<int>(t.data.C - c));
+  const int64_t c = r.c1 / kLanes * kLanes;
+  if (c == r.c1) return;
+  for (ow = 0; ow < oW; ++ow) tile<K, 1, true>(t, r, ow, c, static_cast<int>(r.c1 - c));
 }
 
 }  // namespace
@@ -110,18 +118,22 @@ void conv2d_depthwise_bwd(const DepthwiseBwdTask& t, int64_t begin, int64_t end)
   r.step = q.y_w, r.y_h = q.x_h;
   const Act act = q.sums_before.act;
   r.low = act == Act::none ? -__builtin_inff() : 0.0f, r.high = act == Act::relu6 ? 6.0f : __builtin_inff();
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / q.oH, oh = item % q.oH, first = oh - q.pT;
-    const int64_t k0 = first < 0 ? -first : 0;
-    const int64_t k1 = q.H - first < q.kH ? q.H - first : q.kH;
-    r.taps = k1 > k0 ? k1 - k0 : 0;
-    r.dy = q.x + n * q.x_n + (first + k0) * q.x_h - q.pL * q.C;
-    r.w = q.w + k0 * q.kW * q.C, r.dw = t.dw + k0 * q.kW * q.C;
-    const int64_t at = n * q.y_n + oh * q.y_h;
-    r.x = q.sums_before.x + at, r.dx = q.y + at;
-    r.next_dz = t.fetch_dz ? t.fetch_dz + (item - begin) * q.W * q.C : nullptr;
-    r.next_y = t.fetch_y + (item - begin) * q.W * q.C;
-    run(t, r);
+  const int64_t channels = block_channels(q.C, q.kH * q.kW);
+  for (r.c0 = 0; r.c0 < q.C; r.c0 = r.c1) {
+    r.c1 = r.c0 + channels < q.C ? r.c0 + channels : q.C;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / q.oH, oh = item % q.oH, first = oh - q.pT;
+      const int64_t k0 = first < 0 ? -first : 0;
+      const int64_t k1 = q.H - first < q.kH ? q.H - first : q.kH;
+      r.taps = k1 > k0 ? k1 - k0 : 0;
+      r.dy = q.x + n * q.x_n + (first + k0) * q.x_h - q.pL * q.C;
+      r.w = q.w + k0 * q.kW * q.C, r.dw = t.dw + k0 * q.kW * q.C;
+      const int64_t at = n * q.y_n + oh * q.y_h;
+      r.x = q.sums_before.x + at, r.dx = q.y + at;
+      r.next_dz = t.fetch_dz ? t.fetch_dz + (item - begin) * q.W * q.C : nullptr;
+      r.next_y = t.fetch_y + (item - begin) * q.W * q.C;
+      run(t, r);
+    }
   }
   if (q.stream) fence();
 }

@@ -76,7 +76,7 @@ FASTCNN_OP void flat_vectors(const DepthwiseRow& r, const Flat& flat, const floa
 
 constexpr int64_t kPhaseVectors = 4;  // fewer in a row leave sums waiting for each other
 
-static void flat_row(const DepthwiseRow& r, Flat& flat, int64_t kh0) {
+__attribute__((noinline)) static void flat_row(const DepthwiseRow& r, Flat& flat, int64_t kh0) {
   const WholeWindows whole(r);
   one_by_one(r, AnyPixels{r}, 0, whole.from);
   const float *x = r.x + whole.from * r.C, *w = flat.tap_row(kh0, r.kW, 0);
@@ -135,7 +135,7 @@ FASTCNN_OP void flat_grad_taps(const DepthwiseRow& r, float* sums, int64_t apart
   for (int i = 0; i < K; ++i) store(sums + i * apart, acc[i]);
 }
 
-static void flat_grad_row(const DepthwiseRow& r, Flat& flat, int64_t kh0) {
+__attribute__((noinline)) static void flat_grad_row(const DepthwiseRow& r, Flat& flat, int64_t kh0) {
   const WholeWindows whole(r);
   one_by_one(r, AnyGradPixels{r}, 0, whole.from);
   const float *x = r.x + whole.from * r.C, *dy = r.dy + whole.from * r.C;

@@ -58,26 +58,42 @@ FASTCNN_OP void fetch_below(const DepthwiseRow& r, int64_t ow, int64_t c, int64_
       for (int64_t k = 0; k < columns; ++k) __builtin_prefetch(x + (j * r.sW + k) * r.x_w, 0, 2);
 }
 
+// One copy for all tiles of T pixels: they are many, and training alone comes here.
 template <int T>
-FASTCNN_OP void finish(const DepthwiseRow& r, vf acc[T], int64_t ow, int64_t c, int n) {
-  const vf bias = r.bias ? loadn(r.bias + c, n) : zero(), low = set1(r.low), high = set1(r.high);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    const int64_t at = (ow + t) * r.y_w + c;
-    vf a = add(acc[t], bias);
-    if (r.residual) a = add(a, loadn(r.residual + at, n));
-    acc[t] = a = vmin(high, vmax(low, a));
-    if (n < kLanes)
-      storen(r.y + at, a, n);
-    else if (r.stream)
-      stream(r.y + at, a);
-    else
-      store(r.y + at, a);
-  }
-  if (!r.sums) return;
+__attribute__((noinline)) static void sum_moments(const DepthwiseRow& r, const vf* acc, int64_t ow, int64_t c) {
   const auto value = [&](int t) __attribute__((always_inline)) { return acc[t]; };
   if (r.fresh && ow == 0) store_moments(r.sums + c, r.sums_step, start_moments(T, value));
   add_moments_at(r.sums + c, r.sums_step, T, value);
+}
+
+template <int T>
+FASTCNN_OP void finish(const DepthwiseRow& r, vf acc[T], int64_t ow, int64_t c, int n) {
+  const vf bias = r.bias ? loadn(r.bias + c, n) : zero(), low = set1(r.low), high = set1(r.high);
+  float* y = r.y + ow * r.y_w + c;
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) acc[t] = add(acc[t], bias);
+  if (r.residual) {
+    const float* residual = r.residual + ow * r.y_w + c;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t, residual += r.y_w) acc[t] = add(acc[t], loadn(residual, n));
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) acc[t] = vmin(high, vmax(low, acc[t]));
+  if (n < kLanes) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t, y += r.y_w) storen(y, acc[t], n);
+  } else if (r.stream) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t, y += r.y_w) stream(y, acc[t]);
+  } else {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t, y += r.y_w) store(y, acc[t]);
+  }
+  if (!r.sums) return;
+  vf held[T];  // acc itself stays in registers
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) held[t] = acc[t];
+  sum_moments<T>(r, held, ow, c);
 }
 
 // Columns of a window that are inside the image: [k0, k1).

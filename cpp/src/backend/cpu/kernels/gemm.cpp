@@ -42,7 +42,8 @@ struct Tiles {
 };
 
 constexpr int64_t kFetchFloats = 16;
-constexpr int64_t kShortDepth = 64;  // words: results' places are fetched at once, not beside the last products
+constexpr int64_t kShortDepth = 64;   // words: results' places are fetched at once, not beside the last products
+constexpr int64_t kLineAhead = 1024;  // products, vectors of them: what memory takes to answer
 constexpr int64_t kFetchedBlock = 32 * 1024;    // floats: weights that fit L2 beside those in use
 constexpr int64_t kFetchedWeights = 16 * 1024;  // of fewer, nothing is fetched
 // Rows at a time of pixels that share a set of the cache.
@@ -319,6 +320,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
               const LineTileFn line =
                   even_steps && !args.fetch.lines && !args.ahead ? line_tile(V, P, args.tail) : nullptr;
               const int64_t in_row = line ? (ww - p0 % ww) / P : 0;
+              if (line && in_row == 0) args.tiles = 1;  // the one that crosses to the next row
               if (in_row > 0 && (!args.soon.count || (!residual && taps * cn <= kShortDepth))) {
                 if (args.tiles > in_row) args.tiles = in_row;
                 const LineArgs l{args.bias,
@@ -331,7 +333,7 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
                                  t.sW * a_w,
                                  t.y_w,
                                  args.tiles,
-                                 args.soon.count > 0};
+                                 args.soon.count > 0 ? kLineAhead / (taps * cn * P * V + 1) * P * t.y_w : -1};
                 line(l, at + a_off[p0], ws, y + o0 + y_off[p0]);
                 p0 += args.tiles * P;
                 continue;

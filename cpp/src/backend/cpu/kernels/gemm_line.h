@@ -16,7 +16,7 @@ struct LineArgs {
   int64_t rows, row_step, run;  // a window is so many runs of floats, row_step apart
   int64_t a_step, y_step;
   int64_t tiles;
-  int fetch;  // results' places, before they are made
+  int64_t fetch;  // floats from y to results' places that are fetched meanwhile, or -1
 };
 
 // Pixels p at p * step from a moving one: odd multiples in registers, the others as they are scaled.
@@ -59,11 +59,11 @@ static void line_tiles(const LineArgs& t, const float* a, const float* w, float*
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[p][v] = zero();
     }
-    if (kFetches && t.fetch) {
+    if (kFetches && t.fetch >= 0) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) prefetch(to.at(y, p) + v * kLanes);
+        for (int v = 0; v < V; ++v) prefetch(to.at(y + t.fetch, p) + v * kLanes);
     }
     const float *row = a, *wk = w;
     for (int64_t r = t.rows; r > 0; --r, row += t.row_step) {
