@@ -199,6 +199,7 @@ class RunState:
         self._timed_seconds += seconds
 
     def state_dict(self):
+        """Where the run is within its epoch: what an exact resume needs beside the model."""
         names = (
             "epoch", "global_step", "batch", "images", "labels", "loss_sum", "correct", "logged", "seconds", "trained",
         )  # fmt: skip
@@ -208,6 +209,7 @@ class RunState:
         return state
 
     def load_state_dict(self, state, loader):
+        """Goes on from a state. Raises ValueError within an epoch of batches of another size."""
         within = state["batch"] and not state["trained"]
         if within and state["batch_size"] != getattr(loader, "batch_size", None):
             raise ValueError(

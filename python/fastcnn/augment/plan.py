@@ -62,6 +62,7 @@ class Plan:
 
     @property
     def top(self):
+        """The largest value of a pixel: 1 of floats, 255 of bytes."""
         return 1.0 if self.images.dtype.kind == "f" else 255.0
 
     def replace(self, images):

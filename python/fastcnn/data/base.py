@@ -207,6 +207,7 @@ _METADATA = (
 
 
 def copy_metadata(target, source):
+    """Gives target the names of classes and what else describes source."""
     for name in _METADATA:
         setattr(target, name, getattr(source, name, getattr(ImageDataset, name)))
 
@@ -237,11 +238,13 @@ class Subset(ImageDataset):
 
     @property
     def images(self):
+        """The images as one array in the order of the samples, or None where they are not in memory."""
         images = getattr(self.dataset, "images", None)
         return None if images is None else images[self.indices]
 
     @property
     def labels(self):
+        """The labels as one array in the order of the samples, or None where there are none."""
         labels = getattr(self.dataset, "labels", None)
         return None if labels is None else labels[self.indices]
 
@@ -297,11 +300,13 @@ class ConcatDataset(ImageDataset):
 
     @property
     def images(self):
+        """The images as one array in the order of the samples, or None where they are not in memory."""
         parts = [getattr(d, "images", None) for d in self.datasets]
         return None if any(p is None for p in parts) else np.concatenate(parts)
 
     @property
     def labels(self):
+        """The labels as one array in the order of the samples, or None where there are none."""
         parts = [getattr(d, "labels", None) for d in self.datasets]
         return None if any(p is None for p in parts) else np.concatenate(parts)
 

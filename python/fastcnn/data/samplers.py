@@ -70,6 +70,7 @@ class WeightedRandomSampler:
         return np.argsort(times, kind="stable")[: self.num_samples]
 
     def tag(self):
+        """What a checkpoint compares: differs where the order of an epoch may differ."""
         return _tag(self, self.weights, self.num_samples, self.replacement)
 
 
@@ -120,6 +121,7 @@ class BalancedSampler:
         return chosen[np.argsort(shuffle, kind="stable")]
 
     def tag(self):
+        """What a checkpoint compares: differs where the order of an epoch may differ."""
         return _tag(self, self.labels.astype(np.int64), self.num_samples)
 
 
@@ -138,9 +140,11 @@ class FixedOrder:
         return len(self.indices)
 
     def order(self, seed, epoch):
+        """The same sample numbers in every epoch, int64 (num_samples,)."""
         return self.indices
 
     def tag(self):
+        """What a checkpoint compares: differs where the order of an epoch may differ."""
         return _tag(self, self.indices)
 
 

@@ -29,6 +29,7 @@ class CentredImages(ImageDataset):
 
     @property
     def labels(self):
+        """Those of the images, or None."""
         return self.dataset.labels
 
     def __len__(self):

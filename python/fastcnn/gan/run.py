@@ -74,12 +74,14 @@ class GANRun:
         self._timed_seconds += seconds
 
     def state_dict(self):
+        """Where the run is, with the state of its loader: what an exact resume needs beside the nets."""
         state = {name: getattr(self, name) for name in self._KEPT}
         state["loader"] = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
         state["batch_size"] = getattr(self.loader, "batch_size", None)
         return state
 
     def load_state_dict(self, state):
+        """Goes on from a state. Raises ValueError within an epoch of batches of another size."""
         within = state["batch"] and not state["trained"]
         if within and state["batch_size"] != getattr(self.loader, "batch_size", None):
             raise ValueError(

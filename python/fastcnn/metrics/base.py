@@ -21,9 +21,11 @@ class Metric:
     higher_is_better = True
 
     def update(self, pred, target):
+        """Adds a batch; shapes as above. Raises ValueError where they do not fit, and counts nothing then."""
         raise NotImplementedError
 
     def compute(self):
+        """The value over all batches since the last reset, nan of none."""
         raise NotImplementedError
 
     def scalars(self):
@@ -34,6 +36,7 @@ class Metric:
         return {self.name: float(value)} if np.ndim(value) == 0 else {}
 
     def reset(self):
+        """Forgets all batches."""
         raise NotImplementedError
 
     def merge(self, other):
@@ -53,6 +56,7 @@ class Metric:
 
 
 def check_scores(op, scores):
+    """scores as an array of numbers that NumPy computes with; a ValueError that names `op` of others."""
     scores = np.asarray(scores)
     if scores.dtype.kind == "V" and scores.dtype.name == "bfloat16":
         scores = scores.astype(np.float32)

@@ -245,6 +245,7 @@ class MeanAveragePrecision(Metric):
         self.images += other.images
 
     def compute(self):
+        """dict: map, map_50, map_75, mar_N and by size as floats (nan without targets), classes and their arrays."""
         classes = sorted(self._classes)
         areas, last = list(_AREAS), self.max_detections[-1]
         shape = (len(classes), len(self.iou_thresholds))

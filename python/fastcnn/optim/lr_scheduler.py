@@ -384,12 +384,14 @@ class ReduceLROnPlateau:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self):
+        """What load_state_dict takes up again: the best value, counts and rates."""
         return {
             "best": self.best, "num_bad_epochs": self.num_bad_epochs, "last_epoch": self.last_epoch,
             "cooldown_counter": self.cooldown_counter, "lrs": self.get_last_lr(),
         }  # fmt: skip
 
     def load_state_dict(self, state):
+        """Goes on from a state; sets the rates of the optimizer's groups, of which there are as many."""
         self.best, self.num_bad_epochs = float(state["best"]), int(state["num_bad_epochs"])
         self.cooldown_counter, self.last_epoch = int(state["cooldown_counter"]), int(state["last_epoch"])
         for group, lr in zip(self.optimizer.param_groups, state["lrs"], strict=True):

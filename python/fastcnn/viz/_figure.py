@@ -24,6 +24,7 @@ def new_figure(width, height):
 
 
 def tidy(ax):
+    """The look that all figures share: a light grid, two spines, a legend where lines have labels."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small", loc="best", edgecolor="none", framealpha=0.85)
     ax.spines[["top", "right"]].set_visible(False)

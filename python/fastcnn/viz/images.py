@@ -81,6 +81,7 @@ def mosaic(ax, cells, columns, gap, top, **kwargs):
 
 
 def columns_for(n, columns):
+    """Columns of a grid of n pictures: `columns`, or where None what leaves it near 8:5 and its last row fullest."""
     if columns is None:
         wide = np.sqrt(n * 1.6)  # near it, the width that leaves the last row fullest
         choices = range(max(1, int(0.7 * wide)), int(1.3 * wide) + 2)
