@@ -219,10 +219,18 @@ TEST_CASE("conv2d depthwise: two rows at once, of any height, with windows far o
     for (int64_t H : {1, 2, 3, 4, 9})
       for (int64_t W : {1, 3, 5, 9, 14})
         for (int64_t pad : {int64_t{0}, k / 2, k - 1}) {
-          if (H + 2 * pad < k || W + 2 * pad < k) continue;
+          if (H + 2 * pad < k) continue;
           const int64_t C = 8 + (H * 5 + W) % 11;  // whole vectors, and a last one of any length
           check(Case(2, C, H, W, C, k, k).groups(C).pad(pad, pad, k - 1, pad).p, {static_cast<int>(H + W) % 4});
         }
+  for (int64_t d : {2, 3})  // pairs of rows that far apart, with rows left over
+    for (int64_t H : {3, 7, 11, 14})
+      for (int64_t pad : {int64_t{1}, d, 2 * d}) {
+        if (H + 2 * pad <= 2 * d) continue;
+        check(Case(2, 19, H, 13, 19, 3, 3).groups(19).dilate(d, d).pad(pad).p, {static_cast<int>(H) % 4});
+        check(Case(1, 8, H, 15, 8, 5, 5).groups(8).dilate(d, 1).pad(2 * d).p);
+        check(Case(1, 24, H, 10, 24, 3, 3).groups(24).dilate(1, d).pad(pad).p);
+      }
   for (int64_t H : {5, 6}) {  // windows on other sides, columns and rows of their own
     check(Case(1, 24, H, 11, 24, 3, 5).groups(24).pad(1, 2, 0, 1).p);
     check(Case(3, 13, H, 9, 13, 5, 5).groups(13).pad(4, 0, 0, 4).p);

@@ -164,7 +164,10 @@ TEST_CASE("moments of depthwise conv2d") {
   check(depthwise(2, 20, 9, 10, 4, 3, 1));
   check(depthwise(2, 32, 7, 40, 7, 1, 3));
   for (int64_t C : {12, 31})  // two rows at once, a last vector of few channels
-    for (int64_t k : {5, 7}) check(depthwise(2, C, 7, 14, k, 1, k / 2));
+    for (int64_t k : {5, 7}) {
+      check(depthwise(2, C, 7, 14, k, 1, k / 2));
+      check(depthwise(2, C, 15, 14, k, 1, k, 2));
+    }
   check(depthwise(3, 24, 5, 5, 1, 1, 0));
   check(depthwise(2, 144, 40, 35, 3, 1, 1));  // images of several strips
   check(depthwise(2, 144, 41, 35, 3, 2, 1));

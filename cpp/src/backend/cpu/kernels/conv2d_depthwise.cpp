@@ -204,7 +204,7 @@ using RowFn = void (*)(const DepthwiseRow&);
 using PairFn = void (*)(const DepthwisePair&);
 PairFn pick_pair(const GemmTask& t) {
   if constexpr (kPairsOfRows)
-    if (t.kH == t.kW && t.sH * t.sW * t.dH * t.dW == 1 && t.C >= kLanes && t.x_w % kSharedSets != 0)
+    if (t.kH == t.kW && t.sH * t.sW == 1 && t.C >= kLanes && t.dW * t.x_w % kSharedSets != 0)
       return t.kW == 3 ? pair_of_rows<3> : t.kW == 5 ? pair_of_rows<5> : t.kW == 7 ? pair_of_rows<7> : nullptr;
   return nullptr;
 }
@@ -374,23 +374,39 @@ FASTCNN_OP DepthwiseRow start_row(const Task& t) {
   return r;
 }
 
-// A dilated row of stride 1 is `dilation` rows between each other, of pixels that far apart.
+// A dilated row of stride 1 is `dilation` rows between each other, of pixels that far apart: the one of pixels i,
+// i + dilation, …
+FASTCNN_OP DepthwiseRow row_between(const DepthwiseRow& r, int64_t dilation, int64_t i) {
+  DepthwiseRow q = r;
+  const int64_t first = i - r.pL, m = (first % dilation + dilation) % dilation;
+  q.dW = 1;
+  q.x_w = dilation * r.x_w, q.y_w = dilation * r.y_w;
+  q.oW = ceil_div(r.oW - i, dilation), q.W = m < r.W ? ceil_div(r.W - m, dilation) : 0;
+  q.pL = (m - first) / dilation;
+  q.x = r.x + r.pL * r.x_w + m * r.x_w - q.pL * q.x_w;
+  if (r.y) q.y = r.y + i * r.y_w;
+  if (r.residual) q.residual = r.residual + i * r.y_w;
+  q.fresh = r.fresh && i == 0;
+  if (r.dy) q.dy = r.dy + i * r.y_w;
+  return q;
+}
+
 template <class Fn>
 FASTCNN_OP void run_row(Fn fn, const DepthwiseRow& r, int64_t dilation) {
   if (dilation == 1 || r.sW != 1) return fn(r);
-  for (int64_t i = 0; i < dilation && i < r.oW; ++i) {
-    DepthwiseRow q = r;
-    const int64_t first = i - r.pL, m = (first % dilation + dilation) % dilation;
-    q.dW = 1;
-    q.x_w = dilation * r.x_w, q.y_w = dilation * r.y_w;
-    q.oW = ceil_div(r.oW - i, dilation), q.W = m < r.W ? ceil_div(r.W - m, dilation) : 0;
-    q.pL = (m - first) / dilation;
-    q.x = r.x + r.pL * r.x_w + m * r.x_w - q.pL * q.x_w;
-    if (r.y) q.y = r.y + i * r.y_w;
-    if (r.residual) q.residual = r.residual + i * r.y_w;
-    q.fresh = r.fresh && i == 0;
-    if (r.dy) q.dy = r.dy + i * r.y_w;
-    fn(q);
+  for (int64_t i = 0; i < dilation && i < r.oW; ++i) fn(row_between(r, dilation, i));
+}
+
+// Rows oh and oh + dH of image n, as `upper` and `lower` have them.
+void run_pair(PairFn fn, const GemmTask& t, int64_t oh, int64_t n, DepthwiseRow& upper, DepthwiseRow& lower) {
+  const int64_t top = oh - t.pT, begin = top < 0 ? ceil_div(-top, t.dH) : 0,
+                rows = top < t.H ? ceil_div(t.H - top, t.dH) : 0;
+  upper.x = lower.x = t.x + n * t.x_n + (top + begin * t.dH) * t.x_h - t.pL * t.x_w;
+  const int64_t end = rows < t.kH + 1 ? rows : t.kH + 1;
+  if (t.dW == 1) return fn({upper, lower, upper.x, t.w, begin, end});
+  for (int64_t i = 0; i < t.dW && i < t.oW; ++i) {
+    const DepthwiseRow a = row_between(upper, t.dW, i), b = row_between(lower, t.dW, i);
+    fn({a, b, a.x, t.w, begin, end});
   }
 }
 
@@ -412,30 +428,38 @@ void conv2d_depthwise(const GemmTask& t, int64_t begin, int64_t end) {
     flat.each(t.kH * t.kW, [&](float& lane, int64_t i) { lane = t.w[i]; });
     for (int64_t i = 0; i < flat.period * kLanes; ++i) flat.bias[i] = t.bias ? t.bias[i % t.C] : 0.0f;
   }
-  constexpr int64_t kRow[] = {0};
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t n = item / t.oH, oh = item % t.oH, kh0 = locate(t, n, oh, r);
-    r.w = t.w + kh0 * t.kW * t.C;
-    r.y = t.y + n * t.y_n + oh * t.y_h;
-    r.residual = t.residual ? t.residual + (r.y - t.y) : nullptr;
-    r.fresh = t.moments.fresh && item == begin;
-    if (pair_fn && item + 1 < end && oh + 1 < t.oH) {
-      DepthwiseRow lower = r;
-      const int64_t top = oh - t.pT, below = t.H - top, low0 = locate(t, n, oh + 1, lower);
-      lower.w = t.w + low0 * t.kW * t.C;
-      lower.y += t.y_h, lower.fresh = 0;
-      if (lower.residual) lower.residual += t.y_h;
-      const DepthwisePair pair{
-          r, lower, r.taps_h ? r.x : lower.x, t.w, top < 0 ? -top : 0, below < t.kH + 1 ? below : t.kH + 1};
-      pair_fn(pair);
-      if (t.late.act != Act::none) act_pixels(t.late, lower.y, kRow, 1, t.oW * t.C);
-      ++item;
-    } else if (flat_too) {
-      flat_row(r, flat, kh0);
-    } else {
-      run_row(row_fn, r, t.dW);
+  const auto locate_row = [&](int64_t item, DepthwiseRow& q) {
+    const int64_t n = item / t.oH, oh = item % t.oH, kh0 = locate(t, n, oh, q);
+    q.w = t.w + kh0 * t.kW * t.C;
+    q.y = t.y + n * t.y_n + oh * t.y_h;
+    q.residual = t.residual ? t.residual + (q.y - t.y) : nullptr;
+    q.fresh = t.moments.fresh && item == begin;
+    return kh0;
+  };
+  const auto late_act = [&](float* y) {
+    constexpr int64_t kRow[] = {0};
+    if (t.late.act != Act::none) act_pixels(t.late, y, kRow, 1, t.oW * t.C);
+  };
+  // Pairs are rows a dilation apart, in blocks of twice as many.
+  const int64_t apart = pair_fn ? t.dH : 1;
+  for (int64_t item = begin, block; item < end; item += block) {
+    const int64_t n = item / t.oH, oh = item % t.oH, left = end - item < t.oH - oh ? end - item : t.oH - oh;
+    block = left < 2 * apart ? left : 2 * apart;
+    if (!pair_fn) block = 1;
+    for (int64_t i = 0; i < apart && i < block; ++i) {
+      const int64_t kh0 = locate_row(item + i, r);
+      if (i + apart < block) {
+        DepthwiseRow lower = r;
+        locate_row(item + i + apart, lower);
+        run_pair(pair_fn, t, oh + i, n, r, lower);
+        late_act(lower.y);
+      } else if (flat_too) {
+        flat_row(r, flat, kh0);
+      } else {
+        run_row(row_fn, r, t.dW);
+      }
+      late_act(r.y);
     }
-    if (t.late.act != Act::none) act_pixels(t.late, r.y, kRow, 1, t.oW * t.C);
   }
   if (t.stream) fence();
 }
