@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+?\.(\d+)(\.[0-9a-f]{8})?\.tmp")  # of any process: .NAME.PID.RANDOM.tmp
+_DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)}
 
 
 def legible(name):
@@ -131,8 +132,10 @@ def atomic_write(path, mode="wb", **open_kwargs):
             file.flush()
             os.fsync(file.fileno())
         os.replace(tmp, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(tmp)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _DISK_ERRORS:
+            error.filename = str(path)  # a write does not know the name
         raise
     fsync_dir(path.parent)

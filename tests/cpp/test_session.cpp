@@ -252,8 +252,10 @@ TEST_CASE("predictions of one session run at once where asked, beside steps") {
   CHECK(session.cache_info().plans >= 2);
   CHECK(session.cache_info().plans <= 3);
   CHECK(session.cache_info().budget <= options.plan_bytes);
-  options.concurrent = 0;
-  CHECK_THROWS_AS(Session::load(file.path, options), std::invalid_argument);
+  for (int64_t most : {int64_t{0}, int64_t{-1}, int64_t{1} << 31}) {
+    options.concurrent = most;
+    CHECK_THROWS_AS(Session::load(file.path, options), std::invalid_argument);
+  }
 }
 
 TEST_CASE("the C functions answer hostile arguments with a code and a message") {

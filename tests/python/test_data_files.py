@@ -1,12 +1,14 @@
 """IDX files, atomic writing, and downloading from a server on this machine."""
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import http.server
 import io
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -135,6 +137,24 @@ def test_atomic_write_keeps_the_old_file_on_error(tmp_path):
     assert path.read_text() == "old" and os.listdir(path.parent) == ["f.txt"]
     with pytest.raises(ValueError, match="mode"), atomic_write(path, "a"):
         pass
+
+
+def test_a_write_that_finds_no_space_names_the_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, before = tmp_path / "big.bin", resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+        with pytest.raises(OSError, match="big.bin") as caught, atomic_write(path) as file:
+            file.write(b"x" * (1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OSError) as caught, atomic_write(path):  # another's error is left as it is
+        raise OSError("of another kind")
+    assert caught.value.filename is None
 
 
 def test_atomic_write_permissions(tmp_path):

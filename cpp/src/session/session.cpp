@@ -20,6 +20,7 @@ namespace fastcnn {
 namespace {
 
 constexpr int64_t kFormat = 1;
+constexpr int64_t kMostConcurrent = 65535;  // predictions at once
 
 std::string hex(uint32_t v) {
   char s[9];
@@ -260,7 +261,8 @@ struct Session::Impl {
     check(options.threads >= 0, "session: expected threads >= 0, got ", options.threads);
     check(options.plans >= 1 && options.plan_bytes >= 0, "session: expected plans >= 1 and plan_bytes >= 0, got ",
           options.plans, " and ", options.plan_bytes);
-    check(options.concurrent >= 1, "session: expected concurrent >= 1, got ", options.concurrent);
+    check(options.concurrent >= 1 && options.concurrent <= kMostConcurrent,
+          "session: expected concurrent of 1 to ", kMostConcurrent, ", got ", options.concurrent);
     NumThreadsScope threads(options.threads);
     NoGrad off;
     const TensorFile file = read_header(source);
