@@ -54,6 +54,7 @@ FASTCNN_OP vf load_tail(const float* p, int n, float rest) {
 
 // Where the elements of output o begin; `dims` of the kept dims count.
 FASTCNN_OP int64_t kept_offset(const ReduceLoop& l, int dims, int64_t o, const int64_t* strides) {
+  if (dims == 1) return o * strides[0];
   int64_t off = 0;
   for (int d = dims - 1; d >= 0; --d) {
     off += o % l.kept_shape[d] * strides[d];
@@ -66,6 +67,7 @@ FASTCNN_OP int64_t kept_offset(const ReduceLoop& l, int dims, int64_t o, const i
 template <class F>
 FASTCNN_OP void reduced_runs(const ReduceLoop& l, int64_t begin, int64_t end, F&& f) {
   int last = l.reduced - 1;
+  if (last == 0) return f(begin * l.x[0], end - begin);
   int64_t n = l.shape[last];
   while (begin < end) {
     int64_t rest = begin / n, col = begin - rest * n, off = col * l.x[last];
@@ -102,17 +104,14 @@ struct Cascade {
   }
 };
 
-// The lanes of v joined, halves onto halves.
-template <class Op>
-FASTCNN_OP float across(Op op, vf v) {
-  float t[2 * kLanes];
-  store(t + kLanes, set1(Op::start));
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    store(t, v);
-    v = op.join(v, load(t + half));
-  }
-  store(t, v);
-  return t[0];
+// The lanes of v joined, halves onto halves; lane 0 holds the result.
+template <int kHalf = kLanes / 2, class Op>
+FASTCNN_OP vf across(Op op, vf v) {
+  v = op.join(v, swap_halves<kHalf>(v));
+  if constexpr (kHalf > 1)
+    return across<kHalf / 2>(op, v);
+  else
+    return v;
 }
 
 template <class Op>
@@ -146,7 +145,7 @@ void runs(Op op, const ReduceLoop& l, const void* x, DType type, int64_t chunk, 
         add_dense(stage_floats(x, type, base + off + i * stride, stride, m, buf), m);
       }
     });
-    partial[item] = across(op, acc.result(op));
+    storen(partial + item, across(op, acc.result(op)), 1);
   }
 }
 

@@ -54,6 +54,12 @@ FASTCNN_OP vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
 FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) {  // a > b ? yes : no
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes);
 }
+template <int kHalf>  // runs of 2 * kHalf lanes with their halves swapped
+FASTCNN_OP vf swap_halves(vf a) {
+  if constexpr (kHalf == 8) return _mm512_shuffle_f32x4(a, a, 0x4e);
+  if constexpr (kHalf == 4) return _mm512_shuffle_f32x4(a, a, 0xb1);
+  return _mm512_permute_ps(a, kHalf == 2 ? 0x4e : 0xb1);
+}
 FASTCNN_OP float hsum(vf a) { return _mm512_reduce_add_ps(a); }
 FASTCNN_OP float hmax(vf a) { return _mm512_reduce_max_ps(a); }
 FASTCNN_OP vf round_even(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -113,6 +119,11 @@ FASTCNN_OP vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
 FASTCNN_OP vf vsqrt(vf a) { return _mm256_sqrt_ps(a); }
 FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+template <int kHalf>  // runs of 2 * kHalf lanes with their halves swapped
+FASTCNN_OP vf swap_halves(vf a) {
+  if constexpr (kHalf == 4) return _mm256_permute2f128_ps(a, a, 1);
+  return _mm256_permute_ps(a, kHalf == 2 ? 0x4e : 0xb1);
 }
 FASTCNN_OP float hsum(vf a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -191,6 +202,10 @@ FASTCNN_OP vf vsqrt(vf a) {
   return vf{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
 }
 FASTCNN_OP vf select_gt(vf a, vf b, vf yes, vf no) { return a > b ? yes : no; }
+template <int kHalf>  // runs of 2 * kHalf lanes with their halves swapped
+FASTCNN_OP vf swap_halves(vf a) {
+  return kHalf == 2 ? vf{a[2], a[3], a[0], a[1]} : vf{a[1], a[0], a[3], a[2]};
+}
 FASTCNN_OP float hsum(vf a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 FASTCNN_OP float hmax(vf a) {
   float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
