@@ -250,6 +250,8 @@ TEST_CASE("conv2d_bwd of depthwise convolutions") {
   check(depthwise(2, 144, 41, 36, 3, 2, 1));
   check(depthwise(1, 96, 50, 64, 5, 2, 2));
   check(depthwise(1, 130, 30, 60, 7, 1, 3));
+  check(depthwise(2, 300, 7, 6, 3, 1, 1));  // blocks of channels
+  check(depthwise(1, 100, 9, 9, 5, 1, 2));
   check(depthwise(3, 24, 1, 5, 3, 1, 1));
   check(depthwise(3, 24, 7, 6, 1, 1, 0));
   check(depthwise(2, 16, 6, 7, 3, 1, 0), false);

@@ -551,3 +551,16 @@ def test_creation():
     x = ops.zeros(2, 3, dtype="float64", requires_grad=True)
     assert x.requires_grad and str(ops.ones_like(x).dtype) == "float64" and not ops.ones_like(x).requires_grad
     assert [1, 2, 3][fc.tensor(1)] == 2 and float(ops.full((1,), 2.5)) == 2.5 and int(fc.tensor([7])) == 7
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 3, 4, 5), (1, 64, 30, 31), (70000,)])
+def test_extremes_and_affine_maps_of_int64_are_exact(shape, kernel_isa):
+    """Numbers that no float holds, over every dim, in one piece and in several."""
+    x = np.random.default_rng(0).integers(-(2**62), 2**62, shape)
+    tensor = fc.tensor(x)
+    for dim in (None, *range(len(shape)), *([(0, 2)] if len(shape) > 2 else [])):
+        for op, want in ((fc.ops.amax, np.max), (fc.ops.amin, np.min)):
+            got = op(tensor) if dim is None else op(tensor, dim)
+            np.testing.assert_array_equal(got.numpy(), want(x, axis=dim))
+    np.testing.assert_array_equal((tensor * 3 - 7).numpy(), x * 3 - 7)
+    assert fc.ops.amax(fc.tensor(np.array([-(2**63), 2**63 - 1]))).numpy() == 2**63 - 1

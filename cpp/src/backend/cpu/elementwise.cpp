@@ -1,5 +1,6 @@
 // What it is: the ordered CPU implementations of unary, binary, where and fill.
 #include <algorithm>
+#include <cmath>
 
 #include "backend/cpu/accept.h"
 #include "backend/cpu/copy.h"
@@ -31,6 +32,28 @@ void unary_run(const Call& c) {
   EltLoop l = plan_loop({&y, &x});
   parallel_for(l.total, kSerialElements, [&](int64_t b, int64_t e, int) {
     kernels()->unary_map(l, p, x.data, x.dtype, y.data, y.dtype, b, e);
+  });
+}
+
+// What indices are made with: places times rows, plus offsets.
+bool whole(double v) { return std::fabs(v) < 9007199254740992.0 && v == std::floor(v); }
+const char* integer_affine_declines(const Call& c) {
+  if (!kernels()) return "no kernels in this ISA";
+  const auto& p = c.as<UnaryParams>();
+  const Operand &x = c.in[0], &y = c.out[0];
+  if (p.op != Unary::affine || x.dtype != DType::int64 || y.dtype != DType::int64) return "no affine map of int64";
+  if (!whole(p.alpha) || !whole(p.beta)) return "factors that are no integers";
+  const EltLoop l = plan_loop({&y, &x});
+  return l.total == 0 || (l.ndim == 1 && l.strides[0][0] == 1 && l.strides[1][0] == 1) ? nullptr : "not dense";
+}
+
+void integer_affine_run(const Call& c) {
+  const auto& p = c.as<UnaryParams>();
+  const int64_t* x = c.in[0].as<int64_t>();
+  int64_t* y = c.out[0].as<int64_t>();
+  const auto alpha = static_cast<int64_t>(p.alpha), beta = static_cast<int64_t>(p.beta);
+  parallel_for(c.out[0].numel(), kSerialElements, [&](int64_t b, int64_t e, int) {
+    for (int64_t i = b; i < e; ++i) y[i] = ref::wrap_add(ref::wrap_mul(alpha, x[i]), beta);
   });
 }
 
@@ -92,6 +115,7 @@ const char* no_kernels(const Call&) { return kernels() ? nullptr : "no kernels i
 
 List unary_list() {
   static const Implementation list[] = {{"simd", unary_declines, nullptr, unary_run},
+                                        {"integers", integer_affine_declines, nullptr, integer_affine_run},
                                         {"ref", nullptr, nullptr, ref::unary}};
   return list;
 }

@@ -87,6 +87,7 @@ const char* declines(const Call& c) {
   if (lanes) return op == Reduce::any || op == Reduce::all ? "any or all of floats" : nullptr;
   if (op == Reduce::any || op == Reduce::all) return t == DType::bool_ ? nullptr : "any or all outside bool";
   if (op == Reduce::mean && t != DType::float64) return "mean of integers";
+  if (op == Reduce::max || op == Reduce::min) return t == DType::int64 ? nullptr : "no kernel for this dtype";
   return op == Reduce::sum || op == Reduce::mean || op == Reduce::sum_squares ? nullptr
                                                                               : "no kernel for this dtype";
 }
@@ -130,8 +131,11 @@ void finish(const Plan& plan, Reduce op, const P* partial, const Operand& y) {
         const P* p = partial + group * plan.chunks * width + column;
         U& out = y.as<U>()[off];
         if constexpr (std::is_integral_v<P>) {
-          int64_t v = 0;
-          for (int64_t k = 0; k < plan.chunks; ++k) v = ref::wrap_add(v, p[k]);
+          int64_t v = p[0];
+          for (int64_t k = 1; k < plan.chunks; ++k)
+            v = op == Reduce::max   ? std::max(v, p[k])
+                : op == Reduce::min ? std::min(v, p[k])
+                                    : ref::wrap_add(v, p[k]);
           if (op == Reduce::any) v = v != 0;
           if (op == Reduce::all) v = v == l.count;
           out = ref::store<U>(v);

@@ -165,19 +165,16 @@ void row(const DepthwiseRow& r) {
   cut_row(r.oW, ForwardRow<K, S>{r}, !r.sums && !r.residual);
 }
 
-template <int K, int T>
-FASTCNN_OUTLINE void pair_tail(const DepthwisePair& p, int64_t ow, int64_t c) {
-  pair_vector<K, T, kAny, kAny, true>(p, ow, c, static_cast<int>(p.upper.C - c));
-}
 template <int K, int T, int L, int R>
 FASTCNN_OUTLINE void pair_vectors(const DepthwisePair& p, int64_t ow) {
   const DepthwiseRow& r = p.upper;
   int64_t c = 0;
-  for (; c + kLanes <= r.C; c += kLanes) pair_vector<K, T, L, R, false>(p, ow, c, kLanes);
+  for (; c + kLanes <= r.C; c += kLanes) pair_vector<K, T, L, R>(p, ow, c);
   if (c == r.C) return;
   // A last whole vector makes some channels again, where that does no harm.
-  if (r.sums || r.residual) return pair_tail<K, T>(p, ow, c);
-  pair_vector<K, T, L, R, false>(p, ow, r.C - kLanes, kLanes);
+  if (!r.sums && !r.residual) return pair_vector<K, T, L, R>(p, ow, r.C - kLanes);
+  tile_vectors_any<K, 1, T>(r, ow, c);
+  tile_vectors_any<K, 1, T>(p.lower, ow, c);
 }
 template <int K>
 struct PairOfRows {
@@ -397,16 +394,18 @@ FASTCNN_OP void run_row(Fn fn, const DepthwiseRow& r, int64_t dilation) {
   for (int64_t i = 0; i < dilation && i < r.oW; ++i) fn(row_between(r, dilation, i));
 }
 
-// Rows oh and oh + dH of image n, as `upper` and `lower` have them.
-void run_pair(PairFn fn, const GemmTask& t, int64_t oh, int64_t n, DepthwiseRow& upper, DepthwiseRow& lower) {
+// Rows oh and oh + dH of image n.
+void run_pair(PairFn fn, const GemmTask& t, int64_t oh, int64_t n, const DepthwiseRow& upper,
+              const DepthwiseRow& lower) {
   const int64_t top = oh - t.pT, begin = top < 0 ? ceil_div(-top, t.dH) : 0,
                 rows = top < t.H ? ceil_div(t.H - top, t.dH) : 0;
-  upper.x = lower.x = t.x + n * t.x_n + (top + begin * t.dH) * t.x_h - t.pL * t.x_w;
   const int64_t end = rows < t.kH + 1 ? rows : t.kH + 1;
-  if (t.dW == 1) return fn({upper, lower, upper.x, t.w, begin, end});
+  DepthwiseRow both = upper;
+  both.x = t.x + n * t.x_n + (top + begin * t.dH) * t.x_h - t.pL * t.x_w;
+  if (t.dW == 1) return fn({upper, lower, both.x, t.w, begin, end});
   for (int64_t i = 0; i < t.dW && i < t.oW; ++i) {
     const DepthwiseRow a = row_between(upper, t.dW, i), b = row_between(lower, t.dW, i);
-    fn({a, b, a.x, t.w, begin, end});
+    fn({a, b, row_between(both, t.dW, i).x, t.w, begin, end});
   }
 }
 

@@ -10,10 +10,11 @@ namespace fastcnn::cpu::FASTCNN_ISA {
 namespace {
 
 constexpr int64_t kBlockSums = 2048;  // floats: they and their weights stay in L1
-// Channels of each of even blocks of whole vectors.
+// Channels of each of even blocks of whole lines: a line that is written in two parts, past the caches, costs two.
 FASTCNN_OP int64_t block_channels(int64_t C, int64_t taps) {
-  const int64_t most = kBlockSums / taps < kLanes ? kLanes : kBlockSums / taps;
-  return ceil_div(ceil_div(C, ceil_div(C, most)), kLanes) * kLanes;
+  constexpr int64_t kLine = 16;
+  const int64_t most = kBlockSums / taps < kLine ? kLine : kBlockSums / taps;
+  return ceil_div(ceil_div(C, ceil_div(C, most)), kLine) * kLine;
 }
 
 // A row of dx.
@@ -26,7 +27,7 @@ struct Row {
   int64_t step;                   // between pixels of dx and x
   const float *next_dz, *next_y;  // or null: what is fetched meanwhile, column by column of dy
   float low, high;                // of what the norm's activation lets through
-  int64_t c0, c1;                 // these channels alone, from a whole vector on
+  int64_t c0, c1;                 // these channels alone, from a whole line on
 };
 
 // T pixels from ow on, n channels from c on.

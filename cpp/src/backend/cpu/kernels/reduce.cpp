@@ -239,6 +239,25 @@ void wide(bool square, const ReduceLoop& l, const T* x, int64_t chunk, A* partia
   }
 }
 
+// The largest or smallest of each chunk.
+void extremes(bool largest, const ReduceLoop& l, const int64_t* x, int64_t chunk, int64_t* partial, int64_t begin,
+              int64_t end) {
+  const int64_t chunks = (l.count + chunk - 1) / chunk, stride = l.x[l.reduced - 1];
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t* base = x + kept_offset(l, l.kept, item / chunks, l.kept_x);
+    const int64_t from = item % chunks * chunk, to = from + chunk < l.count ? from + chunk : l.count;
+    int64_t best = largest ? INT64_MIN : INT64_MAX;
+    reduced_runs(l, from, to, [&](int64_t off, int64_t n) {
+      const int64_t* p = base + off;
+      if (largest)
+        for (int64_t i = 0; i < n; ++i) best = p[i * stride] > best ? p[i * stride] : best;
+      else
+        for (int64_t i = 0; i < n; ++i) best = p[i * stride] < best ? p[i * stride] : best;
+    });
+    partial[item] = best;
+  }
+}
+
 }  // namespace
 
 void reduce_runs(const ReduceLoop& loop, Reduce op, const void* x, DType x_type, int64_t chunk, float* partial,
@@ -253,6 +272,9 @@ void reduce_columns(const ReduceLoop& loop, Reduce op, const void* x, DType x_ty
 
 void reduce_wide(const ReduceLoop& loop, Reduce op, const void* x, DType x_type, int64_t chunk, void* partial,
                  int64_t begin, int64_t end) {
+  if (op == Reduce::max || op == Reduce::min)  // of int64
+    return extremes(op == Reduce::max, loop, static_cast<const int64_t*>(x), chunk, static_cast<int64_t*>(partial),
+                    begin, end);
   bool square = op == Reduce::sum_squares;
   auto ints = [&](auto* p) { wide(square, loop, p, chunk, static_cast<uint64_t*>(partial), begin, end); };
   switch (x_type) {  // sums wrap: unsigned
