@@ -317,11 +317,13 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
               }
             }
             if constexpr (kPerWord<T> == 1) {
-              const LineTileFn line =
-                  even_steps && !args.fetch.lines && !args.ahead ? line_tile(V, P, args.tail) : nullptr;
+              LineTileFn line = nullptr;
+              if (even_steps && !args.fetch.lines && !args.ahead && (ww >= 2 * P || ww == g.pixels) &&
+                  (!args.soon.count || (!residual && taps * cn <= kShortDepth)))
+                line = line_tile(V, P, args.tail);
               const int64_t in_row = line ? (ww - p0 % ww) / P : 0;
               if (line && in_row == 0) args.tiles = 1;  // the one that crosses to the next row
-              if (in_row > 0 && (!args.soon.count || (!residual && taps * cn <= kShortDepth))) {
+              if (in_row > 0) {
                 if (args.tiles > in_row) args.tiles = in_row;
                 const LineArgs l{args.bias,
                                  residual ? args.residual + y_off[p0] : nullptr,
