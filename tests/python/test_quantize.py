@@ -189,6 +189,33 @@ def test_calibrated_rounding_sees_what_a_layer_sees(options):
     np.testing.assert_allclose(np.einsum("gok,gkl,gol->go", w, moments, w).ravel(), want, rtol=1e-4)
 
 
+def by_inverse(w, s, moments, levels):
+    """GPTQ as published: what is left of each error goes to the weights behind it, by the inverse of the moments."""
+    order = np.argsort(-np.diag(moments), kind="stable")
+    h = moments[np.ix_(order, order)] + np.eye(len(order)) * (1e-2 * np.diag(moments).mean() + 1e-12)
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    w, s, q = w[:, order].copy(), s[:, order], np.empty_like(w)
+    for j in range(len(order)):
+        q[:, j] = np.clip(np.rint(w[:, j] / s[:, j]), -levels, levels)
+        w[:, j + 1 :] -= np.outer((w[:, j] - q[:, j] * s[:, j]) / upper[j, j], upper[j, j + 1 :])
+    return q[:, np.argsort(order)]
+
+
+@pytest.mark.parametrize("groups, outputs, inputs", [(1, 24, 200), (6, 1, 9), (3, 5, 70)])
+def test_weights_are_rounded_as_gptq_does(groups, outputs, inputs):
+    from fastcnn.quantization._rounding import _compensated
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((groups, 900, inputs)) @ (np.eye(inputs) + 0.3) + 0.5
+    moments = np.matmul(x.transpose(0, 2, 1), x) / 900
+    w = rng.standard_normal((groups, outputs, inputs))
+    s = np.abs(w).max(axis=2, keepdims=True) / 127 * rng.uniform(0.6, 1, (groups, outputs, 1)) * np.ones(inputs)
+    want = np.stack([by_inverse(*of, 127) for of in zip(w, s, moments, strict=True)])
+    got = _compensated(w, s, moments, 127)
+    np.testing.assert_array_equal(got, want)
+    assert np.abs(got).max() == 127 and (got != np.rint(w / s)).any()
+
+
 # ---------------------------------------------------------------- which ops
 
 
