@@ -83,7 +83,10 @@ fi
 # From outside the checkout: the installed package is what is tested.
 cd "$work"
 unset PYTHONPATH
-# Most of their time is one thread; two that wait for each other leave the cores to the others.
+run_pytest() { python -m pytest -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/python" -p no:cacheprovider -q "$@"; }
+nothing_chosen=5
+# The smoke set alone, as users run it: workers that wait awake. Most of the others' time is one thread: as many at once
+# as there are cores, with workers that leave them to each other.
+run_pytest -m smoke "$@" || [ $? = $nothing_chosen ]
 cores=$(nproc)
-OMP_WAIT_POLICY=passive python -m pytest -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/python" \
-  -p no:cacheprovider -n "$((cores < 4 ? cores : 4))" --dist worksteal -q "$@"
+OMP_WAIT_POLICY=passive run_pytest -m "not smoke" -n "$((cores < 4 ? cores : 4))" --dist worksteal "$@"
