@@ -81,7 +81,7 @@ typedef struct fastcnn_options {
   int32_t threads;    /* 0: as many as the process may use */
   int32_t plans;      /* most plans of a graph; 0: 16 */
   int64_t plan_bytes; /* most memory that they hold apart from the one in use; 0: 2 GiB */
-  int32_t concurrent; /* most predictions that run at once, each with plans of its own; 0: 1 */
+  int32_t concurrent; /* most predictions that run at once, up to 65535, each with its plans; 0: 1 */
 } fastcnn_options;
 FASTCNN_C_API fastcnn_status fastcnn_load_with(const char* path, const fastcnn_options* options,
                                                fastcnn_session** session);

@@ -68,8 +68,8 @@ struct SessionOptions {
   int threads = 0;                        // of this session's runs; 0: what the process uses
   int64_t plan_bytes = int64_t(2) << 30;  // most memory that plans may hold, apart from the one in use
   int64_t plans = 16;  // most plans (batch sizes) of a graph that are kept, least recently used out
-  // Most predictions that run at once. Each has plans of its own, which share plan_bytes. A graph that changes
-  // state, as one of random numbers does, predicts one after the other all the same.
+  // Most predictions that run at once, up to 65535. Each has plans of its own, which share plan_bytes. A graph
+  // that changes state, as one of random numbers does, predicts one after the other all the same.
   int64_t concurrent = 1;
 };
 

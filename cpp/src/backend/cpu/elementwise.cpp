@@ -1,6 +1,5 @@
 // What it is: the ordered CPU implementations of unary, binary, where and fill.
 #include <algorithm>
-#include <cmath>
 
 #include "backend/cpu/accept.h"
 #include "backend/cpu/copy.h"
@@ -36,13 +35,12 @@ void unary_run(const Call& c) {
 }
 
 // What indices are made with: places times rows, plus offsets.
-bool whole(double v) { return std::fabs(v) < 9007199254740992.0 && v == std::floor(v); }
 const char* integer_affine_declines(const Call& c) {
   if (!kernels()) return "no kernels in this ISA";
   const auto& p = c.as<UnaryParams>();
   const Operand &x = c.in[0], &y = c.out[0];
   if (p.op != Unary::affine || x.dtype != DType::int64 || y.dtype != DType::int64) return "no affine map of int64";
-  if (!whole(p.alpha) || !whole(p.beta)) return "factors that are no integers";
+  if (!ref::integral(p.alpha) || !ref::integral(p.beta)) return "factors that are no integers";
   const EltLoop l = plan_loop({&y, &x});
   return l.total == 0 || (l.ndim == 1 && l.strides[0][0] == 1 && l.strides[1][0] == 1) ? nullptr : "not dense";
 }

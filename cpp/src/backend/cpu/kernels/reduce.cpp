@@ -1,6 +1,6 @@
 // What it is: reductions over any set of dims: runs (the reduced dim is innermost, or nothing is dense), columns
-// (the innermost kept dim is dense), exact integer and float64 sums, argmax/argmin. Every item is one fixed chunk
-// of the reduced elements, so results do not depend on the number of threads.
+// (the innermost kept dim is dense), exact integer and float64 sums, extremes of int64, argmax/argmin. Every item
+// is one fixed chunk of the reduced elements, so results do not depend on the number of threads.
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/loops.h"
 

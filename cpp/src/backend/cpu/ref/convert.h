@@ -47,6 +47,9 @@ inline U store(W v) {
     return U(static_cast<float>(v));
 }
 
+// A double that stands for one integer.
+inline bool integral(double v) { return std::fabs(v) < 9007199254740992.0 && v == std::floor(v); }
+
 // Integer arithmetic that wraps.
 inline int64_t wrap_add(int64_t a, int64_t b) { return static_cast<int64_t>(uint64_t(a) + uint64_t(b)); }
 inline int64_t wrap_sub(int64_t a, int64_t b) { return static_cast<int64_t>(uint64_t(a) - uint64_t(b)); }

@@ -4,8 +4,6 @@
 namespace fastcnn::cpu::ref {
 namespace {
 
-bool integral(double v) { return std::fabs(v) < 9007199254740992.0 && v == std::floor(v); }
-
 // Integer in, integer out, for the ops that stay exact there.
 bool unary_int(const UnaryParams& p, int64_t x, int64_t* y) {
   switch (p.op) {
