@@ -24,6 +24,7 @@ void bind_ops_detect(py::module_& ops);                // boxes
 void bind_ops_loss(py::module_& ops);                  // losses
 void bind_ops_nn(py::module_& ops);                    // convolution, linear, pooling, norms, activations, dropout
 void bind_ops_sample(py::module_& ops);                // images at free points
+void bind_distributed(py::module_& m);                 // the processes of a job
 void bind_optim(py::module_& m);                       // fused optimizer steps
 void bind_dlpack(py::module_& m, TensorClass& c);
 void bind_compile(py::module_& m);

@@ -585,6 +585,7 @@ PYBIND11_MODULE(_core, m) {
   bind_ops_detect(ops);
   bind_ops_sample(ops);
   bind_optim(m);
+  bind_distributed(m);
   bind_compile(m);
   bind_session(m);
   bind_quantized(m, ops);

@@ -276,6 +276,9 @@ void bind_reductions(py::module_& ops) {
   def_accumulate(ops, "prod", prod, "Product over dim; exact gradients also where elements are zero.");
   def_reduce(ops, "amax", amax, "Largest element over dim; ties share the gradient.");
   def_reduce(ops, "amin", amin, "Smallest element over dim; ties share the gradient.");
+  ops.def("all_reduce", &all_reduce, NoGil(), py::arg("x"),
+          "The sum of x over the processes of the job (see fastcnn.distributed), in each the same; x itself where "
+          "there is but one. Differentiable: the losses of all processes add up.");
   def_reduce(ops, "any", any, "Is any element nonzero?");
   def_reduce(ops, "all", all, "Are all elements nonzero?");
   ops.def(

@@ -24,6 +24,7 @@ MAY = {
         "fastcnn/",
         "core/allocator.h",
         "core/cgroup.h",
+        "core/communicator.h",
         "core/philox.h",
         "graph/op_kinds.h",
         "backend/backend.h",

@@ -101,6 +101,8 @@ FASTCNN_API Tensor any(const Tensor& x, const std::vector<int>& dims = {}, bool 
 FASTCNN_API Tensor all(const Tensor& x, const std::vector<int>& dims = {}, bool keepdim = false);
 // float32 (): 1 where any number of any of the tensors is NaN or infinite, else 0. Without gradients.
 FASTCNN_API Tensor non_finite(const std::vector<Tensor>& xs);
+// The sum over the processes of the job, in each the same (distributed.h); x itself where there is but one.
+FASTCNN_API Tensor all_reduce(const Tensor& x);
 FASTCNN_API Tensor var(const Tensor& x, const std::vector<int>& dims = {}, double correction = 1,
                        bool keepdim = false);
 // The root of var (PyTorch's std); its gradient is 0 where all elements are equal.

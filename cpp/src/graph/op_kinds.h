@@ -154,7 +154,9 @@
   /* x (n), index(int64 (m)), values (m) -> y: x with values at index, of equal ones the last */               \
   X(index_put, IndexParams)                                                                                    \
   /* x0, x1, ... -> found(float32 ()): 1 where a number is NaN or infinite, else 0 */                          \
-  X(non_finite, FillParams)
+  X(non_finite, FillParams)                                                                                    \
+  /* x -> y: the sum over the processes of the job */                                                          \
+  X(all_reduce, FillParams)
 
 #include "fastcnn/params.h"
 

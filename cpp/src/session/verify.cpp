@@ -487,7 +487,8 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::cross_entropy_bwd: verify_cross_entropy(kind, params.as<CrossEntropyParams>(), c); break;
     case OpKind::pointwise_loss:
     case OpKind::pointwise_loss_bwd: verify_pointwise(kind, params.as<PointwiseLossParams>(), c); break;
-    case OpKind::check_target: verify_alike(1, c); break;
+    case OpKind::check_target:
+    case OpKind::all_reduce: verify_alike(1, c); break;
     case OpKind::unary: verify_unary(params.as<UnaryParams>(), c); break;
     case OpKind::binary: verify_binary(params.as<BinaryParams>(), c); break;
     case OpKind::where: verify_where(c); break;
