@@ -61,8 +61,8 @@ _OPS = (
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 
 _SUBMODULES = {
-    "nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "gan", "onnx",
-    "quantization",
+    "nn", "models", "optim", "data", "augment", "metrics", "viz", "callbacks", "checkpoints", "cuda", "distributed",
+    "gan", "onnx", "quantization",
 }  # fmt: skip
 # name: (module, attribute); loaded at first use.
 _LAZY = {

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from . import _core
+from . import _core, distributed
 from .callbacks import Callback, CSVLogger
 from .progress import ProgressBar
 
@@ -34,14 +34,16 @@ class CallbackHost:
     adversarial = False
 
     def _take_callbacks(self, callbacks, progress):
-        """The user's callbacks, a progress bar and metrics.csv; in a fast_dev_run none that writes files."""
+        """The user's callbacks, a progress bar and metrics.csv; in a fast_dev_run none that writes files,
+        nor in other processes of a job than the first."""
         for c in callbacks:
             if isinstance(c, type) or not any(name in _HOOKS for name in dir(c)):
                 got = f"the class {c.__name__}" if isinstance(c, type) else f"{type(c).__name__} {c!r:.40}"
                 raise TypeError(f"{type(self).__name__}: expected callbacks with hooks such as on_epoch_end, got {got}")
             if self.adversarial and getattr(c, "one_model", False):
                 raise ValueError(f"{type(self).__name__}: {type(c).__name__} goes with Trainer, which has one model")
-        self.callbacks = [c for c in callbacks if not (self.fast_dev_run and getattr(c, "writes_files", False))]
+        no_files = self.fast_dev_run or distributed.rank() > 0
+        self.callbacks = [c for c in callbacks if not (no_files and getattr(c, "writes_files", False))]
         if progress and not any(isinstance(c, ProgressBar) for c in self.callbacks):
             self.callbacks.append(ProgressBar())
         if self.log_dir is not None and not any(isinstance(c, CSVLogger) for c in self.callbacks):

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 
-from . import _core
+from . import _core, distributed
 from ._steps import batch_to_device, count_labels, first_tensor, split_batch
 
 _READ_EVERY = {"cpu": 1}  # steps between readings of the losses; on the CPU they are there when the step returns
@@ -51,15 +51,36 @@ class SignalGuard:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def as_loader(data, batch_size, shuffle, seed, transform, num_workers):
-    """A loader as it is; a dataset in a DataLoader."""
+def agree(trainer, signals):
+    """What stops one process of a job stops all: signals, and trainer.should_stop. All of them have to ask."""
+    if distributed.world_size() == 1:
+        return
+    for received, stop in distributed.gather((signals.received, trainer.should_stop)):
+        signals.received = signals.received or received
+        trainer.should_stop = trainer.should_stop or stop
+
+
+def check_lengths(loader):
+    """ValueError where processes of a job would train on different numbers of batches: some would wait for ever."""
+    lengths = distributed.gather(len(loader) if hasattr(loader, "__len__") else None)
+    if len(set(lengths)) > 1:
+        raise ValueError(f"Trainer.fit: expected as many batches in every process, got {lengths}")
+
+
+def as_loader(data, batch_size, shuffle, seed, transform, num_workers, shard=None):
+    """A loader as it is; a dataset in a DataLoader. shard: of this process, where the data are for training."""
     from .data import DataLoader
 
     if isinstance(data, DataLoader):
+        if shard is not None and shard[1] > 1 and data.shard != shard:
+            raise ValueError(
+                f"Trainer: expected DataLoader(..., shard={shard}) in this process of {shard[1]}, got {data.shard}: "
+                "each would train on the same images; a dataset instead of a loader is shared out by itself"
+            )
         return data
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
         return DataLoader(
-            data, batch_size, shuffle=shuffle, seed=seed, transform=transform, num_workers=num_workers
+            data, batch_size, shuffle=shuffle, seed=seed, transform=transform, num_workers=num_workers, shard=shard
         )
     if hasattr(data, "__iter__"):
         return data
@@ -266,6 +287,7 @@ def run_epoch(trainer, run, step, loader, signals):
             trainer._call("on_train_batch_end", {"loss": result[0]}, batch, index)
             if not update or last:
                 continue
+            agree(trainer, signals)
             if signals.received:
                 run.read(trainer)
                 raise Interrupted

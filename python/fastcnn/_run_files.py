@@ -29,15 +29,15 @@ def save_run(trainer, path, keep_previous=False):
     return Path(path)
 
 
-def find_resume(trainer, resume):
+def find_resume(trainer, resume, folder):
     """(path, Checkpoint) to continue from, read and verified, or None. See Trainer.fit(resume=...)."""
     kind = type(trainer).__name__
     if resume is None:
         return None
     if resume == "last":
-        if trainer.log_dir is None:
+        if folder is None:
             raise ValueError(f"{kind}.fit: resume='last' needs a {kind} with log_dir")
-        path = trainer.log_dir / "last.safetensors"
+        path = folder / "last.safetensors"
         if not path.exists():
             trainer.message(f"no {path} to resume from: starting from the beginning")
             return None

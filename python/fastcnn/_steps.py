@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from . import _core
+from . import _core, distributed
 from ._core import ops
 from ._modes import autocast
 
@@ -244,10 +244,14 @@ class TrainStep:
             raise ValueError(f"Trainer: nothing in {type(self.model).__name__} trains: {why}; see unfreeze()")
         part = loss if self.accumulate == 1 else loss * (1.0 / self.accumulate)
         (part if self.scaler is None else self.scaler.scale(part)).backward()
+        if distributed.world_size() > 1:
+            means = [None if t is None else distributed.all_reduce(t.detach(), "mean") for t in (loss, correct)]
+            return *means, {name: distributed.all_reduce(t, "mean") for name, t in logs.items()}
         return loss.detach(), correct, logs
 
     def _update(self, batch):
         result = self._backward(batch)
+        distributed.average_gradients([p for g in self.optimizer.param_groups for p in g["params"]])
         if self.clip is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _core, checkpoints
+from . import _core, checkpoints, distributed
 from ._callback_host import CallbackHost
 from ._choices import check_options, make_metrics, make_optimizer, make_schedule, pick_device
 from ._compile import compile as compile_function
@@ -26,8 +26,10 @@ from ._loop import (
     Interrupted,
     RunState,
     SignalGuard,
+    agree,
     as_loader,
     check_classes,
+    check_lengths,
     describe_resume,
     peak_memory,
     run_epoch,
@@ -124,6 +126,10 @@ class Trainer(CallbackHost):
             everything run? overfit_batches: the first n batches of the training data, the same in each epoch, for
             training and validation: can the model learn at all?
 
+    In a job of several processes (fastcnn.distributed) each takes its share of a dataset given for training, with
+    batch_size images of its own per step, and gradients are averaged. Validation runs in full in each. The first
+    process alone writes files and shows progress.
+
     A row of the history has train_ and val_ values, lr, images_per_second of training, seconds with validation, and
     memory_MB, tensor memory in units of 10^6 bytes: its peak so far on the CPU, what is held on CUDA.
     """
@@ -156,7 +162,8 @@ class Trainer(CallbackHost):
         self.checkpoint_every_seconds = checkpoint_every_seconds
         self.fast_dev_run, self.overfit_batches = int(fast_dev_run), int(overfit_batches)
         self.num_sanity_val_steps = int(num_sanity_val_steps)
-        self.log_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
+        self._resume_dir = None if log_dir is None or self.fast_dev_run else Path(log_dir)
+        self.log_dir = self._resume_dir if distributed.rank() == 0 else None
         self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum, param_rules, layer_decay)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
         self.warmup_steps = int(warmup_steps)
@@ -188,7 +195,7 @@ class Trainer(CallbackHost):
         )  # fmt: skip
         self._eval_steps, self._guard = {}, NanGuard(model)
 
-        self._take_callbacks(callbacks, progress)
+        self._take_callbacks(callbacks, progress and distributed.rank() == 0)
         self.history = History()
         self.max_epochs, self.should_stop, self.epoch_metrics, self.train_loader = 0, False, {}, None
         self.best_score = self.best_epoch = None
@@ -233,9 +240,7 @@ class Trainer(CallbackHost):
         """
         if not isinstance(max_epochs, (int, np.integer)) or max_epochs < 1:
             raise ValueError(f"Trainer.fit: expected max_epochs as an int of at least 1, got {max_epochs!r}")
-        loader = as_loader(
-            train_data, self.batch_size, not self.overfit_batches, self.seed, self.transform, self.num_workers
-        )
+        loader = self._train_loader(train_data, not self.overfit_batches)
         val_loader = None if val_data is None else self._eval_loader(val_data)
         if self.overfit_batches:
             loader = FirstBatches(loader, self.overfit_batches, keep=True)
@@ -246,7 +251,8 @@ class Trainer(CallbackHost):
             max_epochs = 1
         check_classes(loader, val_loader)
         self._take_ignore_index(loader)
-        start = find_resume(self, resume)
+        check_lengths(loader)
+        start = find_resume(self, resume, self._resume_dir)
         if self.log_dir is not None:
             prepare_folder(self.log_dir)  # now, not after an epoch
         self.max_epochs, self.should_stop, self.train_loader = int(max_epochs), False, loader
@@ -255,9 +261,15 @@ class Trainer(CallbackHost):
         self._run = RunState(loader)
         self._make_scheduler(len(loader) if hasattr(loader, "__len__") else None)
         if start is None:
+            distributed.broadcast_(self.model)
+            if self.ema is not None:
+                distributed.broadcast_(self.ema.module)
             _core.ops.manual_seed(self.seed)
         else:
             restore_run(self, start, loader)
+        if distributed.rank() > 0:  # dropout of its own
+            state = _core.ops.random_state()
+            state.copy_(state + _core.tensor(np.array([distributed.rank(), 0], np.int64)))
         self._step.prepare()
         self._guard.restart()
         with sole_writer(self.log_dir), SignalGuard() as signals:
@@ -290,7 +302,7 @@ class Trainer(CallbackHost):
             return
         state = val_loader.state_dict() if hasattr(val_loader, "state_dict") else None
         try:
-            found = evaluate(self, FirstBatches(val_loader, self.num_sanity_val_steps), signals)
+            found = evaluate(self, FirstBatches(val_loader, self.num_sanity_val_steps), self._own(signals))
         except Exception as error:
             if not isinstance(error, Interrupted):
                 self.message("validation fails, in the check of it before training (num_sanity_val_steps)")
@@ -319,12 +331,13 @@ class Trainer(CallbackHost):
                 return
             self.epoch_metrics.update(run.metrics(self._count_train))
             self._call("on_train_epoch_end")
+            agree(self, signals)
             if signals.received:
                 raise Interrupted
         if val_loader is not None:
             self._call("on_validation_start")
             began = time.perf_counter()
-            results = evaluate(self, val_loader, signals)
+            results = evaluate(self, val_loader, self._own(signals))
             self.epoch_metrics.update({f"val_{k}": v for k, v in results.items()})
             run.seconds += time.perf_counter() - began
             self._call("on_validation_end")
@@ -345,6 +358,15 @@ class Trainer(CallbackHost):
         self.history.append(row)
         run.next_epoch()
         self._save_last()
+        agree(self, signals)
+
+    def _own(self, signals):
+        """Signals that this process may follow alone: where there are others, it waits for them at the next step."""
+        return signals if distributed.world_size() == 1 else None
+
+    def _train_loader(self, data, shuffle):
+        shard = (distributed.rank(), distributed.world_size())
+        return as_loader(data, self.batch_size, shuffle, self.seed, self.transform, self.num_workers, shard)
 
     def _monitor_name(self):
         names = [self.monitor] if self.monitor else ["val_accuracy", "val_loss", "train_loss"]
@@ -430,7 +452,7 @@ class Trainer(CallbackHost):
         """
         from ._lr_find import lr_find
 
-        loader = as_loader(train_data, self.batch_size, True, self.seed, self.transform, self.num_workers)
+        loader = self._train_loader(train_data, True)
         return lr_find(self, loader, min_lr, max_lr, num_steps, stop_factor)
 
     # ------------------------------------------------------------ evaluate, predict

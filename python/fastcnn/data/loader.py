@@ -50,6 +50,9 @@ class DataLoader:
             ImageDataset the samples are (image (C, H, W), label), transformed and normalised.
         sampler: a sampler (WeightedRandomSampler, BalancedSampler, ...) or a list of ints instead of every sample
             once; not together with shuffle. A sample that comes again in an epoch is augmented differently.
+        shard: (index, count): of an epoch's samples every count-th from index on, for the processes of a job (see
+            fastcnn.distributed; with the same seed in each). The order is filled up from its beginning, so that every
+            shard has as many.
         min_visibility: of detection, the share of a box's area that has to stay in the image; others go.
 
     Batches of a detection dataset are (images, list of target dicts), see collate_detection. Where images differ in
@@ -61,7 +64,7 @@ class DataLoader:
 
     def __init__(
         self, dataset, batch_size=1, shuffle=False, num_workers=0, drop_last=False, seed=0, prefetch=2,
-        *, transform=None, collate_fn=None, sampler=None, min_visibility=0.0,
+        *, transform=None, collate_fn=None, sampler=None, min_visibility=0.0, shard=None,
     ):  # fmt: skip
         self.batch_size = _count("batch_size", batch_size, 1)
         self.num_workers = _count("num_workers", num_workers, 0)
@@ -80,6 +83,7 @@ class DataLoader:
         if not 0 <= min_visibility <= 1:
             raise ValueError(f"DataLoader: expected min_visibility in [0, 1], got {min_visibility}")
         self.min_visibility = float(min_visibility)
+        self.shard = _check_shard(shard)
         self._raw = getattr(dataset, "has_raw", False)
         self._target = getattr(dataset, "target_type", "label")
         self._by_sample = self._raw and (
@@ -121,7 +125,7 @@ class DataLoader:
             epoch, position = epoch + 1, 0
         return {
             "epoch": epoch, "position": position, "seed": self.seed, "shuffle": self.shuffle,
-            "length": len(self.dataset), "sampler": self._tag(),
+            "length": len(self.dataset), "sampler": self._tag(), "shards": self.shard[1],
         }  # fmt: skip
 
     def load_state_dict(self, state):
@@ -141,6 +145,11 @@ class DataLoader:
         if state.get("sampler") != self._tag():
             raise ValueError(f"DataLoader: the state has sampler {state.get('sampler')}, this loader {self._tag()}")
         position = _count("position", state["position"], 0)
+        if position and state.get("shards", 1) != self.shard[1]:
+            raise ValueError(
+                f"DataLoader: the state is within an epoch of {state.get('shards', 1)} shards, this loader has "
+                f"{self.shard[1]}"
+            )
         if position > self._epoch_length():
             raise ValueError(f"DataLoader: expected position up to {self._epoch_length()}, got {position}")
         self.seed = _check_seed("DataLoader", state["seed"])
@@ -151,7 +160,7 @@ class DataLoader:
         return None if self.sampler is None else self.sampler.tag()
 
     def _epoch_length(self):
-        return len(self.dataset) if self.sampler is None else len(self.sampler)
+        return -(-len(self.dataset if self.sampler is None else self.sampler) // self.shard[1])
 
     def _samples(self):
         """Samples an epoch yields."""
@@ -159,7 +168,19 @@ class DataLoader:
         return n // self.batch_size * self.batch_size if self.drop_last else n
 
     def order(self, epoch):
-        """The sample numbers of an epoch in order, int64; (len(dataset),) without a sampler."""
+        """The sample numbers of an epoch in order, int64; (len(dataset),) without a sampler and shards."""
+        return self._share(self._whole_order(epoch))
+
+    def _share(self, order):
+        index, count = self.shard
+        return order if count == 1 else np.resize(order, count * self._epoch_length())[index::count]
+
+    def _stream_numbers(self, epoch):
+        """order(), with another number for each time that a sample comes: those of the random streams."""
+        order = self._whole_order(epoch)
+        return self._share(order if self.sampler is None else occurrences(order, len(self.dataset)))
+
+    def _whole_order(self, epoch):
         n = len(self.dataset)
         if self.sampler is None:
             return permutation(n, self.seed, epoch) if self.shuffle else np.arange(n)
@@ -186,7 +207,8 @@ class DataLoader:
         return (
             f"DataLoader({self.dataset!r}, batch_size={self.batch_size}, shuffle={self.shuffle}, "
             f"num_workers={self.num_workers}, drop_last={self.drop_last}, seed={self.seed}"
-            + (f", sampler={self._tag()})" if self.sampler is not None else ")")
+            + (f", sampler={self._tag()}" if self.sampler is not None else "")
+            + (f", shard={self.shard})" if self.shard[1] > 1 else ")")
         )
 
     # ---------------------------------------------------------------- one batch
@@ -308,6 +330,14 @@ def _count(what, value, low):
     return value
 
 
+def _check_shard(shard):
+    index, count = (0, 1) if shard is None else shard
+    index, count = _count("the index of shard", index, 0), _count("the count of shard", count, 1)
+    if index >= count:
+        raise ValueError(f"DataLoader: expected a shard (index, count) with index < count, got {(index, count)}")
+    return index, count
+
+
 # ---------------------------------------------------------------- iteration
 
 
@@ -316,10 +346,7 @@ class _Iterator:
 
     def __init__(self, loader, epoch, start):
         self._loader, self._epoch, self._run = loader, epoch, loader._run
-        order = loader.order(epoch)
-        if loader.sampler is not None:
-            order = occurrences(order, len(loader.dataset))
-        order = order[start : loader._samples()]
+        order = loader._stream_numbers(epoch)[start : loader._samples()]
         size = loader.batch_size
         self._batches = [order[k : k + size] for k in range(0, len(order), size)]
         if loader.drop_last and self._batches and len(self._batches[-1]) < size:

@@ -168,8 +168,10 @@ class GANTrainer(CallbackHost):
         """
         if max_epochs < 1:
             raise ValueError(f"GANTrainer.fit: expected max_epochs >= 1, got {max_epochs}")
+        if _core.world_size() > 1:
+            raise ValueError(f"GANTrainer.fit: expected one process, got a job of {_core.world_size()}")
         loader = self._loader(data)
-        start = find_resume(self, resume)
+        start = find_resume(self, resume, self.log_dir)
         if start is not None and "gan" not in start[1].state:
             raise ValueError(f"{start[0]}: holds no state of a GANTrainer, training cannot be resumed from it")
         if self.log_dir is not None:

