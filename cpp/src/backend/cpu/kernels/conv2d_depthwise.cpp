@@ -12,6 +12,12 @@ namespace {
 
 #define FASTCNN_OUTLINE __attribute__((noinline)) static
 
+#ifdef FASTCNN_SMALLEST
+constexpr bool kFewCopies = true;
+#else
+constexpr bool kFewCopies = false;
+#endif
+
 // Columns [L, count - R) of a tile are inside the image, the others are zero. kAny: at the border of the
 // channels, or however many columns are outside.
 constexpr int kAny = -1;
@@ -109,7 +115,7 @@ FASTCNN_OP void by_border(const DepthwiseRow& r, int64_t ow, F&& f) {
   constexpr int kHalf = K / 2;
   const int64_t left = r.pL - ow * S, right = (ow + T - 1) * S - r.pL + K - r.W;
   // Others than these are rare, and each border is another copy of the tile.
-  if (T < 4 || K > 5 || (K == 4 && S == 2))
+  if (kFewCopies || T < 4 || K == 2 || K > 5 || (K == 4 && S == 2))
     return left <= 0 && right <= 0 && T >= 4 ? f.template at<0, 0>() : f.template at<kAny, kAny>();
   if (left <= 0) {
     if (right <= 0) return f.template at<0, 0>();
@@ -202,12 +208,16 @@ using PairFn = void (*)(const DepthwisePair&);
 PairFn pick_pair(const GemmTask& t) {
   if constexpr (kPairsOfRows)
     if (t.kH == t.kW && t.sH * t.sW == 1 && t.C >= kLanes && t.dW * t.x_w % kSharedSets != 0)
-      return t.kW == 3 ? pair_of_rows<3> : t.kW == 5 ? pair_of_rows<5> : t.kW == 7 ? pair_of_rows<7> : nullptr;
+      return t.kW == 3   ? pair_of_rows<3>
+             : t.kW == 4 ? pair_of_rows<4>
+             : t.kW == 5 ? pair_of_rows<5>
+             : t.kW == 7 ? pair_of_rows<7>
+                         : nullptr;
   return nullptr;
 }
 
 RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
-  if (dW != 1 && kW > 1) return any_row;
+  if ((dW != 1 && kW > 1) || (kFewCopies && kW != 3)) return any_row;
   if (sW == 1) switch (kW) {
       case 1: return row<1, 1>;
       case 2: return row<2, 1>;
@@ -217,6 +227,7 @@ RowFn pick_row(int64_t kW, int64_t sW, int64_t dW) {
       case 7: return row<7, 1>;
     }
   if (sW == 2) switch (kW) {
+      case 2: return row<2, 2>;
       case 3: return row<3, 2>;
       case 4: return row<4, 2>;
       case 5: return row<5, 2>;
@@ -331,13 +342,15 @@ void grad_row(const DepthwiseRow& r) {
 }
 
 RowFn pick_grad_row(int64_t kW, int64_t sW, int64_t dW) {
-  if (dW != 1) return any_grad_row;
+  if (dW != 1 || (kFewCopies && kW != 3)) return any_grad_row;
   if (sW == 1) switch (kW) {
+      case 2: return grad_row<2, 1>;
       case 3: return grad_row<3, 1>;
       case 5: return grad_row<5, 1>;
       case 7: return grad_row<7, 1>;
     }
   if (sW == 2) switch (kW) {
+      case 2: return grad_row<2, 2>;
       case 3: return grad_row<3, 2>;
       case 5: return grad_row<5, 2>;
     }
