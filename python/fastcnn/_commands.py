@@ -100,6 +100,8 @@ def _run_folder(args):
 class OptionsFile:
     """A callback that writes the options of a run as training begins: what its checkpoint refuses never gets there."""
 
+    writes_files = True
+
     def __init__(self, path, values):
         self.path, self.values = path, values
 

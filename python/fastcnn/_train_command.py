@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import _core
+from . import _core, distributed
 from ._commands import (
     OptionsFile,
     _describe,
@@ -249,7 +249,8 @@ def _make_trainer(args, model, about, data, run):
         callbacks=_callbacks(args, model, run), layer_decay=args.layer_decay, compile=not args.no_compile,
         seed=args.seed, log_dir=run, precision=args.precision, weight_decay=args.weight_decay, momentum=args.momentum,
         scheduler=None if args.scheduler == "none" else args.scheduler, label_smoothing=args.label_smoothing,
-        batch_size=args.batch_size, transform=augmentation(args.augment, data.image_size), num_workers=args.workers,
+        batch_size=args.batch_size // distributed.world_size(), num_workers=args.workers,
+        transform=augmentation(args.augment, data.image_size),
         checkpoint_every_seconds=args.checkpoint_every, progress=not (args.quiet or args.json),
         warmup_steps=args.warmup_steps, fast_dev_run=args.fast_dev_run, overfit_batches=args.overfit_batches or 0,
         metadata={"model": args.model, "data": args.data, "options": model_options(model), "loss": args.loss,
@@ -260,6 +261,8 @@ def _make_trainer(args, model, about, data, run):
 def _find_rate(args, trainer, data):
     """fastcnn train --lr-find."""
     found = trainer.lr_find(data)
+    if distributed.rank() > 0:
+        return 0
     rate = found.suggestion()
     found.plot(args.lr_find)
     if args.json:
@@ -295,6 +298,13 @@ def train(args):
     _usage(get_optimizer, args.optimizer)
     if args.warmup_steps and args.scheduler in ("onecycle", "plateau"):
         raise UsageError(f"--warmup-steps goes with --scheduler cosine, step or none, got {args.scheduler}")
+    if distributed.launched():
+        distributed.init()
+    processes = distributed.world_size()
+    if args.batch_size % processes:
+        raise UsageError(f"--batch-size: expected a multiple of the {processes} processes, got {args.batch_size}")
+    if distributed.rank() > 0:
+        args.quiet = True
     _start(args)
     data = _load_data(args, "train")
     test = _load_data(args, _test_split(args.data), data.classes)
@@ -305,7 +315,7 @@ def train(args):
     _core.ops.manual_seed(args.seed)
     about = _describe(data)
     model = _model(args, about, weights, options)
-    if not trying:
+    if not trying and distributed.rank() == 0:
         run = run or _run_folder(args)
     trainer = _make_trainer(args, model, about, data, run)
     if args.lr_find is not None:
@@ -314,7 +324,9 @@ def train(args):
         count = sum(p.numel() for p in model.parameters())
         print(
             f"{args.model} ({count:,} parameters) on {args.data}: {len(data):,} training and {len(test):,} test "
-            f"images, {_core.isa()}, {_core.get_num_threads()} threads; {f'run in {run}' if run else 'no files'}",
+            f"images, {_core.isa()}, {_core.get_num_threads()} threads"
+            + (f" in each of {processes} processes" if processes > 1 else "")
+            + f"; {f'run in {run}' if run else 'no files'}",
             file=sys.stderr,
         )
     began = time.perf_counter()
@@ -323,6 +335,8 @@ def train(args):
         if run is not None:
             print(f"go on with: fastcnn train --resume {run}", file=sys.stderr)
         return 130
+    if distributed.rank() > 0:
+        return 0
     if trying:
         _tried(args, history, time.perf_counter() - began)
         return 0

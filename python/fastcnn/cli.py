@@ -368,6 +368,8 @@ def _fail(args, error, code):
     elif not isinstance(error, (ValueError, OSError, TypeError, IndexError, RuntimeError)):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     print(f"fastcnn: error: {text}", file=sys.stderr)
+    if "fastcnn.distributed" in sys.modules:  # others of a job would wait for this process
+        sys.modules["fastcnn.distributed"].abort(code)
     return code
 
 

@@ -10,7 +10,7 @@ On the CPU only; nothing here splits a model, starts processes or moves data set
 from __future__ import annotations
 
 import atexit
-import contextlib
+import os
 import sys
 
 import numpy as np
@@ -26,7 +26,8 @@ def init(comm=None):
     """Makes this process one of a job. Call it first in the program, before models are compiled.
 
     comm: an mpi4py communicator; default MPI.COMM_WORLD, which is this process alone where nothing has launched others.
-    From then on an error that nobody catches ends all processes: the others would wait for this one for ever.
+    From then on an error that nobody catches ends all processes: the others would wait for this one for ever. The
+    processes of a machine share its cores out, where neither OMP_NUM_THREADS nor the launcher has.
     Raises: ImportError without mpi4py; RuntimeError where there is a communicator already.
     """
     global _comm
@@ -43,7 +44,31 @@ def init(comm=None):
     _comm = comm
     atexit.register(shutdown)
     if comm.size > 1:
+        _share_cores(comm.Split_type(MPI.COMM_TYPE_SHARED))
         _end_all_on_error(comm)
+
+
+def _share_cores(machine):
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    apart = len(set(machine.allgather(tuple(cores)))) > 1
+    if "OMP_NUM_THREADS" not in os.environ and not apart:
+        _core.set_num_threads(max(1, _core.get_num_threads() // machine.size))
+    machine.Free()
+
+
+def launched():
+    """Whether an MPI launcher (mpiexec, srun) has started this process as one of several."""
+    sizes = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"]
+    sizes += ["SLURM_NTASKS"] if "PMIX_RANK" in os.environ else []
+    return any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in sizes)
+
+
+def abort(code=1):
+    """Ends all processes of the job at once; nothing where there are no others."""
+    if _comm is not None and world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _comm.Abort(code)
 
 
 def _end_all_on_error(comm):
@@ -51,10 +76,8 @@ def _end_all_on_error(comm):
 
     def hook(kind, value, trace):
         before(kind, value, trace)
-        with contextlib.suppress(Exception):
-            sys.stderr.flush()
         if _comm is comm:
-            comm.Abort(1)
+            abort()
 
     sys.excepthook = hook
 

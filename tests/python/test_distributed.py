@@ -1,5 +1,7 @@
 """Training in several processes: programs under mpiexec against one process, and the core's op with a made-up job."""
 
+import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -22,13 +24,11 @@ def mpiexec():
     return str(path)
 
 
-def run(tmp_path, program, processes=2, timeout=240, status=0):
-    """Runs a program in several processes. It begins with init(); `out` is a folder for all."""
+def run(tmp_path, program, processes=2, timeout=240, status=0, environment=None):
+    """What a program in several processes prints. It begins with init(); `out` is a folder for all."""
     script = tmp_path / "program.py"
     begin = f"""
-        import os
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        import pathlib, sys
+        import os, pathlib, sys
         import numpy as np
         import fastcnn as fc
         from fastcnn import distributed, nn, ops
@@ -36,9 +36,11 @@ def run(tmp_path, program, processes=2, timeout=240, status=0):
         out, rank, size = pathlib.Path({str(tmp_path)!r}), distributed.rank(), distributed.world_size()
     """
     script.write_text(textwrap.dedent(begin) + textwrap.dedent(program))
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     done = subprocess.run(
-        [mpiexec(), "-n", str(processes), sys.executable, str(script)], capture_output=True, text=True, timeout=timeout
-    )
+        [mpiexec(), "-n", str(processes), sys.executable, str(script)], capture_output=True, text=True, timeout=timeout,
+        env={k: v for k, v in variables.items() if v is not None},
+    )  # fmt: skip
     assert (done.returncode == 0) == (status == 0), done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -317,6 +319,37 @@ def test_each_process_draws_dropout_of_its_own_and_weights_are_those_of_the_firs
 def test_an_error_in_one_process_ends_the_job(tmp_path):
     text = run(tmp_path, 'if rank == 1: raise ValueError("only here")\nops.all_reduce(fc.ones((3,)))', status=1)
     assert "only here" in text
+
+
+def test_command_line_in_two_processes(tmp_path):
+    words = [mpiexec(), "-n", "2", sys.executable, "-m", "fastcnn", "train", "--limit", "200", "--epochs", "1"]
+    words += ["--name", "job", "--out", str(tmp_path)]
+
+    def run_words(*more):
+        return subprocess.run([*words, *more], capture_output=True, text=True, timeout=240)
+
+    done = run_words("--no-report", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # of one process
+    assert result["epochs"] == 1
+    assert {"config.json", "last.safetensors", "metrics.csv"} <= {p.name for p in (tmp_path / "job").iterdir()}
+    assert json.loads((tmp_path / "job" / "config.json").read_text())["batch_size"] == 64
+    done = run_words("--batch-size", "33")
+    assert done.returncode
+    assert "expected a multiple of the 2 processes, got 33" in done.stderr
+    done = run_words()  # the folder is there: the first process alone finds out
+    assert done.returncode
+    assert "exists already" in done.stderr
+
+
+def test_processes_of_a_machine_share_its_cores(tmp_path):
+    program = """
+    assert distributed.launched()
+    print("threads", fc.get_num_threads())
+    """
+    text = run(tmp_path, program, environment={"OMP_NUM_THREADS": None})
+    cores = len(os.sched_getaffinity(0))
+    assert text.count(f"threads {max(1, min(cores, fc.get_num_threads()) // 2)}") == 2
 
 
 def test_processes_that_would_wait_for_ever_are_told_why(tmp_path):
