@@ -582,6 +582,7 @@ PYBIND11_MODULE(_core, m) {
   bind_ops_basic(ops);
   bind_ops_nn(ops);
   bind_ops_loss(ops);
+  bind_ops_composed(ops);
   bind_ops_detect(ops);
   bind_ops_sample(ops);
   bind_optim(m);

@@ -162,6 +162,25 @@ FASTCNN_API Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tens
 FASTCNN_API Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {});  // x (…,I), w (O,I)
 FASTCNN_API Tensor matmul(const Tensor& a, const Tensor& b);  // 1-D, 2-D and batched with broadcasting, as NumPy
 
+// ---- made of other ops (composed.cpp), as PyTorch's of these names
+// --------------------------------------------------------------
+FASTCNN_API Tensor logsumexp(const Tensor& x, const std::vector<int>& dims, bool keepdim = false);
+FASTCNN_API Tensor normalize(const Tensor& x, double p = 2, int dim = 1, double eps = 1e-12);
+// Elements move by shifts along dims, those beyond an end to the other one; no dims: of the flat tensor.
+FASTCNN_API Tensor roll(const Tensor& x, const std::vector<int64_t>& shifts, const std::vector<int>& dims = {});
+FASTCNN_API Tensor channel_shuffle(const Tensor& x, int64_t groups);  // x (N,C,…)
+// theta (N,2,3), size (N,C,H,W) -> points (N,H,W,2) for grid_sample.
+FASTCNN_API Tensor affine_grid(const Tensor& theta, const Dims& size, bool align_corners = false);
+// eps: default that of the statistics' dtype.
+FASTCNN_API Tensor rms_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& weight = {},
+                            std::optional<double> eps = {});
+// query (…,L,E), key (…,S,E), value (…,S,V) -> (…,L,V). mask: bool, true where key takes part, or added to the
+// scores.
+FASTCNN_API Tensor scaled_dot_product_attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                const Tensor& mask = {}, double dropout_p = 0,
+                                                bool is_causal = false, std::optional<double> scale = {});
+FASTCNN_API Tensor bmm(const Tensor& a, const Tensor& b);  // (B,M,K) and (B,K,N)
+
 // ---- int8, for inference (quantized.cpp): uint8 tensors stand for (q - zero) * scale; no gradients ----
 FASTCNN_API Tensor quantize(const Tensor& x, double scale, int64_t zero);
 FASTCNN_API Tensor dequantize(const Tensor& x, double scale, int64_t zero);

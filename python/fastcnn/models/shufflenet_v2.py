@@ -10,12 +10,6 @@ from .registry import register_table
 BLOCKS = (4, 8, 4)  # of stage2, stage3, stage4
 
 
-def channel_shuffle(x, groups):
-    """(N, C, H, W) -> the same shape: channel j of group i moves to place j * groups + i."""
-    n, c, h, w = x.shape
-    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
 def _depthwise(channels, stride):
     return [nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False), nn.BatchNorm2d(channels)]
 
@@ -41,7 +35,7 @@ class InvertedResidual(nn.Module):
             kept, x = ops.split(x, x.shape[1] // 2, 1)
         else:
             kept = self.branch1(x)
-        return channel_shuffle(ops.cat([kept, self.branch2(x)], 1), 2)
+        return ops.channel_shuffle(ops.cat([kept, self.branch2(x)], 1), 2)
 
 
 class ShuffleNetV2(ImageModel):

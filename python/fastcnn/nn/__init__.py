@@ -66,7 +66,16 @@ from .loss import (
 )
 from .module import LoadResult, Module
 from .multihead import MultiheadAttention
-from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LocalResponseNorm, SyncBatchNorm
+from .norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    GroupNorm,
+    InstanceNorm2d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+    SyncBatchNorm,
+)
 from .parameter import Parameter
 from .pooling import (
     AdaptiveAvgPool2d,
@@ -79,6 +88,7 @@ from .pooling import (
 )
 from .shape import (
     AlphaDropout,
+    ChannelShuffle,
     CircularPad2d,
     ConstantPad2d,
     Dropout,
@@ -94,6 +104,8 @@ from .shape import (
     Unflatten,
     Unfold,
     Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
     ZeroPad2d,
 )
 

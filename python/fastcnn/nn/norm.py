@@ -285,6 +285,28 @@ class LayerNorm(_Affine):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
+class RMSNorm(_Affine):
+    """Divides by the root of the mean of squares over the last dimensions, of shape normalized_shape.
+
+    Zhang and Sennrich 2019. eps: default that of the dtype of x.
+    """
+
+    def __init__(self, normalized_shape, eps=None, elementwise_affine=True, device=None, dtype=None):
+        super().__init__()
+        one = isinstance(normalized_shape, Integral)
+        shape = (int(normalized_shape),) if one else tuple(map(int, normalized_shape))
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        self._set_affine(shape, elementwise_affine, False, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, x):
+        """fastcnn.ops.rms_norm with this layer's weight."""
+        return ops.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self):
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
 class LocalResponseNorm(OpLayer, op="local_response_norm"):
     """x / (k + alpha / size * sum of squares over `size` channels) ** beta (Krizhevsky et al. 2012)."""
 

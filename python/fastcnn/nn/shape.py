@@ -121,6 +121,12 @@ class PixelUnshuffle(OpLayer, op="pixel_unshuffle"):
     downscale_factor: int
 
 
+class ChannelShuffle(OpLayer, op="channel_shuffle"):
+    """Channels of (N, C, ...) dealt out: one of each group, then the next of each (Zhang et al. 2018)."""
+
+    groups: int
+
+
 class Upsample(Module):
     """Resizes x (N, C, H, W) to size (h, w) or by scale_factor.
 
@@ -149,6 +155,20 @@ class Upsample(Module):
     def extra_repr(self):
         size = f"size={self.size}" if self.size is not None else f"scale_factor={self.scale_factor}"
         return f"{size}, mode={self.mode!r}"
+
+
+class UpsamplingNearest2d(Upsample):
+    """Upsample with mode="nearest", as PyTorch's of this name."""
+
+    def __init__(self, size=None, scale_factor=None):
+        super().__init__(size, scale_factor, "nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """Upsample with mode="bilinear" and align_corners, as PyTorch's of this name."""
+
+    def __init__(self, size=None, scale_factor=None):
+        super().__init__(size, scale_factor, "bilinear", True)
 
 
 class _Pad(Module):
