@@ -52,6 +52,7 @@ MAY = {
         "backend/cpu/kernels/windows.h",
         "backend/cpu/pad_index.h",
         "backend/cpu/interp_axis.h",
+        "backend/cpu/grid_taps.h",
         "backend/cpu/roi_bins.h",
         "backend/cpu/sample_axis.h",
         "backend/cpu/step_numbers.h",

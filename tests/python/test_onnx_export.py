@@ -150,6 +150,7 @@ CASES = {
     "bilinear_corners": function(lambda x: ops.interpolate(x, size=(13, 20), mode="bilinear", align_corners=True)),
     "bicubic": function(lambda x: ops.interpolate(x, scale_factor=1.5, mode="bicubic", align_corners=False)),
     "bilinear_shrunk": function(lambda x: ops.interpolate(x, scale_factor=0.7, mode="bilinear"), 2, 3, 10, 8),
+    "grid_sample": function(lambda x: ops.grid_sample(x, ops.tanh(x[:, :4].reshape(-1, 6, 33, 2)) * 1.2)),
     "pixel_shuffle": function(lambda x: ops.pixel_shuffle(x, 2)),
     "pad": function(lambda x: ops.pad(ops.pad(x, (1, 2, 0, -1), "constant", 0.5), (1, 1, 2, 1), "replicate")),
     "views": function(_view_mix),
@@ -196,6 +197,22 @@ def test_opsets(tmp_path, opset):
     assert [o.version for o in model.opset_import] == [opset]
     onnx.checker.check_model(model, full_check=True)
     compare(net, tmp_path / "net.onnx", numbers(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("opset", [16, 20])
+def test_grid_sample_keeps_its_options(tmp_path, opset):
+    grid = fc.tensor(np.random.default_rng(0).uniform(-1.4, 1.4, (1, 5, 6, 2)).astype(np.float32))
+    for mode in ("bilinear", "nearest", "bicubic"):
+        for padding in ("zeros", "border", "reflection"):
+            for align in (False, True):
+
+                def net(x, options=(mode, padding, align)):
+                    return ops.grid_sample(x, grid.expand(x.shape[0], 5, 6, 2), *options)
+
+                fc.onnx.export(net, tmp_path / "net.onnx", numbers(2, 3, 7, 9), opset=opset)
+                compare(net, tmp_path / "net.onnx", numbers(3, 3, 7, 9))
+    with pytest.raises(ValueError, match="grid_sample, which needs opset 16, in opset 15"):
+        fc.onnx.export(net, tmp_path / "net.onnx", numbers(2, 3, 7, 9), opset=15)
 
 
 def test_what_is_read_again_is_the_same_net(tmp_path):

@@ -135,6 +135,10 @@ def resampling(t):
         out += with_gradients(lambda x: ops.interpolate(x, **options), x)
     for mode in ("constant", "reflect", "replicate", "circular"):
         out += with_gradients(lambda x: ops.pad(x, (3, 2, 1, 4), mode), x)
+    for shape in ((3, 20, 23, 19), (1, 3, 40, 33)):  # a thread for each image; rows of one image
+        grid = data("float32", shape[0], 50, 41, 2, seed=8)
+        for mode in ("bilinear", "bicubic"):
+            out += with_gradients(lambda x, g: ops.grid_sample(x, g, mode, "border"), data(t, *shape), grid)
     return out + with_gradients(lambda x: ops.pixel_shuffle(x, 2), x)
 
 

@@ -385,6 +385,17 @@ struct AffineSampleParams {
 // of the image so far; limited to [0, top]; then the hue turns by `hue` of a circle (C = 3).
 FASTCNN_INLINE int64_t sample_stage_floats(int64_t C) { return C * (2 * C + 1) + 1; }
 
+// grid_sample of x (N,C,H,W) at points (N, oH*oW, 2) of x and y, where -1 and 1 are the ends of an image: the
+// outer edges of its pixels, with align_corners the centres of the outermost ones.
+enum class GridPadding : int32_t { zeros, border, reflection };  // what lies outside x
+struct GridSampleParams {
+  int64_t N = 0, C = 0, H = 0, W = 0, oH = 0, oW = 0;
+  int64_t align_corners = 0;
+  Interp mode = Interp::bilinear;  // nearest, bilinear, bicubic (a = -0.75)
+  GridPadding padding = GridPadding::zeros;
+  int64_t has_dx = 0, has_dgrid = 0;  // backward: which gradients are made
+};
+
 // box_iou: all pairs of boxes a (N,4) and b (M,4), x1 y1 x2 y2.
 struct BoxIouParams {
   int64_t N = 0, M = 0;

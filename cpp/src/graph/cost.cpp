@@ -90,6 +90,13 @@ int64_t flops_of(const Call& c) {
     case OpKind::interpolate: return 8 * out;
     case OpKind::interpolate_bwd: return 8 * in;
     case OpKind::affine_sample: return 8 * out + 7 * out * c.as<AffineSampleParams>().stages;
+    case OpKind::grid_sample:
+    case OpKind::grid_sample_bwd: {  // a product and a sum of each pixel that a point takes, two for the grid
+      const auto& p = c.as<GridSampleParams>();
+      const int64_t taps = p.mode == Interp::nearest ? 1 : p.mode == Interp::bilinear ? 4 : 16;
+      const int64_t sums = c.kind == OpKind::grid_sample ? 1 : p.has_dx + 2 * p.has_dgrid;
+      return 2 * sums * taps * p.N * p.C * p.oH * p.oW;
+    }
     case OpKind::capsule_routing:
     case OpKind::capsule_routing_bwd: {
       // Votes and each round read u or votes once; the gradient makes them again, and those of both operands.

@@ -110,6 +110,10 @@
   X(interpolate_bwd, InterpolateParams)                                                                        \
   /* x, matrix(N,3,3), fill(C) [, displacement(N,2,oH,oW)] [, color(N,stages,floats)] [, norm(2,C)] -> y */    \
   X(affine_sample, AffineSampleParams)                                                                         \
+  /* x, points(N, oH*oW, 2) -> y */                                                                            \
+  X(grid_sample, GridSampleParams)                                                                             \
+  /* dy [, x for dpoints], points -> [dx] [, dpoints] */                                                       \
+  X(grid_sample_bwd, GridSampleParams)                                                                         \
   /* a(N,4), b(M,4) -> iou(N,M) */                                                                             \
   X(box_iou, BoxIouParams)                                                                                     \
   /* boxes(N,4), scores(N) [, groups(int64 N)] -> kept(int64 (limit), -1 behind the last), count(int64 ()) */  \

@@ -1,17 +1,19 @@
-// What it is: grid_sample: images at free points, with gradients to images and points to any order, as gathers of
-// whole pixels and weighted sums. What it is not: one fused kernel; augmentation, which needs no gradients, has
-// affine_sample (sample.cpp).
+// What it is: grid_sample: images at free points, with gradients to images and points to any order. The op and its
+// gradients are fused; what is differentiated once more is a formula: gathers of whole pixels and weighted sums.
+// What it is not: augmentation, which needs no gradients (affine_sample in sample.cpp).
 #include <utility>
 #include <vector>
 
-#include "fastcnn/ops.h"
+#include "ops/decompose.h"
+#include "ops/loss.h"
 #include "ops/operands.h"
 
 namespace fastcnn {
 namespace {
 
 constexpr const char* kOp = "grid_sample";
-enum class Outside { zeros, border, reflection };
+
+// ---- the formula
 
 // One neighbour along one axis of all points: its place inside the image, and its weight (0 where it is outside).
 struct Tap {
@@ -22,12 +24,11 @@ Tensor number(double v, const Tensor& like) { return full({}, v, like.dtype(), l
 
 // Folded back at both ends, as often as needed: low and high are where the mirrors stand.
 Tensor reflected(const Tensor& x, double low, double high) {
-  const double span = high - low;
-  if (span <= 0) return affine(x, 0, low);
-  Tensor v = abs(affine(x, 1, -low)), times = floor(affine(v.detach(), 1 / span, 0));
-  Tensor extra = sub(v, affine(times, span, 0));
-  Tensor even = eq(affine(floor(affine(times, 0.5, 0)), 2, 0), times);
-  return where(even, affine(extra, 1, low), affine(extra, -1, high));
+  const double twice = 2 * (high - low);
+  if (twice <= 0) return affine(x, 0, low);
+  Tensor v = abs(affine(x, 1, -low));
+  Tensor from = sub(v, affine(floor(div(v.detach(), number(twice, x))), twice, 0));
+  return affine(minimum(from, affine(from, -1, twice)), 1, low);
 }
 
 // No gradient beyond the ends, nor at them, as in PyTorch.
@@ -37,11 +38,11 @@ Tensor inside(const Tensor& x, int64_t size) {
   return where(between, x, clamp(x.detach(), 0, last));
 }
 
-Tensor moved_inside(const Tensor& x, int64_t size, Outside outside, bool align_corners) {
-  if (outside == Outside::zeros) return x;
-  if (outside == Outside::border) return inside(x, size);
+Tensor moved_inside(const GridSampleParams& p, const Tensor& x, int64_t size) {
+  if (p.padding == GridPadding::zeros) return x;
+  if (p.padding == GridPadding::border) return inside(x, size);
   const double n = static_cast<double>(size);
-  return inside(align_corners ? reflected(x, 0, n - 1) : reflected(x, -0.5, n - 0.5), size);
+  return inside(p.align_corners ? reflected(x, 0, n - 1) : reflected(x, -0.5, n - 0.5), size);
 }
 
 // `at`: whole numbers. NaN is outside.
@@ -62,18 +63,18 @@ std::vector<Tensor> cubic(const Tensor& t) {
   return {far(affine(t, 1, 1)), near(t), near(affine(t, -1, 1)), far(affine(t, -1, 2))};
 }
 
-// g: (N, oH, oW) in [-1, 1] over the image.
-std::vector<Tap> taps(const Tensor& g, int64_t size, const std::string& mode, Outside outside,
-                      bool align_corners) {
+// u: (N, points), -1 and 1 at the ends of the image.
+std::vector<Tap> taps(const GridSampleParams& p, const Tensor& u, int64_t size) {
   const double n = static_cast<double>(size);
-  Tensor x = align_corners ? affine(g, (n - 1) / 2, (n - 1) / 2) : affine(g, n / 2, (n - 1) / 2);
-  const DType dtype = g.dtype();
-  if (mode == "nearest") {
-    Tensor at = round(moved_inside(x, size, outside, align_corners).detach());
-    return {tap(at, full(g.shape(), 1, dtype, g.device()), size, dtype)};
+  Tensor x = affine(u, 1, 1);
+  x = p.align_corners ? affine(x, (n - 1) / 2, 0) : affine(x, n / 2, -0.5);
+  const DType dtype = u.dtype();
+  if (p.mode == Interp::nearest) {
+    Tensor at = round(moved_inside(p, x, size).detach());
+    return {tap(at, full(u.shape(), 1, dtype, u.device()), size, dtype)};
   }
-  if (mode == "bilinear") {
-    x = moved_inside(x, size, outside, align_corners);
+  if (p.mode == Interp::bilinear) {
+    x = moved_inside(p, x, size);
     Tensor at = floor(x.detach()), t = sub(x, at);
     return {tap(at, affine(t, -1, 1), size, dtype), tap(affine(at, 1, 1), t, size, dtype)};
   }
@@ -81,18 +82,78 @@ std::vector<Tap> taps(const Tensor& g, int64_t size, const std::string& mode, Ou
   std::vector<Tensor> weights = cubic(sub(x, at));
   std::vector<Tap> found;
   for (int k = 0; k < 4; ++k) {
-    Tensor place = moved_inside(affine(at, 1, k - 1), size, outside, align_corners);
-    found.push_back(
-        tap(outside == Outside::reflection ? round(place) : place, weights[static_cast<size_t>(k)], size, dtype));
+    Tensor place = moved_inside(p, affine(at, 1, k - 1), size);
+    if (p.padding == GridPadding::reflection) place = round(place);
+    found.push_back(tap(place, weights[static_cast<size_t>(k)], size, dtype));
   }
   return found;
 }
 
-Outside outside_of(const std::string& mode) {
-  if (mode == "zeros") return Outside::zeros;
-  if (mode == "border") return Outside::border;
-  if (mode == "reflection") return Outside::reflection;
+Tensor sample_formula(const GridSampleParams& p, const Tensor& x, const Tensor& points) {
+  const std::vector<Tap> across = taps(p, select(points, 2, 0), p.W), down = taps(p, select(points, 2, 1), p.H);
+  const int64_t total = p.N * p.oH * p.oW;
+  Tensor pixels = reshape(permute(x, {0, 2, 3, 1}), {p.N * p.H * p.W, p.C});
+  Tensor first = reshape(
+      affine(arange(0, static_cast<double>(p.N), 1, DType::int64, x.device()), static_cast<double>(p.H * p.W), 0),
+      {p.N, 1});
+  Tensor sum;
+  for (const Tap& v : down) {
+    Tensor row = add(first, affine(v.index, static_cast<double>(p.W), 0));
+    for (const Tap& h : across) {
+      Tensor at = reshape(add(row, h.index), {total}), weight = reshape(mul(v.weight, h.weight), {total, 1});
+      Tensor part = mul(index_select(pixels, 0, at), weight);
+      sum = sum.defined() ? add(sum, part) : part;
+    }
+  }
+  return permute(reshape(sum, {p.N, p.oH, p.oW, p.C}), {0, 3, 1, 2});
+}
+
+// ---- the ops: dy [, x for dpoints], points -> [dx] [, dpoints]
+
+std::vector<Tensor> vjp_grid_sample_bwd(TapeNode& n, const std::vector<Tensor>& g) {
+  const auto p = n.as<GridSampleParams>();
+  return vjp_by_formula(n, g, p.has_dgrid ? 3 : 2, [p](const std::vector<Tensor>& in) {
+    const Tensor& dy = in[0];
+    // dx is the same for every x.
+    Tensor x = tape_alias(p.has_dgrid ? in[1] : zeros({p.N, p.C, p.H, p.W}, dy.dtype(), dy.device()));
+    Tensor points = tape_alias(in.back());
+    std::vector<Tensor> wanted;
+    if (p.has_dx) wanted.push_back(x);
+    if (p.has_dgrid) wanted.push_back(points);
+    return grad({sample_formula(p, x, points)}, wanted, {dy}, true);
+  });
+}
+const Rule grid_sample_bwd_rules[2] = {{"grid_sample_bwd", vjp_grid_sample_bwd, 0b11},
+                                       {"grid_sample_bwd", vjp_grid_sample_bwd, 0b111}};
+
+std::vector<Tensor> vjp_grid_sample(TapeNode& n, const std::vector<Tensor>& g) {
+  auto p = n.as<GridSampleParams>();
+  p.has_dx = n.needs(0), p.has_dgrid = n.needs(1);
+  std::vector<Tensor> in{contiguous(g[0])};
+  std::vector<OutSpec> out;
+  if (p.has_dgrid) in.push_back(n.input(0));
+  in.push_back(n.input(1));
+  const DType t = g[0].dtype();
+  if (p.has_dx) out.push_back({{p.N, p.C, p.H, p.W}, t});
+  if (p.has_dgrid) out.push_back({{p.N, p.oH * p.oW, 2}, t});
+  std::vector<Tensor> made = emit(grid_sample_bwd_rules[p.has_dgrid], OpKind::grid_sample_bwd, p, in, out);
+  return {p.has_dx ? made.front() : Tensor{}, p.has_dgrid ? made.back() : Tensor{}};
+}
+// x is kept for the gradient of points alone.
+const Rule grid_sample_rules[2] = {{"grid_sample", vjp_grid_sample, 0b10}, {"grid_sample", vjp_grid_sample, 0b11}};
+
+GridPadding padding_of(const std::string& mode) {
+  if (mode == "zeros") return GridPadding::zeros;
+  if (mode == "border") return GridPadding::border;
+  if (mode == "reflection") return GridPadding::reflection;
   throw ValueError(concat(kOp, ": expected padding_mode zeros, border or reflection, got '", mode, "'"));
+}
+
+Interp mode_of(const std::string& mode) {
+  if (mode == "bilinear") return Interp::bilinear;
+  if (mode == "nearest") return Interp::nearest;
+  if (mode == "bicubic") return Interp::bicubic;
+  throw ValueError(concat(kOp, ": expected mode bilinear, nearest or bicubic, got '", mode, "'"));
 }
 
 }  // namespace
@@ -102,33 +163,21 @@ Tensor grid_sample(const Tensor& x, const Tensor& grid, const std::string& mode,
   check_floating(kOp, "x", x);
   check_floating(kOp, "grid", grid);
   check(x.ndim() == 4, kOp, ": expected x of shape (N, C, H, W), got ", x.shape());
-  const int64_t N = x.shape()[0], C = x.shape()[1], H = x.shape()[2], W = x.shape()[3];
-  check(grid.ndim() == 4 && grid.shape()[0] == N && grid.shape()[3] == 2, kOp, ": expected grid of shape (", N,
+  GridSampleParams p;
+  p.N = x.shape()[0], p.C = x.shape()[1], p.H = x.shape()[2], p.W = x.shape()[3];
+  check(grid.ndim() == 4 && grid.shape()[0] == p.N && grid.shape()[3] == 2, kOp, ": expected grid of shape (", p.N,
         ", h, w, 2) for x of shape ", x.shape(), ", got ", grid.shape());
-  check(mode == "bilinear" || mode == "nearest" || mode == "bicubic", kOp,
-        ": expected mode bilinear, nearest or bicubic, got '", mode, "'");
-  check(H > 0 && W > 0, kOp, ": expected images of at least 1x1, got x of shape ", x.shape());
-  const Outside outside = outside_of(padding_mode);
+  check(p.H > 0 && p.W > 0, kOp, ": expected images of at least 1x1, got x of shape ", x.shape());
+  p.oH = grid.shape()[1], p.oW = grid.shape()[2], p.align_corners = align_corners;
+  p.mode = mode_of(mode), p.padding = padding_of(padding_mode);
   // Places need more digits than 16 bits have.
-  const DType dtype = x.dtype() == DType::float64 ? DType::float64 : DType::float32;
-  Tensor g = cast(grid, dtype);
-  const int64_t oH = g.shape()[1], oW = g.shape()[2], points = N * oH * oW;
-  const std::vector<Tap> across = taps(select(g, 3, 0), W, mode, outside, align_corners);
-  const std::vector<Tap> down = taps(select(g, 3, 1), H, mode, outside, align_corners);
-  Tensor pixels = reshape(permute(cast(x, dtype), {0, 2, 3, 1}), {N * H * W, C});
-  Tensor first = reshape(
-      affine(arange(0, static_cast<double>(N), 1, DType::int64, x.device()), static_cast<double>(H * W), 0),
-      {N, 1, 1});
-  Tensor sum;
-  for (const Tap& v : down) {
-    Tensor row = add(first, affine(v.index, static_cast<double>(W), 0));
-    for (const Tap& h : across) {
-      Tensor at = reshape(add(row, h.index), {points}), weight = reshape(mul(v.weight, h.weight), {points, 1});
-      Tensor part = mul(index_select(pixels, 0, at), weight);
-      sum = sum.defined() ? add(sum, part) : part;
-    }
-  }
-  return cast(permute(reshape(sum, {N, oH, oW, C}), {0, 3, 1, 2}), x.dtype());
+  Tensor v = contiguous(wide(kOp, x));
+  // Pairs side by side: four dims would lie with the second one innermost.
+  Tensor points = contiguous(reshape(cast(grid, v.dtype()), {p.N, p.oH * p.oW, 2}));
+  if (p.mode == Interp::nearest) points = points.detach();
+  return cast(emit1(grid_sample_rules[points.requires_grad()], OpKind::grid_sample, p, {v, points},
+                    {{p.N, p.C, p.oH, p.oW}, v.dtype()}),
+              x.dtype());
 }
 
 }  // namespace fastcnn

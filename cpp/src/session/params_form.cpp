@@ -57,6 +57,10 @@ Names names_of(PadMode) {
   static const char* const n[] = {"constant", "reflect", "replicate", "circular"};
   return n;
 }
+Names names_of(GridPadding) {
+  static const char* const n[] = {"zeros", "border", "reflection"};
+  return n;
+}
 Names names_of(Interp) {
   static const char* const n[] = {"nearest", "bilinear", "bicubic", "nearest_exact"};
   return n;
@@ -190,6 +194,12 @@ void fields(AffineSampleParams& p, V& v) {
   v("N", p.N), v("C", p.C), v("H", p.H), v("W", p.W), v("oH", p.oH), v("oW", p.oW), v("stages", p.stages);
   v("mode", p.mode), v("fill", p.fill), v("antialias", p.antialias), v("has_displacement", p.has_displacement);
   v("has_norm", p.has_norm);
+}
+template <class V>
+void fields(GridSampleParams& p, V& v) {
+  v("N", p.N), v("C", p.C), v("H", p.H), v("W", p.W), v("oH", p.oH), v("oW", p.oW);
+  v("align_corners", p.align_corners), v("mode", p.mode), v("padding", p.padding);
+  v("has_dx", p.has_dx), v("has_dgrid", p.has_dgrid);
 }
 template <class V>
 void fields(BoxIouParams& p, V& v) {

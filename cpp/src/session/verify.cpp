@@ -343,6 +343,25 @@ void verify_sample(const AffineSampleParams& p, Operands& c) {
   c.out({p.N, p.C, p.oH, p.oW}, p.has_norm ? f : t);
 }
 
+void verify_grid_sample(OpKind kind, const GridSampleParams& p, Operands& c) {
+  const DType t = c.wide();
+  for (const int64_t v : {p.H, p.W}) c.option("image sizes", v, 1);
+  for (const int64_t v : {p.N, p.C, p.oH, p.oW}) c.option("sizes", v, 0);
+  c.flag("align_corners", p.align_corners), c.flag("has_dx", p.has_dx), c.flag("has_dgrid", p.has_dgrid);
+  c.expect(p.mode != Interp::nearest_exact, "another mode");
+  const Dims x{p.N, p.C, p.H, p.W}, y{p.N, p.C, p.oH, p.oW}, points{p.N, p.oH * p.oW, 2};
+  if (kind == OpKind::grid_sample) {
+    c.in(x, t), c.in(points, t), c.out(y, t);
+    return;
+  }
+  c.expect(p.has_dx || p.has_dgrid, "a gradient that is made");
+  c.in(y, t);
+  if (p.has_dgrid) c.in(x, t);
+  c.in(points, t);
+  if (p.has_dx) c.out(x, t);
+  if (p.has_dgrid) c.out(points, t);
+}
+
 void verify_boxes(const BoxIouParams& p, Operands& c) {
   const DType t = c.wide();
   c.in({p.N, 4}, t), c.in({p.M, 4}, t), c.out({p.N, p.M}, t);
@@ -506,6 +525,8 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::interpolate:
     case OpKind::interpolate_bwd: verify_interpolate(kind, params.as<InterpolateParams>(), c); break;
     case OpKind::affine_sample: verify_sample(params.as<AffineSampleParams>(), c); break;
+    case OpKind::grid_sample:
+    case OpKind::grid_sample_bwd: verify_grid_sample(kind, params.as<GridSampleParams>(), c); break;
     case OpKind::box_iou: verify_boxes(params.as<BoxIouParams>(), c); break;
     case OpKind::nms: verify_nms(params.as<NmsParams>(), c); break;
     case OpKind::roi_align:

@@ -566,3 +566,17 @@ def interpolate(s):
         s.put("Resize", [s.x(0), "", w.constant(np.asarray([1, 1, *scales], np.float32))], **attributes)
     else:
         s.put("Resize", [s.x(0), "", "", w.shape(s.sizes)], **attributes)
+
+
+@emits("grid_sample")
+def grid_sample(s):
+    if s.w.opset < 16:
+        raise ValueError(f"grid_sample, which needs opset 16, in opset {s.w.opset}")
+    mode = s.p("mode", "bilinear")
+    if s.w.opset >= 20:
+        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    n, _, h, w = s.sizes
+    s.put(
+        "GridSample", [s.x(0), s.w.reshape(s.x(1), [n, h, w, 2])], mode=mode, padding_mode=s.p("padding", "zeros"),
+        align_corners=int(s.p("align_corners")),
+    )  # fmt: skip

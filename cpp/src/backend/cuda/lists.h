@@ -59,6 +59,8 @@ using List = std::span<const Implementation>;
   X(interpolate)            \
   X(interpolate_bwd)        \
   X(affine_sample)          \
+  X(grid_sample)            \
+  X(grid_sample_bwd)        \
   X(box_iou)                \
   X(nms)                    \
   X(roi_align)              \
