@@ -71,7 +71,8 @@ FASTCNN_OP void moments_block(const T* x, int64_t stride, int64_t vrows, int n, 
 template <class F>
 FASTCNN_OP void for_blocks(int64_t width, F f) {
   int64_t j = 0;
-  for (; j + kBlock * kLanes <= width; j += kBlock * kLanes) f.template operator()<kBlock>(j, kLanes);
+  if (!kFewCopies)
+    for (; j + kBlock * kLanes <= width; j += kBlock * kLanes) f.template operator()<kBlock>(j, kLanes);
   for (; j + 2 * kLanes <= width; j += 2 * kLanes) f.template operator()<2>(j, kLanes);
   for (; j < width; j += kLanes)
     f.template operator()<1>(j, static_cast<int>(width - j < kLanes ? width - j : kLanes));

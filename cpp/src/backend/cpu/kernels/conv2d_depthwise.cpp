@@ -12,12 +12,6 @@ namespace {
 
 #define FASTCNN_OUTLINE __attribute__((noinline)) static
 
-#ifdef FASTCNN_SMALLEST
-constexpr bool kFewCopies = true;
-#else
-constexpr bool kFewCopies = false;
-#endif
-
 // Columns [L, count - R) of a tile are inside the image, the others are zero. kAny: at the border of the
 // channels, or however many columns are outside.
 constexpr int kAny = -1;

@@ -489,6 +489,12 @@ FASTCNN_OP vf dot_pairs(vf a, vf b, vf c) {
 #endif
 }
 
+// For processors that few still have: less code for one size or border, instead of a copy of what is hot for each.
+#ifdef FASTCNN_SMALLEST
+constexpr bool kFewCopies = true;
+#else
+constexpr bool kFewCopies = false;
+#endif
 constexpr bool kWholeLines = kLanes == 16;  // a vector is a line of the cache
 // Whether loops ask for memory that they need later; the build for old processors is small rather than fast.
 constexpr bool kFetches = kLanes > 4 || kVectorRegs > 16;
