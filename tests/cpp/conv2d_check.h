@@ -63,17 +63,18 @@ inline void check(Conv2dParams p, std::initializer_list<int> variants = {0, 1, 2
   REQUIRE(p.oW > 0);
   const int64_t x = p.N * p.C * p.H * p.W, y = p.N * p.O * p.oH * p.oW, w = p.O * p.C / p.groups * p.kH * p.kW;
   auto add = [](std::vector<Buffer>& v, int64_t n, uint32_t seed) { v.emplace_back(n), v.back().random(seed); };
-  // Plain, bias, bias + residual + relu, residual + relu6, bias + silu, residual + hardswish.
+  // Plain, bias, bias + residual + relu, residual + relu6, bias + silu, residual + hardswish; relu, bias + relu6.
   for (int variant : variants) {
     Conv2dParams q = p;
-    q.has_bias = variant == 1 || variant == 2 || variant == 4;
+    q.has_bias = variant == 1 || variant == 2 || variant == 4 || variant == 7;
     q.has_residual = variant == 2 || variant == 3 || variant == 5;
-    constexpr Act acts[] = {Act::none, Act::none, Act::relu, Act::relu6, Act::silu, Act::hardswish};
+    constexpr Act acts[] = {Act::none, Act::none,      Act::relu, Act::relu6,
+                            Act::silu, Act::hardswish, Act::relu, Act::relu6};
     q.act.act = acts[variant];
     std::vector<Buffer> in;
     add(in, x, 1), add(in, w, 2);
     // The error is measured against the largest output, which relu6 must not cut far below the largest sum.
-    if (variant == 3)
+    if (variant == 3 || variant == 7)
       for (int64_t i = 0; i < w; ++i) in[1].data()[i] *= 9 / std::sqrt(static_cast<float>(w / p.O));
     if (q.has_bias) add(in, p.O, 3);
     if (q.has_residual) add(in, y, 4);

@@ -255,6 +255,22 @@ TEST_CASE("conv2d 1x1 with a stride: tiles that cross to the next row") {
   check(Case(4, 7, 150, 150, 65, 1, 1).stride(2, 2).p, {0});  // fetched ahead
 }
 
+TEST_CASE("conv2d 1x1 of few channels: all outputs of a pixel before the next") {
+  constexpr int64_t kLeast = 128 * 1024;  // results that do not stay in L2
+  for (int64_t O : {16, 48, 80})
+    for (int64_t C : {int64_t{1}, int64_t{8}, 15 + O / 16, int64_t{32}}) {
+      const int variant = static_cast<int>(C + O / 16) % 3;
+      const int64_t rows = kLeast / (O * 43) + 1;
+      if (variant == 0) check(Case(1, C, rows, 43, O, 1, 1).p, {0, 6});
+      if (variant == 1)
+        check(Case(2, C, rows, 85, O, 1, 1).stride(2, 2).p, {1, 7});  // rows of whole tiles and a part
+      if (variant == 2)
+        check(Case(1, C, kLeast / (O * 5) + 1, 9, O, 1, 1).stride(1, 2).p, {4});  // of less than a tile
+    }
+  check(Case(2, 5, 20, 17, 256, 1, 1).pad(1, 0, 2, 1).p, {7});
+  check(Case(3, 2, 160, 52, 128, 1, 1).p, {0});  // past the caches
+}
+
 TEST_CASE("conv2d: results past the caches are written as whole lines") {
   const auto streams = [](int64_t O, int64_t channels) {
     alignas(64) float y[16];

@@ -161,6 +161,13 @@ TEST_CASE("conv2d weight gradients: vectors over outputs where channels leave la
   check(Case(1, 40, 12, 12, 128, 3, 3).groups(2).pad(1).stride(2, 2).p);
 }
 
+TEST_CASE("conv2d weight gradients of 1x1: few channels, read beside many outputs") {
+  for (int64_t C : {1, 4, 8, 15, 16, 24, 25})
+    for (int64_t O : {2 * C, int64_t{48}, int64_t{52}})
+      check(Case(2, C, 13, 17 + C % 3, O, 1, 1).stride(1 + O % 3, 1 + O % 3).p, {0});
+  check(Case(2, 16, 60, 60, 96, 1, 1).p, {1});
+}
+
 TEST_CASE("conv2d weight gradients: rows without borders are one, short rows, rows between them") {
   for (int64_t O : {5, 13, 24, 40, 41, 48, 64, 72, 130}) {
     check(Case(3, 48, 7, 7, O, 1, 1).p, {0});  // one run over images

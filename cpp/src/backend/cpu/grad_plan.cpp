@@ -9,6 +9,7 @@ namespace fastcnn::cpu {
 namespace {
 
 constexpr int64_t kTarget = 160;                // words of a strip: a panel of three vectors stays in L1
+constexpr int64_t kFewChannels = 24;            // of a single tap
 constexpr int64_t kPartialFloats = 256 * 1024;  // of all chunks
 constexpr int64_t kMostChunks = 16;
 constexpr int64_t kGroupsChunks = 128;        // of convolutions in groups
@@ -20,7 +21,10 @@ bool plan_weights_grad(WeightsGradTask& t, int pixels_per_word, int lanes, int t
   // Vectors over outputs: for few channels, or where channels would leave more lanes idle.
   const int64_t C = ceil_div(t.C, lanes) * lanes, O = ceil_div(t.O, lanes) * lanes;
   const bool idle = pixels_per_word == 1 && t.C % lanes != 0 && 10 * t.O * C > 11 * t.C * O;
-  t.o_inner = idle || (t.C < lanes / 2 && t.O >= t.C);
+  // With few registers also where dy, in whole vectors, is the larger operand by far: it is read once then.
+  const bool wide = pixels_per_word == 1 && lanes == 8 && t.kH * t.kW == 1 && t.C <= kFewChannels &&
+                    t.O % lanes == 0 && t.O >= 2 * t.C;
+  t.o_inner = idle || wide || (t.C < lanes / 2 && t.O >= t.C);
   t.nc = ceil_div(t.C, t.kH * t.kW == 1 ? 256 : 64);
   // Columns of a window as one run: where it fills vectors that a pixel alone leaves part empty.
   const bool merges = t.dW == 1 && t.kW > 1 && (t.C % lanes != 0 || t.C < (pixels_per_word == 1 ? 3 : 2) * lanes);

@@ -41,6 +41,7 @@ Ahead::Image image_ahead(const T* base, int64_t n, int64_t cols, int64_t col, in
 constexpr int64_t kAheadBytes = 768 * 1024;
 
 constexpr int64_t kMostInPlace = kVectorRegs == 32 ? 64 : 40;
+constexpr int64_t kFarPixels = 24;
 constexpr int64_t kFewProducts = 16;  // of a vector of dy: short tiles
 
 template <class T>
@@ -107,6 +108,7 @@ void weights_grad(const WeightsGradTask& t, float* scratch, int64_t begin, int64
       Walk k;
       k.past = first && t.shared, k.first = first, k.nn = nn, k.hh = hh, k.ww = words, k.burst = burst,
       k.few = t.few, k.once = in_place && !t.o_inner && t.kH * t.kW == 1;
+      k.far = in_place && t.o_inner && t.kH * t.kW == 1 ? kFarPixels : 0;
       if (t.dbias && cb == 0)
         add_bias_grad(k, ww, from, t.y_n, t.y_h, t.y_w, on, t.dbias + (chunk * t.B + batch) * t.O + o0);
 

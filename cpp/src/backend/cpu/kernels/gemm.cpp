@@ -3,6 +3,7 @@
 // Sum order of one output: channel block, kh, kw, channel; it does not depend on tiles, strips or threads.
 #include "backend/cpu/kernels/act_pixels.h"
 #include "backend/cpu/kernels/even_parts.h"
+#include "backend/cpu/kernels/gemm_across.h"
 #include "backend/cpu/kernels/gemm_line.h"
 #include "backend/cpu/kernels/gemm_tile.h"
 #include "backend/cpu/kernels/kernels.h"
@@ -157,6 +158,13 @@ FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64
   }
 }
 
+// Whether results of `channels` in are stored all outputs of a pixel after each other.
+[[maybe_unused]] bool goes_across(const GemmTask& t, int64_t channels) {
+  return t.kH * t.kW == 1 && t.nc == 1 && channels <= kAcrossChannels && t.O % (2 * kLanes) == 0 && !t.sorted &&
+         !t.norm.on && !t.residual && !t.moments.on && !t.sums_before.on && t.late.act == Act::none &&
+         t.N * t.oH * t.oW * t.y_w > kCachedFloats;
+}
+
 template <class T>
 void windows(const GemmTask& t, int64_t begin, int64_t end) {
   alignas(64) float scratch[kScratchFloats + kScratchSlack];
@@ -227,6 +235,22 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       const bool one_stream = taps == 1 && t.sW * a_w == cn && !t.norm.fetch;
       const int64_t fetched = one_stream ? 8 * kFetchFloats : kFetchFloats;
       const int64_t lines = kPerWord<T> == 2 && !t.pack && strips > 1 ? ceil_div(cn, kPiece) : 0;
+      if constexpr (kAcross && kPerWord<T> == 1)
+        if (goes_across(t, cn)) {
+          const int64_t o0 = 2 * kLanes * b0;
+          const AcrossArgs row{t.bias ? t.bias + batch * t.bias_b + o0 : nullptr,
+                               t.act,
+                               t.stream,
+                               cn,
+                               2 * kLanes * (b1 - b0),
+                               t.sW * a_w,
+                               t.y_w,
+                               ww};
+          for (int64_t n = 0; n < nn; ++n)
+            for (int64_t h = 0; h < hh; ++h)
+              row_across(row, a + n * a_n + h * t.sH * a_h, wc + cn * o0, y + o0 + n * t.y_n + h * t.y_h);
+          continue;
+        }
       for (int64_t b = b0; b < b1; ++b) {
         const int64_t v0 = blocks.first(b), V = blocks.first(b + 1) - v0, o0 = v0 * kLanes;
         args.bias = t.bias ? reinterpret_cast<const T*>(t.bias) + batch * t.bias_b + o0 : nullptr;

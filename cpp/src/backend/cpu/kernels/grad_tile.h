@@ -22,6 +22,7 @@ struct Walk {
   int past;       // results go past the caches where vectors are lines
   int few;        // float32: the whole gradient of a tap row is at most kFewRowsOfGrad rows of one vector
   int64_t burst;  // pixels between two fetches
+  int64_t far;    // pixels ahead that vectors are fetched, or 0
 };
 
 // What the next strip reads, fetched to L2 in equal shares while the tiles of this one run.
@@ -69,7 +70,8 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
         acc[p][i] = i == V - 1 && k.tail < kLanes ? loadn(out + p * k.out + i * kLanes, k.tail)
                                                   : load(out + p * k.out + i * kLanes);
   }
-  const int64_t once = k.once ? kOnceFloats : 0;
+  // Vectors of a panel are one line of each pixel, which the hardware does not run ahead of.
+  const int64_t far = k.far * k.v_w, step = far ? k.v_w : k.s_w, once = k.once ? kOnceFloats : 0;
   int soon = 0;      // rows of the next tile of the result, fetched a few at a time: it goes on from what is there
   int64_t left = 0;  // pixels until the next fetch
   for (int64_t n = 0; n < k.nn; ++n)
@@ -87,8 +89,9 @@ static void grad_tile(const Walk& k, const float* s, const float* v, float* out,
         }
         const int64_t w1 = k.ww - w < left ? k.ww : w + left;
         left -= w1 - w;
+        const float* soonest = far ? vp + far : sp + once;
         for (; w < w1; ++w) {
-          prefetch(sp + once);
+          prefetch(soonest), soonest += step;
           vf b[V];
 #pragma GCC unroll 4
           for (int i = 0; i < V; ++i) b[i] = load(vp + i * kLanes);
