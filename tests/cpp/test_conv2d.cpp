@@ -34,7 +34,7 @@ TEST_CASE("conv2d with few outputs: inputs in lanes") {
     check(Case(2, 33, 9, 13, O, 3, 3).pad(1).p);
     check(Case(1, 128, 6, 5, O, 1, 1).p);
   }
-  for (int64_t O : {1, 2, 3, 4}) {
+  for (int64_t O : {1, 2, 3, 4, 5}) {
     for (int64_t W : {3, 5, 8, 11, 23}) check(Case(1, 20, 5, W, O, 3, 5).pad(1, 1, 2, 1).p);
     check(Case(2, 64, 15, 14, O, 7, 7).stride(2, 3).pad(3).p);
     check(Case(1, 40, 12, 17, O, 3, 3).dilate(2, 3).pad(2, 1, 4, 5).p);

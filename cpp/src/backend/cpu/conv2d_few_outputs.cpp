@@ -56,7 +56,8 @@ int64_t rows_grain(const GemmTask& t) {
 const char* few_outputs_declines(const Call& c) {
   if (const char* why = declines_common(c, {.norm_in = true})) return why;
   const auto& p = c.as<Conv2dParams>();
-  if (2 * p.O / p.groups > lanes()) return "many outputs";
+  // Five of eight lanes are fewer than dense kernels need to pay; of sixteen it is half (saved() knows no bound).
+  if (p.O / p.groups > (lanes() == 8 ? 5 : lanes() / 2)) return "many outputs";
   if (p.N * p.oH * p.oW * p.O * p.C == 0) return "empty";
   const GemmTask t = rows_task(p);
   return saved(t) > 0 ? norm_declines(t) : "too few inputs";

@@ -137,7 +137,7 @@ FASTCNN_OP void any_vectors(const DepthwiseRow& r, int64_t ow, int64_t k0, int64
 
 template <int T>
 void any_pixels(const DepthwiseRow& r, int64_t ow, int64_t k0, int64_t k1) {
-  constexpr int V = T < 4 ? 4 : 1;
+  constexpr int V = T < 4 ? 4 : 2;
   int64_t c = r.c0;
   if (V > 1)
     for (; c + V * kLanes <= r.c1; c += V * kLanes) any_vectors<T, V>(r, ow, k0, k1, c, kLanes);
