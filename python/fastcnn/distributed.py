@@ -115,7 +115,7 @@ def barrier():
 
 
 def all_reduce(x, op="sum"):
-    """Sum or "mean" of the tensor x over all processes, a new tensor, the same in each; differentiable, compiles.
+    """Sum or "mean" of the tensor x over all processes, the same in each (alone: x itself); differentiable, compiles.
 
     x has the same shape in every process; bfloat16 and float16 are added up in float32.
     """
@@ -142,9 +142,7 @@ def broadcast_(tensors, source=0):
     with no_grad():
         for t in tensors:
             wide = t.detach().to("float32") if t.dtype in (_core.bfloat16, _core.float16) else t.detach()
-            array = np.ascontiguousarray(wide.numpy()).reshape(-1)
-            if not array.flags.writeable or np.shares_memory(array, wide.numpy()):
-                array = array.copy()
+            array = np.array(wide.numpy(), order="C").reshape(-1)
             _comm.Bcast(array.view(np.uint8), root=source)
             if rank() != source:
                 t.copy_(_core.from_numpy(array.reshape(tuple(t.shape))))
