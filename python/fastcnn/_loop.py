@@ -52,12 +52,17 @@ class SignalGuard:
 
 
 def agree(trainer, signals):
-    """What stops one process of a job stops all: signals, and trainer.should_stop. All of them have to ask."""
-    if distributed.world_size() == 1:
-        return
-    for received, stop in distributed.gather((signals.received, trainer.should_stop)):
+    """The signal that has come, or None; in a job the one that all processes follow, as they do trainer.should_stop.
+
+    All of them have to ask, and to go by the answer: signals.received may change before it is read again.
+    """
+    received = signals.received
+    if distributed.world_size() > 1:
+        answers = distributed.gather((received, trainer.should_stop))
+        received = next((name for name, _ in answers if name), None)
+        trainer.should_stop = any(stop for _, stop in answers)
         signals.received = signals.received or received
-        trainer.should_stop = trainer.should_stop or stop
+    return received
 
 
 def check_lengths(loader):
@@ -287,8 +292,7 @@ def run_epoch(trainer, run, step, loader, signals):
             trainer._call("on_train_batch_end", {"loss": result[0]}, batch, index)
             if not update or last:
                 continue
-            agree(trainer, signals)
-            if signals.received:
+            if agree(trainer, signals):
                 run.read(trainer)
                 raise Interrupted
             if trainer.should_stop:

@@ -331,8 +331,7 @@ class Trainer(CallbackHost):
                 return
             self.epoch_metrics.update(run.metrics(self._count_train))
             self._call("on_train_epoch_end")
-            agree(self, signals)
-            if signals.received:
+            if agree(self, signals):
                 raise Interrupted
         if val_loader is not None:
             self._call("on_validation_start")

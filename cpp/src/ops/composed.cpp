@@ -8,8 +8,6 @@
 namespace fastcnn {
 namespace {
 
-Tensor number(double v, const Tensor& x) { return full({}, v, x.dtype(), x.device()); }
-
 // -1 to 1 in n steps: at the ends, or with align_corners off half a step within; 0 for a single one.
 Tensor ends_of(int64_t n, bool align_corners, const Tensor& like) {
   const double steps = static_cast<double>(n), step = align_corners ? 2 / std::max(steps - 1, 1.0) : 2 / steps;
@@ -26,12 +24,7 @@ Tensor logsumexp(const Tensor& x, const std::vector<int>& dims, bool keepdim) {
     if (mask >> d & 1 && x.shape()[d] == 0) return log(sum(exp(x), dims, keepdim));
   Tensor most = amax(x.detach(), dims, true);
   most = where(isfinite(most), most, number(0, most));
-  Tensor y = add(log(sum(exp(sub(x, most)), dims, true)), most);
-  if (keepdim) return y;
-  Dims shape;
-  for (int d = 0; d < x.ndim(); ++d)
-    if (!(mask >> d & 1)) shape.push_back(x.shape()[d]);
-  return reshape(y, shape);
+  return add(log(sum(exp(sub(x, most)), dims, keepdim)), sum(most, dims, keepdim));
 }
 
 Tensor normalize(const Tensor& x, double p, int dim, double eps) {
@@ -89,11 +82,7 @@ Tensor affine_grid(const Tensor& theta, const Dims& size, bool align_corners) {
 Tensor rms_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& weight, std::optional<double> eps) {
   const char* op = "rms_norm";
   check_floating(op, "x", x);
-  const int k = normalized_shape.size(), lead = x.ndim() - k;
-  bool fits = k >= 1 && lead >= 0;
-  for (int i = 0; fits && i < k; ++i) fits = x.shape()[lead + i] == normalized_shape[i];
-  check(fits, op, ": expected x whose last dimensions are normalized_shape ", normalized_shape,
-        ", got x of shape ", x.shape());
+  const int lead = check_normalized_shape(op, x, normalized_shape);
   check(!weight.defined() || weight.shape() == normalized_shape, op, ": expected weight of shape ",
         normalized_shape, ", got ", weight.defined() ? weight.shape() : Dims{});
   check(!eps || *eps >= 0, op, ": expected eps >= 0, got ", eps.value_or(0));

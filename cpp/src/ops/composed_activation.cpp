@@ -8,8 +8,6 @@
 namespace fastcnn {
 namespace {
 
-Tensor number(double v, const Tensor& x) { return full({}, v, x.dtype(), x.device()); }
-
 // mask holds where x stays; SELU's lower limit elsewhere, scaled and moved so that mean and variance stay.
 Tensor keep_statistics(const char* op, const Tensor& x, double p, bool training, const Dims& mask_shape,
                        Tensor (*drop)(const Tensor&, double, bool)) {

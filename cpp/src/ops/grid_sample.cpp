@@ -20,8 +20,6 @@ struct Tap {
   Tensor index, weight;
 };
 
-Tensor number(double v, const Tensor& like) { return full({}, v, like.dtype(), like.device()); }
-
 // Folded back at both ends, as often as needed: low and high are where the mirrors stand.
 Tensor reflected(const Tensor& x, double low, double high) {
   const double twice = 2 * (high - low);

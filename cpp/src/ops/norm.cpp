@@ -239,11 +239,7 @@ Tensor layer_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& g
                   double eps) {
   check_floating("layer_norm", "x", x);
   check_eps("layer_norm", eps);
-  const int k = normalized_shape.size(), lead = x.ndim() - k;
-  bool fits = k >= 1 && lead >= 0;
-  for (int i = 0; fits && i < k; ++i) fits = x.shape()[lead + i] == normalized_shape[i];
-  check(fits, "layer_norm: expected x whose last dimensions are normalized_shape ", normalized_shape,
-        ", got x of shape ", x.shape());
+  const int k = normalized_shape.size(), lead = check_normalized_shape("layer_norm", x, normalized_shape);
   for (auto [name, t] : {std::pair<const char*, const Tensor&>{"weight", gamma_in}, {"bias", beta_in}})
     if (t.defined()) {
       check_floating("layer_norm", name, t);

@@ -8,6 +8,8 @@
 
 namespace fastcnn {
 
+inline Tensor number(double v, const Tensor& like) { return full({}, v, like.dtype(), like.device()); }
+
 constexpr int64_t kMaxOption = int64_t(1)
                                << 30;  // strides, paddings and dilations: sizes built on them stay in int64
 
@@ -33,6 +35,16 @@ using Pair = std::pair<int64_t, int64_t>;
 inline void check_pair(const char* op, const char* name, Pair v, int64_t low) {
   check(v.first >= low && v.second >= low && v.first <= kMaxOption && v.second <= kMaxOption, op, ": expected ",
         name, " >= ", low, ", got ", Dims{v.first, v.second});
+}
+
+// Returns the dims of x before those that are normalised together.
+inline int check_normalized_shape(const char* op, const Tensor& x, const Dims& normalized_shape) {
+  const int k = normalized_shape.size(), lead = x.ndim() - k;
+  bool fits = k >= 1 && lead >= 0;
+  for (int i = 0; fits && i < k; ++i) fits = x.shape()[lead + i] == normalized_shape[i];
+  check(fits, op, ": expected x whose last dimensions are normalized_shape ", normalized_shape,
+        ", got x of shape ", x.shape());
+  return lead;
 }
 
 // Under autocast operands take its dtype; float64 stays.

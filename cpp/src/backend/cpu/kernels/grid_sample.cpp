@@ -192,14 +192,18 @@ struct PixelSums {
   v4 value{}, by_x{}, by_y{};
 };
 
-template <int C, bool kSlopes, int K>
-FASTCNN_OP PixelSums sum_inside(const Block& b, int64_t i, const float* x, int64_t W) {
+// kInside: no tap is outside of the image, nor the last pixel of all.
+template <int C, bool kSlopes, bool kInside>
+FASTCNN_OP PixelSums sum_pixels(const Block& b, int64_t i, const float* x, int64_t W, int64_t taps) {
   PixelSums s;
-  for (int v = 0; v < K; ++v) {
+  for (int64_t v = 0; v < taps; ++v) {
+    if (!kInside && b.down.index[v][i] < 0) continue;
     const float* row = x + b.down.index[v][i] * W * C;
     v4 line{}, slope{};
-    for (int h = 0; h < K; ++h) {
-      const v4 p = wide_pixel<C>(row + int64_t{b.across.index[h][i]} * C);
+    for (int64_t h = 0; h < taps; ++h) {
+      if (!kInside && b.across.index[h][i] < 0) continue;
+      const float* at = row + int64_t{b.across.index[h][i]} * C;
+      const v4 p = kInside ? wide_pixel<C>(at) : pixel<C>(at);
       line += p * b.across.weight[h][i];
       if constexpr (kSlopes) slope += p * b.across.slope[h][i];
     }
@@ -210,27 +214,10 @@ FASTCNN_OP PixelSums sum_inside(const Block& b, int64_t i, const float* x, int64
   }
   return s;
 }
-
 template <int C, bool kSlopes>
 __attribute__((noinline, noclone)) PixelSums sum_some(const Block& b, int64_t i, const float* x, int64_t W,
                                                       int64_t taps) {
-  PixelSums s;
-  for (int64_t v = 0; v < taps; ++v) {
-    if (b.down.index[v][i] < 0) continue;
-    const float* row = x + b.down.index[v][i] * W * C;
-    v4 line{}, slope{};
-    for (int64_t h = 0; h < taps; ++h) {
-      if (b.across.index[h][i] < 0) continue;
-      const v4 p = pixel<C>(row + int64_t{b.across.index[h][i]} * C);
-      line += p * b.across.weight[h][i];
-      if constexpr (kSlopes) slope += p * b.across.slope[h][i];
-    }
-    if constexpr (kSlopes)
-      s.by_x += slope * b.down.weight[v][i], s.by_y += line * b.down.slope[v][i];
-    else
-      s.value += line * b.down.weight[v][i];
-  }
-  return s;
+  return sum_pixels<C, kSlopes, false>(b, i, x, W, taps);
 }
 
 // Points may jump about, and few of them fit into what a processor looks ahead: their pixels are asked for.
@@ -242,7 +229,7 @@ FASTCNN_OP void few_channels(const Image& image, const Block& b, const float* x,
   for (int64_t i = 0; i < n; ++i) {
     if (const int64_t k = i + kAhead; kFetches && k < n)
       for (int v = 0; v < K; ++v) prefetch(x + (b.down.index[v][k] * image.W + b.across.index[0][k]) * C);
-    const PixelSums s = b.outside[i] >= 0 ? sum_inside<C, kSlopes, K>(b, i, x, image.W)
+    const PixelSums s = b.outside[i] >= 0 ? sum_pixels<C, kSlopes, true>(b, i, x, image.W, K)
                                           : sum_some<C, kSlopes>(b, i, x, image.W, K);
     if constexpr (kSlopes) {
       const v4 d = pixel<C>(dy + i * C), by_x = s.by_x * d, by_y = s.by_y * d;
