@@ -25,7 +25,8 @@ def mpiexec():
 
 
 def run(tmp_path, program, processes=2, timeout=240, status=0, environment=None):
-    """What a program in several processes prints. It begins with init(); `out` is a folder for all."""
+    """What the processes of a program say(), one after the other, then what they print, which their launcher may mix
+    within a line. It begins with init(); `out` is a folder for all."""
     script = tmp_path / "program.py"
     begin = f"""
         import os, pathlib, sys
@@ -34,6 +35,9 @@ def run(tmp_path, program, processes=2, timeout=240, status=0, environment=None)
         from fastcnn import distributed, nn, ops
         distributed.init()
         out, rank, size = pathlib.Path({str(tmp_path)!r}), distributed.rank(), distributed.world_size()
+        def say(*words):
+            with open(out / f"said-{{rank}}", "a") as file:
+                print(*words, file=file)
     """
     script.write_text(textwrap.dedent(begin) + textwrap.dedent(program))
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
@@ -42,7 +46,8 @@ def run(tmp_path, program, processes=2, timeout=240, status=0, environment=None)
         env={k: v for k, v in variables.items() if v is not None},
     )  # fmt: skip
     assert (done.returncode == 0) == (status == 0), done.stdout + done.stderr
-    return done.stdout + done.stderr
+    said = [(tmp_path / f"said-{rank}") for rank in range(processes)]
+    return "".join(file.read_text() for file in said if file.exists()) + done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -284,7 +289,7 @@ def test_a_job_resumes_bit_for_bit_and_a_signal_to_one_process_stops_all(tmp_pat
         assert len(history) == 3
         for a, b in zip(want, got, strict=True):
             np.testing.assert_array_equal(a, b)
-        print("done", rank)
+        say("done", rank)
         """
     )
     text = run(tmp_path, common)
@@ -308,7 +313,7 @@ def test_each_process_draws_dropout_of_its_own_and_weights_are_those_of_the_firs
                     if index == 0:
                         masks = distributed.gather(ops.dropout(fc.ones((64,)), 0.5).tolist())
                         assert masks[0] != masks[1]
-                        print("looked")
+                        say("looked")
             fc.Trainer(net, "sgd", batch_size=32, progress=False, callbacks=[Look()]).fit(data, max_epochs=1)
             """
         ),
@@ -345,7 +350,7 @@ def test_command_line_in_two_processes(tmp_path):
 def test_processes_of_a_machine_share_its_cores(tmp_path):
     program = """
     assert distributed.launched()
-    print("threads", fc.get_num_threads())
+    say("threads", fc.get_num_threads())
     """
     text = run(tmp_path, program, environment={"OMP_NUM_THREADS": None})
     cores = len(os.sched_getaffinity(0))
@@ -362,7 +367,7 @@ def test_processes_that_would_wait_for_ever_are_told_why(tmp_path):
             trainer.fit(DataLoader(data, 8), max_epochs=1)
         with pytest.raises(ValueError, match=r"as many batches in every process, got \\[3, 2\\]"):
             trainer.fit([(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, np.int64))] * (3 - rank), max_epochs=1)
-        print("told")
+        say("told")
         """
     )
     assert run(tmp_path, program).count("told") == 2
