@@ -311,6 +311,28 @@ def test_shape_ops(isa, name, dtype):  # noqa: F811
     compare(ours, theirs, [rand(*shape)], dtype, double=dtype == "float64")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("sizes", [(2, 3, 19, 64, 2), (1, 1, 33, 40, 4), (3, 16, 12, 9, 2), (2, 5, 8, 8, 3)])
+def test_pixels_are_shuffled_in_runs_of_any_element(isa, dtype, sizes):  # noqa: F811
+    n, c, h, w, r = sizes
+    a = np.random.default_rng(r).integers(0, 250, (n, c * r * r, h, w)).astype(dtype)
+    want = a.reshape(n, c, r, r, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(n, c, h * r, w * r)
+    y = ops.pixel_shuffle(fc.tensor(a), r)
+    np.testing.assert_array_equal(y.numpy(), want)
+    np.testing.assert_array_equal(ops.pixel_unshuffle(y, r).numpy(), a)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_copies_of_any_order_of_dims_are_numpys(data):
+    sides = data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 5, 8, 17]), min_size=2, max_size=5))
+    order = data.draw(st.permutations(range(len(sides))))
+    start = data.draw(st.integers(0, 1)) if sides[0] > 1 else 0
+    a, x = counted((*sides,))
+    a, x = a[start:].transpose(order), x[start:].permute(*order)
+    np.testing.assert_array_equal(x.contiguous().numpy(), a)
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if "5-D" not in n])
 def test_shape_finite_differences(name):
     ours, _, shape = CASES[name]
