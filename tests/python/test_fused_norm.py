@@ -66,6 +66,21 @@ def equal_to_eager(bn, fn, *inputs):
         np.testing.assert_array_equal(got.numpy(), w)
 
 
+@pytest.mark.parametrize("act", ["none", "relu", "relu6"])
+def test_what_is_not_finite_passes_a_clamp_as_it_passes_the_activation(act, kernel_isa):
+    """One kernel clamps for all three; a bound that is not there bounds nothing."""
+    a = np.random.default_rng(0).normal(size=(2, 12, 5, 5)).astype(np.float32)
+    a[0, :, 0, :4] = np.nan, np.inf, -np.inf, 1e30
+    model = nn.Sequential(nn.BatchNorm2d(12)).eval()
+    fn = {"none": lambda x: x, "relu": ops.relu, "relu6": ops.relu6}[act]
+    with fc.no_grad():
+        want = fn(model(fc.tensor(a)).clone()).numpy()
+        got = fc.compile(lambda x: fn(model(x)))(fc.tensor(a)).numpy()
+    np.testing.assert_array_equal(got, want)
+    assert np.isnan(got[0, :, 0, 0]).all()
+    assert (got[0, :, 0, 1] == (6 if act == "relu6" else np.inf)).all()
+
+
 @pytest.mark.parametrize("act", ["relu", "relu6"])
 @pytest.mark.parametrize("linear", [False, True])
 def test_residual_blocks(act, linear, kernel_isa):

@@ -147,7 +147,7 @@ struct Apply {
   const float *mean, *scale, *shift;
   T* y;
   int64_t period;
-  float alpha;
+  float alpha, beta;
   bool nt;
   int64_t ahead;
   template <int R>
@@ -161,17 +161,16 @@ struct Apply {
       z[r] = fma(sub(get(x + off + r * period, n), m), a, b);
       if (Res) z[r] = add(z[r], get(res + off + r * period, n));
     }
-    act_fwd_all<A, R>(z, alpha, 0);
+    act_fwd_all<A, R>(z, alpha, beta);
     for (int r = 0; r < R; ++r) put(y + off + r * period, z[r], n, nt);
   }
 };
 
-// What act_grad takes of an element, read (y) or made again with the arithmetic of the forward pass.
-template <Act A, bool Again, class T>
-FASTCNN_OP vf behind_norm(const T* y, vf centred, vf scale, vf shift, float alpha, int n) {
-  if (!Again) return get(y, n);
-  const vf z = fma(centred, scale, shift);
-  return A == Act::relu || A == Act::relu6 ? act_fwd<A>(z, alpha, 0) : z;
+// What act_grad takes of an element, read (y) or made again with the arithmetic of the forward pass. (A clamp's
+// gradient is the same before it and behind.)
+template <bool Again, class T>
+FASTCNN_OP vf behind_norm(const T* y, vf centred, vf scale, vf shift, int n) {
+  return Again ? fma(centred, scale, shift) : get(y, n);
 }
 
 template <Act A, bool Again, class T>
@@ -180,7 +179,7 @@ struct BwdApply {
   const float *scale, *shift, *mean, *a, *b, *c;
   T* dx;
   int64_t period;
-  float alpha;
+  float alpha, beta;
   bool nt;
   int64_t ahead;
   template <int R>
@@ -194,9 +193,9 @@ struct BwdApply {
     vf dz[R], centred[R], z[R];
     for (int r = 0; r < R; ++r) {
       dz[r] = get(dy + off + r * period, n), centred[r] = sub(get(x + off + r * period, n), m);
-      if (A != Act::none) z[r] = behind_norm<A, Again>(y + off + r * period, centred[r], sc, sh, alpha, n);
+      if (A != Act::none) z[r] = behind_norm<Again>(y + off + r * period, centred[r], sc, sh, n);
     }
-    act_grad_all<A, R>(dz, z, alpha, 0);
+    act_grad_all<A, R>(dz, z, alpha, beta);
     for (int r = 0; r < R; ++r) put(dx + off + r * period, fma(va, dz[r], fma(vb, centred[r], vc)), n, nt);
   }
 };
@@ -210,7 +209,7 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
                                const float* mean, int64_t j, int n, float* s1, float* s2, bool more,
                                int64_t ahead = 0) {
   vf m[NV], a[NV], q[NV], sc[NV], sh[NV];
-  const float alpha = static_cast<float>(p.act.alpha);
+  const float alpha = static_cast<float>(p.act.alpha), beta = static_cast<float>(p.act.beta);
   const T *dy = values<T>(p.dy), *x = values<T>(p.x), *y = values<T>(p.y);
   const T* dy2 = values<T>(p.dy2);
   T* to = values<T>(p.dz);
@@ -234,9 +233,9 @@ FASTCNN_OP void bwd_sums_block(const NormBwdSumsArgs& p, int64_t off, int64_t st
         const int k = u * NV + v;
         dz[k] = get(dy + i, n), centred[k] = sub(get(x + i, n), m[v]);
         if (Two) dz[k] = add(dz[k], get(dy2 + i, n));
-        if (A != Act::none) z[k] = behind_norm<A, Again>(y + i, centred[k], sc[v], sh[v], alpha, n);
+        if (A != Act::none) z[k] = behind_norm<Again>(y + i, centred[k], sc[v], sh[v], n);
       }
-    act_grad_all<A, U * NV>(dz, z, alpha, 0);
+    act_grad_all<A, U * NV>(dz, z, alpha, beta);
     for (int u = 0; u < U; ++u)
       for (int v = 0; v < NV; ++v) {
         const int k = u * NV + v;
@@ -314,7 +313,8 @@ FASTCNN_OP void apply(const NormApplyArgs& p, int64_t begin, int64_t end) {
     sweep(c, p.s.period,
           Apply<A, Res, T>{values<T>(p.x) + c.offset, Res ? values<T>(p.res) + c.offset : nullptr, p.mean + t,
                            p.scale + t, p.shift + t, values<T>(p.y) + c.offset, p.s.period,
-                           static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -to_next_chunk(p.s) : 0});
+                           static_cast<float>(p.act.alpha), static_cast<float>(p.act.beta), p.nt != 0,
+                           item > begin ? -to_next_chunk(p.s) : 0});
   }
   if (p.nt) fence();
 }
@@ -325,11 +325,12 @@ FASTCNN_OP void bwd_apply(const NormBwdApplyArgs& p, int64_t begin, int64_t end)
     Chunk c = chunk_of(p.s, item);
     int64_t t = item / p.s.chunks * p.s.period;
     sweep(c, p.s.period,
-          BwdApply<A, Again, T>{
-              values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
-              A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr, Again ? p.scale + t : nullptr,
-              Again ? p.shift + t : nullptr, p.mean + t, p.a + t, p.b + t, p.c + t, values<T>(p.dx) + c.offset,
-              p.s.period, static_cast<float>(p.act.alpha), p.nt != 0, item > begin ? -to_next_chunk(p.s) : 0});
+          BwdApply<A, Again, T>{values<T>(p.dy) + c.offset, values<T>(p.x) + c.offset,
+                                A != Act::none && !Again ? values<T>(p.y) + c.offset : nullptr,
+                                Again ? p.scale + t : nullptr, Again ? p.shift + t : nullptr, p.mean + t, p.a + t,
+                                p.b + t, p.c + t, values<T>(p.dx) + c.offset, p.s.period,
+                                static_cast<float>(p.act.alpha), static_cast<float>(p.act.beta), p.nt != 0,
+                                item > begin ? -to_next_chunk(p.s) : 0});
   }
   if (p.nt) fence();
 }
@@ -410,26 +411,35 @@ void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double
 }
 #endif
 
-// The activations that fuse; adaptors never ask for others here.
-#define FASTCNN_FUSED_ACTS(X) X(none) X(relu) X(relu6) X(leaky_relu) X(silu) X(hardswish)
+// The activations that fuse; adaptors never ask for others here. relu, relu6 and, going forward, none are one
+// variant: a clamp, in which NaN bounds nothing.
+template <class Args>
+FASTCNN_OP Args clamps(const Args& args) {
+  Args p = args;
+  constexpr double kNone = __builtin_nan("");
+  if (p.act.act == Act::none) p.act = {Act::hardtanh, 0, kNone, kNone};
+  if (p.act.act == Act::relu) p.act = {Act::hardtanh, 0, 0, kNone};
+  if (p.act.act == Act::relu6) p.act = {Act::hardtanh, 0, 0, 6};
+  return p;
+}
+#define FASTCNN_INPUT_ACTS(X) X(leaky_relu) X(silu) X(hardswish)  // by their input
 
 template <class T>
-static void apply_any(const NormApplyArgs* p, int64_t begin, int64_t end) {
-  switch (p->act.act) {
+static void apply_any(const NormApplyArgs& args, int64_t begin, int64_t end) {
+  const NormApplyArgs p = clamps(args);
+  switch (p.act.act) {
 #define FASTCNN_CASE(a) \
-  case Act::a: return p->res ? apply<T, Act::a, true>(*p, begin, end) : apply<T, Act::a, false>(*p, begin, end);
-    FASTCNN_FUSED_ACTS(FASTCNN_CASE)
+  case Act::a: return p.res ? apply<T, Act::a, true>(p, begin, end) : apply<T, Act::a, false>(p, begin, end);
+    FASTCNN_CASE(hardtanh)
+    FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
 }
 #if FASTCNN_SHARED_HERE
-void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(p, begin, end); }
+void norm_apply(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<float>(*p, begin, end); }
 #endif
-void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(p, begin, end); }
-
-#define FASTCNN_OUTPUT_ACTS(X) X(relu) X(relu6)                   // by their output
-#define FASTCNN_INPUT_ACTS(X) X(leaky_relu) X(silu) X(hardswish)  // by their input
+void norm_apply_bf16(const NormApplyArgs* p, int64_t begin, int64_t end) { apply_any<bfloat16>(*p, begin, end); }
 
 template <class T, Act A, bool Again>
 static void bwd_sums_of(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
@@ -440,49 +450,49 @@ static void bwd_sums_of(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
 }
 
 template <class T>
-static void bwd_sums_any(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
-  switch (p->act.act) {
-    case Act::none: return bwd_sums_of<T, Act::none, false>(*p, begin, end);
+static void bwd_sums_any(const NormBwdSumsArgs& args, int64_t begin, int64_t end) {
+  if (args.act.act == Act::none) return bwd_sums_of<T, Act::none, false>(args, begin, end);
+  const NormBwdSumsArgs p = clamps(args);
+  switch (p.act.act) {
+    case Act::hardtanh:
+      return p.scale ? bwd_sums_of<T, Act::hardtanh, true>(p, begin, end)
+                     : bwd_sums_of<T, Act::hardtanh, false>(p, begin, end);
 #define FASTCNN_CASE(a) \
-  case Act::a:          \
-    return p->scale ? bwd_sums_of<T, Act::a, true>(*p, begin, end) : bwd_sums_of<T, Act::a, false>(*p, begin, end);
-      FASTCNN_OUTPUT_ACTS(FASTCNN_CASE)
-#undef FASTCNN_CASE
-#define FASTCNN_CASE(a) \
-  case Act::a: return bwd_sums_of<T, Act::a, true>(*p, begin, end);
+  case Act::a: return bwd_sums_of<T, Act::a, true>(p, begin, end);
       FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
 }
 #if FASTCNN_SHARED_HERE
-void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(p, begin, end); }
+void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(*p, begin, end); }
 #endif
 void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
-  bwd_sums_any<bfloat16>(p, begin, end);
+  bwd_sums_any<bfloat16>(*p, begin, end);
 }
 
 template <class T>
-static void bwd_apply_any(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
-  switch (p->act.act) {
-    case Act::none: return bwd_apply<T, Act::none, false>(*p, begin, end);
+static void bwd_apply_any(const NormBwdApplyArgs& args, int64_t begin, int64_t end) {
+  if (args.act.act == Act::none) return bwd_apply<T, Act::none, false>(args, begin, end);
+  const NormBwdApplyArgs p = clamps(args);
+  switch (p.act.act) {
+    case Act::hardtanh:
+      return p.scale ? bwd_apply<T, Act::hardtanh, true>(p, begin, end)
+                     : bwd_apply<T, Act::hardtanh, false>(p, begin, end);
 #define FASTCNN_CASE(a) \
-  case Act::a:          \
-    return p->scale ? bwd_apply<T, Act::a, true>(*p, begin, end) : bwd_apply<T, Act::a, false>(*p, begin, end);
-      FASTCNN_OUTPUT_ACTS(FASTCNN_CASE)
-#undef FASTCNN_CASE
-#define FASTCNN_CASE(a) \
-  case Act::a: return bwd_apply<T, Act::a, true>(*p, begin, end);
+  case Act::a: return bwd_apply<T, Act::a, true>(p, begin, end);
       FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
     default: return;
   }
 }
 #if FASTCNN_SHARED_HERE
-void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) { bwd_apply_any<float>(p, begin, end); }
+void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
+  bwd_apply_any<float>(*p, begin, end);
+}
 #endif
 void norm_bwd_apply_bf16(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
-  bwd_apply_any<bfloat16>(p, begin, end);
+  bwd_apply_any<bfloat16>(*p, begin, end);
 }
 
 }  // namespace fastcnn::cpu::FASTCNN_ISA
