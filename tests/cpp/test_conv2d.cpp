@@ -255,7 +255,7 @@ TEST_CASE("conv2d 1x1 with a stride: tiles that cross to the next row") {
   check(Case(4, 7, 150, 150, 65, 1, 1).stride(2, 2).p, {0});  // fetched ahead
 }
 
-TEST_CASE("conv2d 1x1 of few channels: all outputs of a pixel before the next") {
+TEST_CASE("conv2d windows of few numbers: all outputs of a pixel before the next") {
   constexpr int64_t kLeast = 128 * 1024;  // results that do not stay in L2
   for (int64_t O : {16, 48, 80})
     for (int64_t C : {int64_t{1}, int64_t{8}, 15 + O / 16, int64_t{32}}) {
@@ -269,6 +269,13 @@ TEST_CASE("conv2d 1x1 of few channels: all outputs of a pixel before the next") 
     }
   check(Case(2, 5, 20, 17, 256, 1, 1).pad(1, 0, 2, 1).p, {7});
   check(Case(3, 2, 160, 52, 128, 1, 1).p, {0});  // past the caches
+  // Windows of up to 32 numbers: several rows, parts of tiles, unequal borders, rows apart.
+  check(Case(1, 3, 130, 67, 16, 3, 3).pad(1).p, {0, 6});
+  check(Case(2, 3, 140, 121, 16, 3, 3).stride(2, 2).pad(1).p, {1, 7});
+  check(Case(1, 3, 1700, 5, 16, 3, 3).pad(1).p, {4});
+  check(Case(1, 1, 95, 90, 16, 5, 5).pad(2, 1, 3, 2).p, {7});
+  check(Case(1, 2, 66, 71, 32, 5, 3).dilate(2, 1).pad(4, 1, 4, 1).p, {0});
+  check(Case(3, 3, 101, 203, 48, 3, 3).stride(2, 2).pad(0, 1, 0, 1).p, {6});
 }
 
 TEST_CASE("conv2d: results past the caches are written as whole lines") {

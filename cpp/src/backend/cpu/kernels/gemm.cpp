@@ -160,9 +160,10 @@ FASTCNN_OP void leave_moments(const GemmTask& t, int64_t strip, int64_t o, int64
 
 // Whether results of `channels` in are stored all outputs of a pixel after each other.
 [[maybe_unused]] bool goes_across(const GemmTask& t, int64_t channels) {
-  return t.kH * t.kW == 1 && t.nc == 1 && channels <= kAcrossChannels && t.O % (2 * kLanes) == 0 && !t.sorted &&
-         !t.norm.on && !t.residual && !t.moments.on && !t.sums_before.on && t.late.act == Act::none &&
-         t.N * t.oH * t.oW * t.y_w > kCachedFloats;
+  const int64_t taps = t.kH * t.kW;
+  return (taps == 1 || (t.pack && t.merge)) && t.nc == 1 && taps * channels <= kAcrossNumbers &&
+         t.O % (2 * kLanes) == 0 && !t.sorted && !t.norm.on && !t.residual && !t.moments.on && !t.sums_before.on &&
+         t.late.act == Act::none && t.N * t.oH * t.oW * t.y_w > kCachedFloats;
 }
 
 template <class T>
@@ -241,14 +242,18 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
           const AcrossArgs row{t.bias ? t.bias + batch * t.bias_b + o0 : nullptr,
                                t.act,
                                t.stream,
-                               cn,
+                               t.kH,
+                               t.kW * cn,
                                2 * kLanes * (b1 - b0),
+                               t.dH * a_h,
                                t.sW * a_w,
                                t.y_w,
                                ww};
           for (int64_t n = 0; n < nn; ++n)
             for (int64_t h = 0; h < hh; ++h)
-              row_across(row, a + n * a_n + h * t.sH * a_h, wc + cn * o0, y + o0 + n * t.y_n + h * t.y_h);
+              (t.kH > 1 ? row_across<true> : row_across<false>)(row, a + n * a_n + h * t.sH * a_h,
+                                                                wc + taps * cn * o0,
+                                                                y + o0 + n * t.y_n + h * t.y_h);
           continue;
         }
       for (int64_t b = b0; b < b1; ++b) {
