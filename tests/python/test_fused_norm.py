@@ -68,7 +68,7 @@ def equal_to_eager(bn, fn, *inputs):
 
 @pytest.mark.parametrize("act", ["none", "relu", "relu6"])
 def test_what_is_not_finite_passes_a_clamp_as_it_passes_the_activation(act, kernel_isa):
-    """One kernel clamps for all three; a bound that is not there bounds nothing."""
+    """One kernel clamps for both; a bound that is not there bounds nothing."""
     a = np.random.default_rng(0).normal(size=(2, 12, 5, 5)).astype(np.float32)
     a[0, :, 0, :4] = np.nan, np.inf, -np.inf, 1e30
     model = nn.Sequential(nn.BatchNorm2d(12)).eval()

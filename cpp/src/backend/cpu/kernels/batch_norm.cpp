@@ -411,14 +411,12 @@ void norm_reduce_sums(const NormShape* s, const double* part, double* s1, double
 }
 #endif
 
-// The activations that fuse; adaptors never ask for others here. relu, relu6 and, going forward, none are one
-// variant: a clamp, in which NaN bounds nothing.
+// The activations that fuse; adaptors never ask for others here. relu and relu6 are one variant: a clamp, in which
+// NaN bounds nothing.
 template <class Args>
 FASTCNN_OP Args clamps(const Args& args) {
   Args p = args;
-  constexpr double kNone = __builtin_nan("");
-  if (p.act.act == Act::none) p.act = {Act::hardtanh, 0, kNone, kNone};
-  if (p.act.act == Act::relu) p.act = {Act::hardtanh, 0, 0, kNone};
+  if (p.act.act == Act::relu) p.act = {Act::hardtanh, 0, 0, __builtin_nan("")};
   if (p.act.act == Act::relu6) p.act = {Act::hardtanh, 0, 0, 6};
   return p;
 }
@@ -430,6 +428,7 @@ static void apply_any(const NormApplyArgs& args, int64_t begin, int64_t end) {
   switch (p.act.act) {
 #define FASTCNN_CASE(a) \
   case Act::a: return p.res ? apply<T, Act::a, true>(p, begin, end) : apply<T, Act::a, false>(p, begin, end);
+    FASTCNN_CASE(none)
     FASTCNN_CASE(hardtanh)
     FASTCNN_INPUT_ACTS(FASTCNN_CASE)
 #undef FASTCNN_CASE
