@@ -331,6 +331,8 @@ def test_copies_of_any_order_of_dims_are_numpys(data):
     a, x = counted((*sides,))
     a, x = a[start:].transpose(order), x[start:].permute(*order)
     np.testing.assert_array_equal(x.contiguous().numpy(), a)
+    wide = (3, *a.shape)  # one element for many
+    np.testing.assert_array_equal(x.unsqueeze(0).expand(*wide).contiguous().numpy(), np.broadcast_to(a, wide))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "5-D" not in n])

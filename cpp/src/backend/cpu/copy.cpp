@@ -25,8 +25,8 @@ int transposed_dim(const EltLoop& l, DType x_type, DType y_type) {
 constexpr int64_t kNarrow = 2;  // columns of a transposed matrix that is no tile
 
 // Where rows of y are short (pixel_shuffle, pixel_unshuffle): as many of the inner dims as lie together in y form
-// a run, and a table tells where each of its elements lies in x. For runs that use at least half of the lines of x
-// that they touch: all others are read better by rows and tiles.
+// a run, and a table tells where each of its elements lies in x. For runs that use at least a quarter of the lines
+// of x that they touch, near each other: all others are read better by rows and tiles.
 struct Runs {
   static constexpr int64_t kLongest = 4096, kLongRow = 32, kFewest = 16, kLine = 64, kFar = 128 << 10;
   int dims = 0;  // outer ones
@@ -82,14 +82,15 @@ void copy_strided(const Operand& x, const Operand& y, bool stream) {
   EltLoop l = plan_loop({&y, &x});
   if (l.total == 0) return;
   int t = transposed_dim(l, x.dtype, y.dtype);
-  const bool narrow = t < 0 || l.shape[l.ndim - 1] <= kNarrow;
-  if (const Runs runs(l, x.dtype, y.dtype); narrow && !runs.table.empty()) {
-    const auto run = static_cast<int64_t>(runs.table.size());
-    ref::dispatch_size(x.dtype, [&]<class T>() {
-      parallel_for(l.total / run, std::max<int64_t>(1, kSerialElements / run),
-                   [&](int64_t b, int64_t e, int) { copy_runs(l, runs, x.as<T>(), y.as<T>(), b, e); });
-    });
-    return;
+  if (t < 0 || l.shape[l.ndim - 1] <= kNarrow) {
+    const Runs runs(l, x.dtype, y.dtype);
+    if (const auto run = static_cast<int64_t>(runs.table.size()); run > 0) {
+      ref::dispatch_size(x.dtype, [&]<class T>() {
+        parallel_for(l.total / run, std::max<int64_t>(1, kSerialElements / run),
+                     [&](int64_t b, int64_t e, int) { copy_runs(l, runs, x.as<T>(), y.as<T>(), b, e); });
+      });
+      return;
+    }
   }
   if (t < 0) {
     parallel_for(l.total, kSerialElements, [&](int64_t b, int64_t e, int) {
