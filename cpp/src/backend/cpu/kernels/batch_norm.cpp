@@ -420,7 +420,23 @@ FASTCNN_OP Args clamps(const Args& args) {
   if (p.act.act == Act::relu6) p.act = {Act::hardtanh, 0, 0, 6};
   return p;
 }
-#define FASTCNN_INPUT_ACTS(X) X(leaky_relu) X(silu) X(hardswish)  // by their input
+
+// Calls f.template operator()<activation, whether its argument is made again>(arguments) of a backward pass.
+// Clamps may read their output instead; the others go by their input.
+template <class Args, class F>
+FASTCNN_OP void with_act(const Args& args, F f) {
+  if (args.act.act == Act::none) return f.template operator()<Act::none, false>(args);
+  const Args p = clamps(args);
+  switch (p.act.act) {
+    case Act::hardtanh:
+      if (p.scale) return f.template operator()<Act::hardtanh, true>(p);
+      return f.template operator()<Act::hardtanh, false>(p);
+    case Act::leaky_relu: return f.template operator()<Act::leaky_relu, true>(p);
+    case Act::silu: return f.template operator()<Act::silu, true>(p);
+    case Act::hardswish: return f.template operator()<Act::hardswish, true>(p);
+    default: return;
+  }
+}
 
 template <class T>
 static void apply_any(const NormApplyArgs& args, int64_t begin, int64_t end) {
@@ -430,7 +446,9 @@ static void apply_any(const NormApplyArgs& args, int64_t begin, int64_t end) {
   case Act::a: return p.res ? apply<T, Act::a, true>(p, begin, end) : apply<T, Act::a, false>(p, begin, end);
     FASTCNN_CASE(none)
     FASTCNN_CASE(hardtanh)
-    FASTCNN_INPUT_ACTS(FASTCNN_CASE)
+    FASTCNN_CASE(leaky_relu)
+    FASTCNN_CASE(silu)
+    FASTCNN_CASE(hardswish)
 #undef FASTCNN_CASE
     default: return;
   }
@@ -450,18 +468,7 @@ static void bwd_sums_of(const NormBwdSumsArgs& p, int64_t begin, int64_t end) {
 
 template <class T>
 static void bwd_sums_any(const NormBwdSumsArgs& args, int64_t begin, int64_t end) {
-  if (args.act.act == Act::none) return bwd_sums_of<T, Act::none, false>(args, begin, end);
-  const NormBwdSumsArgs p = clamps(args);
-  switch (p.act.act) {
-    case Act::hardtanh:
-      return p.scale ? bwd_sums_of<T, Act::hardtanh, true>(p, begin, end)
-                     : bwd_sums_of<T, Act::hardtanh, false>(p, begin, end);
-#define FASTCNN_CASE(a) \
-  case Act::a: return bwd_sums_of<T, Act::a, true>(p, begin, end);
-      FASTCNN_INPUT_ACTS(FASTCNN_CASE)
-#undef FASTCNN_CASE
-    default: return;
-  }
+  with_act(args, [&]<Act A, bool Again>(const NormBwdSumsArgs& p) { bwd_sums_of<T, A, Again>(p, begin, end); });
 }
 #if FASTCNN_SHARED_HERE
 void norm_bwd_sums(const NormBwdSumsArgs* p, int64_t begin, int64_t end) { bwd_sums_any<float>(*p, begin, end); }
@@ -472,18 +479,7 @@ void norm_bwd_sums_bf16(const NormBwdSumsArgs* p, int64_t begin, int64_t end) {
 
 template <class T>
 static void bwd_apply_any(const NormBwdApplyArgs& args, int64_t begin, int64_t end) {
-  if (args.act.act == Act::none) return bwd_apply<T, Act::none, false>(args, begin, end);
-  const NormBwdApplyArgs p = clamps(args);
-  switch (p.act.act) {
-    case Act::hardtanh:
-      return p.scale ? bwd_apply<T, Act::hardtanh, true>(p, begin, end)
-                     : bwd_apply<T, Act::hardtanh, false>(p, begin, end);
-#define FASTCNN_CASE(a) \
-  case Act::a: return bwd_apply<T, Act::a, true>(p, begin, end);
-      FASTCNN_INPUT_ACTS(FASTCNN_CASE)
-#undef FASTCNN_CASE
-    default: return;
-  }
+  with_act(args, [&]<Act A, bool Again>(const NormBwdApplyArgs& p) { bwd_apply<T, A, Again>(p, begin, end); });
 }
 #if FASTCNN_SHARED_HERE
 void norm_bwd_apply(const NormBwdApplyArgs* p, int64_t begin, int64_t end) {
