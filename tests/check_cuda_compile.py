@@ -20,7 +20,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "cpp/src/backend/cuda"
-TARGETS = ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90")
+TARGETS = ("arch=compute_80,code=[compute_80,sm_80]", "arch=compute_90a,code=sm_90a")
 LONG = ("conv2d", "conv2d_boxes", "conv2d_depthwise", "matmul", "batch_norm")  # first: minutes each
 SPILLS_ALLOWED: tuple[str, ...] = ()  # parts of kernel names
 

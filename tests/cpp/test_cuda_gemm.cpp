@@ -146,8 +146,9 @@ TEST_CASE("cuda matmul: transposes, batches, bias, activation, edges of tiles, c
         if (p.has_bias) p.act.act = Act::gelu;
         std::vector<Shaped> in{tensor({p.batch, M, K}, 1, t), tensor({p.b_batched ? p.batch : 1, K, N}, 2, t)};
         if (p.has_bias) in.push_back(tensor({N}, 3, t));
+        const bool tensor_cores = dtype_size(t) == 2 && !(p.trans_a && p.trans_b);
         CHECK(check_cuda(FASTCNN_CUDA_OP(matmul), &p, in, {{{p.batch, M, N}, t}}, 4e-6) ==
-              (dtype_size(t) == 2 ? 2 + ((p.trans_a ? M : K) % 8 == 0 && (p.trans_b ? K : N) % 8 == 0) : 1));
+              (tensor_cores ? 2 + ((p.trans_a ? M : K) % 8 == 0 && (p.trans_b ? K : N) % 8 == 0) : 1));
       }
 }
 
@@ -338,7 +339,7 @@ TEST_CASE("cuda TF32: products and convolutions of float32 on tensor cores, wher
     CHECK(check_cuda(FASTCNN_CUDA_OP(conv2d_bwd_weights), &p, {tensor(x, 1, t), tensor(y, 5, t)}, {{w, t}},
                      kTf32) == 2);
   }
-  for (int bits = 0; bits < 4; ++bits) {
+  for (int bits = 0; bits < 3; ++bits) {
     MatmulParams p;
     p.batch = 2, p.M = 72, p.N = 68, p.K = 200, p.trans_a = bits & 1, p.trans_b = bits >> 1;
     const Shaped a = tensor(p.trans_a ? std::vector<int64_t>{2, 200, 72} : std::vector<int64_t>{2, 72, 200}, 1),

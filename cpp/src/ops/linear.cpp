@@ -21,21 +21,18 @@ Tensor swapped_view(const Tensor& x) {
 bool is_transposed(const Tensor& x) { return !x.is_contiguous() && swapped_view(x).is_contiguous(); }
 Tensor row_or_column_major(const Tensor& x) { return is_transposed(x) ? x : contiguous(x); }
 
-// a (M,K) or (B,M,K), b (K,N) or (B,K,N), bias (N).
-Tensor product(const Rule& rule, const Tensor& a_in, const Tensor& b_in, const Tensor& bias = {}) {
+// a (M,K) or (B,M,K), b (K,N) or (B,K,N).
+Tensor product(const Rule& rule, const Tensor& a_in, const Tensor& b_in) {
   Tensor a = row_or_column_major(a_in), b = row_or_column_major(b_in);
+  // Devices have kernels for one transposed operand: of two, the result is transposed instead.
+  if (is_transposed(a) && is_transposed(b)) return transposed(product(rule, transposed(b), transposed(a)));
   int ra = a.ndim(), rb = b.ndim();
   MatmulParams p;
   p.a_batched = ra == 3, p.b_batched = rb == 3;
   p.batch = p.a_batched ? a.shape()[0] : p.b_batched ? b.shape()[0] : 1;
   p.M = a.shape()[ra - 2], p.K = a.shape()[ra - 1], p.N = b.shape()[rb - 1];
   p.trans_a = is_transposed(a), p.trans_b = is_transposed(b);
-  p.has_bias = bias.defined();
   std::vector<Tensor> operands{a, b}, lying{p.trans_a ? swapped_view(a) : a, p.trans_b ? swapped_view(b) : b};
-  if (bias.defined()) {
-    operands.push_back(contiguous(bias));
-    lying.push_back(operands.back());
-  }
   Dims shape = p.a_batched || p.b_batched ? Dims{p.batch, p.M, p.N} : Dims{p.M, p.N};
   std::vector<Tensor> out = emit(Rule{rule.name}, OpKind::matmul, p, lying, {{shape, a.dtype()}});
   record_on_tape(rule, p, operands, out);
@@ -103,8 +100,10 @@ Tensor linear(const Tensor& x_in, const Tensor& w_in, const Tensor& bias_in) {
     check(bias.ndim() == 1 && bias.shape()[0] == O, "linear: expected bias of shape ", Dims{O}, " (w is ",
           w.shape(), "), got ", bias.shape());
   const Dims lead = leading(x.shape(), 1);
-  Tensor x2 = x.ndim() == 2 ? row_or_column_major(x) : contiguous(reshape(x, {lead.numel(), I}));
   w = row_or_column_major(w);
+  const bool may_lie =
+      x.ndim() == 2 && is_transposed(w);  // w's columns are inputs: one operand at most, as in product
+  Tensor x2 = may_lie ? row_or_column_major(x) : contiguous(reshape(x, {lead.numel(), I}));
 
   MatmulParams p;
   p.M = lead.numel(), p.N = O, p.K = I;
