@@ -2,15 +2,17 @@
 
 import math
 
+import fastcnn as fc
 import numpy as np
 import pytest
-from fastcnn import _core, nn
+from fastcnn import _core, nn, optim
 from fastcnn._core import ops
 from fastcnn.nn import init
 
 torch = pytest.importorskip("torch")
 
 IMAGE = (2, 4, 6, 6)
+SEQUENCE = (2, 4, 11)
 # name, positional arguments, keywords, shape of x
 LAYERS = [
     ("Conv2d", (4, 6, 3), {}, IMAGE),
@@ -88,6 +90,27 @@ LAYERS = [
     ("CircularPad2d", ((1, 2, 0, 3),), {}, IMAGE),
     ("ReflectionPad2d", (2,), {}, IMAGE),
     ("ReplicationPad2d", ((0, 1, 2, 3),), {}, IMAGE),
+    ("Conv1d", (4, 6, 3), {}, SEQUENCE),
+    ("Conv1d", (4, 6, 3), dict(stride=2, padding=2, dilation=2, groups=2, bias=False), SEQUENCE),
+    ("Conv1d", (4, 4, (3,)), dict(stride=(2,), padding=(1,), groups=4), SEQUENCE),
+    ("Conv1d", (4, 6, 4), dict(padding="same", padding_mode="reflect"), SEQUENCE),
+    ("Conv1d", (4, 6, 3), dict(padding=2, padding_mode="circular"), SEQUENCE[1:]),
+    ("ConvTranspose1d", (4, 6, 3), dict(stride=2, padding=1, output_padding=1), SEQUENCE),
+    ("ConvTranspose1d", (4, 6, 2), dict(groups=2, bias=False, dilation=2), SEQUENCE[1:]),
+    ("MaxPool1d", (2,), {}, SEQUENCE),
+    ("MaxPool1d", (3,), dict(stride=2, padding=1, dilation=1, ceil_mode=True), SEQUENCE[1:]),
+    ("AvgPool1d", (3,), dict(stride=2, padding=1, count_include_pad=False), SEQUENCE),
+    ("AvgPool1d", (3, 2, 1), dict(ceil_mode=True), SEQUENCE),
+    ("AdaptiveAvgPool1d", (4,), {}, SEQUENCE),
+    ("AdaptiveMaxPool1d", (3,), {}, SEQUENCE),
+    ("InstanceNorm1d", (4,), {}, SEQUENCE),
+    ("InstanceNorm1d", (4,), dict(affine=True, track_running_stats=True), SEQUENCE),
+    ("InstanceNorm1d", (4,), {}, SEQUENCE[1:]),
+    ("ZeroPad1d", (2,), {}, SEQUENCE),
+    ("ConstantPad1d", ((1, 2), -1.5), {}, SEQUENCE),
+    ("CircularPad1d", ((1, 2),), {}, SEQUENCE),
+    ("ReflectionPad1d", (2,), {}, SEQUENCE),
+    ("ReplicationPad1d", ((0, 3),), {}, SEQUENCE),
 ]  # fmt: skip
 
 
@@ -191,6 +214,79 @@ def test_layers_without_a_torch_twin():
     assert nn.Conv2d(4, 5, 3, padding=((1, 0), (0, 2)))(ops.ones((1, 4, 7, 8))).shape == (1, 5, 6, 8)
     values, indices = nn.MaxPool2d(2, return_indices=True)(ops.ones((1, 4, 4, 4)))
     assert values.shape == indices.shape == (1, 4, 2, 2)
+
+
+def test_a_net_of_sequences_learns_the_same_in_a_plan():
+    def grown(compiled):
+        _core.ops.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv1d(3, 8, 5, padding=2), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3, groups=2),
+            nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 2),
+        )  # fmt: skip
+        optimizer = optim.SGD(net.parameters(), 0.1, momentum=0.9)
+
+        def step(x, y):
+            loss = ops.cross_entropy(net(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = fc.compile(step) if compiled else step
+        x = np.random.default_rng(0).standard_normal((16, 3, 40)).astype(np.float32)
+        y = (x[:, 0].mean(1) > 0).astype(np.int64)
+        return [step(_core.tensor(x), _core.tensor(y)).item() for _ in range(30)]
+
+    eager, planned = grown(False), grown(True)
+    np.testing.assert_allclose(planned, eager, rtol=1e-3)
+    assert eager[-1] < 0.5 * eager[0]
+
+
+SEQ, KERNELS = ops.ones((2, 3, 8)), ops.ones((4, 3, 3))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: ops.conv1d(ops.ones((2, 3, 8, 8)), KERNELS), ValueError, r"conv1d: .*\(N, C, L\).*\(2, 3, 8, 8\)"),
+    (lambda: ops.conv1d(SEQ, ops.ones((4, 3, 3, 3))), ValueError, r"conv1d: .*3 dimensions.*\(4, 3, 3, 3\)"),
+    (lambda: ops.conv1d(SEQ, ops.ones((4, 5, 3))), ValueError, r"conv1d: .*5 channels.*\(2, 3, 8\)"),
+    (lambda: ops.conv1d(ops.ones((2, 3, 2)), KERNELS), ValueError, r"conv1d: the kernel covers 3 places.*of 2"),
+    (lambda: ops.conv1d(SEQ, KERNELS, ops.ones((5,))), ValueError, "conv1d: .*bias of shape"),
+    (lambda: ops.conv1d(SEQ, KERNELS, stride=0), ValueError, "conv1d: expected stride >= 1"),
+    (lambda: ops.conv1d(SEQ, KERNELS, stride=(1, 2)), TypeError, "conv1d: expected stride as an int"),
+    (lambda: ops.conv1d(SEQ, KERNELS, padding="full"), ValueError, "conv1d: .*'full'"),
+    (lambda: ops.conv1d(ops.ones((2, 3, 8), dtype="int64"), KERNELS), TypeError, "conv1d: .*floating"),
+    (lambda: ops.conv_transpose1d(SEQ, KERNELS), ValueError, "conv_transpose1d: .*4 channels"),
+    (lambda: ops.conv_transpose1d(SEQ, ops.ones((3, 3, 3)), output_padding=1), ValueError, "smaller than stride"),
+    (lambda: ops.max_pool1d(SEQ, 9), ValueError, r"max_pool1d: the window of 9.*\(2, 3, 8\)"),
+    (lambda: ops.max_pool1d(SEQ, 2, padding=2), ValueError, "max_pool1d: .*half the window"),
+    (lambda: ops.avg_pool1d(ops.ones((8,)), 2), ValueError, r"avg_pool1d: .*\(N, C, L\)"),
+    (lambda: ops.adaptive_avg_pool1d(SEQ, 0), ValueError, "adaptive_avg_pool1d: .*output_size >= 1"),
+    (lambda: nn.Conv1d(3, 4, (3, 3)), ValueError, "Conv1d: expected kernel_size as an int"),
+    (lambda: nn.InstanceNorm1d(3)(ops.ones((1, 3, 4, 4))), ValueError, "InstanceNorm1d: expected x as 2-D or 3-D"),
+    (lambda: nn.ZeroPad1d((1, 2, 3)), ValueError, r"ZeroPad1d: .*\(left, right\)"),
+    (lambda: nn.Dropout1d()(ops.ones((1, 3, 4, 4))), ValueError, "Dropout1d: .*\\(N, C, L\\)"),
+])  # fmt: skip
+def test_what_does_not_fit_a_sequence_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_sequences_may_be_padded_unevenly_and_give_places():
+    x = _core.tensor(np.arange(12, dtype=np.float32).reshape(1, 2, 6))
+    assert nn.Conv1d(2, 3, 3, padding=(2, 1))(x).shape == (1, 3, 7)
+    values, places = nn.MaxPool1d(2, return_indices=True)(x)
+    assert places.tolist() == [[[1, 3, 5], [1, 3, 5]]] and values.tolist() == [[[1, 3, 5], [7, 9, 11]]]
+    values, places = nn.AdaptiveMaxPool1d(2, return_indices=True)(x[0])
+    assert places.tolist() == [[2, 5], [2, 5]]
+    assert repr(nn.Conv1d(2, 3, 3, padding=1)) == "Conv1d(2, 3, kernel_size=(3,), stride=(1,), padding=(1,))"
+
+
+def test_dropout1d_drops_whole_channels():
+    _core.ops.manual_seed(0)
+    y = nn.Dropout1d(0.5)(ops.ones((50, 8, 5))).numpy()
+    assert np.isin(y, (0, 2)).all() and (y == y[:, :, :1]).all() and 0.3 < (y == 0).mean() < 0.7
+    single = nn.Dropout1d(0.5)(ops.ones((8, 5))).numpy()
+    assert (single == single[:, :1]).all()
 
 
 @pytest.mark.parametrize("name", ["Dropout", "Dropout2d", "DropPath"])

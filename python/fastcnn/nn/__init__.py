@@ -35,7 +35,7 @@ from .activation import (
 from .attention import CBAM, ECA, SelfAttention2d, SqueezeExcite
 from .capsule import PrimaryCaps, RoutingCaps
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
-from .conv import Conv2d, ConvTranspose2d, Linear
+from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Linear
 from .distance import CosineSimilarity, PairwiseDistance
 from .embedding import Embedding
 from .loss import (
@@ -70,6 +70,7 @@ from .norm import (
     BatchNorm1d,
     BatchNorm2d,
     GroupNorm,
+    InstanceNorm1d,
     InstanceNorm2d,
     LayerNorm,
     LocalResponseNorm,
@@ -78,20 +79,27 @@ from .norm import (
 )
 from .parameter import Parameter
 from .pooling import (
+    AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
     AdaptiveMaxPool2d,
+    AvgPool1d,
     AvgPool2d,
     GlobalAvgPool2d,
     LPPool2d,
+    MaxPool1d,
     MaxPool2d,
     MaxUnpool2d,
 )
 from .shape import (
     AlphaDropout,
     ChannelShuffle,
+    CircularPad1d,
     CircularPad2d,
+    ConstantPad1d,
     ConstantPad2d,
     Dropout,
+    Dropout1d,
     Dropout2d,
     DropPath,
     FeatureAlphaDropout,
@@ -99,13 +107,16 @@ from .shape import (
     Fold,
     PixelShuffle,
     PixelUnshuffle,
+    ReflectionPad1d,
     ReflectionPad2d,
+    ReplicationPad1d,
     ReplicationPad2d,
     Unflatten,
     Unfold,
     Upsample,
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
+    ZeroPad1d,
     ZeroPad2d,
 )
 

@@ -1,4 +1,4 @@
-"""Conv2d, ConvTranspose2d and Linear: weight, bias, their first values, and one op call each."""
+"""Convolutions of images and sequences, and Linear: weight, bias, their first values, and one op call each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .module import Module
 from .parameter import Parameter, empty
 
 
-def pair(layer, what, value):
-    """(h, w) from an int or two ints; ValueError or TypeError naming the layer otherwise."""
+def pair(layer, what, value, dims=2):
+    """(h, w) from an int or two ints, (l,) with dims=1; ValueError or TypeError naming the layer otherwise."""
+    wanted = "an int or a pair of ints" if dims == 2 else "an int"
     if not isinstance(value, (Integral, Iterable)):
-        raise TypeError(f"{layer}: expected {what} as an int or a pair of ints, got {value!r}")
-    values = (value, value) if isinstance(value, Integral) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, Integral) for v in values):
-        raise ValueError(f"{layer}: expected {what} as an int or a pair of ints, got {value!r}")
+        raise TypeError(f"{layer}: expected {what} as {wanted}, got {value!r}")
+    values = (value,) * dims if isinstance(value, Integral) else tuple(value)
+    if len(values) != dims or not all(isinstance(v, Integral) for v in values):
+        raise ValueError(f"{layer}: expected {what} as {wanted}, got {value!r}")
     return tuple(map(int, values))
 
 
@@ -51,14 +52,16 @@ class _Weighted(Module):
 
 
 class _Conv(_Weighted):
-    """Settings shared by Conv2d and ConvTranspose2d."""
+    """Settings shared by the convolutions."""
+
+    _dims = 2
 
     def _set_sizes(self, in_channels, out_channels, kernel_size, stride, dilation, groups):
         name = type(self).__name__
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = pair(name, "kernel_size", kernel_size)
-        self.stride = pair(name, "stride", stride)
-        self.dilation = pair(name, "dilation", dilation)
+        self.kernel_size = pair(name, "kernel_size", kernel_size, self._dims)
+        self.stride = pair(name, "stride", stride, self._dims)
+        self.dilation = pair(name, "dilation", dilation, self._dims)
         _positive(
             name, in_channels=in_channels, out_channels=out_channels, groups=groups,
             kernel_size=self.kernel_size, stride=self.stride, dilation=self.dilation,
@@ -70,8 +73,9 @@ class _Conv(_Weighted):
             )
 
     def extra_repr(self):
+        none = (0,) * self._dims
         defaults = {
-            "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1,
+            "padding": none, "output_padding": none, "dilation": (1,) * self._dims, "groups": 1,
             "padding_mode": "zeros",
         }  # fmt: skip
         parts = [
@@ -86,39 +90,33 @@ class _Conv(_Weighted):
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class Conv2d(_Conv):
-    """2-D cross-correlation: x (N, in_channels, H, W) -> (N, out_channels, H', W') (LeCun et al. 1989).
-
-    Args: kernel_size, stride, dilation: int or (h, w). padding: int | (h, w) | ((top, bottom), (left,
-    right)) | "valid" | "same" (also with stride: output = ceil(in / stride), the extra pixel at the end).
-    groups: channels are split into that many convolutions. bias: learn one number per output channel.
-    padding_mode: zeros, reflect, replicate or circular. weight is (out_channels, in_channels / groups, kH,
-    kW).
-    """
+class _CrossCorrelation(_Conv):
+    """Conv1d and Conv2d: padding by numbers or by name, one op call."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
         padding_mode="zeros", device=None, dtype=None,
     ):  # fmt: skip
         super().__init__()
+        name = type(self).__name__
         self._set_sizes(in_channels, out_channels, kernel_size, stride, dilation, groups)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                raise ValueError(f"Conv2d: expected padding 'same', 'valid' or numbers, got {padding!r}")
+                raise ValueError(f"{name}: expected padding 'same', 'valid' or numbers, got {padding!r}")
             self.padding = padding
         elif isinstance(padding, Integral):
-            self.padding = (int(padding), int(padding))
+            self.padding = (int(padding),) * self._dims
         else:
             self.padding = tuple(int(p) if isinstance(p, Integral) else tuple(map(int, p)) for p in padding)
         if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"Conv2d: expected padding_mode in {_PADDING_MODES}, got {padding_mode!r}")
+            raise ValueError(f"{name}: expected padding_mode in {_PADDING_MODES}, got {padding_mode!r}")
         self.padding_mode = padding_mode
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self._set_parameters(shape, (out_channels,), bias, device, dtype)
 
     def forward(self, x):
-        """fastcnn.ops.conv2d with this layer's weight and settings."""
-        return ops.conv2d(
+        """The op of this layer's name with its weight and settings."""
+        return self._op(
             x,
             self.weight,
             self.bias,
@@ -130,29 +128,50 @@ class Conv2d(_Conv):
         )
 
 
-class ConvTranspose2d(_Conv):
-    """Transposed convolution, the gradient of Conv2d with respect to its input (Zeiler et al. 2010).
+class Conv2d(_CrossCorrelation):
+    """2-D cross-correlation: x (N, in_channels, H, W) -> (N, out_channels, H', W') (LeCun et al. 1989).
 
-    x (N, in_channels, H, W) -> (N, out_channels, H', W'), H' = (H - 1) * stride - 2 * padding + dilation *
-    (kernel_size - 1) + output_padding + 1. weight is (in_channels, out_channels / groups, kH, kW).
+    Args: kernel_size, stride, dilation: int or (h, w). padding: int | (h, w) | ((top, bottom), (left,
+    right)) | "valid" | "same" (also with stride: output = ceil(in / stride), the extra pixel at the end).
+    groups: channels are split into that many convolutions. bias: learn one number per output channel.
+    padding_mode: zeros, reflect, replicate or circular. weight is (out_channels, in_channels / groups, kH,
+    kW).
     """
+
+    _op = staticmethod(ops.conv2d)
+
+
+class Conv1d(_CrossCorrelation):
+    """1-D cross-correlation of sequences: x (N, in_channels, L) -> (N, out_channels, L') (Waibel et al. 1989).
+
+    Args: kernel_size, stride, dilation: int. padding: int | (left, right) | "valid" | "same"; the others as those of
+    Conv2d. weight is (out_channels, in_channels / groups, k).
+    """
+
+    _dims = 1
+    _op = staticmethod(ops.conv1d)
+
+
+class _Transposed(_Conv):
+    """ConvTranspose1d and ConvTranspose2d."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
         bias=True, dilation=1, padding_mode="zeros", device=None, dtype=None,
     ):  # fmt: skip
         super().__init__()
+        name = type(self).__name__
         self._set_sizes(in_channels, out_channels, kernel_size, stride, dilation, groups)
-        self.padding = pair("ConvTranspose2d", "padding", padding)
-        self.output_padding = pair("ConvTranspose2d", "output_padding", output_padding)
+        self.padding = pair(name, "padding", padding, self._dims)
+        self.output_padding = pair(name, "output_padding", output_padding, self._dims)
         if padding_mode != "zeros":
-            raise ValueError(f"ConvTranspose2d: expected padding_mode 'zeros', got {padding_mode!r}")
+            raise ValueError(f"{name}: expected padding_mode 'zeros', got {padding_mode!r}")
         shape = (in_channels, out_channels // groups, *self.kernel_size)
         self._set_parameters(shape, (out_channels,), bias, device, dtype)
 
     def forward(self, x):
-        """fastcnn.ops.conv_transpose2d with this layer's weight and settings."""
-        return ops.conv_transpose2d(
+        """The op of this layer's name with its weight and settings."""
+        return self._op(
             x,
             self.weight,
             self.bias,
@@ -162,6 +181,26 @@ class ConvTranspose2d(_Conv):
             self.groups,
             self.dilation,
         )
+
+
+class ConvTranspose2d(_Transposed):
+    """Transposed convolution, the gradient of Conv2d with respect to its input (Zeiler et al. 2010).
+
+    x (N, in_channels, H, W) -> (N, out_channels, H', W'), H' = (H - 1) * stride - 2 * padding + dilation *
+    (kernel_size - 1) + output_padding + 1. weight is (in_channels, out_channels / groups, kH, kW).
+    """
+
+    _op = staticmethod(ops.conv_transpose2d)
+
+
+class ConvTranspose1d(_Transposed):
+    """Transposed convolution of sequences: x (N, in_channels, L) -> (N, out_channels, L'); sizes as ConvTranspose2d's.
+
+    weight is (in_channels, out_channels / groups, k).
+    """
+
+    _dims = 1
+    _op = staticmethod(ops.conv_transpose1d)
 
 
 class Linear(_Weighted):

@@ -194,11 +194,8 @@ class SyncBatchNorm(_BatchNorm):
         return module
 
 
-class InstanceNorm2d(_Running):
-    """Normalises each channel of each image (Ulyanov et al. 2016), by default without weights.
-
-    x is (N, C, H, W) or (C, H, W).
-    """
+class _InstanceNorm(_Running):
+    _ndims = 4  # of a batch
 
     def __init__(
         self,
@@ -214,10 +211,12 @@ class InstanceNorm2d(_Running):
 
     def forward(self, x):
         """fastcnn.ops.instance_norm; with running statistics, batch_norm with those in evaluation."""
-        if x.ndim == 3:  # one image (C, H, W)
+        if x.ndim == self._ndims - 1:  # one image (C, H, W) or sequence (C, L)
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        if x.ndim != 4:
-            raise ValueError(f"InstanceNorm2d: expected x as 3-D or 4-D, got x of shape {x.shape}")
+        if x.ndim != self._ndims:
+            raise ValueError(
+                f"{type(self).__name__}: expected x as {self._ndims - 1}-D or {self._ndims}-D, got x of shape {x.shape}"
+            )
         if self.running_mean is not None:
             if not self.training:
                 return ops.batch_norm(
@@ -234,13 +233,28 @@ class InstanceNorm2d(_Running):
 
     def _update_running_stats(self, x):
         with no_grad():
-            x = x.detach()
+            x, places = x.detach(), tuple(range(2, x.ndim))
             m = self.momentum or 0.0  # PyTorch counts no batches here, so None means 0
             for running, now in (
-                (self.running_mean, x.mean(dim=(2, 3)).mean(dim=0)),
-                (self.running_var, x.var(dim=(2, 3)).mean(dim=0)),
+                (self.running_mean, x.mean(dim=places).mean(dim=0)),
+                (self.running_var, x.var(dim=places).mean(dim=0)),
             ):
                 running.copy_(running + (now - running) * m)
+
+
+_INSTANCE_NORM_DOC = """Normalises each channel of each {what} (Ulyanov et al. 2016), by default without weights.
+
+    x is {shapes}.
+    """
+
+
+class InstanceNorm1d(_InstanceNorm):
+    __doc__ = _INSTANCE_NORM_DOC.format(what="sequence", shapes="(N, C, L) or (C, L)")
+    _ndims = 3
+
+
+class InstanceNorm2d(_InstanceNorm):
+    __doc__ = _INSTANCE_NORM_DOC.format(what="image", shapes="(N, C, H, W) or (C, H, W)")
 
 
 class GroupNorm(_Affine):

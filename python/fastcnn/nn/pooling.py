@@ -1,4 +1,4 @@
-"""Pooling layers. Sizes are an int or (h, w); stride None means kernel_size."""
+"""Pooling layers. Sizes are an int or (h, w), an int in 1-D; stride None means kernel_size."""
 
 from __future__ import annotations
 
@@ -71,3 +71,37 @@ class AdaptiveMaxPool2d(OpLayer, op="adaptive_max_pool2d"):
 
 class GlobalAvgPool2d(OpLayer, op="global_avg_pool2d"):
     """Mean over H and W: (N, C, H, W) -> (N, C, 1, 1) (Lin et al. 2013)."""
+
+
+class MaxPool1d(OpLayer, op="max_pool1d"):
+    """MaxPool2d of sequences (N, C, L); return_indices: also the places of the largest values, int64."""
+
+    kernel_size: int
+    stride: int | None = None
+    padding: int = 0
+    dilation: int = 1
+    return_indices: bool = False
+    ceil_mode: bool = False
+
+
+class AvgPool1d(OpLayer, op="avg_pool1d"):
+    """AvgPool2d of sequences (N, C, L)."""
+
+    kernel_size: int
+    stride: int | None = None
+    padding: int = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+
+class AdaptiveAvgPool1d(OpLayer, op="adaptive_avg_pool1d"):
+    """Means over output_size windows of sequences (N, C, L), whatever L."""
+
+    output_size: int
+
+
+class AdaptiveMaxPool1d(OpLayer, op="adaptive_max_pool1d"):
+    """Largest values over output_size windows of sequences; return_indices: also their places, int64."""
+
+    output_size: int
+    return_indices: bool = False

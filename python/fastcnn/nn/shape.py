@@ -34,6 +34,18 @@ class Dropout2d(OpLayer, op="dropout2d", training=True, ignored=("inplace",)):
         _check_probability(self, "p", self.p)
 
 
+class Dropout1d(Dropout2d):
+    """Dropout of whole channels of sequences (N, C, L) or (C, L)."""
+
+    def forward(self, x):
+        """fastcnn.ops.dropout2d with the settings of this layer."""
+        if x.ndim == 2:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.ndim != 3:
+            raise ValueError(f"Dropout1d: expected x of shape (N, C, L) or (C, L), got {x.shape}")
+        return ops.dropout2d(x, self.p, training=self.training)
+
+
 class AlphaDropout(OpLayer, op="alpha_dropout", training=True, ignored=("inplace",)):
     """Dropout for SELU: in training sets values with probability p to SELU's lower limit (Klambauer et al. 2017).
 
@@ -173,14 +185,15 @@ class UpsamplingBilinear2d(Upsample):
 
 class _Pad(Module):
     _mode = "constant"
+    _sides = ("left", "right", "top", "bottom")
     value = None
 
     def __init__(self, padding):
         super().__init__()
-        sides = (padding,) * 4 if isinstance(padding, Integral) else tuple(padding)
-        if len(sides) != 4 or not all(isinstance(p, Integral) for p in sides):
+        sides = (padding,) * len(self._sides) if isinstance(padding, Integral) else tuple(padding)
+        if len(sides) != len(self._sides) or not all(isinstance(p, Integral) for p in sides):
             raise ValueError(
-                f"{type(self).__name__}: expected padding: int or (left, right, top, bottom), got {padding!r}"
+                f"{type(self).__name__}: expected padding: int or ({', '.join(self._sides)}), got {padding!r}"
             )
         self.padding = tuple(map(int, sides))
 
@@ -192,8 +205,31 @@ class _Pad(Module):
         return str(self.padding)
 
 
+class _Pad1d(_Pad):
+    _sides = ("left", "right")
+
+
+class _ConstantPad(_Pad):
+    def __init__(self, padding, value):
+        super().__init__(padding)
+        self.value = value
+
+    def extra_repr(self):
+        return f"padding={self.padding}, value={self.value}"
+
+
+class ZeroPad1d(_Pad1d):
+    """Zeros around each sequence; padding: int or (left, right)."""
+
+
 class ZeroPad2d(_Pad):
     """Zeros around each image; padding: int or (left, right, top, bottom)."""
+
+
+class ReflectionPad1d(_Pad1d):
+    """The sequence mirrored at its ends; padding: int or (left, right)."""
+
+    _mode = "reflect"
 
 
 class ReflectionPad2d(_Pad):
@@ -202,10 +238,22 @@ class ReflectionPad2d(_Pad):
     _mode = "reflect"
 
 
+class ReplicationPad1d(_Pad1d):
+    """The ends repeated; padding: int or (left, right)."""
+
+    _mode = "replicate"
+
+
 class ReplicationPad2d(_Pad):
     """The border pixels repeated; padding: int or (left, right, top, bottom)."""
 
     _mode = "replicate"
+
+
+class CircularPad1d(_Pad1d):
+    """The sequence repeated around itself; padding: int or (left, right)."""
+
+    _mode = "circular"
 
 
 class CircularPad2d(_Pad):
@@ -214,12 +262,9 @@ class CircularPad2d(_Pad):
     _mode = "circular"
 
 
-class ConstantPad2d(_Pad):
+class ConstantPad1d(_ConstantPad, _Pad1d):
+    """One value around each sequence; padding: int or (left, right)."""
+
+
+class ConstantPad2d(_ConstantPad):
     """One value around each image; padding: int or (left, right, top, bottom)."""
-
-    def __init__(self, padding, value):
-        super().__init__(padding)
-        self.value = value
-
-    def extra_repr(self):
-        return f"padding={self.padding}, value={self.value}"
