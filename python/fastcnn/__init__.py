@@ -56,7 +56,9 @@ _OPS = (
     "reshape round rsqrt sigmoid sign sin softmax split sqrt square squeeze stack sub sum tanh transpose "
     "unsqueeze var where zeros isnan isinf isfinite std amax amin norm zeros_like ones_like full_like "
     "empty_like rand_like randn_like log_softmax logical_and logical_or logical_xor logical_not remainder "
-    "floor_divide reciprocal log2 narrow log1p expm1 one_hot masked_fill index_select flip unflatten"
+    "argsort sort topk cumsum tril triu repeat_interleave tile outer isclose allclose nonzero meshgrid einsum "
+    "linspace eye logsumexp bmm roll floor_divide reciprocal log2 narrow log1p expm1 one_hot masked_fill index_select "
+    "flip unflatten"
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 

@@ -76,17 +76,19 @@ struct Tolerance {
 };
 
 inline std::string difference(const Array& a, const Array& b, const Tolerance& t) {
-  const bool bf16 = a.dtype == DType::bfloat16;
   if (!is_floating(a.dtype))
     return std::memcmp(a.memory->data(), b.memory->data(), static_cast<size_t>(a.n) * dtype_size(a.dtype))
                ? "integers differ"
                : "";
-  auto value = [bf16](const Array& v, int64_t i) {
+  auto value = [](const Array& v, int64_t i) -> double {
     if (v.dtype == DType::float64) return v.as<double>()[i];
-    return bf16 ? double(static_cast<float>(v.as<bfloat16>()[i])) : double(v.f()[i]);
+    if (v.dtype == DType::bfloat16) return static_cast<float>(v.as<bfloat16>()[i]);
+    return v.dtype == DType::float16 ? static_cast<float>(v.as<float16>()[i]) : v.f()[i];
   };
   // Two roundings of almost the same number may be neighbours.
-  const double relative = t.relative + (bf16 ? 0x1p-7 : 0);
+  const double relative = t.relative + (a.dtype == DType::bfloat16  ? 0x1p-7
+                                        : a.dtype == DType::float16 ? 0x1p-10
+                                                                    : 0);
   double top = 0;
   for (int64_t i = 0; i < b.n; ++i)
     if (std::isfinite(value(b, i))) top = std::max(top, std::fabs(value(b, i)));

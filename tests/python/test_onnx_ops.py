@@ -30,7 +30,7 @@ OUTSIDE = {
     "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
     "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27", "string": "text",
     "batch_dim": "axes of batches", "scatternd_add": "reductions", "scatternd_m": "reductions",
-    "volumetric": "three spatial axes", "einsum_batch_diagonal": "a letter twice", "einsum_scalar": "no letters",
+    "volumetric": "three spatial axes",
     # Sizes that are no whole multiple: as ONNX Runtime does, by the size that comes out.
     "downsample_scales_linear_align_corners": "", "downsample_scales_cubic_align_corners": "",
 }  # fmt: skip

@@ -91,7 +91,6 @@ OPTIONS = {
         {"s": np.float32([1, 1, 2, 2])}, "tf_crop_and_resize",
     ),
     "shape from data": (helper.make_node("Reshape", ["x", "x"], ["y"]), {}, "operand 1, 'x', depends on the data"),
-    "many of TopK": (helper.make_node("TopK", ["x", "k"], ["y", "i"]), {"k": np.int64([99])}, "k of 99, more than 64"),
     "indices": (helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2, 2]), {}, "the indices"),
     "auto_pad": (helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="X"), {"w": numbers(2, 3, 1, 1)}, "auto_pad 'X'"),
 }  # fmt: skip

@@ -352,6 +352,19 @@ struct CatParams {
   int64_t dim = 0;
 };
 
+// argsort: index[r, j] is the place in row r of its j-th value, the smallest first (descending: the largest);
+// equal values stay in their order, NaN counts as the largest. cumsum: y[r, i] is the sum of x[r, 0..i] (reverse:
+// x[r, i..]).
+struct ArgsortParams {
+  int64_t rows = 0, size = 0;
+  int64_t kept = 0;  // per row, the others are left out
+  int64_t descending = 0;
+};
+struct CumsumParams {
+  int64_t rows = 0, size = 0;
+  int64_t reverse = 0;
+};
+
 enum class PadMode : int32_t { constant, reflect, replicate, circular };
 struct PadParams {
   int64_t before[kMaxDims] = {};  // per logical dim; negative values crop (constant mode only)

@@ -98,6 +98,10 @@
   X(gather, IndexParams)                                                                                       \
   /* dy, index -> dx */                                                                                        \
   X(scatter_add, IndexParams)                                                                                  \
+  /* x(rows,size) -> index(int64 rows,kept) */                                                                 \
+  X(argsort, ArgsortParams)                                                                                    \
+  /* x(rows,size) -> y */                                                                                      \
+  X(cumsum, CumsumParams)                                                                                      \
   /* x0, x1, ... [strided] -> y */                                                                             \
   X(cat, CatParams)                                                                                            \
   /* x -> y */                                                                                                 \

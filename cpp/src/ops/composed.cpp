@@ -1,5 +1,6 @@
 // What it is: ops under the names that PyTorch gives them, made of other ops, which give them plans and gradients.
 // What it is not: activations, dropouts and losses (composed_activation.cpp, composed_loss.cpp).
+#include <algorithm>
 #include <cmath>
 
 #include "ops/dims.h"
@@ -46,7 +47,7 @@ Tensor roll(const Tensor& x, const std::vector<int64_t>& shifts, const std::vect
     const int64_t n = x.ndim() ? x.shape()[d] : 1, by = n ? (shifts[i] % n + n) % n : 0;
     if (by) y = cat({narrow(y, d, n - by, by), narrow(y, d, 0, n - by)}, d);
   }
-  return y;
+  return y.impl() == x.impl() ? clone(y) : y;
 }
 
 Tensor channel_shuffle(const Tensor& x, int64_t groups) {
@@ -137,6 +138,74 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
   check(a.ndim() == 3 && b.ndim() == 3 && a.shape()[0] == b.shape()[0],
         "bmm: expected (B, M, K) and (B, K, N), got shapes ", a.shape(), " and ", b.shape());
   return matmul(a, b);
+}
+
+namespace {
+// x where column - row is at most (or, with `least`, at least) the diagonal, zeros elsewhere.
+Tensor triangle(const char* op, const Tensor& x, int64_t diagonal, bool least) {
+  check(x.ndim() >= 2, op, ": expected x with at least 2 dimensions, got shape ", x.shape());
+  const int64_t rows = x.shape()[x.ndim() - 2], columns = x.shape()[x.ndim() - 1];
+  const auto line = [&](int64_t n, int64_t from, Dims shape) {
+    Tensor i = arange(0, static_cast<double>(n), 1, DType::int64, x.device());
+    return reshape(from ? add(i, full({}, static_cast<double>(from), DType::int64, x.device())) : i, shape);
+  };
+  const int64_t d = std::clamp(diagonal, -rows - 1, columns + 1);
+  const Tensor column = line(columns, 0, {1, columns}), bound = line(rows, d, {rows, 1});
+  return where(least ? ge(column, bound) : le(column, bound), x, number(0, x));
+}
+}  // namespace
+
+Tensor tril(const Tensor& x, int64_t diagonal) { return triangle("tril", x, diagonal, false); }
+Tensor triu(const Tensor& x, int64_t diagonal) { return triangle("triu", x, diagonal, true); }
+
+Tensor repeat_interleave(const Tensor& x, int64_t times, int dim) {
+  const int d = wrap_dim("repeat_interleave", dim, x.shape());
+  check(times >= 0, "repeat_interleave: expected repeats >= 0, got ", times);
+  check(x.ndim() < kMaxDims, "repeat_interleave: expected at most ", kMaxDims - 1, " dimensions, got shape ",
+        x.shape());
+  Dims shape = x.ndim() ? x.shape() : Dims{1}, apart;
+  for (int i = 0; i < shape.size(); ++i) {
+    apart.push_back(shape[i]);
+    if (i == d) apart.push_back(times);
+  }
+  Dims whole = shape;
+  check(!__builtin_mul_overflow(shape[d], times, &whole[d]), "repeat_interleave: too many repeats, got ", times);
+  return reshape(expand(unsqueeze(reshape(x, shape), d + 1), apart), whole);
+}
+
+Tensor repeat(const Tensor& x, const std::vector<int64_t>& times) {
+  const int r = static_cast<int>(times.size());
+  check(r >= x.ndim() && r < kMaxDims, "repeat: expected a number for each of ", x.ndim(), " dims (at most ",
+        kMaxDims - 1, "), got ", r);
+  Dims shape(r, 1);
+  for (int i = 0; i < x.ndim(); ++i) shape[r - x.ndim() + i] = x.shape()[i];
+  Tensor y = reshape(x, shape);
+  for (int i = 0; i < r; ++i) {
+    check(times[i] >= 0, "repeat: expected numbers >= 0, got ", times[i]);
+    if (times[i] == 1) continue;
+    Dims apart;
+    for (int k = 0; k < r; ++k) {
+      if (k == i) apart.push_back(times[i]);
+      apart.push_back(shape[k]);
+    }
+    check(!__builtin_mul_overflow(shape[i], times[i], &shape[i]), "repeat: too many repeats, got ", times[i]);
+    y = reshape(expand(unsqueeze(y, i), apart), shape);
+  }
+  return y.shape() == x.shape() && r == x.ndim() ? clone(y) : y;
+}
+
+Tensor outer(const Tensor& a, const Tensor& b) {
+  check(a.ndim() == 1 && b.ndim() == 1, "outer: expected two vectors, got shapes ", a.shape(), " and ", b.shape());
+  return mul(unsqueeze(a, 1), unsqueeze(b, 0));
+}
+
+Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  check_like("isclose", "b", b, a, "a");
+  check(rtol >= 0 && atol >= 0, "isclose: expected rtol and atol >= 0, got ", rtol, " and ", atol);
+  const DType wide = is_floating(a.dtype()) && a.dtype() != DType::float64 ? DType::float32 : DType::float64;
+  const Tensor x = cast(a, wide), y = cast(b, wide);
+  Tensor near = logical_or(eq(x, y), logical_and(isfinite(y), le(abs(sub(x, y)), affine(abs(y), rtol, atol))));
+  return equal_nan ? logical_or(near, logical_and(isnan(x), isnan(y))) : near;
 }
 
 }  // namespace fastcnn

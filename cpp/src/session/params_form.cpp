@@ -176,6 +176,14 @@ void fields(IndexParams& p, V& v) {
   v("dim", p.dim), v("size", p.size);
 }
 template <class V>
+void fields(ArgsortParams& p, V& v) {
+  v("rows", p.rows), v("size", p.size), v("kept", p.kept), v("descending", p.descending);
+}
+template <class V>
+void fields(CumsumParams& p, V& v) {
+  v("rows", p.rows), v("size", p.size), v("reverse", p.reverse);
+}
+template <class V>
 void fields(CatParams& p, V& v) {
   v("dim", p.dim);
 }

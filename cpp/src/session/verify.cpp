@@ -277,6 +277,22 @@ void verify_index_put(const IndexParams& p, Operands& c) {
   c.out(x.shape(), x.dtype());
 }
 
+void verify_argsort(const ArgsortParams& p, Operands& c) {
+  c.flag("descending", p.descending);
+  c.expect(p.kept >= 0 && p.kept <= p.size, "kept values of at most ", p.size, ", got ", p.kept);
+  const DType t = c.peek(0).dtype();
+  c.in({p.rows, p.size}, t);
+  c.out({p.rows, p.kept}, DType::int64);
+}
+
+void verify_cumsum(const CumsumParams& p, Operands& c) {
+  c.flag("reverse", p.reverse);
+  const DType t = c.peek(0).dtype();
+  c.expect(is_floating(t) || t == DType::int64, "floats or int64, got ", t);
+  c.in({p.rows, p.size}, t);
+  c.out({p.rows, p.size}, t);
+}
+
 void verify_cat(const CatParams& p, Operands& c) {
   const Tensor& first = c.peek(0);
   Dims shape = first.shape();
@@ -518,6 +534,8 @@ void verify_node(OpKind kind, const Params& params, const std::vector<Tensor>& i
     case OpKind::index_add:
     case OpKind::gather:
     case OpKind::scatter_add: verify_index(kind, params.as<IndexParams>(), c); break;
+    case OpKind::argsort: verify_argsort(params.as<ArgsortParams>(), c); break;
+    case OpKind::cumsum: verify_cumsum(params.as<CumsumParams>(), c); break;
     case OpKind::index_put: verify_index_put(params.as<IndexParams>(), c); break;
     case OpKind::cat: verify_cat(params.as<CatParams>(), c); break;
     case OpKind::pad:

@@ -391,6 +391,16 @@ def reduce(s):
         s.w.reduce(_REDUCE[op], s.x(0), axes, s.out)
 
 
+@emits("argsort")
+def argsort(s):
+    s.w.top_k(s.x(0), s.w.shape([s.p("kept")]), s.out, axis=1, largest=s.p("descending"), sorted=1)
+
+
+@emits("cumsum")
+def cumsum(s):
+    s.put("CumSum", [s.x(0), s.w.constant(np.int64(1))], reverse=s.p("reverse"))
+
+
 # ---- products --------------------------------------------------------------------------------------------
 
 

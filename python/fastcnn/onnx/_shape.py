@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ._registry import axis_of, is_float, op, ops, to_tensor
+from ._registry import axis_of, op, ops, to_tensor
 
 
 @op("Reshape", host=(1,), params="through")
@@ -257,40 +257,10 @@ def one_hot(call):
     return ops.where(hit, to_tensor(np.asarray(on), ids.device), to_tensor(np.asarray(off), ids.device))
 
 
-def _check_top_k(call):
-    k = call.value(1)
-    most = k.max(initial=0) if isinstance(k, np.ndarray) else call.attr("k", 0)
-    return f"k of {most}, more than {_MOST_K}" if most > _MOST_K else None
-
-
-_MOST_K = 64
-
-
-@op("TopK", host=(1,), check=_check_top_k)
+@op("TopK", host=(1,))
 def top_k(call):
-    """The largest or smallest elements of an axis, one after the other: for small k."""
     x, k = call.tensor(0), call.scalar(1, call.attr("k"))
-    axis = axis_of(call.attr("axis", -1), x.ndim)
-    if not 0 < k <= min(x.shape[axis], _MOST_K):
-        raise ValueError(f"k of 1 to {min(x.shape[axis], _MOST_K)} is supported, got {k}")
-    extreme, worst = (ops.amax, -math.inf) if call.attr("largest", 1) else (ops.amin, math.inf)
-    if not is_float(x):
-        limits = np.iinfo(str(x.dtype))
-        worst = limits.min if worst < 0 else limits.max
-    shape = [1] * x.ndim
-    shape[axis] = x.shape[axis]
-    places = to_tensor(np.arange(x.shape[axis]).reshape(shape), x.device)
-    values, indices, rest, free = [], [], x, None
-    for _ in range(k):
-        # Elements as bad as what stands for the picked ones must not be picked twice: positions are marked as well.
-        best = ops.logical_or(ops.eq(rest, extreme(rest, axis, True)), ops.ne(rest, rest))
-        at = ops.argmax(best if free is None else ops.logical_and(best, free), axis, True)
-        values.append(ops.gather(x, axis, at))
-        indices.append(at)
-        other = ops.ne(places, at)
-        free = other if free is None else ops.logical_and(free, other)
-        rest = ops.where(free, x, worst)
-    return ops.cat(values, axis), ops.cat(indices, axis)
+    return ops.topk(x, int(k), axis_of(call.attr("axis", -1), x.ndim), bool(call.attr("largest", 1)))
 
 
 @op("Trilu", host=(1,))

@@ -63,6 +63,12 @@ class Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], name=self.name(f"{op}.{output}"), **attributes))
         return output
 
+    def top_k(self, x, k, output, **attributes):
+        """TopK, of which the places are wanted."""
+        values = self.name("topk")
+        name = self.name(f"TopK.{output}")
+        self.nodes.append(helper.make_node("TopK", [x, k], [values, output], name=name, **attributes))
+
     def initializer(self, name, array):
         """Adds a constant under its own name."""
         self.initializers.append(numpy_helper.from_array(array, name))

@@ -53,6 +53,8 @@ using List = std::span<const Implementation>;
   X(gather)                 \
   X(scatter_add)            \
   X(index_put)              \
+  X(argsort)                \
+  X(cumsum)                 \
   X(cat)                    \
   X(pad)                    \
   X(pad_bwd)                \
