@@ -122,6 +122,12 @@ inline std::vector<int> dim_list(const char* op, const py::object& v) {
   return out;
 }
 
+// f(0, 1), f((0, 1)) and f([0, 1]) alike.
+inline std::vector<int> dims_of_args(const char* op, const py::args& args) {
+  if (args.size() == 1 && is_sequence(args[0])) return dim_list(op, args[0]);
+  return dim_list(op, args);
+}
+
 // A tensor, or what fastcnn.tensor makes of an array or list.
 inline std::optional<Tensor> tensor_from(const py::handle& v) {
   if (py::isinstance<Tensor>(v)) return v.cast<Tensor>();

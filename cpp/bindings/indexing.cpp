@@ -7,23 +7,7 @@
 #include "fastcnn/autograd.h"
 
 namespace fastcnn::bindings {
-namespace {
 
-struct Item {
-  enum class Kind { integer, slice, none, ellipsis, indices } kind;
-  int64_t index = 0;
-  py::object slice{};
-  std::vector<Tensor>
-      indices{};  // one per dim they stand for: an index tensor has one, a mask as many as its rank
-  Dims mask{};    // shape of the mask that the indices come from
-  int dims() const {
-    return kind == Kind::indices                          ? static_cast<int>(indices.size())
-           : kind == Kind::integer || kind == Kind::slice ? 1
-                                                          : 0;
-  }
-};
-
-// The positions of a mask's true elements, one int64 tensor per dim.
 std::vector<Tensor> nonzero(const Tensor& mask) {
   check(mask.ndim() > 0, "index: expected a mask with dimensions, got shape ()");
   Tensor flat = to_device(contiguous(reshape(mask.detach(), {mask.numel()})), Device{});
@@ -40,6 +24,21 @@ std::vector<Tensor> nonzero(const Tensor& mask) {
   }
   return out;
 }
+namespace {
+
+struct Item {
+  enum class Kind { integer, slice, none, ellipsis, indices } kind;
+  int64_t index = 0;
+  py::object slice{};
+  std::vector<Tensor>
+      indices{};  // one per dim they stand for: an index tensor has one, a mask as many as its rank
+  Dims mask{};    // shape of the mask that the indices come from
+  int dims() const {
+    return kind == Kind::indices                          ? static_cast<int>(indices.size())
+           : kind == Kind::integer || kind == Kind::slice ? 1
+                                                          : 0;
+  }
+};
 
 Item item_from(const py::handle& v) {
   if (v.is_none()) return {Item::Kind::none};
@@ -56,6 +55,8 @@ Item item_from(const py::handle& v) {
     Tensor t = py::isinstance<Tensor>(v) ? v.cast<Tensor>()
                                          : py::module_::import("fastcnn._core").attr("tensor")(v).cast<Tensor>();
     if (t.numel() == 0 && is_floating(t.dtype())) t = cast(t, DType::int64);  // []
+    check<IndexError>(t.dtype() != DType::uint8,
+                      "index: a uint8 tensor may mean a mask or places; give it .bool() or .long()");
     if (t.dtype() == DType::bool_) return {Item::Kind::indices, 0, {}, nonzero(t), t.shape()};
     if (!is_floating(t.dtype())) return {Item::Kind::indices, 0, {}, {cast(t.detach(), DType::int64)}};
     throw IndexError(concat("index: expected an integer or bool tensor, got ", t.dtype()));

@@ -136,6 +136,17 @@ py::array array_of(const py::object& data) {
   }
 }
 
+// Integers in a list must fit into the dtype; arrays are cast as NumPy casts.
+void check_range(const py::array& a, DType want) {
+  if (a.dtype().kind() != 'i' || a.size() == 0 || is_floating(want) || want == DType::bool_) return;
+  const py::object limits = py::module_::import("numpy").attr("iinfo")(dtype_name(want));
+  for (const char* end : {"min", "max"}) {
+    const auto value = a.attr(end)().cast<int64_t>();
+    check(value >= limits.attr("min").cast<int64_t>() && value <= limits.attr("max").cast<int64_t>(),
+          "tensor: the value ", value, " does not fit into ", want);
+  }
+}
+
 Tensor make(const py::object& data, const py::object& dtype, const py::object& device, bool requires_grad) {
   Tensor t;
   if (py::isinstance<Tensor>(data)) {
@@ -144,8 +155,9 @@ Tensor make(const py::object& data, const py::object& dtype, const py::object& d
     bool is_array = py::isinstance<py::array>(data);
     py::array a = is_array ? py::reinterpret_borrow<py::array>(data) : array_of(data);
     // Python floats are float32 here, as in PyTorch; NumPy arrays keep their dtype.
-    if (!is_array && !py::hasattr(data, "dtype") && a.dtype().kind() == 'f')
-      a = py::array(a.attr("astype")("float32"));
+    const bool written_out = !is_array && !py::hasattr(data, "dtype");
+    if (written_out && a.dtype().kind() == 'f') a = py::array(a.attr("astype")("float32"));
+    if (written_out && !dtype.is_none()) check_range(a, dtype_from(dtype));
     t = wrap_array(a, false);
   }
   DType want = dtype.is_none() ? t.dtype() : dtype_from(dtype);
@@ -309,12 +321,15 @@ PYBIND11_MODULE(_core, m) {
       .def("__repr__", [](const Device& d) { return concat("device('", d, "')"); })
       .def("__str__", [](const Device& d) { return concat(d); })
       .def("__hash__", [](const Device& d) { return static_cast<int>(d.type) * 1024 + d.index; })
-      .def("__eq__", [](const Device& d, const py::object& o) {
-        if (py::isinstance<Device>(o)) return d == o.cast<Device>();
-        if (!py::isinstance<py::str>(o)) return false;
-        std::string s = o.cast<std::string>();
-        return s == concat(d) || (s == "cuda" && d.type == DeviceType::cuda && d.index == 0);
-      });
+      .def("__eq__",
+           [](const Device& d, const py::object& o) {
+             if (py::isinstance<Device>(o)) return d == o.cast<Device>();
+             if (!py::isinstance<py::str>(o)) return false;
+             std::string s = o.cast<std::string>();
+             return s == concat(d) || (s == "cuda" && d.type == DeviceType::cuda && d.index == 0);
+           })
+      .def(py::pickle([](const Device& d) { return py::make_tuple(concat(d)); },
+                      [](const py::tuple& t) { return parse_device(t[0].cast<std::string>()); }));
 
   TensorClass c(m, "Tensor", "A strided view of memory on a device, with its place in autograd.");
   c.def(py::init([](const Tensor& t) { return t; }), py::arg("other"), "Another handle of the same tensor.")
@@ -465,14 +480,23 @@ PYBIND11_MODULE(_core, m) {
       "grad",
       [](const py::object& outputs, const py::object& inputs, const py::object& grad_outputs, bool create_graph,
          bool retain_graph, bool allow_unused) {
-        auto list = [](const py::object& v) {
-          if (v.is_none()) return std::vector<Tensor>{};
-          if (py::isinstance<Tensor>(v)) return std::vector<Tensor>{v.cast<Tensor>()};
+        auto list = [](const char* what, const py::object& v) {
           std::vector<Tensor> r;
-          for (py::handle h : v) r.push_back(h.is_none() ? Tensor() : h.cast<Tensor>());
+          if (v.is_none()) return r;
+          if (py::isinstance<Tensor>(v)) return std::vector<Tensor>{v.cast<Tensor>()};
+          const auto refuse = [&](const py::handle& got) {
+            throw TypeError(concat("grad: expected ", what, " as a tensor or a sequence of tensors, got ",
+                                   py::repr(got).cast<std::string>()));
+          };
+          if (!py::isinstance<py::iterable>(v)) refuse(v);
+          for (py::handle h : v) {
+            if (!h.is_none() && !py::isinstance<Tensor>(h)) refuse(h);
+            r.push_back(h.is_none() ? Tensor() : h.cast<Tensor>());
+          }
           return r;
         };
-        std::vector<Tensor> o = list(outputs), i = list(inputs), g = list(grad_outputs), r;
+        std::vector<Tensor> o = list("outputs", outputs), i = list("inputs", inputs),
+                            g = list("grad_outputs", grad_outputs), r;
         {
           py::gil_scoped_release nogil;
           r = grad(o, i, g, create_graph, retain_graph, allow_unused);
@@ -581,6 +605,8 @@ PYBIND11_MODULE(_core, m) {
   py::module_ ops = m.def_submodule("ops", "Every op as a function; names and arguments as in PyTorch.");
   bind_ops_basic(ops);
   bind_ops_nn(ops);
+  bind_ops_1d(ops);
+  bind_ops_math(ops, c);
   bind_ops_loss(ops);
   bind_ops_composed(ops);
   bind_ops_detect(ops);

@@ -80,8 +80,21 @@ py::object logical(const py::object& a, const py::object& b) {
   return py::cast(without_gil([&] { return op(o->a, o->b); }));
 }
 
-// x += y. Where history is being kept the sum is a new tensor under the old name, so `out += shortcut` in a model
-// works as `out = out + shortcut`; otherwise the memory of x changes.
+// The Python object `self` becomes t, which has history: `out += shortcut` in a model works, and whoever holds the
+// object sees it. Memory stays as it is.
+py::object become(const char* name, const py::object& self, const Tensor& t) {
+  Tensor& x = self.cast<Tensor&>();
+  check(!(x.is_leaf() && x.requires_grad()), name,
+        ": a leaf that requires gradients cannot be changed in place; do it under no_grad");
+  check(!x.is_part(), name, ": x of shape ", x.shape(),
+        " is a part of another tensor, which gradients do not flow through; use the plain operator, or no_grad");
+  check(t.shape() == x.shape() && is_floating(t.dtype()) == is_floating(x.dtype()), name, ": the result of shape ",
+        t.shape(), " and ", t.dtype(), " does not fit in place of ", x.shape(), " and ", x.dtype());
+  x = cast(t, x.dtype());
+  return self;
+}
+
+// x += y: the memory of x changes, unless history is being kept.
 void def_in_place(TensorClass& c, const char* name, Any op, void (*in_place)(const Tensor&, const Tensor&)) {
   c.def(
       name,
@@ -91,14 +104,8 @@ void def_in_place(TensorClass& c, const char* name, Any op, void (*in_place)(con
             is_grad_enabled() &&
             (x.requires_grad() || (py::isinstance<Tensor>(other) && other.cast<Tensor>().requires_grad()));
         if (history) {
-          check(!(x.is_leaf() && x.requires_grad()), name,
-                ": a leaf that requires gradients cannot be changed in place; do it under no_grad");
           py::object y = op(self, other);
-          if (y.ptr() == Py_NotImplemented) return y;
-          Tensor t = y.cast<Tensor>();
-          check(t.shape() == x.shape() && t.dtype() == x.dtype(), name, ": the result of shape ", t.shape(),
-                " and ", t.dtype(), " does not fit in place of ", x.shape(), " and ", x.dtype());
-          return y;
+          return y.ptr() == Py_NotImplemented ? y : become(name, self, y.cast<Tensor>());
         }
         auto o = operands_from(self, other);
         if (!o) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
@@ -134,11 +141,7 @@ void def_in_place_by_copy(TensorClass& c, const char* name, Any op) {
               x.shape());
         check<TypeError>(t.dtype() == x.dtype(), name, ": a ", t.dtype(), " result does not fit into a tensor of ",
                          x.dtype());
-        if (t.requires_grad()) {
-          check(!(x.is_leaf() && x.requires_grad()), name,
-                ": a leaf that requires gradients cannot be changed in place; do it under no_grad");
-          return y;
-        }
+        if (t.requires_grad()) return become(name, self, t);
         without_gil([&] { copy_(x, t); });
         return self;
       },
@@ -395,10 +398,7 @@ void bind_shape(TensorClass& c) {
           "transpose", [](const Tensor& x, int a, int b) { return transpose(x, a, b); }, NoGil(), py::arg("dim0"),
           py::arg("dim1"))
       .def("permute",
-           [](const Tensor& x, const py::args& dims) {
-             Dims d = shape_args("permute", dims);
-             return permute(x, std::vector<int>(d.begin(), d.end()));
-           })
+           [](const Tensor& x, const py::args& dims) { return permute(x, dims_of_args("permute", dims)); })
       .def("expand", [](const Tensor& x, const py::args& shape) { return expand(x, shape_args("expand", shape)); })
       .def(
           "expand_as", [](const Tensor& x, const Tensor& o) { return expand(x, o.shape()); }, py::arg("other"))
@@ -409,11 +409,7 @@ void bind_shape(TensorClass& c) {
       .def(
           "select", [](const Tensor& x, int dim, int64_t index) { return select(x, dim, index); }, py::arg("dim"),
           py::arg("index"))
-      .def("flip",
-           [](const Tensor& x, const py::args& dims) {
-             Dims d = shape_args("flip", dims);
-             return flip(x, std::vector<int>(d.begin(), d.end()));
-           })
+      .def("flip", [](const Tensor& x, const py::args& dims) { return flip(x, dims_of_args("flip", dims)); })
       .def("split", &split_any, py::arg("split_size"), py::arg("dim") = 0)
       .def(
           "chunk",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import fastcnn as fc
 import numpy as np
 import pytest
@@ -199,3 +201,32 @@ def test_lists_of_ints_may_be_arrays():
     assert fc.ops.reshape(x, np.array([4, 6])).shape == (4, 6)
     with pytest.raises(TypeError, match="amin: expected an int, got"):
         fc.ops.amin(x, dim=np.array([1.0, 1.0]))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: fc.tensor([300], dtype=fc.int8), ValueError, "tensor: the value 300 does not fit into int8"),
+    (lambda: fc.tensor([[0, -1]], dtype="uint8"), ValueError, "tensor: the value -1 does not fit into uint8"),
+    (lambda: fc.zeros(2, dtype=fc.uint8).fill_(300), ValueError, "fill_: the value 300 does not fit into uint8"),
+    (lambda: fc.zeros(2, dtype=fc.int64).fill_(float("nan")), ValueError, "fill_: the value nan"),
+    (lambda: fc.arange(0, 300, dtype=fc.int8), ValueError, "arange: the numbers from 0 to 299 do not fit into int8"),
+    (lambda: fc.arange(0, 1e30), ValueError, "arange: expected fewer"),
+    (lambda: fc.ones(2, 3).permute(2**32, 1), IndexError, "permute: expected dims"),
+    (lambda: fc.ones(2, 3).flip(2**32 + 1), IndexError, "flip: expected dims"),
+    (lambda: fc.ones(3)[fc.tensor([1, 0, 1], dtype="uint8")], IndexError, r"uint8.*\.bool\(\) or \.long\(\)"),
+    (lambda: ops.conv2d(fc.ones(1, 1, 3, 3), fc.ones(1, 1, 1, 1), stride=2**31), ValueError, r"stride in \[1, 107"),
+])  # fmt: skip
+def test_numbers_beyond_what_they_are_for_are_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_arrays_are_cast_as_numpy_does_and_nan_bounds_are_nan():
+    assert fc.tensor(np.array([300, -1]), dtype=fc.uint8).tolist() == [44, 255]
+    assert fc.tensor([255, 0], dtype=fc.uint8).tolist() == [255, 0]
+    assert fc.arange(0, 128, dtype=fc.int8).tolist()[-1] == 127
+    assert np.isnan(fc.tensor([1.0, 2.0]).clamp(max=float("nan")).numpy()).all()
+
+
+def test_devices_are_pickled():
+    device = fc.ones(1).device
+    assert pickle.loads(pickle.dumps(device)) == device

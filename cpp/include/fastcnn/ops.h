@@ -17,6 +17,10 @@ FASTCNN_API Tensor zeros(const Dims& shape, DType dtype = DType::float32, Device
 FASTCNN_API Tensor ones(const Dims& shape, DType dtype = DType::float32, Device device = {});
 FASTCNN_API Tensor arange(double start, double end, double step = 1, DType dtype = DType::int64,
                           Device device = {});
+// count numbers from start to end, which is the last of them.
+FASTCNN_API Tensor linspace(double start, double end, int64_t count, DType dtype = DType::float32,
+                            Device device = {});
+FASTCNN_API Tensor eye(int64_t rows, int64_t columns, DType dtype = DType::float32, Device device = {});
 FASTCNN_API Tensor rand(const Dims& shape, DType dtype = DType::float32, Device device = {});   // uniform [0, 1)
 FASTCNN_API Tensor randn(const Dims& shape, DType dtype = DType::float32, Device device = {});  // standard normal
 FASTCNN_API Tensor randint(int64_t low, int64_t high, const Dims& shape, DType dtype = DType::int64,
@@ -180,6 +184,23 @@ FASTCNN_API Tensor scaled_dot_product_attention(const Tensor& query, const Tenso
                                                 const Tensor& mask = {}, double dropout_p = 0,
                                                 bool is_causal = false, std::optional<double> scale = {});
 FASTCNN_API Tensor bmm(const Tensor& a, const Tensor& b);  // (B,M,K) and (B,K,N)
+// "ij,jk->ik": sums of products over the dims that the result does not name; "..." for dims that are broadcast.
+FASTCNN_API Tensor einsum(const std::string& equation, const std::vector<Tensor>& operands);
+FASTCNN_API Tensor tril(const Tensor& x, int64_t diagonal = 0);  // zeros above that diagonal of each matrix
+FASTCNN_API Tensor triu(const Tensor& x, int64_t diagonal = 0);  // zeros below it
+FASTCNN_API Tensor repeat(const Tensor& x,
+                          const std::vector<int64_t>& times);  // the whole, per dim; more dims in front
+FASTCNN_API Tensor repeat_interleave(const Tensor& x, int64_t times, int dim);  // each element
+FASTCNN_API Tensor outer(const Tensor& a, const Tensor& b);                     // (M) and (N): (M,N)
+FASTCNN_API Tensor isclose(const Tensor& a, const Tensor& b, double rtol = 1e-5, double atol = 1e-8,
+                           bool equal_nan = false);
+
+// ---- order (sort.cpp): NaN counts as the largest, equal values stay in their order
+FASTCNN_API Tensor argsort(const Tensor& x, int dim = -1, bool descending = false);  // int64
+FASTCNN_API std::pair<Tensor, Tensor> sort(const Tensor& x, int dim = -1, bool descending = false);
+// The k largest or smallest along dim, in order, and their places.
+FASTCNN_API std::pair<Tensor, Tensor> topk(const Tensor& x, int64_t k, int dim = -1, bool largest = true);
+FASTCNN_API Tensor cumsum(const Tensor& x, int dim);  // of integers and bools int64
 
 // ---- int8, for inference (quantized.cpp): uint8 tensors stand for (q - zero) * scale; no gradients ----
 FASTCNN_API Tensor quantize(const Tensor& x, double scale, int64_t zero);
@@ -213,6 +234,29 @@ FASTCNN_API Tensor adaptive_max_pool2d(const Tensor& x, std::pair<int64_t, int64
 FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool2d_with_indices(const Tensor& x,
                                                                        std::pair<int64_t, int64_t> size);
 FASTCNN_API Tensor global_avg_pool2d(const Tensor& x);  // (N,C,1,1)
+
+// ---- sequences (N,C,L) or (C,L) (conv1d.cpp): the 2-D ops on images of one row
+struct Conv1dOptions {
+  int64_t stride = 1, dilation = 1, pad_left = 0, pad_right = 0;
+  std::string padding;  // as Conv2dOptions
+  int64_t groups = 1;
+  std::string padding_mode = "zeros";
+  int64_t output_padding = 0;  // conv_transpose1d
+};
+FASTCNN_API Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Conv1dOptions& o = {});
+// x (N,I,L), w (I,O/groups,k)
+FASTCNN_API Tensor conv_transpose1d(const Tensor& x, const Tensor& w, const Tensor& bias = {},
+                                    const Conv1dOptions& o = {});
+struct Pool1dOptions {
+  int64_t kernel = 2, stride = 0, padding = 0, dilation = 1;  // stride 0: = kernel
+  bool ceil_mode = false, count_include_pad = true;
+};
+FASTCNN_API Tensor max_pool1d(const Tensor& x, const Pool1dOptions& o);
+FASTCNN_API std::pair<Tensor, Tensor> max_pool1d_with_indices(const Tensor& x, const Pool1dOptions& o);  // int64
+FASTCNN_API Tensor avg_pool1d(const Tensor& x, const Pool1dOptions& o);
+FASTCNN_API Tensor adaptive_avg_pool1d(const Tensor& x, int64_t size);
+FASTCNN_API Tensor adaptive_max_pool1d(const Tensor& x, int64_t size);
+FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool1d_with_indices(const Tensor& x, int64_t size);
 
 // ---- windows as columns (unfold.cpp)
 struct UnfoldOptions {

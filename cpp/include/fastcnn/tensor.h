@@ -105,6 +105,7 @@ class FASTCNN_API Tensor {
   Device device() const;
   bool is_contiguous() const;  // canonical layout, dense
   bool overlaps() const;       // elements share memory, as in an expanded tensor
+  bool is_part() const;        // a view that leaves out elements of its memory
   bool is_symbolic() const;    // being traced by compile: it has no memory
 
   void* data() const;  // first element; ValueError while symbolic

@@ -158,6 +158,10 @@ bool Tensor::overlaps() const {
   return false;
 }
 
+bool Tensor::is_part() const {
+  return static_cast<size_t>(numel()) * dtype_size(dtype()) < get(*this).storage->bytes;
+}
+
 bool Tensor::is_contiguous() const {
   const TensorImpl& t = get(*this);
   Dims want = canonical_strides(t.shape);

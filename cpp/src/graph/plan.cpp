@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "fastcnn/ops.h"
 #include "graph/cost.h"
 #include "graph/select.h"
 
@@ -118,10 +119,17 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
       fresh_buffers_.push_back(v.buffer);
       info_.output_bytes += graph_.buffers[v.buffer].bytes;
     }
+  for (LeafState& s : leaves_) {
+    if (s.after != LeafState::After::output) continue;
+    s.shared = graph_.buffers[s.value.buffer].kind != Buffer::Kind::temporary;
+    for (const LeafState& o : leaves_)
+      s.shared |= &o != &s && o.after == LeafState::After::output && o.value.buffer == s.value.buffer;
+  }
   fresh_patches_.resize(fresh_buffers_.size());
   std::vector<int> input_of(graph_.buffers.size(), -1);
   for (size_t i = 0; i < graph_.inputs.size(); ++i) input_of[graph_.inputs[i].buffer] = static_cast<int>(i);
   input_patches_.resize(graph_.inputs.size());
+  input_written_.assign(graph_.inputs.size(), 0);
 
   std::vector<char> written(graph_.buffers.size(), 0);
   int64_t at = 0;
@@ -147,6 +155,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
         written[v.buffer] = 1;
         written_.push_back(graph_.buffers[v.buffer].storage);
       }
+      if (input_of[v.buffer] >= 0) input_written_[input_of[v.buffer]] = 1;
     }
     if (layout.workspace[i] >= 0) workspace_patches_.push_back({static_cast<int64_t>(i), layout.workspace[i]});
   }
@@ -213,10 +222,6 @@ size_t span_bytes(const Value& v) {  // from the first element to the end of the
 
 // A recording has fixed addresses: inputs are copied into memory of the plan's own, results out of it.
 void Plan::record() {
-  input_written_.assign(graph_.inputs.size(), 0);
-  for (const Node& n : graph_.nodes)
-    for (const Value& v : n.out)
-      for (size_t i = 0; i < graph_.inputs.size(); ++i) input_written_[i] |= graph_.inputs[i].buffer == v.buffer;
   for (size_t i = 0; i < graph_.inputs.size(); ++i) {
     fixed_inputs_.push_back(input_patches_[i].empty() ? nullptr
                                                       : allocate_storage(span_bytes(graph_.inputs[i]), device_));
@@ -357,16 +362,21 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   bind_arena();
   std::vector<Storage> fresh;
   size_t counted = 0;
+  // Who keeps something made of this memory asks for its version.
+  const auto count_changes = [&] {
+    for (const Storage& s : written_) ++s->version;
+    for (size_t i = 0; i < inputs.size(); ++i) inputs[i].impl()->storage->version += input_written_[i];
+  };
   try {
     for (; counted < before_run_.size(); ++counted) before_run_[counted].work();
     fresh = run_steps(inputs);
   } catch (...) {  // a label out of range: steps before it have written, the optimizer's have not
-    for (const Storage& s : written_) ++s->version;
+    count_changes();
     while (counted > 0)
       if (const auto& undo = before_run_[--counted].undo) undo();
     throw;
   }
-  for (const Storage& s : written_) ++s->version;
+  count_changes();
   for (LeafState& s : leaves_) {
     auto leaf = s.leaf.lock();
     if (!leaf || s.after == LeafState::After::unchanged) continue;
@@ -375,7 +385,7 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
     else if (s.after == LeafState::After::external)
       leaf->grad = s.external;
     else
-      leaf->grad = output_tensor(s.value, fresh, inputs);
+      leaf->grad = s.shared ? clone(output_tensor(s.value, fresh, inputs)) : output_tensor(s.value, fresh, inputs);
   }
   std::vector<Tensor> out;
   size_t returned = graph_.outputs.size();

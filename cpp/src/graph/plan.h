@@ -62,7 +62,8 @@ class Plan {
     bool read = false, had_grad = false;
     std::weak_ptr<StorageImpl> grad_storage;
     enum class After { unchanged, none, output, external } after = After::unchanged;
-    Value value;  // of the gradient, when After::output
+    Value value;          // of the gradient, when After::output
+    bool shared = false;  // its memory is an input's or another leaf's gradient as well: the leaf gets a copy
     Tensor external;
   };
 

@@ -7,6 +7,7 @@
 #include "graph/emit.h"
 #include "graph/select.h"
 #include "graph/trace.h"
+#include "ops/operands.h"
 #include "ops/promote.h"
 
 namespace fastcnn {
@@ -246,10 +247,29 @@ void check_own_elements(const char* op, const Tensor& dst) {
         " share memory (it is expanded); clone() it first");
 }
 
+// src as an operand of an update of dst, which has its shape: a copy where it is other elements of the same
+// memory, for those that are read late would be new ones already.
+Tensor operand_of_update(const Tensor& src, const Tensor& dst) {
+  if (src.impl()->storage != dst.impl()->storage || src.numel() == 0) return src;
+  if (src.offset() == dst.offset() && src.strides() == dst.strides()) return src;
+  const auto range = [](const Tensor& t) {
+    std::pair<int64_t, int64_t> r{t.offset(), t.offset()};
+    for (int d = 0; d < t.ndim(); ++d) {
+      const int64_t reach = (t.shape()[d] - 1) * t.strides()[d];
+      (reach < 0 ? r.first : r.second) += reach;
+    }
+    return r;
+  };
+  const auto [a, b] = range(src);
+  const auto [c, d] = range(dst);
+  return b < c || d < a ? src : clone(src);
+}
+
 void write(const Tensor& dst, const Tensor& src) {
   Dims shape = broadcast_shapes("copy_", dst.shape(), src.shape());
   check(shape == dst.shape(), "copy_: shape ", src.shape(), " does not broadcast into ", dst.shape());
-  emit_into(OpKind::unary, UnaryParams{Unary::copy}, {broadcast_view(src.detach(), shape)}, {dst.detach()});
+  const Tensor from = operand_of_update(broadcast_view(src.detach(), shape), dst);
+  emit_into(OpKind::unary, UnaryParams{Unary::copy}, {from}, {dst.detach()});
 }
 
 void binary_in_place(const char* name, Binary op, const Tensor& dst, const Tensor& src) {
@@ -265,7 +285,8 @@ void binary_in_place(const char* name, Binary op, const Tensor& dst, const Tenso
     copy_(d, binary(name, op, d, src));
     return;
   }
-  emit_into(OpKind::binary, BinaryParams{op}, {d, broadcast_view(cast(src.detach(), dst.dtype()), shape)}, {d});
+  const Tensor from = operand_of_update(broadcast_view(cast(src.detach(), dst.dtype()), shape), d);
+  emit_into(OpKind::binary, BinaryParams{op}, {d, from}, {d});
 }
 
 }  // namespace
@@ -321,6 +342,7 @@ Tensor rdiv_scalar(double numerator, const Tensor& x) { return unary(Unary::rdiv
 Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high) {
   check(low || high, "clamp: expected at least one of min and max");
   constexpr double inf = std::numeric_limits<double>::infinity();
+  if (std::isnan(low.value_or(0)) || std::isnan(high.value_or(0))) return unary(Unary::affine, x, 0, NAN);
   if (x.dtype() == DType::bool_) return clamp(cast(x, DType::int64), low, high);
   return unary(Unary::clamp, x, low.value_or(-inf), high.value_or(inf),
                integral(low.value_or(0)) && integral(high.value_or(0)));
@@ -389,6 +411,7 @@ void copy_(const Tensor& dst, const Tensor& src) {
 }
 void fill_(const Tensor& dst, double value) {
   check_in_place("fill_", dst);
+  check(fits(value, dst.dtype()), "fill_: the value ", value, " does not fit into ", dst.dtype());
   if (dst.is_contiguous())
     emit_into(OpKind::fill, FillParams{value}, {}, {dst.detach()});
   else

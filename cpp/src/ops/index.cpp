@@ -268,7 +268,7 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, const std::string&
           before, ", ", after, ") for dim ", d, " of shape ", x.shape());
     check(size > 0 || most == 0, "pad: mode ", mode, " cannot pad an empty dim, shape is ", x.shape());
   }
-  if (!changes) return x;
+  if (!changes) return clone(x);  // a tensor of its own, whatever the numbers are
   return emit1(pad_rule, OpKind::pad, p, {contiguous(x)}, {shape, x.dtype()});
 }
 

@@ -10,6 +10,17 @@ namespace fastcnn {
 
 inline Tensor number(double v, const Tensor& like) { return full({}, v, like.dtype(), like.device()); }
 
+// Doubles next to the ends of int64 are whole numbers, so the comparison is exact.
+inline bool fits(double value, DType dtype) {
+  switch (dtype) {
+    case DType::int64: return value >= -9223372036854775808.0 && value < 9223372036854775808.0;
+    case DType::int32: return value > -2147483649.0 && value < 2147483648.0;
+    case DType::int8: return value > -129 && value < 128;
+    case DType::uint8: return value > -1 && value < 256;
+    default: return true;
+  }
+}
+
 constexpr int64_t kMaxOption = int64_t(1)
                                << 30;  // strides, paddings and dilations: sizes built on them stay in int64
 
@@ -34,7 +45,7 @@ using Pair = std::pair<int64_t, int64_t>;
 
 inline void check_pair(const char* op, const char* name, Pair v, int64_t low) {
   check(v.first >= low && v.second >= low && v.first <= kMaxOption && v.second <= kMaxOption, op, ": expected ",
-        name, " >= ", low, ", got ", Dims{v.first, v.second});
+        name, " in [", low, ", ", kMaxOption, "], got ", Dims{v.first, v.second});
 }
 
 // Returns the dims of x before those that are normalised together.

@@ -93,7 +93,7 @@ Tensor pixel_shuffle(const Tensor& x, int64_t r) {
   check(C % (r * r) == 0, "pixel_shuffle: expected channels divisible by ", r * r, ", got x of shape ", x.shape());
   Tensor parts = permute(reshape(v, {N, C / (r * r), r, r, H, W}), {0, 4, 2, 5, 3, 1});
   Tensor y = permute(reshape(contiguous(parts), {N, H * r, W * r, C / (r * r)}), {0, 3, 1, 2});
-  return like_input(y, x);
+  return r == 1 ? clone(like_input(y, x)) : like_input(y, x);
 }
 
 Tensor pixel_unshuffle(const Tensor& x, int64_t r) {
@@ -104,7 +104,7 @@ Tensor pixel_unshuffle(const Tensor& x, int64_t r) {
         ", got x of shape ", x.shape());
   Tensor parts = permute(reshape(v, {N, C, H / r, r, W / r, r}), {0, 2, 4, 1, 3, 5});
   Tensor y = permute(reshape(contiguous(parts), {N, H / r, W / r, C * r * r}), {0, 3, 1, 2});
-  return like_input(y, x);
+  return r == 1 ? clone(like_input(y, x)) : like_input(y, x);
 }
 
 }  // namespace fastcnn

@@ -309,12 +309,11 @@ Tensor select(const Tensor& x, int dim, int64_t index) {
 }
 
 Tensor flip(const Tensor& x, const std::vector<int>& dims) {
-  if (dims.empty()) return x;
-  uint32_t mask = dims_mask("flip", dims, x.shape());
+  uint32_t mask = dims.empty() ? 0 : dims_mask("flip", dims, x.shape());
   Tensor y = x;
   for (int d = 0; d < x.ndim(); ++d)
     if ((mask >> d & 1) && x.shape()[d] > 1) y = window(y, d, x.shape()[d] - 1, x.shape()[d], -1);
-  return y;
+  return clone(y);  // as elsewhere: what is flipped is no view
 }
 
 }  // namespace fastcnn

@@ -63,6 +63,9 @@ Layout lay_memory(const Graph& g, const std::vector<int64_t>& workspace_bytes) {
         continue;
       int r = find(in.buffer);
       if (life[r].last != i) continue;
+      // Another operand may be the same memory in another order (y + y.T): it would be read after it is written.
+      if (std::any_of(n.in.begin(), n.in.end(), [&](const Value& v) { return find(v.buffer) == r && v != in; }))
+        continue;
       root[out.buffer] = r;
       life[r].last = std::max(life[r].last, life[out.buffer].last);
       break;

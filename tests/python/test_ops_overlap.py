@@ -1,0 +1,121 @@
+"""Operands that are other views of the memory that is written: what is read is what was there before."""
+
+import fastcnn as fc
+import numpy as np
+import pytest
+
+CHAINS = {
+    "transposed": lambda y: y + y.transpose(2, 3),
+    "first row": lambda y: y - y[:1],
+    "one column": lambda y: y / y[:, :, 4:5],
+    "one pixel": lambda y: y * y[:, :, :1, :1],
+    "backwards": lambda y: y + y[..., ::-1],
+    "chosen": lambda y: fc.where(y > 0, y, y.transpose(2, 3)),
+    "second operand": lambda y: y.transpose(2, 3) - y,
+    "after activation": lambda y: (y.relu() + 1) * y.relu().transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_plan_keeps_memory_that_is_read_in_another_order(name):
+    x = fc.tensor(np.random.default_rng(0).standard_normal((3, 4, 6, 6)).astype(np.float32), requires_grad=True)
+
+    def fn(x):
+        y = CHAINS[name](x * 2)
+        return y, *fc.grad((y * y).sum(), x)
+
+    for got, want in zip(fc.compile(fn)(x), fn(x), strict=True):
+        np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-5)
+
+
+def test_a_session_keeps_it_too(tmp_path):
+    def fn(x):
+        y = x * 2
+        return (y + y.T).relu()
+
+    x = fc.arange(9.0).reshape(3, 3)
+    fc.export(fn, str(tmp_path / "net.fcnn"), x, dynamic_batch=False)
+    np.testing.assert_array_equal(fc.load(str(tmp_path / "net.fcnn")).predict(x.numpy()), fn(x).numpy())
+
+
+def subtract_row(t):
+    t -= t[0]
+
+
+def add_transposed(t):
+    t += t.T
+
+
+def scale_by_column(t):
+    t *= t[:, :1]
+
+
+def shift(t):
+    t[1:] = t[:-1]
+
+
+def turn(t):
+    t[:] = t[::-1] if isinstance(t, fc.Tensor) else t[::-1].copy()
+
+
+@pytest.mark.parametrize("update", [subtract_row, add_transposed, scale_by_column, shift, turn])
+@pytest.mark.parametrize("size", [3, 70])
+def test_updates_read_before_they_write(update, size):
+    a = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    want = a.copy()
+    if update is add_transposed:
+        want += want.T.copy()
+    else:
+        update(want)
+
+    def compiled(t):
+        update(t)
+        return t + 0
+
+    t = fc.tensor(a)
+    update(t)
+    np.testing.assert_array_equal(t.numpy(), want)
+    t = fc.tensor(a)
+    np.testing.assert_array_equal(fc.compile(compiled)(t).numpy(), want)
+    np.testing.assert_array_equal(t.numpy(), want)
+
+
+def test_copies_between_parts_that_do_not_meet_need_no_memory():
+    x = fc.arange(6.0)
+    x[:3] = x[3:]
+    assert x.tolist() == [3, 4, 5, 3, 4, 5]
+    x.copy_(x)
+    assert x.tolist() == [3, 4, 5, 3, 4, 5]
+
+
+def test_what_flips_rolls_and_pads_by_nothing_is_a_tensor_of_its_own():
+    x = fc.arange(16.0).reshape(1, 4, 2, 2)
+    for y in (
+        x.flip(0), x.flip(2), fc.flip(x, ()), fc.roll(x, 0, 1), fc.roll(x, 4, 1), fc.ops.pad(x, (0, 0)),
+        fc.ops.pad(x, ()), fc.ops.pixel_shuffle(x, 1), fc.ops.pixel_unshuffle(x, 1),
+    ):  # fmt: skip
+        y *= 10
+    assert x.flatten().tolist() == list(range(16))
+
+
+def test_a_sum_in_place_with_history_is_seen_by_all_who_hold_the_tensor():
+    w = fc.ones(2, requires_grad=True)
+    h = w * 1
+    k = h
+    h *= 3
+    assert k is h and k.tolist() == [3, 3]
+
+    def add_to(t):
+        t += w
+
+    total = fc.zeros(2)
+    add_to(total)
+    assert total.tolist() == [1, 1] and total.requires_grad
+    (total * k).sum().backward()
+    assert w.grad.tolist() == [6, 6]
+    narrow = fc.ones(2, dtype=fc.bfloat16) * 1
+    narrow += w
+    assert narrow.dtype == fc.bfloat16 and narrow.tolist() == [2, 2]
+    part = fc.zeros(2, 2)[0]
+    with pytest.raises(ValueError, match="part of another tensor"):
+        part += w
