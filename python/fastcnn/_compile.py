@@ -13,6 +13,7 @@ import threading
 import numpy as np
 
 from . import _core
+from ._grad_arguments import AlsoReached, GradArguments
 from ._trace import Guards
 
 _LEAF = object()
@@ -64,9 +65,10 @@ class CompiledFunction:
     def __init__(self, fn, budget_bytes):
         self._fn, self._budget = fn, budget_bytes
         self._core = _core.Compiled(budget_bytes, _MOST_PLANS)
-        # structure -> list of (guards, key, constants, whose ids in the structure stay theirs while they are here)
+        # (structure, modes, which require gradients) -> list of (guards, key, constants, whose ids in the structure
+        # stay theirs while they are here)
         self._variants = {}
-        self._results = {}  # plan id -> (tree, constants, structure)
+        self._results = {}  # plan id -> (tree, constants, key of _variants, writes to arguments)
         self._number = itertools.count()
         # One call at a time, as in the core: a plan must not be found before its results are described here.
         self._lock = threading.RLock()
@@ -82,35 +84,69 @@ class CompiledFunction:
         tensors, constants = [], []
         structure = _flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
+        grads = GradArguments(tensors) if any([t.requires_grad for t in tensors]) else None
+        which = (structure, modes) if grads is None else (structure, modes, grads.pattern)
         if len(self._variants) > 2 * _MOST_PLANS:
             self._forget_structures()
-        variants = self._variants.setdefault((structure, modes), [])
-        key = next((key for guards, key, _ in variants if guards.hold()), None)
+        variants = self._variants.setdefault(which, [])
+        for variant in variants:
+            if variant[0].hold() and (grads is None or grads.fit(variant[0])):
+                guards, key, _ = variant
+                break
+        else:
+            guards = key = None
+        if grads is None:
+            return self._run(which, tensors, constants, key, None)
+        bound = grads.reached(Guards(self._fn, *constants).leaves()) if guards is None else guards.bound
+        while True:
+            try:
+                return self._run(which, tensors, constants, key, grads.bind(bound))
+            except AlsoReached as more:
+                if guards is not None:
+                    guards.around.update(more.args[0])  # it serves these arguments no longer
+                bound, guards, key = {**bound, **grads.reached(more.args[0])}, None, None
+
+    def _run(self, which, tensors, constants, key, grads):
+        """Replays a plan for these arguments; traces one where there is none. key: None for variants that are new."""
         fresh = key is None
         if fresh:
             key = str(next(self._number)).encode()
         traced = {}
 
         def trace(symbols):
+            around, given = {}, grads or GradArguments(tensors)
             guards = Guards(self._fn, *constants)
             with guards:
-                a, k = _unflatten(structure, iter(symbols), iter(constants))
+                values = given.symbols(symbols)
+                a, k = _unflatten(which[0], iter(values), iter(constants))
                 result = self._fn(*a, **k)
             out, rest = [], []
             tree = _flatten(result, out, rest)
+            if grads is not None and _core.is_tracing():  # with FASTCNN_EAGER all is done
+                around = guards.leaves()
+                if not grads.reached(around).keys() <= grads.bound.keys():
+                    raise AlsoReached(around)
+            writes = given.leave(values, symbols, out)
             settled = guards.settle()
             if fresh:
+                settled.around, settled.bound = around, given.bound
+                variants = self._variants.setdefault(which, [])
                 variants.append((settled, key, constants))
                 del variants[:-_MOST_VARIANTS]  # a variable that is new in each call; the plans go by the budget
             traced["result"] = result
-            return out, (tree, rest, (structure, modes))
+            return out, (tree, rest, which, writes)
 
-        outputs, plan = self._core.call(key, tensors, trace, self._results)
+        if grads is None:
+            outputs, plan = self._core.call(key, tensors, trace, self._results)
+        else:
+            outputs, plan = self._core.call(key + b"/" + grads.key, grads.inputs(), trace, self._results)
         if plan == 0:  # FASTCNN_EAGER: there is no plan, the result is the function's own
             return traced["result"]
         if len(self._results) > 2 * _MOST_PLANS:
             self._results = {plan: self._results[plan] for plan in self._core.plan_ids()}
-        tree, rest, _ = self._results[plan]
+        tree, rest, _, writes = self._results[plan]
+        if writes.steps:
+            writes.apply(grads or GradArguments(tensors), outputs)
         return _unflatten(tree, iter(outputs), iter(rest))
 
     def _forget_structures(self):
@@ -178,7 +214,8 @@ def compile(fn=None, *, budget_bytes=2 << 30):
     ``fn`` may do a whole training step: forward, loss, ``backward()``, ``optimizer.step()``. Tensors (and NumPy arrays)
     anywhere in its arguments may change from call to call; other arguments are constants, and a new value makes a new
     plan. Parameters, running statistics and learning rates are read and updated in place. Results do not carry
-    gradients: differentiate inside ``fn``. Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
+    gradients: differentiate inside ``fn``. Arguments that require gradients get theirs in ``.grad``, as in eager code.
+    Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
 
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function

@@ -119,6 +119,8 @@ class Guards:
         self._seen = {}  # keeps what was visited alive, so that ids stay theirs
         self._checked = (-1, False)
         self.launches = []  # optimizer launches in the order in which they were traced
+        self._optimizers = []
+        self.around, self.bound = {}, {}  # of arguments that require gradients: see _grad_arguments.py
         root = roots[0]
         if not _is_function(root):
             root = _function_of(type(root), "forward") or _function_of(type(root), "__call__")
@@ -293,7 +295,18 @@ class Guards:
             self._contents.append((value, kept))
         return True
 
+    def leaves(self):
+        """{identity: tensor} of the leaves found so far that require gradients."""
+        found = [handle for _, handle, _ in (*self._tensors, *self._parameters)]
+        found += [i.handle for s in self._modules.values() for i in s.items if i.handle is not None]
+        found += [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
+        return {hash(t): _core.Tensor(t) for t in found if t.requires_grad and t.is_leaf}
+
+    def note_optimizer(self, optimizer):
+        self._optimizers.append(optimizer)
+
     def _visit_optimizer(self, optimizer):
+        self.note_optimizer(optimizer)
         groups = optimizer.param_groups
         self._entries.append((optimizer.__dict__, "param_groups", groups))
         self._contents.append((groups, list(groups)))
@@ -417,6 +430,13 @@ def note_launch(launch) -> None:
     guards = getattr(_active, "guards", None)
     if guards is not None:
         guards.launches.append(launch)
+
+
+def note_optimizer(optimizer) -> None:
+    """Called by Optimizer.step before it looks for gradients."""
+    guards = getattr(_active, "guards", None)
+    if guards is not None:
+        guards.note_optimizer(optimizer)
 
 
 def note_module(module) -> None:

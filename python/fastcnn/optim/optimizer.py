@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy
 
 from .. import _core
-from .._trace import note_launch
+from .._trace import note_launch, note_optimizer
 
 _HYPER = 8  # float32 values; layout in cpp/include/fastcnn/params.h
 
@@ -162,6 +162,7 @@ class Optimizer:
         steps were left out before.
         """
         loss = None if closure is None else closure()
+        note_optimizer(self)
         was = _core.set_grad_enabled(False)
         try:
             for number, group in enumerate(self.param_groups):

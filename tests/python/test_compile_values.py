@@ -1,0 +1,221 @@
+"""What goes into a compiled function and comes out of it: gradients of arguments, kinds of containers, constants."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import fastcnn as fc
+import pytest
+from fastcnn import nn
+
+
+def misses(step):
+    return step.cache_info()["misses"]
+
+
+def leaf(*values):
+    return fc.tensor(list(values), requires_grad=True)
+
+
+def in_place(w, x):
+    (w * x).sum().backward()
+    (w * w).sum().backward()
+    with fc.no_grad():
+        w -= 0.5 * w.grad
+
+
+def cleared(w, x):
+    w.grad = None
+    (w * x).sum().backward()
+    return w.grad * 2
+
+
+def dropped(w, x):
+    (w * x).sum().backward()
+    got, w.grad = w.grad, None
+    return got
+
+
+def assigned(w, x):
+    w.grad = x
+
+
+def scaled(w, x):
+    (w * x).sum().backward()
+    w.grad.mul_(0.5)
+    return w.grad
+
+
+def twice_in_a_row(w, x):
+    for _ in range(2):
+        (w * x).sum().backward()
+
+
+GRADS = [lambda w, x: (w.sum() * 2).backward(), in_place, cleared, dropped, assigned, scaled, twice_in_a_row]
+
+
+@pytest.mark.parametrize("fn", GRADS)
+@pytest.mark.parametrize("preset", [False, True])
+def test_gradients_of_arguments_are_those_of_eager_code(fn, preset):
+    step = fc.compile(fn)
+    for call in range(3):  # other tensors each time, each given twice
+        ours, theirs = leaf(1.0 + call, 2.0), leaf(1.0 + call, 2.0)
+        x = fc.tensor([3.0, 4.0 + call])
+        if preset:
+            ours.grad, theirs.grad = fc.full((2,), 10.0), fc.full((2,), 10.0)
+        for _ in range(2):
+            got, want = step(ours, x), fn(theirs, x)
+            assert (got is None) == (want is None) and (got is None or got.tolist() == want.tolist())
+            assert ours.tolist() == theirs.tolist()
+            assert (ours.grad is None) == (theirs.grad is None)
+            assert ours.grad is None or ours.grad.tolist() == theirs.grad.tolist()
+    assert misses(step) <= 2  # without and with gradients to begin with
+
+
+def test_a_gradient_that_is_there_is_added_to_in_place():
+    w, step = leaf(1.0, 2.0), fc.compile(lambda w: (w.sum() * 2).backward())
+    step(w)
+    first = w.grad
+    step(w)
+    assert first.tolist() == w.grad.tolist() == [4, 4]
+
+
+def test_gradients_of_arguments_have_memory_of_their_own():
+    a, b, g = leaf(1.0, 1.0), leaf(2.0, 2.0), fc.ones(2)
+    step = fc.compile(lambda a, b, g: (a + b).backward(g))
+    for given in (g, fc.ones(2)):
+        a.grad = b.grad = None
+        step(a, b, given)
+        a.grad.fill_(7)
+        assert b.grad.tolist() == [1, 1] and given.tolist() == [1, 1]
+
+
+def test_one_tensor_given_twice_has_one_gradient():
+    fn = lambda a, b: (a * 2 + b * 3).sum().backward()  # noqa: E731
+    step, w, v = fc.compile(fn), leaf(1.0), leaf(1.0)
+    step(w, w)
+    assert w.grad.tolist() == [5]
+    step(w, v)
+    assert w.grad.tolist() == [7] and v.grad.tolist() == [3]
+
+
+def sum_and_step(opt, w, x):
+    opt.zero_grad()
+    (w * x).sum().backward()
+    opt.step()
+
+
+def test_an_optimizer_steps_parameters_that_are_arguments():
+    x, nets = fc.tensor([[1.0, 2.0]]), [nn.Linear(2, 2) for _ in range(3)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    opts = [fc.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
+
+    def make(opt):
+        def step(params, x):
+            opt.zero_grad()
+            loss = (fc.ops.linear(x, params["weight"], params["bias"]) ** 2).sum()
+            loss.backward()
+            opt.step()
+            return loss.detach()
+
+        return step
+
+    compiled, eager = fc.compile(make(opts[0])), make(opts[1])
+    for _ in range(4):
+        got, want = (f(dict(n.named_parameters()), x) for f, n in zip((compiled, eager), nets))
+        assert got.item() == pytest.approx(want.item(), rel=1e-5)
+    assert misses(compiled) == 1
+    for ours, theirs in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert ours.flatten().tolist() == pytest.approx(theirs.flatten().tolist(), rel=1e-5)
+    before = nets[0].weight.tolist()
+    for _ in range(2):  # parameters that the optimizer does not hold: they get gradients, and stay
+        compiled(dict(nets[2].named_parameters()), x)
+    assert nets[0].weight.tolist() == before and nets[2].weight.grad is not None and misses(compiled) == 3
+
+
+@pytest.mark.parametrize("held_by", ["argument", "closure", "computed name", "list of leaves"])
+def test_optimizers_find_arguments_however_they_are_reached(held_by):
+    w = leaf(1.0)
+
+    class Holder:
+        opt = fc.optim.SGD([w], lr=1.0)
+
+    opt = Holder.opt
+    step = {
+        "argument": lambda w, x: step_with(opt, w, x),
+        "closure": fc.compile(lambda w, x: sum_and_step(opt, w, x)),
+        "computed name": fc.compile(lambda w, x: sum_and_step(getattr(Holder, "".join("opt")), w, x)),
+        "list of leaves": lambda w, x: of_list([w], x),
+    }[held_by]
+    step_with = fc.compile(sum_and_step)
+    of_list = fc.compile(lambda ws, x: sum_and_step(opt, ws[0], x))
+    for want in (-2.0, -5.0, -8.0):
+        step(w, fc.tensor([3.0]))
+        assert w.item() == want
+    other = leaf(1.0)  # not one of the optimizer's
+    step(other, fc.tensor([3.0]))
+    assert other.item() == 1 and other.grad.item() == 3
+    step(w, fc.tensor([3.0]))
+    assert w.item() == -11
+
+
+def test_an_argument_that_is_also_around_the_function_has_one_gradient():
+    w, v = leaf(1.0), leaf(1.0)
+    step = fc.compile(lambda a: (a * 2 + w * 3).sum().backward())
+    for given, want in ((v, (3, 2)), (w, (8, 2)), (v, (11, 4)), (w, (16, 4))):
+        step(given)
+        assert (w.grad.item(), v.grad.item()) == want
+
+
+def test_a_gradient_that_would_have_to_go_on_is_refused():
+    w = leaf(1.0, 2.0)
+    step = fc.compile(lambda x: x.sum().backward())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"shape \(2,\) that is the result of an operation.*expected a leaf"):
+            step(w * 2)
+    assert w.grad is None
+    assert fc.compile(lambda x: fc.grad((x * x).sum(), x)[0])(w * 2).tolist() == [4, 8]  # ends there anyway
+
+
+def test_an_argument_that_is_made_a_leaf_inside_gets_its_gradient():
+    def fn(x):
+        x.requires_grad_()
+        (x * 3).sum().backward()
+        return x.grad
+
+    step = fc.compile(fn)
+    for _ in range(3):
+        x = fc.ones(2)
+        assert step(x).tolist() == x.grad.tolist() == [3, 3] and x.requires_grad
+    assert misses(step) == 1
+
+
+def test_gradients_of_arguments_after_errors_and_under_other_shapes():
+    step = fc.compile(lambda w, y: fc.ops.cross_entropy(w, y).backward())
+    for n in (2, 4, 2):
+        w, y = fc.zeros(n, 2, requires_grad=True), fc.zeros(n, dtype=fc.int64)
+        with pytest.raises(IndexError):
+            step(w, y + 9)
+        assert w.grad is None
+        step(w, y)
+        assert w.grad.tolist() == [[-0.5 / n, 0.5 / n]] * n
+
+
+def test_gradients_of_arguments_when_all_runs_eagerly():
+    code = """
+import fastcnn as fc
+w = fc.ones(1, requires_grad=True)
+hidden = {"opt": fc.optim.SGD([w], lr=1.0)}
+@fc.compile
+def step(w, x):
+    (w * x).sum().backward()
+    hidden[''.join('opt')].step()
+for _ in range(2):
+    step(w, fc.ones(1))
+print(w.item(), w.grad.item())
+"""
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(fc.__file__)), "FASTCNN_EAGER": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    assert done.stdout.split() == ["-2.0", "2.0"], done.stderr
