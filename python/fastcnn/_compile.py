@@ -1,4 +1,4 @@
-"""fc.compile: flattens arguments, keeps one tree of results per plan, checks what the trace depended on.
+"""fc.compile: keeps one tree of results per plan, checks what the trace depended on.
 
 Tracing, planning and replaying are the core's (graph.h); this is not a second executor.
 """
@@ -10,53 +10,13 @@ import itertools
 import sys
 import threading
 
-import numpy as np
-
 from . import _core
 from ._grad_arguments import AlsoReached, GradArguments
 from ._trace import Guards
+from ._tree import flatten, unflatten
 
-_LEAF = object()
 _MOST_VARIANTS = 32
 _MOST_PLANS = 64
-
-
-def _flatten(value, tensors, memo):
-    """The structure of value with tensors taken out; what is left decides which plan is used."""
-    if isinstance(value, _core.Tensor):
-        tensors.append(value)
-        return _LEAF
-    if isinstance(value, np.ndarray):
-        tensors.append(_core.from_numpy(value))
-        return _LEAF
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return (type(value), *(_flatten(v, tensors, memo) for v in value))
-    if isinstance(value, (tuple, list)):
-        return (type(value), *(_flatten(v, tensors, memo) for v in value))
-    if isinstance(value, dict):
-        return (dict, *((k, _flatten(v, tensors, memo)) for k, v in value.items()))
-    memo.append(value)  # a constant: kept alive, compared by equality where hashable, else by identity
-    if isinstance(value, float):
-        return ("=", type(value), value.hex())  # -0.0 is not 0.0, and nan is nan
-    if isinstance(value, set):
-        return (set, frozenset(value))
-    try:
-        hash(value)
-        return ("=", type(value), value)
-    except TypeError:
-        return ("is", id(value))
-
-
-def _unflatten(tree, tensors, constants):
-    if tree is _LEAF:
-        return next(tensors)
-    kind = tree[0]
-    if kind in ("=", "is", set):
-        return next(constants)
-    if kind is dict:
-        return {k: _unflatten(v, tensors, constants) for k, v in tree[1:]}
-    items = [_unflatten(v, tensors, constants) for v in tree[1:]]
-    return kind(*items) if hasattr(kind, "_fields") else kind(items)
 
 
 class CompiledFunction:
@@ -82,7 +42,7 @@ class CompiledFunction:
 
     def _call(self, args, kwargs):
         tensors, constants = [], []
-        structure = _flatten((args, kwargs), tensors, constants)
+        structure = flatten((args, kwargs), tensors, constants)
         modes = (_core.is_grad_enabled(), _core.ops.get_autocast_dtype())
         grads = GradArguments(tensors) if any([t.requires_grad for t in tensors]) else None
         which = (structure, modes) if grads is None else (structure, modes, grads.pattern)
@@ -118,10 +78,10 @@ class CompiledFunction:
             guards = Guards(self._fn, *constants)
             with guards:
                 values = given.symbols(symbols)
-                a, k = _unflatten(which[0], iter(values), iter(constants))
+                a, k = unflatten(which[0], iter(values), iter(constants))
                 result = self._fn(*a, **k)
             out, rest = [], []
-            tree = _flatten(result, out, rest)
+            tree = flatten(result, out, rest)
             if grads is not None and _core.is_tracing():  # with FASTCNN_EAGER all is done
                 around = guards.leaves()
                 if not grads.reached(around).keys() <= grads.bound.keys():
@@ -147,7 +107,7 @@ class CompiledFunction:
         tree, rest, _, writes = self._results[plan]
         if writes.steps:
             writes.apply(grads or GradArguments(tensors), outputs)
-        return _unflatten(tree, iter(outputs), iter(rest))
+        return unflatten(tree, iter(outputs), iter(rest))
 
     def _forget_structures(self):
         """Leaves the arguments of plans that are kept: a constant that is new in each call must not cost memory."""
@@ -213,9 +173,10 @@ def compile(fn=None, *, budget_bytes=2 << 30):
 
     ``fn`` may do a whole training step: forward, loss, ``backward()``, ``optimizer.step()``. Tensors (and NumPy arrays)
     anywhere in its arguments may change from call to call; other arguments are constants, and a new value makes a new
-    plan. Parameters, running statistics and learning rates are read and updated in place. Results do not carry
-    gradients: differentiate inside ``fn``. Arguments that require gradients get theirs in ``.grad``, as in eager code.
-    Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
+    plan: another number, text, dtype or frozen dataclass, or another object of other kinds. Parameters, running
+    statistics and learning rates are read and updated in place. Results do not carry gradients: differentiate inside
+    ``fn``. Arguments that require gradients get theirs in ``.grad``, as in eager code. Code that looks at values
+    (``item()``, ``if loss > 1``) raises ValueError.
 
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _core
-from ._compile import CompiledFunction, _flatten
+from ._compile import CompiledFunction
 from ._modes import evaluating, no_grad
 from ._trace import Guards
+from ._tree import flatten
 
 
 @dataclass
@@ -66,7 +67,7 @@ def trace(model, example, *, dynamic_batch=True) -> Traced:
         with guards:
             result = model(*symbols)
         tensors = []
-        _flatten(result, tensors, [])
+        flatten(result, tensors, [])
         seen["guards"], seen["outputs"] = guards, _output_names(result, tensors)
         return tensors
 

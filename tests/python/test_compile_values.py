@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import os
 import subprocess
 import sys
 
 import fastcnn as fc
+import numpy as np
 import pytest
 from fastcnn import nn
 
@@ -219,3 +222,61 @@ print(w.item(), w.grad.item())
     env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(fc.__file__)), "FASTCNN_EAGER": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
     assert done.stdout.split() == ["-2.0", "2.0"], done.stderr
+
+
+class Alike:
+    """Says that all of its kind are equal."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 1
+
+
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {"k": v}, lambda v: {v}, lambda v: {v: 1}])
+def test_objects_that_call_themselves_equal_are_told_apart(wrap):
+    def factor(held):
+        if isinstance(held, Alike):
+            return held.factor
+        return factor(held["k"] if isinstance(held, dict) and "k" in [*map(str, held)] else next(iter(held)))
+
+    step = fc.compile(lambda x, held: x * factor(held))
+    two, three = wrap(Alike(2.0)), wrap(Alike(3.0))
+    for _ in range(2):
+        assert step(fc.ones(1), two).item() == 2 and step(fc.ones(1), three).item() == 3
+    assert misses(step) == 2
+
+
+class Mode(enum.IntEnum):
+    TWICE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    factor: float
+    names: tuple = ()
+
+
+def test_plain_values_made_anew_are_the_same_constant():
+    step, x = fc.compile(lambda x, *rest: x * 2), fc.ones(1)
+
+    def values():
+        n = int("300")
+        return [
+            n, str(n), str(n).encode(), float(n), complex(n, 1), None, ..., range(n), slice(n), (n, (n,)), Mode(2),
+            frozenset((n, "a")), {n, "a"}, fc.dtype("int8"), fc.ones(1).device, np.float32(n), np.float64("nan"),
+            np.int64(n), Options(float(n), (n,)), x.numpy, misses, {n: n, (n, "a"): 1},
+        ]  # fmt: skip
+
+    for i, value in enumerate(values()):
+        step(x, value)
+        step(x, values()[i])
+        assert misses(step) == i + 1, value
+    for value in (True, 300.5, "301", -0.0, 0.0, np.int32(300), Options(300.0, (300.0,)), {300.0: 300}):
+        before = misses(step)
+        step(x, value)
+        assert misses(step) == before + 1, value
