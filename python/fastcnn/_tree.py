@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import types
 
@@ -10,6 +11,7 @@ import numpy as np
 from . import _core
 
 _LEAF = object()
+_LIKE = object()  # before the parts of a container that is not of a built-in type
 _PLAIN = frozenset(
     (bool, int, str, bytes, type(None), type(...), range, _core.dtype, _core.device)
 )  # immutable, and equal only where nothing tells them apart
@@ -28,10 +30,12 @@ def flatten(value, tensors, memo):
         tensors.append(_core.from_numpy(value))
         return _LEAF
     if isinstance(value, (tuple, list)):
-        return (kind, *(flatten(v, tensors, memo) for v in value))
+        start = (kind,) if kind is tuple or kind is list else (_LIKE, kind, _members(value, tensors, memo))
+        return (*start, *(flatten(v, tensors, memo) for v in value))
     if isinstance(value, dict):
+        start = (dict,) if kind is dict else (_LIKE, kind, _members(value, tensors, memo))
         return (
-            dict,
+            *start,
             *((k if type(k) is str else _constant(k, memo), flatten(v, tensors, memo)) for k, v in value.items()),
         )
     return _constant(value, memo)
@@ -44,10 +48,47 @@ def unflatten(tree, tensors, constants):
     kind = tree[0]
     if type(kind) is str:
         return next(constants)
+    if kind is _LIKE:
+        return _like(*tree[1:3], tree[3:], tensors, constants)
     if kind is dict:
-        return {k if type(k) is str else next(constants): unflatten(v, tensors, constants) for k, v in tree[1:]}
-    items = [unflatten(v, tensors, constants) for v in tree[1:]]
-    return kind(*items) if hasattr(kind, "_fields") else kind(items)
+        return dict(_pairs(tree[1:], tensors, constants))
+    return kind(unflatten(v, tensors, constants) for v in tree[1:])
+
+
+def _pairs(items, tensors, constants):
+    for k, v in items:
+        yield k if type(k) is str else next(constants), unflatten(v, tensors, constants)
+
+
+def _members(value, tensors, memo):
+    """What a container has besides its items: pairs of names and trees; None for dicts whose items are these too."""
+    members = getattr(value, "__dict__", {})
+    if members is value:
+        return None
+    if isinstance(value, collections.defaultdict):
+        members = {"default_factory": value.default_factory, **members}
+    return tuple((k, flatten(v, tensors, memo)) for k, v in members.items())
+
+
+def _like(kind, members, items, tensors, constants):
+    """A container of that type, made as copies are: without its __init__."""
+    members = members and [(k, unflatten(v, tensors, constants)) for k, v in members]
+    if issubclass(kind, dict):
+        new = kind.__new__(kind)
+    elif issubclass(kind, list):
+        new = list.__new__(kind)
+        list.extend(new, (unflatten(v, tensors, constants) for v in items))
+    else:
+        items = [unflatten(v, tensors, constants) for v in items]
+        new = kind(items) if hasattr(kind, "n_fields") else tuple.__new__(kind, items)  # time.struct_time and the like
+    if members is None:
+        new.__dict__ = new
+    for k, v in members or ():
+        object.__setattr__(new, k, v)
+    if issubclass(kind, dict):
+        for k, v in _pairs(items, tensors, constants):
+            new[k] = v
+    return new
 
 
 def _constant(value, memo):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import os
 import subprocess
 import sys
+import time
+import typing
 
 import fastcnn as fc
 import numpy as np
@@ -280,3 +283,92 @@ def test_plain_values_made_anew_are_the_same_constant():
         before = misses(step)
         step(x, value)
         assert misses(step) == before + 1, value
+
+
+class Named(dict):
+    """A dict with attributes, one of them a tensor, which its __init__ cannot do without."""
+
+    def __init__(self, name, **items):
+        super().__init__(**items)
+        self.name, self.scale = name, fc.ones(1)
+
+
+class Dotted(dict):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__ = self
+
+
+class Boxes(list):
+    pass
+
+
+class Size(tuple):
+    def __new__(cls, a, b):
+        return super().__new__(cls, (a, b))
+
+
+class Pair(typing.NamedTuple):
+    a: object
+    b: object = None
+
+
+def boxes(*values):
+    held = Boxes(values)
+    held.label = "cat"
+    return held
+
+
+def test_ordered_dicts_and_their_like_arrive_and_return_as_what_they_are():
+    def fn(held):
+        assert type(held) is type(given)
+        if isinstance(held, collections.OrderedDict):
+            held.move_to_end("a")
+        if isinstance(held, collections.defaultdict):
+            held["new"] = held["missing"] + held["a"]
+        if isinstance(held, Named):
+            held["scaled"] = held["a"] * held.scale
+        if isinstance(held, Dotted):
+            held.b = held.a * 2
+        if isinstance(held, collections.Counter):
+            assert held["missing"] == 0
+        return held
+
+    def make(x):
+        return [
+            collections.OrderedDict(a=x, b=x + 1), collections.defaultdict(lambda: 2, a=x), Named("it", a=x),
+            Dotted(a=x), collections.Counter({"a": x}), {"a": x}, boxes(x, x + 1), Size(x, 3), Pair(x), Pair(x, [x]),
+            time.localtime(0), [x], (x, 2),
+        ]  # fmt: skip
+
+    step = fc.compile(fn)
+    for i in range(len(make(0))):
+        for n in (1.0, 2.0):
+            given, want = make(fc.full((1,), n))[i], make(fc.full((1,), n))[i]
+            if isinstance(want, Named):
+                given.scale, want.scale = fc.full((1,), n), fc.full((1,), n)
+            got, want = step(given), fn(want)
+            assert type(got) is type(want) and len(got) == len(want)
+            if isinstance(want, dict):
+                assert list(got) == list(want)
+                assert all(float(v) == float(got[k]) for k, v in want.items())
+            else:
+                assert repr(got) == repr(want)
+            if isinstance(want, Named):
+                assert got.name == "it" and got.scale.item() == n
+            if isinstance(want, Dotted):
+                assert got.b.item() == got["b"].item() == 2 * n
+            if isinstance(want, Boxes):
+                assert got.label == "cat"
+            if isinstance(want, collections.defaultdict):
+                assert got["absent"] == 2
+
+
+def test_what_a_dict_has_besides_its_items_decides_which_plan_is_used():
+    step = fc.compile(lambda held: held["a"] * (2 if held.name == "double" else 1))
+    for name, want in (("double", 2), ("single", 1), ("double", 2)):
+        assert step(Named(name, a=fc.ones(1))).item() == want
+    assert misses(step) == 2
+    given = fc.compile(lambda held: held["missing"] * held["a"])
+    for n in (2, 3):
+        assert given(collections.defaultdict(lambda n=n: n, a=fc.ones(1))).item() == n
