@@ -13,7 +13,7 @@ import threading
 from . import _core
 from ._grad_arguments import AlsoReached, GradArguments
 from ._trace import Guards
-from ._tree import flatten, unflatten
+from ._tree import flatten, flatten_result, unflatten
 
 _MOST_VARIANTS = 32
 _MOST_PLANS = 64
@@ -81,7 +81,7 @@ class CompiledFunction:
                 a, k = unflatten(which[0], iter(values), iter(constants))
                 result = self._fn(*a, **k)
             out, rest = [], []
-            tree = flatten(result, out, rest)
+            tree = flatten_result(result, out, rest)
             if grads is not None and _core.is_tracing():  # with FASTCNN_EAGER all is done
                 around = guards.leaves()
                 if not grads.reached(around).keys() <= grads.bound.keys():
@@ -175,8 +175,8 @@ def compile(fn=None, *, budget_bytes=2 << 30):
     anywhere in its arguments may change from call to call; other arguments are constants, and a new value makes a new
     plan: another number, text, dtype or frozen dataclass, or another object of other kinds. Parameters, running
     statistics and learning rates are read and updated in place. Results do not carry gradients: differentiate inside
-    ``fn``. Arguments that require gradients get theirs in ``.grad``, as in eager code. Code that looks at values
-    (``item()``, ``if loss > 1``) raises ValueError.
+    ``fn``. They may stand in tuples, lists, dicts, namedtuples and dataclasses. Arguments that require gradients get
+    theirs in ``.grad``, as in eager code. Code that looks at values (``item()``, ``if loss > 1``) raises ValueError.
 
     What ``fn`` reads besides its arguments is watched: a new plan is made when a module gets another parameter, buffer,
     child, hook, option or mode, when an optimizer gets another parameter list, and when a variable around the function

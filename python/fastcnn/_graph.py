@@ -17,7 +17,7 @@ from . import _core
 from ._compile import CompiledFunction
 from ._modes import evaluating, no_grad
 from ._trace import Guards
-from ._tree import flatten
+from ._tree import flatten_result
 
 
 @dataclass
@@ -67,7 +67,7 @@ def trace(model, example, *, dynamic_batch=True) -> Traced:
         with guards:
             result = model(*symbols)
         tensors = []
-        flatten(result, tensors, [])
+        flatten_result(result, tensors, [])
         seen["guards"], seen["outputs"] = guards, _output_names(result, tensors)
         return tensors
 

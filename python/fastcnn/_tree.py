@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import types
 
 import numpy as np
@@ -12,14 +13,26 @@ from . import _core
 
 _LEAF = object()
 _LIKE = object()  # before the parts of a container that is not of a built-in type
+_FIELDS = object()  # before those of a dataclass
+_MOST_LOOKED_AT = 4096
 _PLAIN = frozenset(
     (bool, int, str, bytes, type(None), type(...), range, _core.dtype, _core.device)
 )  # immutable, and equal only where nothing tells them apart
 
 
-def flatten(value, tensors, memo):
-    """The structure of value; what is left when tensors are taken out decides which plan is used."""
+def _constant(value, tensors, memo):
+    memo.append(value)  # kept alive, so that its id stays its own
+    return ("=", _identity(value))
+
+
+def flatten(value, tensors, memo, other=_constant):
+    """The structure of value; what is left when tensors are taken out decides which plan is used.
+
+    other: for what is no tensor, container or plain value.
+    """
     kind = type(value)
+    if kind is tuple or kind is list:
+        return (kind, *[flatten(v, tensors, memo, other) for v in value])
     if kind in _PLAIN:
         memo.append(value)
         return ("=", kind, value)
@@ -29,16 +42,58 @@ def flatten(value, tensors, memo):
     if isinstance(value, np.ndarray):
         tensors.append(_core.from_numpy(value))
         return _LEAF
-    if isinstance(value, (tuple, list)):
-        start = (kind,) if kind is tuple or kind is list else (_LIKE, kind, _members(value, tensors, memo))
-        return (*start, *(flatten(v, tensors, memo) for v in value))
+    if kind is dict:
+        return (dict, *_pairs_of(value, tensors, memo, other))
     if isinstance(value, dict):
-        start = (dict,) if kind is dict else (_LIKE, kind, _members(value, tensors, memo))
-        return (
-            *start,
-            *((k if type(k) is str else _constant(k, memo), flatten(v, tensors, memo)) for k, v in value.items()),
+        return (_LIKE, kind, _members(value, tensors, memo, other), *_pairs_of(value, tensors, memo, other))
+    if isinstance(value, (tuple, list)):
+        members = _members(value, tensors, memo, other)
+        return (_LIKE, kind, members, *[flatten(v, tensors, memo, other) for v in value])
+    return other(value, tensors, memo)
+
+
+def _pairs_of(value, tensors, memo, other):
+    return [
+        (k if type(k) is str else other(k, tensors, memo), flatten(v, tensors, memo, other)) for k, v in value.items()
+    ]
+
+
+def flatten_result(value, tensors, memo):
+    """As flatten, where dataclasses count as containers too, and other objects must hold no traced tensor."""
+    return flatten(value, tensors, memo, _other_result)
+
+
+def _other_result(value, tensors, memo):
+    if not _holds_traced(value):
+        return _constant(value, tensors, memo)
+    kind = type(value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError(
+            f"compile: the function returned a {kind.__name__} with traced tensors in it, expected them in tuples, "
+            "lists, dicts, namedtuples and dataclasses: no other type is made anew for each call"
         )
-    return _constant(value, memo)
+    names = [f.name for f in dataclasses.fields(value) if hasattr(value, f.name)]
+    names += [k for k in getattr(value, "__dict__", ()) if k not in names]
+    return (_FIELDS, kind, *((k, flatten_result(getattr(value, k), tensors, memo)) for k in names))
+
+
+def _holds_traced(value):
+    """Does anything near this object refer to a tensor that has no values?"""
+    from .nn.module import Module
+
+    seen, near = {id(value): value}, [value]
+    while near and len(seen) < _MOST_LOOKED_AT:
+        v = near.pop(0)
+        if isinstance(v, _core.Tensor):
+            if v.is_symbolic:
+                return True
+        elif isinstance(v, types.FunctionType):  # not its globals: a lambda that was returned
+            near += [v.__closure__, v.__defaults__, v.__kwdefaults__]
+        elif not isinstance(v, (*_PLAIN, type, types.ModuleType, types.CodeType, Module)):
+            new = [r for r in gc.get_referents(v) if id(r) not in seen]
+            seen.update((id(r), r) for r in new)
+            near += new
+    return False
 
 
 def unflatten(tree, tensors, constants):
@@ -46,28 +101,34 @@ def unflatten(tree, tensors, constants):
     if tree is _LEAF:
         return next(tensors)
     kind = tree[0]
-    if type(kind) is str:
-        return next(constants)
-    if kind is _LIKE:
-        return _like(*tree[1:3], tree[3:], tensors, constants)
+    if kind is tuple or kind is list:
+        return kind([unflatten(v, tensors, constants) for v in tree[1:]])
     if kind is dict:
         return dict(_pairs(tree[1:], tensors, constants))
-    return kind(unflatten(v, tensors, constants) for v in tree[1:])
+    if kind is _LIKE:
+        return _like(*tree[1:3], tree[3:], tensors, constants)
+    if kind is _FIELDS:
+        new = tree[1].__new__(tree[1])
+        for k, v in tree[2:]:
+            object.__setattr__(new, k, unflatten(v, tensors, constants))
+        return new
+    return next(constants)
 
 
 def _pairs(items, tensors, constants):
-    for k, v in items:
-        yield k if type(k) is str else next(constants), unflatten(v, tensors, constants)
+    return [
+        (k if type(k) is str else unflatten(k, tensors, constants), unflatten(v, tensors, constants)) for k, v in items
+    ]
 
 
-def _members(value, tensors, memo):
+def _members(value, tensors, memo, other):
     """What a container has besides its items: pairs of names and trees; None for dicts whose items are these too."""
     members = getattr(value, "__dict__", {})
     if members is value:
         return None
     if isinstance(value, collections.defaultdict):
         members = {"default_factory": value.default_factory, **members}
-    return tuple((k, flatten(v, tensors, memo)) for k, v in members.items())
+    return tuple((k, flatten(v, tensors, memo, other)) for k, v in members.items())
 
 
 def _like(kind, members, items, tensors, constants):
@@ -89,11 +150,6 @@ def _like(kind, members, items, tensors, constants):
         for k, v in _pairs(items, tensors, constants):
             new[k] = v
     return new
-
-
-def _constant(value, memo):
-    memo.append(value)  # kept alive, so that its id stays its own
-    return ("=", _identity(value))
 
 
 def _identity(value):

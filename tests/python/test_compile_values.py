@@ -5,10 +5,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import functools
 import os
 import subprocess
 import sys
 import time
+import types
 import typing
 
 import fastcnn as fc
@@ -372,3 +374,89 @@ def test_what_a_dict_has_besides_its_items_decides_which_plan_is_used():
     given = fc.compile(lambda held: held["missing"] * held["a"])
     for n in (2, 3):
         assert given(collections.defaultdict(lambda n=n: n, a=fc.ones(1))).item() == n
+
+
+@dataclasses.dataclass
+class Output:
+    loss: object
+    parts: list = dataclasses.field(default_factory=list)
+    seen: int = dataclasses.field(init=False, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    y: object
+    inner: object = None
+
+
+@dataclasses.dataclass
+class Slots:
+    __slots__ = ("y", "name")
+    y: object
+    name: str
+
+
+def test_dataclasses_return_with_the_tensors_of_their_call():
+    def fn(x):
+        out = Output(x * 2, [x, "name", Frozen(x + 1, Pair(x))])
+        out.seen, out.extra = 3, x - 1
+        return out, Slots(x * 3, "slots"), Options(2.0)
+
+    step = fc.compile(fn)
+    for n in (1.0, 5.0):
+        x = fc.full((2,), n)
+        assert repr(step(x)) == repr(fn(x)) and step(x)[0].extra.tolist() == [n - 1] * 2
+    assert type(step(x)[0]) is Output and step(x)[0] is not step(x)[0] and misses(step) == 1
+
+
+class Plain:
+    def __init__(self, y):
+        self.y = y
+
+
+class WithSlots:
+    __slots__ = ("y",)
+
+    def __init__(self, y):
+        self.y = y
+
+
+HIDING = {
+    "Plain": Plain, "WithSlots": WithSlots, "SimpleNamespace": lambda y: types.SimpleNamespace(a=[y]),
+    "set": lambda y: {y}, "frozenset": lambda y: frozenset((y,)), "deque": lambda y: collections.deque([y]),
+    "function": lambda y: lambda: y * 2, "partial": lambda y: functools.partial(fc.ops.add, y),
+    "generator": lambda y: (v for v in [y]), "list_iterator": lambda y: iter([y]), "map": lambda y: map(abs, [y]),
+    "method": lambda y: Plain(y).__init__, "mappingproxy": lambda y: types.MappingProxyType({"a": y}),
+    "UserDict": lambda y: collections.UserDict(a=y), "Tensor": lambda y: {y: 1}, "tuple": lambda y: {(1, y): 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_a_result_that_hides_traced_tensors_is_refused_when_it_is_traced(name):
+    step = fc.compile(lambda x: HIDING[name](x * 2))
+    for _ in range(2):
+        with pytest.raises(TypeError, match=rf"compile.*returned a {name} with traced tensors.*dataclasses"):
+            step(fc.ones(2))
+    inside = fc.compile(lambda x: Output([Plain(x * 2)]))
+    with pytest.raises(TypeError, match="returned a Plain with"):
+        inside(fc.ones(2))
+
+
+def test_results_without_traced_tensors_are_any_objects():
+    w, net = fc.ones(1), nn.Linear(1, 1)
+    kept = [
+        Plain(w),
+        {1, "a"},
+        collections.deque([w]),
+        lambda: w,
+        net,
+        Output(w),
+        fc.optim.SGD([w]),
+        np.float32,
+        np,
+        len,
+    ]
+    step = fc.compile(lambda x: (x * 2, *kept))
+    for _ in range(2):
+        first, *rest = step(fc.ones(1))
+        assert first.item() == 2 and all(a is b for a, b in zip(rest, kept, strict=True))
