@@ -460,3 +460,27 @@ def test_results_without_traced_tensors_are_any_objects():
     for _ in range(2):
         first, *rest = step(fc.ones(1))
         assert first.item() == 2 and all(a is b for a, b in zip(rest, kept, strict=True))
+
+
+def test_weights_that_another_plan_changes_are_made_ready_anew():
+    w, x = fc.ones(4, 4, 3, 3), fc.ones(1, 4, 8, 8)
+    convolve = fc.compile(lambda x: fc.ops.conv2d(x, w))
+    assert convolve(x).amax().item() == 36
+    fc.compile(lambda t: t.mul_(2))(w)
+    assert convolve(x).amax().item() == 72
+
+
+def test_gradients_of_leaves_share_no_memory():
+    a, b, g = fc.ones(3, requires_grad=True), fc.ones(3, requires_grad=True), fc.ones(3)
+    step = fc.compile(lambda g: (a + b).backward(g))
+    step(g)
+    a.grad.fill_(7)
+    assert g.tolist() == [1, 1, 1] and b.grad.tolist() == [1, 1, 1]
+    step(g)
+    assert a.grad.tolist() == [8, 8, 8] and b.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("outputs", [3, [3]])
+def test_grad_of_no_tensor_is_refused(outputs):
+    with pytest.raises(TypeError, match="grad: expected outputs as a tensor or a sequence of tensors, got 3"):
+        fc.grad(outputs, fc.ones(1, requires_grad=True))

@@ -55,6 +55,7 @@ MAY = {
         "backend/cpu/grid_taps.h",
         "backend/cpu/roi_bins.h",
         "backend/cpu/sample_axis.h",
+        "backend/cpu/sort_key.h",
         "backend/cpu/step_numbers.h",
     ),
     "bindings": ("fastcnn/", "bindings.h", "dlpack.h", "args.h"),
