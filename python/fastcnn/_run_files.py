@@ -55,24 +55,23 @@ def restore_run(trainer, start, loader):
     """Takes over what find_resume gave. Raises: ValueError where this Trainer is another than the one that saved."""
     path, found = start
     try:
-        _restore_weights(trainer, found)
-        _restore_state(trainer, found, loader)
+        _restore(trainer, found, loader)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: cannot resume from it: {error}") from error
     trainer.message(f"resumed from {path}: epoch {trainer._run.epoch + 1}, step {trainer._run.global_step}")
 
 
-def _restore_weights(trainer, found):
-    tensors = found.tensors
-    if trainer.ema is not None:
-        if "ema.updates" not in tensors:
-            raise ValueError("the checkpoint has no averaged weights, and this Trainer has ema_decay")
-        trainer.ema.module.load_state_dict(found.weights)
-        trainer.ema.updates.copy_(tensors["ema.updates"])
-    elif "ema.updates" in tensors:
+def _weights(trainer, found):
+    """[(module, its state)]: of the model, and of its average where there is one."""
+    averaged = "ema.updates" in found.tensors
+    if averaged and trainer.ema is None:
         raise ValueError("the checkpoint has averaged weights, and this Trainer has no ema_decay")
-    raw = {k.removeprefix("raw."): t for k, t in tensors.items() if k.startswith("raw.")}
-    trainer.model.load_state_dict(raw if trainer.ema is not None else found.weights)
+    if trainer.ema is None:
+        return [(trainer.model, found.weights)]
+    if not averaged:
+        raise ValueError("the checkpoint has no averaged weights, and this Trainer has ema_decay")
+    raw = {k.removeprefix("raw."): t for k, t in found.tensors.items() if k.startswith("raw.")}
+    return [(trainer.ema.module, found.weights), (trainer.model, raw)]
 
 
 def restore_callbacks(trainer, saved):
@@ -88,19 +87,33 @@ def restore_callbacks(trainer, saved):
         trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
 
 
-def _restore_state(trainer, found, loader):
+def _restore(trainer, found, loader):
+    # What may refuse comes first: a checkpoint that does not fit leaves weights and optimizer as they were.
     state, tensors = found.state, found.tensors
-    trainer.optimizer.load_state_dict(checkpoints.unpack_optimizer(tensors, state["optimizer"]))
-    if trainer.scaler is not None and state.get("scaler"):
-        trainer.scaler.load_state_dict(state["scaler"])
+    weights = _weights(trainer, found)
+    for module, values in weights:
+        module._fit_state(values)
+    optimizer = checkpoints.unpack_optimizer(tensors, state["optimizer"])
+    trainer.optimizer._fit_state(optimizer)
     if (trainer.scheduler is None) != (state["scheduler"] is None):
         ours = "none" if trainer.scheduler is None else type(trainer.scheduler).__name__
         raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")
     if trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
-    restore_callbacks(trainer, state["callbacks"])
-    trainer.history.update({k: list(v) for k, v in state["history"].items()})
-    trainer.epoch_metrics = dict(state["epoch_metrics"])
+    history, metrics, random = state["history"], dict(state["epoch_metrics"]), tensors["random"]
     trainer.best_score, trainer.best_epoch = state["best"]
     trainer._run.load_state_dict(state["run"], loader)
-    _core.ops.random_state().copy_(tensors["random"])
+    if trainer.scaler is not None and state.get("scaler"):
+        trainer.scaler.load_state_dict(state["scaler"])
+    restore_callbacks(trainer, state["callbacks"])
+
+    for module, values in weights:
+        module.load_state_dict(values)
+    if trainer.ema is not None:
+        trainer.ema.updates.copy_(tensors["ema.updates"])
+    trainer.optimizer.load_state_dict(optimizer)
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])  # its rates, after those of the optimizer
+    trainer.history.update({k: list(v) for k, v in history.items()})
+    trainer.epoch_metrics = metrics
+    _core.ops.random_state().copy_(random)

@@ -153,6 +153,16 @@ def test_state_is_loaded_in_place():
     np.testing.assert_array_equal(a.state[ours[0]]["momentum_buffer"].numpy(), values(1)[0])
 
 
+def test_a_state_that_is_refused_changes_nothing():
+    p, q = (fc.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    optimizer = fc.optim.SGD([{"params": [p]}, {"params": [q], "lr": 0.3}], lr=0.1, momentum=0.9)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["lr"], state["param_groups"][1]["momentum"] = 0.2, -1.0
+    with pytest.raises(ValueError, match="SGD: expected momentum >= 0, got -1.0"):
+        optimizer.load_state_dict(state)
+    assert [(g["lr"], g["momentum"]) for g in optimizer.param_groups] == [(0.1, 0.9), (0.3, 0.9)]
+
+
 def test_zero_grad_and_closure():
     p = fc.tensor([2.0], requires_grad=True)
     o = fc.optim.SGD([p], lr=0.5)

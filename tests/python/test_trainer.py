@@ -379,6 +379,17 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
         other.fit(loader, resume="last")
 
 
+def test_a_resume_that_is_refused_leaves_the_trainer_as_it_was(tmp_path):
+    t, loader = make(tmp_path, {"scheduler": "cosine", "optimizer": "adamw"})
+    t.fit(loader, max_epochs=1)
+    other, loader = make(tmp_path, {"optimizer": "adamw"}, seed=9)
+    before = {k: v.copy() for k, v in weights(other.model).items()}
+    with pytest.raises(ValueError, match="scheduler"):
+        other.fit(loader, max_epochs=2, resume="last")
+    assert_same(weights(other.model), before)
+    assert not other.optimizer.state
+
+
 def test_nan_loss_stops():
     t = trainer(lr=1e20)
     with pytest.raises(FloatingPointError, match="the loss is (nan|inf)"):

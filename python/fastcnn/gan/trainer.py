@@ -442,34 +442,43 @@ class GANTrainer(CallbackHost):
 
     def load(self, path):
         """Takes over the weights of a checkpoint, for sampling."""
-        self._load_weights(checkpoints.load_weights(path))
+        for net, values in self._nets_of(checkpoints.load_weights(path)):
+            net.load_state_dict(values)
 
-    def _load_weights(self, weights):
-        for part, net in (("generator", self.sampled_generator), ("discriminator", self.discriminator)):
-            prefix = f"{part}."
-            net.load_state_dict({k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)})
+    def _nets_of(self, weights):
+        """[(net, its state)] of the weights of a checkpoint."""
+        nets = {"generator.": self.sampled_generator, "discriminator.": self.discriminator}
+        return [(net, _part(weights, prefix)) for prefix, net in nets.items()]
 
     def _restore(self, path, found):
         state, tensors = found.state, found.tensors
         try:
             if (self.ema is not None) != ("ema.updates" in tensors):
                 raise ValueError("one of the checkpoint and this GANTrainer has averaged weights (ema_decay)")
-            self._load_weights(found.weights)
+            states = self._nets_of(found.weights)
+            if self.ema is not None:
+                states.append((self.generator, _part(tensors, "raw.")))
+            for prefix, optimizer, packed in zip(("g.", "d."), self.optimizers, state["optimizers"], strict=True):
+                states.append((optimizer, checkpoints.unpack_optimizer(_part(tensors, prefix), packed)))
+            for target, values in states:  # what may refuse comes first: then all is as it was
+                target._fit_state(values)
+            self._run.load_state_dict(state["run"])
+            restore_callbacks(self, state["callbacks"])
+            for target, values in states:
+                target.load_state_dict(values)
             if self.ema is not None:
                 self.ema.updates.copy_(tensors["ema.updates"])
-                raw = {k.removeprefix("raw."): t for k, t in tensors.items() if k.startswith("raw.")}
-                self.generator.load_state_dict(raw)
-            for prefix, optimizer, packed in zip(("g.", "d."), self.optimizers, state["optimizers"], strict=True):
-                own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-                optimizer.load_state_dict(checkpoints.unpack_optimizer(own, packed))
-            restore_callbacks(self, state["callbacks"])
             self.history.update({k: list(v) for k, v in state["history"].items()})
             self.epoch_metrics = dict(state["epoch_metrics"])
-            self._run.load_state_dict(state["run"])
             _core.ops.random_state().copy_(tensors["random"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot resume from it: {error}") from error
         self.message(f"resumed from {path}: epoch {self._run.epoch + 1}, step {self._run.global_step}")
+
+
+def _part(tensors, prefix):
+    """Those under a prefix, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _two_nets(generator, discriminator):

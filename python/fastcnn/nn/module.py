@@ -285,6 +285,14 @@ class Module:
         mismatched key raises a ValueError that lists them all, and nothing is changed; with strict=False
         what fits is loaded.
         """
+        pairs, result = self._fit_state(state_dict, strict)
+        with no_grad():
+            for tensor, value in pairs:
+                tensor.copy_(value.to(tensor.device))
+        return result
+
+    def _fit_state(self, state_dict, strict=True):
+        """([(own tensor, its value)], LoadResult) of a state_dict; raises as load_state_dict and changes nothing."""
         own = self._state()
         optional = {
             f"{path}.{name}" if path else name
@@ -305,11 +313,8 @@ class Module:
             lines += [f"mismatched key {k!r}: expected shape {a}, got {b}" for k, a, b in mismatched]
             raise ValueError(f"{type(self).__name__}.load_state_dict:\n  " + "\n  ".join(lines))
         skip = {k for k, _, _ in mismatched}
-        with no_grad():
-            for k, v in values.items():
-                if k not in skip:
-                    own[k].copy_(v.to(own[k].device))
-        return LoadResult(missing, unexpected, mismatched)
+        pairs = [(own[k], v) for k, v in values.items() if k not in skip]
+        return pairs, LoadResult(missing, unexpected, mismatched)
 
     @staticmethod
     def _as_tensor(key, value):

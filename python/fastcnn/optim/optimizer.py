@@ -233,8 +233,16 @@ class Optimizer:
     def load_state_dict(self, state_dict):
         """Takes over a state_dict(). State tensors are filled in place, so compiled steps stay valid.
 
-        Raises: ValueError if groups, parameter counts or shapes differ.
+        Raises: ValueError if groups, parameter counts or shapes differ or options are out of range; nothing is changed.
         """
+        options, states = self._fit_state(state_dict)
+        for group, own in zip(self.param_groups, options, strict=True):
+            group.update(own)
+        for p, group, saved in states:
+            self._load_one(p, group, saved)
+
+    def _fit_state(self, state_dict):
+        """(options of each group, [(parameter, group, its state)]) of a state_dict. Raises as load_state_dict."""
         if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
             raise ValueError(f"{self._name}: expected a dict with 'state' and 'param_groups'")
         saved_groups = state_dict["param_groups"]
@@ -242,7 +250,7 @@ class Optimizer:
             raise ValueError(
                 f"{self._name}: expected {len(self.param_groups)} parameter groups, got {len(saved_groups)}"
             )
-        plan, seen = [], set()
+        options, states = [], []
         for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
             if len(saved["params"]) != len(group["params"]):
                 raise ValueError(
@@ -250,28 +258,25 @@ class Optimizer:
                     f"got {len(saved['params'])}"
                 )
             for number, p in zip(saved["params"], group["params"], strict=True):
-                seen.add(number)
-                state = state_dict["state"].get(number, state_dict["state"].get(str(number), {}))
+                state = dict(state_dict["state"].get(number, state_dict["state"].get(str(number), {})))
+                state["step"] = int(_number(state.get("step", 0)))
                 for name, value in state.items():
                     if isinstance(value, _core.Tensor) and value.ndim and tuple(value.shape) != tuple(p.shape):
                         raise ValueError(
                             f"{self._name}: expected {name} of shape {p.shape} for parameter {number}, "
                             f"got {value.shape}"
                         )
-                plan.append((p, state))
-        # Nothing above changed anything: a state that does not fit leaves the optimizer as it was.
-        for saved, group in zip(saved_groups, self.param_groups, strict=True):
-            group.update({k: _as_option(k, v) for k, v in saved.items() if k != "params"})
-            self._check_group(group)
-        for p, saved in plan:
-            self._load_one(p, saved)
+                states.append((p, group, state))
+            own = {k: _as_option(v) for k, v in saved.items() if k != "params"}
+            self._check_group({**group, **own})
+            options.append(own)
+        return options, states
 
-    def _load_one(self, p, saved):
-        group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
-        if not saved and p not in self.state:
+    def _load_one(self, p, group, saved):
+        if saved.keys() == {"step"} and not saved["step"] and p not in self.state:
             return
         state = self._state_of(p, group)
-        state["step"] = int(_number(saved.get("step", 0)))
+        state["step"] = saved["step"]
         for name in [n for n in state if n != "step"]:
             if name in saved:
                 state[name].copy_(saved[name])
@@ -301,7 +306,7 @@ def _number(value):
     return value.item() if isinstance(value, _core.Tensor) else value
 
 
-def _as_option(key, value):
+def _as_option(value):
     return tuple(value) if isinstance(value, list) else value
 
 
