@@ -21,6 +21,7 @@ def save_run(trainer, path, keep_previous=False):
         "run": trainer._run.state_dict(), "optimizer": packed, "history": dict(trainer.history),
         "epoch_metrics": trainer.epoch_metrics, "best": [trainer.best_score, trainer.best_epoch],
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
+        "scheduler_name": _name_of(trainer.scheduler),
         "callbacks": [[type(c).__name__, c.state_dict()] for c in trainer.callbacks if hasattr(c, "state_dict")],
         "max_epochs": trainer.max_epochs, "seed": trainer.seed,
         "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
@@ -87,17 +88,28 @@ def restore_callbacks(trainer, saved):
         trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
 
 
+def _name_of(scheduler):
+    return "none" if scheduler is None else type(scheduler).__name__
+
+
+def _check_scheduler(trainer, state):
+    own = _name_of(trainer.scheduler)
+    saved = state.get("scheduler_name", "none" if state["scheduler"] is None else None)
+    if saved is None and own != "none":  # a file of before, which does not tell
+        return
+    if saved != own:
+        raise ValueError(f"this Trainer's scheduler is {own}, that of the checkpoint {saved or 'another'}")
+
+
 def _restore(trainer, found, loader):
     # What may refuse comes first: a checkpoint that does not fit leaves weights and optimizer as they were.
     state, tensors = found.state, found.tensors
     weights = _weights(trainer, found)
     for module, values in weights:
         module._fit_state(values)
-    optimizer = checkpoints.unpack_optimizer(tensors, state["optimizer"])
+    optimizer = checkpoints.unpack_optimizer(tensors, state["optimizer"], trainer.optimizer)
     trainer.optimizer._fit_state(optimizer)
-    if (trainer.scheduler is None) != (state["scheduler"] is None):
-        ours = "none" if trainer.scheduler is None else type(trainer.scheduler).__name__
-        raise ValueError(f"this Trainer's scheduler is {ours}, that of the checkpoint differs")
+    _check_scheduler(trainer, state)
     if trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
     history, metrics, random = state["history"], dict(state["epoch_metrics"]), tensors["random"]

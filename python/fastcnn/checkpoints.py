@@ -130,7 +130,7 @@ def load_weights(path):
 
 
 def pack_optimizer(optimizer):
-    """(tensors, JSON values) of an optimizer's state_dict."""
+    """(tensors, JSON values) of an optimizer's state_dict, with the name of its class."""
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for number, values in state["state"].items():
@@ -139,11 +139,14 @@ def pack_optimizer(optimizer):
                 tensors[f"optimizer.{number}.{name}"] = value
             else:
                 numbers.setdefault(str(number), {})[name] = value
-    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
+    return tensors, {"name": type(optimizer).__name__, "state": numbers, "param_groups": state["param_groups"]}
 
 
-def unpack_optimizer(tensors, packed):
-    """A state_dict of what pack_optimizer gave."""
+def unpack_optimizer(tensors, packed, optimizer=None):
+    """A state_dict of what pack_optimizer gave. Raises: ValueError where `optimizer`, if given, is of another class."""
+    saved, own = packed.get("name"), type(optimizer).__name__  # files of before name no class
+    if optimizer is not None and saved not in (None, own):
+        raise ValueError(f"it holds the state of {saved}, the optimizer is {own}")
     state = {int(number): dict(values) for number, values in packed["state"].items()}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

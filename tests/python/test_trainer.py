@@ -390,6 +390,24 @@ def test_a_resume_that_is_refused_leaves_the_trainer_as_it_was(tmp_path):
     assert not other.optimizer.state
 
 
+def test_resume_refuses_another_optimizer_and_another_schedule(tmp_path):
+    t, loader = make(tmp_path, {"scheduler": "onecycle"})
+    t.fit(loader, max_epochs=1)
+    for options, message in [
+        ({"optimizer": "adam"}, "cannot resume from it: it holds the state of SGD, the optimizer is Adam"),
+        ({"scheduler": "cosine"}, "scheduler is CosineAnnealingLR, that of the checkpoint OneCycleLR"),
+        ({"scheduler": None}, "scheduler is none, that of the checkpoint OneCycleLR"),
+    ]:
+        other, loader = make(tmp_path, {"scheduler": "onecycle", **options})
+        with pytest.raises(ValueError, match=message):
+            other.fit(loader, max_epochs=2, resume="last")
+    found = fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors")
+    del found.state["scheduler_name"], found.state["optimizer"]["name"]  # as files of before were
+    fc.checkpoints.save_checkpoint(tmp_path / "last.safetensors", *found)
+    again, loader = make(tmp_path, {"scheduler": "onecycle"})
+    assert len(again.fit(loader, max_epochs=2, resume="last")) == 2
+
+
 def test_nan_loss_stops():
     t = trainer(lr=1e20)
     with pytest.raises(FloatingPointError, match="the loss is (nan|inf)"):

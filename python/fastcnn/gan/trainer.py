@@ -459,7 +459,7 @@ class GANTrainer(CallbackHost):
             if self.ema is not None:
                 states.append((self.generator, _part(tensors, "raw.")))
             for prefix, optimizer, packed in zip(("g.", "d."), self.optimizers, state["optimizers"], strict=True):
-                states.append((optimizer, checkpoints.unpack_optimizer(_part(tensors, prefix), packed)))
+                states.append((optimizer, checkpoints.unpack_optimizer(_part(tensors, prefix), packed, optimizer)))
             for target, values in states:  # what may refuse comes first: then all is as it was
                 target._fit_state(values)
             self._run.load_state_dict(state["run"])
