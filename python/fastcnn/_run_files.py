@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import _core, checkpoints
+from .optim.optimizer import as_option
 
 
 def save_run(trainer, path, keep_previous=False):
@@ -15,6 +16,7 @@ def save_run(trainer, path, keep_previous=False):
         weights = trainer.ema.module.state_dict()
         tensors["ema.updates"] = trainer.ema.updates
     packed_tensors, packed = checkpoints.pack_optimizer(trainer.optimizer)
+    packed["options"] = trainer._first_options
     tensors.update(packed_tensors)
     tensors["random"] = _core.ops.random_state()
     state = {
@@ -56,10 +58,11 @@ def restore_run(trainer, start, loader):
     """Takes over what find_resume gave. Raises: ValueError where this Trainer is another than the one that saved."""
     path, found = start
     try:
-        _restore(trainer, found, loader)
+        told = _restore(trainer, found, loader)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: cannot resume from it: {error}") from error
     trainer.message(f"resumed from {path}: epoch {trainer._run.epoch + 1}, step {trainer._run.global_step}")
+    tell_options(trainer, told)
 
 
 def _weights(trainer, found):
@@ -88,6 +91,56 @@ def restore_callbacks(trainer, saved):
         trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
 
 
+def options_of(optimizer):
+    """Options of each group, as they are now: what a run begins with is what a resumed one is compared with."""
+    return [{k: v for k, v in g.items() if k not in ("params", "initial_lr")} for g in optimizer.param_groups]
+
+
+def optimizer_to_resume(optimizer, tensors, packed, options):
+    """(state_dict to go on from, what is told of options that have changed) of a packed optimizer.
+
+    Where `options`, those of this run, are others than the run before began with, they win. A rate that a schedule has
+    moved since keeps its share. Files of before do not tell what they began with: all is theirs.
+    """
+    state, told = checkpoints.unpack_optimizer(tensors, packed, optimizer), []
+    before = packed.get("options")
+    if before is None or len(before) != len(options) or len(before) != len(state["param_groups"]):
+        return state, told
+    groups = []
+    for own, old, saved, group in zip(options, before, state["param_groups"], optimizer.param_groups, strict=True):
+        new = {k: v for k, v in own.items() if k not in old or as_option(old[k]) != as_option(v)}
+        told += [f"{k} {v} instead of {old.get(k)}" for k, v in new.items()]
+        if "lr" in new:
+            new["lr"] = own["lr"] * (saved["lr"] / old["lr"]) if old["lr"] else own["lr"]
+            new["initial_lr"] = group.get("initial_lr", own["lr"])
+        groups.append({**saved, **new})
+    return {**state, "param_groups": groups}, list(dict.fromkeys(told))
+
+
+def tell_options(trainer, told):
+    """Tells of the options that optimizer_to_resume has changed."""
+    if told:
+        trainer.message(f"the optimizer goes on with {', '.join(told)}")
+
+
+def _schedule_to_resume(scheduler, saved, rates):
+    """The state of a schedule; where rates of the optimizer have changed, with those that `scheduler` begins with.
+
+    rates: [(before, now)] of the groups.
+    """
+    if all(a == b for a, b in rates):
+        return saved
+    state = dict(saved)
+    if "base_lrs" in state:
+        state["base_lrs"] = list(scheduler.base_lrs)
+    if "lrs" in state:  # of ReduceLROnPlateau
+        state["lrs"] = [now * (lr / old) if old else now for lr, (old, now) in zip(state["lrs"], rates, strict=True)]
+    if "schedulers" in state:
+        parts = zip(scheduler.schedulers, state["schedulers"], strict=True)
+        state["schedulers"] = [_schedule_to_resume(part, own, rates) for part, own in parts]
+    return state
+
+
 def _name_of(scheduler):
     return "none" if scheduler is None else type(scheduler).__name__
 
@@ -102,16 +155,20 @@ def _check_scheduler(trainer, state):
 
 
 def _restore(trainer, found, loader):
+    """Returns what is to be told of changed options."""
     # What may refuse comes first: a checkpoint that does not fit leaves weights and optimizer as they were.
     state, tensors = found.state, found.tensors
     weights = _weights(trainer, found)
     for module, values in weights:
         module._fit_state(values)
-    optimizer = checkpoints.unpack_optimizer(tensors, state["optimizer"], trainer.optimizer)
+    packed, options = state["optimizer"], trainer._first_options
+    optimizer, told = optimizer_to_resume(trainer.optimizer, tensors, packed, options)
     trainer.optimizer._fit_state(optimizer)
     _check_scheduler(trainer, state)
     if trainer.scheduler is not None:
-        trainer.scheduler.load_state_dict(state["scheduler"])
+        rates = [(old["lr"], own["lr"]) for old, own in zip(packed.get("options") or options, options, strict=True)]
+        schedule = _schedule_to_resume(trainer.scheduler, state["scheduler"], rates)
+        trainer.scheduler.load_state_dict(schedule)
     history, metrics, random = state["history"], dict(state["epoch_metrics"]), tensors["random"]
     trainer.best_score, trainer.best_epoch = state["best"]
     trainer._run.load_state_dict(state["run"], loader)
@@ -125,7 +182,8 @@ def _restore(trainer, found, loader):
         trainer.ema.updates.copy_(tensors["ema.updates"])
     trainer.optimizer.load_state_dict(optimizer)
     if trainer.scheduler is not None:
-        trainer.scheduler.load_state_dict(state["scheduler"])  # its rates, after those of the optimizer
+        trainer.scheduler.load_state_dict(schedule)  # its rates, after those of the optimizer
     trainer.history.update({k: list(v) for k, v in history.items()})
     trainer.epoch_metrics = metrics
     _core.ops.random_state().copy_(random)
+    return told

@@ -123,6 +123,9 @@ def _resumed(args):
                 setattr(args, name, saved[name])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{config}: damaged: {error}") from error
+    for name in ("init", "finetune"):
+        if name in args.given and getattr(args, name) != saved.get(name):
+            raise UsageError(f"--resume goes on with the weights of {run}; --{name} begins with others")
     return run
 
 

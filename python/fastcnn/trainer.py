@@ -36,7 +36,7 @@ from ._loop import (
 )
 from ._modes import to_evaluation, use_deterministic_algorithms
 from ._nan_guard import NanGuard
-from ._run_files import find_resume, restore_run, save_run
+from ._run_files import find_resume, options_of, restore_run, save_run
 from ._steps import IGNORING, EvalStep, TrainStep, get_loss
 from .callbacks import is_better, mode_of, picture_of
 from .nn import Module
@@ -166,7 +166,7 @@ class Trainer(CallbackHost):
         self.log_dir = self._resume_dir if distributed.rank() == 0 else None
         self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum, param_rules, layer_decay)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
-        self.warmup_steps = int(warmup_steps)
+        self.warmup_steps, self._first_options = int(warmup_steps), None
 
         self.training_step, self.validation_step = training_step, validation_step
         if metrics is None:
@@ -233,7 +233,8 @@ class Trainer(CallbackHost):
 
         Args: train_data, val_data: dataset or loader of (images, targets). max_epochs: counted from 0 even
         after a resume. resume: "last" (log_dir/last.safetensors; from the start if there is none), or the path
-        of a checkpoint; the result is the same, bit for bit, as without the interruption.
+        of a checkpoint; the result is the same, bit for bit, as without the interruption. Options of the optimizer (lr,
+        weight_decay ...) that are others than the run began with are those it goes on with.
 
         Ctrl-C ends the step, saves last.safetensors and returns the history with `interrupted` set; SIGTERM
         does the same and then exits with status 143.
@@ -259,6 +260,8 @@ class Trainer(CallbackHost):
         self.history, self.epoch_metrics = History(), {}
         self.best_score = self.best_epoch = None
         self._run = RunState(loader)
+        if self._first_options is None:
+            self._first_options = options_of(self.optimizer)
         self._make_scheduler(len(loader) if hasattr(loader, "__len__") else None)
         if start is None:
             distributed.broadcast_(self.model)
@@ -422,14 +425,9 @@ class Trainer(CallbackHost):
 
     def _rewind_lr(self):
         # A second fit() begins its schedule where the first began, not where it ended.
-        for group, lr in zip(self.optimizer.param_groups, self._initial_lrs(), strict=True):
-            group["lr"] = lr
+        for group, first in zip(self.optimizer.param_groups, self._first_options, strict=True):
+            group["lr"] = first["lr"]
             group.pop("initial_lr", None)
-
-    def _initial_lrs(self):
-        if not hasattr(self, "_first_lrs"):
-            self._first_lrs = [g["lr"] for g in self.optimizer.param_groups]
-        return self._first_lrs
 
     def _step_scheduler(self):
         """After each optimizer step."""

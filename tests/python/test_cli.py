@@ -171,6 +171,20 @@ def test_a_resume_with_options_that_do_not_fit_leaves_the_run_as_it_was(change, 
     assert run("train", "--resume", copy, "--epochs", 3, "--quiet", "--no-report") == 0
 
 
+def test_a_resume_takes_rates_of_the_command_line_and_refuses_other_weights(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    resume = ("train", "--resume", copy, "--quiet", "--no-report")
+    assert run(*resume, "--init", trained / "best.safetensors") == 2
+    assert "goes on with the weights of" in capsys.readouterr().err
+    assert run(*resume, "--epochs", 3, "--lr", 0.002, "--weight-decay", 0.25) == 0
+    config = json.loads((copy / "config.json").read_text())
+    state = fastcnn.checkpoints.load_checkpoint(copy / "last.safetensors").state["optimizer"]
+    group = state["options"][0]
+    assert (config["lr"], config["weight_decay"]) == (group["lr"], group["weight_decay"]) == (0.002, 0.25)
+    assert state["param_groups"][0]["weight_decay"] == 0.25 and state["param_groups"][0]["lr"] <= 0.002
+
+
 def test_options_cut_short_win_over_those_of_the_run(trained, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)

@@ -1,6 +1,7 @@
 """fastcnn gan train, sample and resume, with a judge, and what wrong options get."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -42,6 +43,15 @@ def test_resume_goes_on_with_the_runs_own_options(trained, capsys):
     assert run("gan", "train", "--resume", trained, "--epochs", 2, "--quiet") == 0
     assert "fid" in capsys.readouterr().out
     assert len((trained / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_resume_takes_rates_of_the_command_line(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "r")
+    epochs = json.loads((tmp_path / "r/gan.json").read_text())["epochs"] + 1
+    assert run("gan", "train", "--resume", tmp_path / "r", "--epochs", epochs, "--quiet", "--d-lr", 0.0625) == 0
+    state = checkpoints.load_checkpoint(tmp_path / "r/last.safetensors").state["optimizers"]
+    rates = [numbers["param_groups"][0]["lr"] for numbers in state]
+    assert rates[1] == 0.0625 != rates[0]
 
 
 def test_a_resume_with_options_that_do_not_fit_leaves_the_run_as_it_was(trained, capsys):

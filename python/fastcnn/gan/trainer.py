@@ -18,7 +18,7 @@ from .._compile import compile as compile_function
 from .._files import prepare_folder, sole_writer
 from .._loop import Interrupted, SignalGuard, describe_resume
 from .._modes import evaluating, no_grad
-from .._run_files import find_resume, restore_callbacks
+from .._run_files import find_resume, optimizer_to_resume, options_of, restore_callbacks, tell_options
 from .._steps import to_tensor
 from ..callbacks import picture_of
 from ..models.gan import GANPair
@@ -129,7 +129,7 @@ class GANTrainer(CallbackHost):
         self._take_callbacks(callbacks, progress)
         self.history, self.epoch_metrics = History(), {}
         self.max_epochs, self.should_stop, self.train_loader = 0, False, None
-        self._run = None
+        self._run = self._first_options = None
 
     def _adams(self, loss, lr, d_lr, betas):
         from ..optim import Adam
@@ -161,7 +161,8 @@ class GANTrainer(CallbackHost):
         Args: data: an ImageDataset, whose pixels are scaled to [-1, 1] and bordered up to the generator's size, or a
         loader of images or (images, class ids) with images in [-1, 1] already. Batches that are not whole are left out.
         max_epochs: counted from 0 even after a resume. resume: "last" (log_dir/last.safetensors; from the start if
-        there is none), or a checkpoint; the result is the same, bit for bit, as without the interruption.
+        there is none), or a checkpoint; the result is the same, bit for bit, as without the interruption. Options of
+        the optimizers that are others than the run began with are those it goes on with.
 
         Ctrl-C ends the step, saves last.safetensors and returns the history with `interrupted` set; SIGTERM does the
         same and then exits with status 143.
@@ -180,6 +181,8 @@ class GANTrainer(CallbackHost):
         self.should_stop, self.train_loader = False, loader
         self.history, self.epoch_metrics = History(), {}
         self._run = GANRun(loader)
+        if self._first_options is None:
+            self._first_options = [options_of(o) for o in self.optimizers]
         if start is None:
             _core.ops.manual_seed(self.seed)
         else:
@@ -422,10 +425,10 @@ class GANTrainer(CallbackHost):
         if self.ema is not None:
             tensors.update({f"raw.{k}": t for k, t in self.generator.state_dict().items()})
             tensors["ema.updates"] = self.ema.updates
-        for prefix, optimizer in zip(("g.", "d."), self.optimizers, strict=True):
+        for i, (prefix, optimizer) in enumerate(zip(("g.", "d."), self.optimizers, strict=True)):
             own, numbers = checkpoints.pack_optimizer(optimizer)
             tensors.update({prefix + k: t for k, t in own.items()})
-            packed.append(numbers)
+            packed.append({**numbers, "options": self._first_options and self._first_options[i]})
         state = {
             "gan": 1, "run": self._run.state_dict(), "optimizers": packed, "history": dict(self.history),
             "epoch_metrics": self.epoch_metrics, "max_epochs": self.max_epochs, "seed": self.seed,
@@ -455,11 +458,14 @@ class GANTrainer(CallbackHost):
         try:
             if (self.ema is not None) != ("ema.updates" in tensors):
                 raise ValueError("one of the checkpoint and this GANTrainer has averaged weights (ema_decay)")
-            states = self._nets_of(found.weights)
+            states, told = self._nets_of(found.weights), []
             if self.ema is not None:
                 states.append((self.generator, _part(tensors, "raw.")))
-            for prefix, optimizer, packed in zip(("g.", "d."), self.optimizers, state["optimizers"], strict=True):
-                states.append((optimizer, checkpoints.unpack_optimizer(_part(tensors, prefix), packed, optimizer)))
+            parts = zip(("g.", "d."), self.optimizers, state["optimizers"], self._first_options, strict=True)
+            for prefix, optimizer, packed, options in parts:
+                own, changed = optimizer_to_resume(optimizer, _part(tensors, prefix), packed, options)
+                states.append((optimizer, own))
+                told += [f"{c} ({prefix[0]})" for c in changed]
             for target, values in states:  # what may refuse comes first: then all is as it was
                 target._fit_state(values)
             self._run.load_state_dict(state["run"])
@@ -474,6 +480,7 @@ class GANTrainer(CallbackHost):
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot resume from it: {error}") from error
         self.message(f"resumed from {path}: epoch {self._run.epoch + 1}, step {self._run.global_step}")
+        tell_options(self, told)
 
 
 def _part(tensors, prefix):

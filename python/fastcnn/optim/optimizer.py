@@ -267,7 +267,7 @@ class Optimizer:
                             f"got {value.shape}"
                         )
                 states.append((p, group, state))
-            own = {k: _as_option(v) for k, v in saved.items() if k != "params"}
+            own = {k: as_option(v) for k, v in saved.items() if k != "params"}
             self._check_group({**group, **own})
             options.append(own)
         return options, states
@@ -306,7 +306,8 @@ def _number(value):
     return value.item() if isinstance(value, _core.Tensor) else value
 
 
-def _as_option(value):
+def as_option(value):
+    """An option as groups hold it, of what JSON made of it."""
     return tuple(value) if isinstance(value, list) else value
 
 
