@@ -142,6 +142,7 @@ def _read_model(args):
         path = found[0]
     saved = load_checkpoint(path)
     about, name = saved.metadata, args.model or saved.metadata.get("model")
+    _refuse_pairs(path, saved)
     if name is None:
         raise UsageError(f"{path}: does not say which model it is of; pass --model")
     classes, channels = about.get("num_classes"), about.get("in_channels")
@@ -159,6 +160,17 @@ def _read_model(args):
     except ValueError as error:
         raise ValueError(f"{path}: does not fit the model {name}: {error}") from error
     return model, {"num_classes": classes, "in_channels": channels, **about, "model": name}, path
+
+
+def _refuse_pairs(path, saved):
+    from .models import list_models
+    from .models.registry import task_of
+
+    name = saved.metadata.get("model")
+    if "gan" in (saved.state or {}) or (name in list_models() and task_of(name) == "gan"):
+        raise UsageError(
+            f"{path}: made by fastcnn gan train, a pair of nets that draws; use fastcnn gan sample --checkpoint"
+        )
 
 
 def _quiet_trainer(args, model, about, metrics=("accuracy",)):

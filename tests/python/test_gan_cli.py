@@ -73,6 +73,15 @@ def test_samples(trained, tmp_path, capsys):
     assert walk.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "export", "predict", "report"])
+def test_commands_for_classifiers_name_the_one_for_pairs(command, trained, tmp_path, capsys):
+    argv = [trained] if command == "report" else ["--checkpoint", trained]
+    assert run(command, *argv, *([tmp_path / "a.png"] if command == "predict" else [])) == 2
+    error = capsys.readouterr().err
+    assert "made by fastcnn gan train" in error and "fastcnn gan sample" in error and error.count("\n") == 1
+    assert not (trained / "index.html").exists()
+
+
 def test_an_epoch_without_a_step_of_the_generator_is_told_too(tmp_path, capsys):
     options = ("--n-critic", 5, "--gp-weight", 5, "--d-lr", 1e-4, "--noise-steps", 9, "--r1", 1, "--r1-every", 2)
     argv = ("--model", "wgan_gp", *SMALL, "--epochs", 3, "--no-compile", *options, "--name", "w", "--out", tmp_path)
