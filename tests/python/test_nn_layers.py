@@ -492,3 +492,14 @@ def test_constants():
     t = nn.Parameter(np.full((2, 3), 7, np.float32))
     assert (init.ones_(t).numpy() == 1).all() and (init.zeros_(t).numpy() == 0).all()
     assert (init.constant_(t, 2.5).numpy() == 2.5).all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_refused_image_leaves_running_statistics_alone(compiled):
+    m = fc.nn.InstanceNorm2d(2, track_running_stats=True)
+    run = fc.compile(lambda x: m(x)) if compiled else m
+    with pytest.raises(ValueError, match="instance_norm"):
+        run(fc.ones((3, 2, 1, 1)))
+    assert m.running_mean.tolist() == [0, 0] and m.running_var.tolist() == [1, 1]
+    run(fc.ones((3, 2, 2, 2)))
+    np.testing.assert_allclose(m.running_mean.tolist(), 0.1)

@@ -228,8 +228,10 @@ class _InstanceNorm(_Running):
                     training=False,
                     eps=self.eps,
                 )
+        y = ops.instance_norm(x, self.weight, self.bias, eps=self.eps)
+        if self.running_mean is not None:  # after the op, which refuses single pixels: their variance is NaN
             self._update_running_stats(x)
-        return ops.instance_norm(x, self.weight, self.bias, eps=self.eps)
+        return y
 
     def _update_running_stats(self, x):
         with no_grad():
