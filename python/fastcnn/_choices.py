@@ -179,8 +179,8 @@ class FunctionMetric:
         value = self.function(pred, target)
         if getattr(value, "size", 1) != 1:
             raise ValueError(f"Trainer: expected metric {self.name} to return a number, got shape {value.shape}")
-        self.total += float(value) * len(pred)
-        self.images += len(pred)
+        self.total += float(value) * len(target)
+        self.images += len(target)
 
     def compute(self):
         """The mean; nan of nothing."""

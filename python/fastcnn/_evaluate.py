@@ -9,7 +9,16 @@ import numpy as np
 
 from . import _core
 from ._loop import Interrupted, images_in
-from ._steps import batch_to_device, count_labels, first_tensor, mixed, split_batch, to_tensor
+from ._steps import (
+    batch_to_device,
+    count_labels,
+    first_tensor,
+    map_nested,
+    mixed,
+    split_batch,
+    to_arrays,
+    to_tensor,
+)
 
 
 def predict(trainer, data):
@@ -28,12 +37,17 @@ def predict(trainer, data):
         outputs = []
         for batch in batches:
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            outputs.append(np.array(step(to_tensor(x, trainer.device))[0].to("cpu").numpy()))
+            found = step(to_tensor(x, trainer.device))[0]
+            outputs.append(map_nested(lambda v: v if v is None else np.array(v), to_arrays(found)))
     finally:
         restore()
     if not outputs:
         raise ValueError("Trainer.predict: expected at least one image, got none")
-    return np.concatenate(outputs)
+    return map_nested(_joined, *outputs)
+
+
+def _joined(*parts):
+    return None if parts[0] is None else np.concatenate([np.atleast_1d(p) for p in parts])
 
 
 def evaluate(trainer, loader, signals=None):
@@ -116,7 +130,7 @@ def _usual(trainer, step, batches):
             right += correct.item()
             labels += count_labels(y, trainer.ignore_index)
         for metric in trainer._metrics:
-            metric.update(output.to("cpu").numpy(), y.to("cpu").numpy())
+            metric.update(to_arrays(output), y.to("cpu").numpy())
     _check_some(images)
     result = {"loss": total / images}
     if trainer._accuracy:

@@ -128,15 +128,31 @@ def to_tensor(value, device):
     return tensor if device == "cpu" else tensor.to(device)
 
 
+def map_nested(function, *values):
+    """function(*leaves) of each leaf of nested tuples, lists and dicts, in the form of the first of the values."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {k: map_nested(function, *(v[k] for v in values)) for k in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(map_nested(function, *leaves) for leaves in zip(*values, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(map_nested(function, *leaves) for leaves in zip(*values, strict=True))
+    return function(*values)
+
+
 def batch_to_device(batch, device):
     """The batch of a loader with its arrays as tensors on the device; tuples, lists and dicts keep their form."""
-    if isinstance(batch, dict):
-        return {k: batch_to_device(v, device) for k, v in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(batch_to_device(v, device) for v in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(batch_to_device(v, device) for v in batch)
-    return to_tensor(batch, device) if isinstance(batch, (np.ndarray, _core.Tensor)) else batch
+    return map_nested(lambda v: to_tensor(v, device) if isinstance(v, (np.ndarray, _core.Tensor)) else v, batch)
+
+
+def to_arrays(output):
+    """What a model gave with arrays in place of its tensors; tuples, lists and dicts keep their form."""
+    return map_nested(lambda v: v.to("cpu").numpy() if isinstance(v, _core.Tensor) else v, output)
+
+
+def _as_float32(value):
+    floating = isinstance(value, _core.Tensor) and value.dtype.is_floating_point
+    return value.to("float32") if floating else value
 
 
 def first_tensor(batch):
@@ -274,6 +290,8 @@ class TrainStep:
 class EvalStep:
     """Forward and loss without gradients: (output, loss or None, number of right predictions or None).
 
+    The output is a tensor, or what the model puts tensors into: tuples, lists, dicts.
+
     custom: f(model, batch) -> loss or dict, for evaluate(batch) -> (loss, {name: value}).
     """
 
@@ -307,7 +325,7 @@ class EvalStep:
     def _forward(self, x):
         with mixed(self.precision):
             output = self.model(x)
-        return output if self.precision == "32-true" else output.to("float32")
+        return output if self.precision == "32-true" else map_nested(_as_float32, output)
 
     def _score(self, x, y):
         output = self._forward(x)

@@ -461,7 +461,10 @@ class Trainer(CallbackHost):
         return evaluate(self, loader)
 
     def predict(self, data):
-        """The model's outputs for a dataset, loader, or images (N, C, H, W), as one NumPy array."""
+        """The model's outputs for a dataset, loader, or images (N, C, H, W), as one NumPy array.
+
+        Models that return tuples, lists or dicts of tensors give these with an array for each.
+        """
         return predict(self, data)
 
     def _eval_loader(self, data):

@@ -1,5 +1,6 @@
 """Trainer's steps: own training and validation steps, clipping, groups, functions as metrics, where a NaN began."""
 
+import collections
 import errno
 import os
 import time
@@ -130,6 +131,45 @@ def test_functions_are_losses_and_metrics():
     assert history["train_loss"][-1] < history["train_loss"][0]
     with pytest.raises(ValueError, match=r"metric column to return a number, got shape \(16, 3\)"):
         trainer(metrics=[right, column]).fit(dataset(16), dataset(16), max_epochs=1)
+
+
+Pair = collections.namedtuple("Pair", "scores means")
+FORMS = {
+    "dict": lambda scores, means: {"scores": scores, "more": [means, None]},
+    "tuple": lambda scores, means: (scores, means),
+    "named tuple": Pair,
+}
+
+
+class Several(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.net, self.form = net(), form
+
+    def forward(self, x):
+        return self.form(self.net(x), x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_models_may_return_several_tensors(form, precision):
+    def scores(output):
+        return output["scores"] if form == "dict" else output[0]
+
+    def right(output, target):
+        return (scores(output).argmax(1) == target).mean()
+
+    def loss(output, target):
+        return ops.cross_entropy(scores(output), target)
+
+    t = trainer(Several(FORMS[form]), loss=loss, metrics=[right], precision=precision)
+    history = t.fit(dataset(40), dataset(40, 1), max_epochs=2)
+    found = t.predict(dataset(40, 1))  # 16 + 16 + 8
+    assert right(found, dataset(40, 1).labels) == pytest.approx(history["val_right"][-1])
+    means = found["more"][0] if form == "dict" else found[1]
+    assert scores(found).shape == (40, 3) and scores(found).dtype == means.dtype == np.float32
+    assert type(found) is type(FORMS[form](0, 0)) and means.shape == (40, 1)
+    assert form != "dict" or found["more"][1] is None
 
 
 def column(output, target):
