@@ -91,9 +91,15 @@ def restore_callbacks(trainer, saved):
         trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
 
 
-def options_of(optimizer):
-    """Options of each group, as they are now: what a run begins with is what a resumed one is compared with."""
-    return [{k: v for k, v in g.items() if k not in ("params", "initial_lr")} for g in optimizer.param_groups]
+def options_of(optimizer, scheduled=False):
+    """Options of each group, as they are now: what a run begins with is what a resumed one is compared with.
+
+    scheduled: a schedule has moved the rates already; then those it has them from.
+    """
+    found = [{k: v for k, v in g.items() if k not in ("params", "initial_lr")} for g in optimizer.param_groups]
+    for options, group in zip(found, optimizer.param_groups, strict=True):
+        options["lr"] = group.get("initial_lr", group["lr"]) if scheduled else group["lr"]
+    return found
 
 
 def optimizer_to_resume(optimizer, tensors, packed, options):

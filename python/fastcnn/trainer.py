@@ -7,6 +7,7 @@ one loss; for adversarial pairs see GANTrainer.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import time
@@ -108,8 +109,8 @@ class Trainer(CallbackHost):
         scheduler: None, "onecycle", "cosine", "step" (x 0.1 at half and three quarters), "plateau" (x 0.1 when val_loss
             did not fall for more than 5 epochs), a schedule, or f(optimizer, total_steps) -> schedule.
             scheduler_interval: "step" or "epoch", default its own: most schedules count epochs, as in PyTorch, a
-            SequentialLR what its first one counts. warmup_steps: optimizer steps in which the rate rises to where None,
-            "cosine" or "step" begins.
+            SequentialLR what its first one counts. Each fit() that does not resume begins it anew.
+            warmup_steps: optimizer steps in which the rate rises to where None, "cosine" or "step" begins.
         label_smoothing: of cross_entropy in training. ignore_index: class id of targets that count neither in the loss
             ("cross_entropy", "nll", "dice") nor in accuracy nor in metrics by name; default that of the dataset.
         batch_size, transform, num_workers: for datasets that are passed instead of loaders; transform is for
@@ -166,7 +167,7 @@ class Trainer(CallbackHost):
         self.log_dir = self._resume_dir if distributed.rank() == 0 else None
         self.optimizer = make_optimizer(optimizer, model, lr, weight_decay, momentum, param_rules, layer_decay)
         self.scheduler, self._scheduler_spec, self._scheduler_interval = None, scheduler, scheduler_interval
-        self.warmup_steps, self._first_options = int(warmup_steps), None
+        self.warmup_steps, self._first_options, self._first_schedule = int(warmup_steps), None, None
 
         self.training_step, self.validation_step = training_step, validation_step
         if metrics is None:
@@ -261,7 +262,7 @@ class Trainer(CallbackHost):
         self.best_score = self.best_epoch = None
         self._run = RunState(loader)
         if self._first_options is None:
-            self._first_options = options_of(self.optimizer)
+            self._first_options = options_of(self.optimizer, hasattr(self._scheduler_spec, "optimizer"))
         self._make_scheduler(len(loader) if hasattr(loader, "__len__") else None)
         if start is None:
             distributed.broadcast_(self.model)
@@ -415,13 +416,24 @@ class Trainer(CallbackHost):
             self._total_steps = math.ceil(batches / self.accumulate_grad_batches) * self.max_epochs
         if spec is None and not self.warmup_steps:
             return
-        self._rewind_lr()
+        ready = hasattr(spec, "step") and hasattr(spec, "optimizer")
+        if not ready:
+            self._rewind_lr()
         self.scheduler = make_schedule(
             spec, self.optimizer, self._total_steps, self.max_epochs, self.warmup_steps, self._scheduler_interval
         )
+        if ready and hasattr(spec, "state_dict"):
+            self._restart(spec)
         self._interval = self._scheduler_interval or getattr(self.scheduler, "interval", "epoch")
         if self._interval == "step" and hasattr(self.scheduler, "num_bad_epochs"):
             raise ValueError("Trainer: expected scheduler_interval 'epoch' for ReduceLROnPlateau, got 'step'")
+
+    def _restart(self, schedule):
+        # Of a schedule that was made before: a second fit() takes it from where the first did, as those by name.
+        if self._first_schedule is None:
+            self._first_schedule = copy.deepcopy(schedule.state_dict())
+        else:
+            schedule.load_state_dict(copy.deepcopy(self._first_schedule))
 
     def _rewind_lr(self):
         # A second fit() begins its schedule where the first began, not where it ended.

@@ -19,6 +19,14 @@ class Rates(cb.Callback):
         self.seen.append(trainer.optimizer.param_groups[0]["lr"])
 
 
+class StopAfter(cb.Callback):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_epoch_end(self, trainer):
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
 def rates(epochs=4, **options):
     watch = Rates()
     trainer(callbacks=[watch], **options).fit(dataset(), dataset(48, 1), max_epochs=epochs)
@@ -58,6 +66,51 @@ def test_a_length_in_steps_that_is_counted_in_epochs_is_told():
         rates(scheduler=lambda o, n: S.CosineAnnealingLR(o, n))
     got = rates(scheduler=lambda o, n: S.CosineAnnealingLR(o, n), scheduler_interval="step")
     np.testing.assert_allclose(got, (1 + np.cos(np.pi * np.arange(24) / 24)) / 2)
+
+
+SCHEDULES = {
+    "step": lambda o: S.StepLR(o, 1, 0.5),
+    "multistep": lambda o: S.MultiStepLR(o, [1, 2]),
+    "exponential": lambda o: S.ExponentialLR(o, 0.5),
+    "cosine": lambda o: S.CosineAnnealingLR(o, 4),
+    "restarts": lambda o: S.CosineAnnealingWarmRestarts(o, 2),
+    "warmup": lambda o: S.LinearWarmup(o, 4),
+    "linear": lambda o: S.LinearLR(o),
+    "constant": lambda o: S.ConstantLR(o, total_iters=2),
+    "polynomial": lambda o: S.PolynomialLR(o, 4),
+    "lambda": lambda o: S.LambdaLR(o, lambda t: 0.5**t),
+    "onecycle": lambda o: S.OneCycleLR(o, 0.1, 12),
+    "sequential": lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.ExponentialLR(o, 0.5)], [2]),
+    "plateau": lambda o: S.ReduceLROnPlateau(o, patience=0, factor=0.5, mode="max"),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_second_fit_begins_a_schedule_anew(kind, tmp_path):
+    def make(folder=None):
+        model, watch = net(), Rates()
+        optimizer = fc.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        made = SCHEDULES[kind](optimizer)
+        options = {"loss": lambda out, y: 0.0 * out.sum() + 1.0, "monitor": "train_accuracy", "log_dir": folder}
+        options |= {"metrics": "accuracy", "lr": None, "callbacks": [watch], "batch_size": 32}
+        return trainer(model, optimizer=optimizer, scheduler=made, **options), watch
+
+    t, watch = make()
+    for _ in range(2):
+        t.fit(dataset(), max_epochs=4)
+    once, again = np.array(watch.seen).reshape(2, -1)
+    assert len(set(once)) > 1
+    np.testing.assert_array_equal(once, again)
+    # A resume is no beginning.
+    first, _ = make(tmp_path)
+    first.callbacks.append(StopAfter(2))
+    first.fit(dataset(), max_epochs=4)
+    second, watch = make(tmp_path)
+    second.fit(dataset(), max_epochs=4, resume="last")
+    np.testing.assert_array_equal(watch.seen, once[6:])
+    watch.seen.clear()
+    second.fit(dataset(), max_epochs=2)
+    np.testing.assert_array_equal(watch.seen, once[:6])
 
 
 # ---------------------------------------------------------------- targets that do not count
