@@ -88,6 +88,10 @@ def make_optimizer(optimizer, model, lr, weight_decay, momentum, rules=None, lay
         options["momentum"] = momentum
     elif momentum is not None:
         raise ValueError(f"Trainer: {name} takes no momentum")
+    if name == "muon":  # at a rate and decay that suit AdamW, which takes the rest
+        from .optim.muon import muon_rules
+
+        options["adjust_lr_fn"], rules = "match_rms_adamw", {**muon_rules(model), **(rules or {})}
     if rules or layer_decay is not None:
         defaults = {k: v.default for k, v in inspect.signature(make).parameters.items()}
         for pattern, rule in (rules or {}).items():

@@ -38,10 +38,12 @@ _BY_OPTIMIZER = {
     "adam": {"lr": 2e-3, "momentum": None, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "momentum": None, "weight_decay": 0.05},
     "rmsprop": {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0},
+    "muon": {"lr": 5e-3, "momentum": None, "weight_decay": 0.05},
 }
 # With --finetune: what was learned is to be bent, not broken.
 _FINETUNE = {
     "sgd": {"lr": 0.01, "weight_decay": 1e-4}, "adam": {"lr": 2e-4}, "adamw": {"lr": 2e-4}, "rmsprop": {"lr": 1e-4},
+    "muon": {"lr": 5e-4},
 }  # fmt: skip
 _RECIPE_NAMES = (*_BASE, "lr", "momentum", "weight_decay", "layer_decay", "freeze_until", "unfreeze_at")
 _DATA_NAMES = (

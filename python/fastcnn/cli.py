@@ -111,7 +111,7 @@ def _train_parser(commands):
     group.add_argument("--epochs", type=_count, metavar="N")
     group.add_argument("--batch-size", type=_count, metavar="N")
     group.add_argument("--lr", type=_nonnegative, metavar="RATE", help="learning rate, at its peak")
-    group.add_argument("--optimizer", metavar="NAME", help="sgd (default, with momentum), adam, adamw, lion ...")
+    group.add_argument("--optimizer", metavar="NAME", help="sgd (default, with momentum), adam, adamw, lion, muon ...")
     group.add_argument("--momentum", type=_nonnegative, metavar="M")
     group.add_argument("--weight-decay", type=_nonnegative, metavar="W")
     group.add_argument("--scheduler", choices=("onecycle", "cosine", "step", "plateau", "none"))

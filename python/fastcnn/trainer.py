@@ -78,7 +78,8 @@ class Trainer(CallbackHost):
     Args:
         model: a Module; its output goes to the loss.
         optimizer: a name ("sgd", "adamw", "lion" ...: optim.list_optimizers()), an Optimizer, or f(parameters) ->
-            Optimizer.
+            Optimizer. "muon" takes the hidden weights; AdamW, at the same rate, the last layer's, embeddings, biases
+            and norms.
         lr: default 0.1 for sgd, 1e-3 for rmsprop, else that of the optimizer. weight_decay: default that of the
             optimizer. momentum: of those that have one; sgd with momentum uses Nesterov's.
         param_rules: {pattern of parameter names (`"layer4.*"`, `"*.bias"`): {option: value}}, "lr_scale" multiplies

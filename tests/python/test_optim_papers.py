@@ -5,6 +5,8 @@ import copy
 import fastcnn as fc
 import numpy as np
 import pytest
+from fastcnn import callbacks
+from test_trainer import assert_same, dataset, trainer, weights
 
 SHAPES = [(4, 3, 3, 3), (5,), (6, 2), (2, 7)]
 LR = 0.05
@@ -120,6 +122,60 @@ def test_muon_steps_are_orthogonal_and_refuse_vectors():
         orthogonalize(fc.ones(3))
 
 
+def test_muon_leaves_a_group_to_adamw_bit_for_bit():
+    def steps(make):
+        p, q = (fc.tensor(v, requires_grad=True) for v in values(0, "")[:2])
+        optimizer = make(p, q)
+        run = fc.compile(lambda: optimizer.step())
+        for t in range(5):
+            p.grad, q.grad = map(fc.tensor, values(10 + t, "")[:2])
+            run()
+        return p.numpy(), q.numpy(), optimizer
+
+    shared = {"lr": 0.01, "weight_decay": 0.2, "eps": 1e-8}
+    p, q, muon = steps(lambda p, q: fc.optim.Muon([p, q], use_muon=False, **shared))
+    want = steps(lambda p, q: fc.optim.AdamW([p, q], **shared))
+    np.testing.assert_array_equal(p, want[0])
+    np.testing.assert_array_equal(q, want[1])
+    assert muon._terms(muon.param_groups[0]) == want[2]._terms(want[2].param_groups[0])
+
+
+class Net(fc.nn.Module):
+    def __init__(self):
+        super().__init__()
+        fc.manual_seed(0)
+        self.conv, self.norm = fc.nn.Conv2d(1, 8, 3, padding=1), fc.nn.BatchNorm2d(8)
+        self.scale = fc.nn.Parameter(fc.ones((8, 1, 1)))
+        self.names, self.hidden, self.fc = fc.nn.Embedding(4, 8), fc.nn.Linear(128, 16), fc.nn.Linear(16, 3)
+
+    def forward(self, x):
+        y = fc.ops.relu(self.norm(self.conv(x))) * self.scale + self.names(fc.tensor([1])).reshape((1, 8, 1, 1))
+        return self.fc(self.hidden(fc.ops.max_pool2d(y, 2).flatten(1)))
+
+
+def test_muon_by_name_trains_any_net_and_resumes(tmp_path):
+    def fit(epochs, folder=None, resume=None, **options):
+        t = trainer(Net(), optimizer="muon", lr=5e-3, scheduler="onecycle", log_dir=folder, **options)
+        return t, t.fit(dataset(), dataset(48, 1), max_epochs=epochs, resume=resume)
+
+    t, history = fit(6)
+    assert history["val_accuracy"][-1] > 0.9
+    names = {id(p): name for name, p in t.model.named_parameters()}
+    groups = [(g["use_muon"], g["weight_decay"], {names[id(p)] for p in g["params"]}) for g in t.optimizer.param_groups]
+    assert {name for muon, _, own in groups if muon for name in own} == {"conv.weight", "hidden.weight"}
+    still = {name for _, decay, own in groups if decay == 0 for name in own}
+    assert {"fc.weight", "names.weight"} == set(names.values()) - still - {"conv.weight", "hidden.weight"}
+
+    class Stop(callbacks.Callback):
+        def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
+            trainer.should_stop = trainer.global_step == 15
+
+    fit(6, tmp_path, callbacks=[Stop()])
+    again, _ = fit(6, tmp_path, "last")
+    assert_same(weights(again.model), weights(t.model))
+    fit(1, precision="16-mixed", param_rules={"fc.*": {"use_muon": False, "lr_scale": 0.5}}, layer_decay=0.9)
+
+
 @pytest.mark.parametrize("name", ["Adagrad", "Lion", "LARS", "LAMB", "Muon"])
 def test_state_continues_and_the_trainer_knows_the_name(name):
     def steps(p, o, seeds):
@@ -149,6 +205,7 @@ def test_bad_options():
         (lambda: fc.optim.LAMB([p], eps=-1), "LAMB: expected eps"),
         (lambda: fc.optim.Muon([p], momentum=1.0), "Muon: expected momentum"),
         (lambda: fc.optim.Muon([p], adjust_lr_fn="x"), "expected adjust_lr_fn"),
+        (lambda: fc.optim.Muon([p], adam_betas=(0.9, 1.0)), r"Muon: expected adam_betas\[1\]"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

@@ -6,6 +6,30 @@ from .. import _core
 from .optimizer import Optimizer, check_range
 
 
+def adam_hyper(group, betas, step):
+    """Optimizer._hyper of adam_step_."""
+    beta1, beta2 = betas
+    return (
+        group["lr"], group["weight_decay"], beta1, beta2, group["eps"],
+        1.0 - beta1**step, 1.0 - beta2**step, 1.0 - beta2,
+    )  # fmt: skip
+
+
+def adam_terms(group, betas):
+    """Optimizer._terms of adam_step_."""
+    terms = list(adam_hyper(group, betas, 1))
+    terms[5:7] = ({"power": beta} for beta in betas)
+    return terms
+
+
+def check_betas(name, what, betas):
+    """Raises ValueError for others than two in [0, 1)."""
+    if len(betas) != 2:
+        raise ValueError(f"{name}: expected two {what}, got {betas}")
+    for i, beta in enumerate(betas):
+        check_range(name, f"{what}[{i}]", beta, high=1.0)
+
+
 class Adam(Optimizer):
     """Adam as torch.optim.Adam.
 
@@ -31,25 +55,16 @@ class Adam(Optimizer):
     def _check_group(self, group):
         for what in ("lr", "eps", "weight_decay"):
             check_range(self._name, what, group[what])
-        if len(group["betas"]) != 2:
-            raise ValueError(f"{self._name}: expected two betas, got {group['betas']}")
-        for i, beta in enumerate(group["betas"]):
-            check_range(self._name, f"betas[{i}]", beta, high=1.0)
+        check_betas(self._name, "betas", group["betas"])
 
     def _buffers(self, group):
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
     def _hyper(self, group, step):
-        beta1, beta2 = group["betas"]
-        return (
-            group["lr"], group["weight_decay"], beta1, beta2, group["eps"],
-            1.0 - beta1**step, 1.0 - beta2**step, 1.0 - beta2,
-        )  # fmt: skip
+        return adam_hyper(group, group["betas"], step)
 
     def _terms(self, group):
-        terms = list(self._hyper(group, 1))
-        terms[5:7] = ({"power": beta} for beta in group["betas"])
-        return terms
+        return adam_terms(group, group["betas"])
 
     def _apply(self, group, params, grads, buffers, hyper):
         _core.optim.adam_step_(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 
 
-def _is_norm(module):
+def is_kind(module, word):
+    """Whether a module is a "Norm", an "Embedding" ..."""
     # By name, own classes of users too: what a layer is lies above this folder.
-    return any("Norm" in c.__name__ for c in type(module).__mro__)
+    return any(word in c.__name__ for c in type(module).__mro__)
 
 
 def param_groups(model, lr, weight_decay=0.0, *, rules=None, decay_norms=False, layer_decay=None):
@@ -34,7 +35,7 @@ def param_groups(model, lr, weight_decay=0.0, *, rules=None, decay_norms=False, 
     if not decay_norms:
         for prefix, module in model.named_modules():
             for name, _ in module.named_parameters(prefix=prefix, recurse=False):
-                if _is_norm(module) or name.rpartition(".")[2] == "bias":
+                if is_kind(module, "Norm") or name.rpartition(".")[2] == "bias":
                     plain.add(name)
     depth = _depths(model, [name for name, _ in named]) if layer_decay is not None else {}
     deepest = max(depth.values(), default=0)
