@@ -58,13 +58,26 @@ def get_loss(loss, label_smoothing=0.0, ignore_index=None):
                 f"leaves these targets out, got {loss!r}"
             )
         function = functools.partial(function, ignore_index=ignore_index)
+    plain = functools.partial(_of_one_tensor, loss, function)
     if not label_smoothing:
-        return function, function
+        return plain, plain
     if loss != "cross_entropy":
         raise ValueError(f"Trainer: label_smoothing goes with loss='cross_entropy', got {loss!r}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"Trainer: expected label_smoothing in [0, 1), got {label_smoothing}")
-    return functools.partial(function, label_smoothing=label_smoothing), function
+    smooth = functools.partial(function, label_smoothing=label_smoothing)
+    return functools.partial(_of_one_tensor, loss, smooth), plain
+
+
+def _of_one_tensor(name, function, output, target):
+    """function(output, target); ValueError where the model gave something else than a tensor."""
+    if not isinstance(output, _core.Tensor):
+        parts = list(output) if isinstance(output, dict) else [type(v).__name__ for v in output or ()]
+        raise ValueError(
+            f"Trainer: loss={name!r} expects one tensor from the model, got a {type(output).__name__} "
+            f"({', '.join(map(str, parts))}); pass loss=f(output, target), which picks from it, and metrics of your own"
+        )
+    return function(output, target)
 
 
 def _focal(output, target):
@@ -174,10 +187,15 @@ def split_result(result, what):
                 raise ValueError(f"Trainer: expected scalar tensors in the dict of {what}, got {name}={value!r:.60}")
         logs = {k: v.detach() for k, v in result.items() if k != "loss"}
         result = result["loss"]
+    return scalar_loss(result, what), logs
+
+
+def scalar_loss(result, what):
+    """What a function of the user returned, if it is a scalar tensor."""
     if not isinstance(result, _core.Tensor) or result.numel() != 1:
         got = f"shape {tuple(result.shape)}" if isinstance(result, _core.Tensor) else type(result).__name__
         raise ValueError(f"Trainer: expected {what} to return a scalar loss, got {got}")
-    return result, logs
+    return result
 
 
 def split_batch(batch, device, what="training"):
@@ -241,7 +259,7 @@ class TrainStep:
         x, y = batch
         with mixed(self.precision):
             output = self.model(x)
-            loss = self.loss(output, y)
+            loss = scalar_loss(self.loss(output, y), "loss")
         return loss, count_correct(output, y, self.ignore_index) if self.accuracy else None, {}
 
     def forward_only(self, batch):
@@ -329,5 +347,5 @@ class EvalStep:
 
     def _score(self, x, y):
         output = self._forward(x)
-        correct = count_correct(output, y, self.ignore_index) if self.accuracy else None
-        return output, self.loss(output, y), correct
+        loss = scalar_loss(self.loss(output, y), "loss")
+        return output, loss, count_correct(output, y, self.ignore_index) if self.accuracy else None

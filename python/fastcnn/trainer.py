@@ -38,7 +38,7 @@ from ._loop import (
 from ._modes import to_evaluation, use_deterministic_algorithms
 from ._nan_guard import NanGuard
 from ._run_files import find_resume, options_of, restore_run, save_run
-from ._steps import IGNORING, EvalStep, TrainStep, get_loss
+from ._steps import EvalStep, TrainStep, get_loss
 from .callbacks import is_better, mode_of, picture_of
 from .nn import Module
 
@@ -220,10 +220,10 @@ class Trainer(CallbackHost):
         """That of the loader's dataset, where none was given: targets that it marks are no class."""
         found = getattr(getattr(loader, "dataset", None), "ignore_index", None)
         loss, smoothing = self._loss_spec
-        if found is None or self.ignore_index is not None or not (callable(loss) or loss in IGNORING):
+        if found is None or self.ignore_index is not None or (self.training_step and self.validation_step):
             return
+        self._step.loss, self._eval_loss = get_loss(loss, smoothing, found)  # raises where the loss would count them
         self.ignore_index, self._metrics = found, make_metrics(self._metric_specs, found)
-        self._step.loss, self._eval_loss = get_loss(loss, smoothing, found)
         self._step.ignore_index = found
         self._step.forget_plans()
         self._eval_steps.clear()

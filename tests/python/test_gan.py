@@ -294,6 +294,9 @@ def test_conditional_samples_are_of_their_class():
         t.sample(2, labels=[0, 0.5])
     with pytest.raises(ValueError, match="this one takes none"):
         trainer().sample(2, labels=[0, 1])
+    for data in (dataset(classes=3), [(np.zeros((4, 1, SIZE, SIZE), np.float32), np.array([0, 1, 2, 1]))]):
+        with pytest.raises(ValueError, match=r"class ids .* of 0 to 1, got 0 to 2; the nets have num_classes=2"):
+            made("conditional").fit(data, max_epochs=1)
 
 
 # ---------------------------------------------------------------- images and bad input

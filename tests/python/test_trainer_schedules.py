@@ -143,6 +143,15 @@ def test_ids_that_the_dataset_ignores_count_nowhere(loss):
     assert found["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["focal", "bce"])
+def test_a_loss_that_would_count_ignored_ids_is_refused(loss):
+    for call in ("fit", "evaluate"):
+        t = trainer(painter(), loss=loss, metrics=())
+        with pytest.raises(ValueError, match=f"ignore_index=255 goes with the losses cross_entropy, .* got '{loss}'"):
+            getattr(t, call)(masks())
+        assert t.ignore_index is None
+
+
 def test_an_ignored_class_counts_nowhere_even_where_it_is_predicted():
     data = masks(ignored=1)
     t = trainer(painter(), metrics=["accuracy"], ignore_index=1)

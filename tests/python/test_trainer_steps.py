@@ -172,6 +172,21 @@ def test_models_may_return_several_tensors(form, precision):
     assert form != "dict" or found["more"][1] is None
 
 
+def test_what_a_loss_is_given_and_returns_is_checked():
+    both = Several(FORMS["tuple"])
+    for options, message in [
+        ({}, r"loss='cross_entropy' expects one tensor from the model, got a tuple \(Tensor, Tensor\); pass loss=f"),
+        ({"loss": "focal", "metrics": ()}, "loss='focal' expects one tensor"),
+        ({"loss": lambda output, target: 3.0}, "expected loss to return a scalar loss, got float"),
+        ({"loss": lambda output, target: output[1]}, r"expected loss to return a scalar loss, got shape \(16, 1\)"),
+    ]:
+        for call in ("fit", "evaluate"):
+            with pytest.raises(ValueError, match=message):
+                getattr(trainer(both, **options), call)(dataset(16))
+    with pytest.raises(ValueError, match=r"got a dict \(scores, more\)"):
+        trainer(Several(FORMS["dict"])).fit(dataset(16), max_epochs=1)
+
+
 def column(output, target):
     return output
 

@@ -247,6 +247,8 @@ class GANTrainer(CallbackHost):
             return x, ()
         if len(fields) < 2:
             raise ValueError("GANTrainer.fit: expected batches (images, class ids) for nets with num_classes")
+        labels = fields[1].to("cpu").numpy() if isinstance(fields[1], _core.Tensor) else np.asarray(fields[1])
+        self._check_labels(labels, int(x.shape[0]), "fit")
         return x, (to_tensor(fields[1], self.device),)
 
     def _train_step(self, x, labels):
@@ -336,7 +338,8 @@ class GANTrainer(CallbackHost):
         if labels.dtype.kind not in "iu":
             raise ValueError(f"{where}, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise ValueError(f"{where}, got {labels.min()} to {labels.max()}")
+            got = f"{labels.min()} to {labels.max()}"
+            raise ValueError(f"{where}, got {got}; the nets have num_classes={self.num_classes}")
 
     def latents(self, n, seed=0):
         """z (n, latent_dim) of a seed, float32; does not touch the random state of training."""
