@@ -32,6 +32,13 @@ def save_run(trainer, path, keep_previous=False):
     return Path(path)
 
 
+def _last_of(folder):
+    """The newest checkpoint of a run: where last.safetensors has been removed, the one before it."""
+    path = folder / "last.safetensors"
+    previous = checkpoints.previous_path(path)
+    return previous if previous.exists() and not path.exists() else path
+
+
 def find_resume(trainer, resume, folder):
     """(path, Checkpoint) to continue from, read and verified, or None. See Trainer.fit(resume=...)."""
     kind = type(trainer).__name__
@@ -40,14 +47,14 @@ def find_resume(trainer, resume, folder):
     if resume == "last":
         if folder is None:
             raise ValueError(f"{kind}.fit: resume='last' needs a {kind} with log_dir")
-        path = folder / "last.safetensors"
+        path = _last_of(folder)
         if not path.exists():
             trainer.message(f"no {path} to resume from: starting from the beginning")
             return None
     else:
         path = Path(resume)
         if path.is_dir():
-            path = path / "last.safetensors"
+            path = _last_of(path)
     found = checkpoints.load_checkpoint(path)
     if found.state is None:
         raise ValueError(f"{path}: holds weights only, training cannot be resumed from it")

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -378,58 +377,6 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     last.write_bytes(last.read_bytes()[:-10])
     with pytest.raises(ValueError, match="last.safetensors: damaged checkpoint"):
         other.fit(loader, resume="last")
-
-
-def test_a_resume_that_is_refused_leaves_the_trainer_as_it_was(tmp_path):
-    t, loader = make(tmp_path, {"scheduler": "cosine", "optimizer": "adamw"})
-    t.fit(loader, max_epochs=1)
-    other, loader = make(tmp_path, {"optimizer": "adamw"}, seed=9)
-    before = {k: v.copy() for k, v in weights(other.model).items()}
-    with pytest.raises(ValueError, match="scheduler"):
-        other.fit(loader, max_epochs=2, resume="last")
-    assert_same(weights(other.model), before)
-    assert not other.optimizer.state
-
-
-def test_resume_refuses_another_optimizer_and_another_schedule(tmp_path):
-    t, loader = make(tmp_path, {"scheduler": "onecycle"})
-    t.fit(loader, max_epochs=1)
-    for options, message in [
-        ({"optimizer": "adam"}, "cannot resume from it: it holds the state of SGD, the optimizer is Adam"),
-        ({"scheduler": "cosine"}, "scheduler is CosineAnnealingLR, that of the checkpoint OneCycleLR"),
-        ({"scheduler": None}, "scheduler is none, that of the checkpoint OneCycleLR"),
-    ]:
-        other, loader = make(tmp_path, {"scheduler": "onecycle", **options})
-        with pytest.raises(ValueError, match=message):
-            other.fit(loader, max_epochs=2, resume="last")
-    found = fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors")
-    del found.state["scheduler_name"], found.state["optimizer"]["name"]  # as files of before were
-    fc.checkpoints.save_checkpoint(tmp_path / "last.safetensors", *found)
-    again, loader = make(tmp_path, {"scheduler": "onecycle"})
-    assert len(again.fit(loader, max_epochs=2, resume="last")) == 2
-
-
-@pytest.mark.parametrize("scheduler", [None, "cosine", "onecycle", "plateau"])
-def test_a_resume_goes_on_with_other_options_of_its_optimizer(tmp_path, scheduler):
-    def fit(epochs, lr=0.05, resume=None, **options):
-        t, loader = make(tmp_path, {"scheduler": scheduler, "lr": lr, **options})
-        return t, t.fit(loader, max_epochs=epochs, resume=resume)
-
-    fit(2)
-    same, history = fit(4, resume="last")
-    shutil.copy(tmp_path / "last-1.safetensors", tmp_path / "last.safetensors")  # three epochs
-    other, changed = fit(4, 0.005, "last", weight_decay=0.125, momentum=0.5)
-    assert changed["lr"][:3] == history["lr"][:3]
-    assert changed["lr"][3] == pytest.approx(history["lr"][3] / 10, rel=1e-6)
-    assert {k: other.optimizer.param_groups[0][k] for k in ("weight_decay", "momentum")} == {
-        "weight_decay": 0.125, "momentum": 0.5,
-    }  # fmt: skip
-    again, _ = fit(5, 0.005, "last", weight_decay=0.125, momentum=0.5)  # now they are the run's own
-    found = fc.checkpoints.load_checkpoint(tmp_path / "last.safetensors").state["optimizer"]
-    assert found["options"][0]["lr"] == 0.005
-    assert again.history["lr"][3] == changed["lr"][3]
-    if scheduler in (None, "plateau"):
-        assert again.history["lr"][4] == 0.005
 
 
 def test_nan_loss_stops():
