@@ -108,7 +108,7 @@ class EarlyStopping(Callback):
 
     Args: monitor: column of the history, e.g. "val_loss". min_delta: what counts as an improvement. mode:
     "min", "max" or "auto" (by name). check_finite: a NaN or infinite value stops at once. stopping_threshold:
-    good enough, stop. verbose: say why.
+    good enough, stop. verbose: say why. A resume of a run that it ended trains no more, unless with more patience.
     """
 
     def __init__(
@@ -127,26 +127,43 @@ class EarlyStopping(Callback):
         """Which way is better may be known to a metric of the trainer."""
         if self._auto:
             self.mode = mode_of(trainer, self.monitor)
+        if self.stopped_epoch is None or trainer.current_epoch != self.stopped_epoch + 1:
+            return
+        # The end of the run that is resumed: it stays one, unless there is more patience now or another threshold.
+        value = trainer.history.get(self.monitor, [None])[-1]
+        why = None if value is None else self._enough(value)
+        if why is None and self.wait_count and self.wait_count >= self.patience:
+            why = self._no_better()
+        if why is not None:
+            trainer.should_stop = True
+            if self.verbose:
+                trainer.message(f"early stopping has ended this run after epoch {trainer.current_epoch}: {why}")
 
     def on_epoch_end(self, trainer):
         """Looks at the metric of the epoch."""
         value = _monitored(self, trainer, self.monitor)
-        threshold = self.stopping_threshold
-        if self.check_finite and not math.isfinite(value):
-            self._stop(trainer, f"{self.monitor} is {value}")
-        elif threshold is not None and is_better(value, threshold, self.mode):
-            self._stop(trainer, f"{self.monitor} {value:.4g} has passed {threshold}")
-        elif is_better(value, self.best, self.mode, self.min_delta):
+        why = self._enough(value)
+        if why is None and is_better(value, self.best, self.mode, self.min_delta):
             self.best, self.wait_count = value, 0
-        else:
+        elif why is None:
             self.wait_count += 1
-            if self.wait_count >= self.patience:
-                self._stop(trainer, f"{self.monitor} did not improve on {self.best} for {self.wait_count} epochs")
+            why = self._no_better() if self.wait_count >= self.patience else None
+        if why is not None:
+            trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
+            if self.verbose:
+                trainer.message(f"early stopping after epoch {trainer.current_epoch + 1}: {why}")
 
-    def _stop(self, trainer, why):
-        trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
-        if self.verbose:
-            trainer.message(f"early stopping after epoch {trainer.current_epoch + 1}: {why}")
+    def _enough(self, value):
+        """Why this value alone ends training, or None."""
+        if self.check_finite and not math.isfinite(value):
+            return f"{self.monitor} is {value}"
+        threshold = self.stopping_threshold
+        if threshold is not None and is_better(value, threshold, self.mode):
+            return f"{self.monitor} {value:.4g} has passed {threshold}"
+        return None
+
+    def _no_better(self):
+        return f"{self.monitor} did not improve on {self.best} for {self.wait_count} epochs"
 
     def state_dict(self):
         return {"best": self.best, "wait_count": self.wait_count, "stopped_epoch": self.stopped_epoch}

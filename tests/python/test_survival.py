@@ -15,7 +15,7 @@ import fastcnn as fc
 import pytest
 from fastcnn import callbacks as cb
 from fastcnn._files import atomic_write, prepare_folder
-from test_trainer import OPTIONS, assert_same, dataset, make, weights
+from test_trainer import OPTIONS, assert_same, dataset, make, trainer, weights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import kill_runs  # noqa: E402
@@ -251,3 +251,28 @@ def test_where_the_last_checkpoint_is_gone_the_one_before_it_is_the_last(tmp_pat
         again.fit(loader, dataset(32, 1), max_epochs=3, resume=folder)
         assert_same(weights(again.model), weights(t.model))
         assert [again.history[k] for k in ("val_loss", "lr")] == [t.history[k] for k in ("val_loss", "lr")]
+
+
+class Worse(cb.Callback):
+    """A metric that rises from the second epoch on."""
+
+    def on_validation_end(self, trainer):
+        trainer.log("score", abs(trainer.current_epoch - 1.0))
+
+
+def test_a_run_that_early_stopping_ended_stays_ended_unless_it_is_more_patient(tmp_path, capsys):
+    def fit(resume=None, **options):
+        stop = cb.EarlyStopping("score", mode="min", **options)
+        t = trainer(callbacks=[Worse(), stop], log_dir=tmp_path, progress=resume is not None)
+        return len(t.fit(dataset(32), dataset(16, 1), max_epochs=9, resume=resume)), stop.stopped_epoch
+
+    assert fit(patience=2) == (4, 3)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    for _ in range(2):
+        assert fit("last", patience=2) == (4, 3)
+    assert "has ended this run after epoch 4: score did not improve on 0.0 for 2 epochs" in capsys.readouterr().err
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+    assert fit("last", patience=4) == (6, 5)
+    for resume in (None, "last"):
+        assert fit(resume, stopping_threshold=0.5) == (2, 1)
+    assert fit("last", patience=2) == (4, 3)
