@@ -58,7 +58,7 @@ MAY = {
         "backend/cpu/sort_key.h",
         "backend/cpu/step_numbers.h",
     ),
-    "bindings": ("fastcnn/", "bindings.h", "dlpack.h", "args.h"),
+    "bindings": ("fastcnn/", "bindings.h", "arrays.h", "dlpack.h", "args.h"),
 }
 
 

@@ -61,7 +61,10 @@ Entry<K>* radix_sort(Entry<K>* a, Entry<K>* b, int64_t n) {
 template <class K>
 Entry<K>* sort_entries(Entry<K>* a, Entry<K>* b, int64_t n, int64_t kept) {
   if (kept * 16 > n && n >= kFewEntries) return radix_sort(a, b, n);
-  std::partial_sort(a, a + kept, a + n);
+  if (kept == n)
+    std::sort(a, a + n);
+  else
+    std::partial_sort(a, a + kept, a + n);
   return a;
 }
 
