@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "args.h"
+#include "fastcnn/graph.h"
 
 namespace fastcnn::bindings {
 namespace {
@@ -67,8 +68,11 @@ py::object div_any(const py::object& a, const py::object& b) {
   if (py::isinstance<Tensor>(a))
     if (auto n = number_from(b)) {
       Tensor x = a.cast<Tensor>();
-      int exponent = 0;  // dividing by a power of two is multiplying exactly; else rounding asks for a division
-      if (is_floating(x.dtype()) && std::frexp(n->value, &exponent) == 0.5 && std::abs(exponent) < 100)
+      // Dividing by a power of two is multiplying exactly; else rounding asks for a division. Traces hold one
+      // form: an exported file divides by batch sizes of any kind.
+      int exponent = 0;
+      if (!is_tracing() && is_floating(x.dtype()) && std::frexp(n->value, &exponent) == 0.5 &&
+          std::abs(exponent) < 100)
         return run([&] { return affine(x, 1 / n->value, 0); });
       return run([&] { return div(x, number_like(x, Number{n->value, true})); });
     }

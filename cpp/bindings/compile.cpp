@@ -37,7 +37,7 @@ void bind_compile(py::module_& m) {
             py::object described;
             // Before Python runs again, and for a plan whose first run fails too: no plan is found without it.
             const auto note = [&] {
-              if (id && described) (*results)[py::int_(id)] = described;
+              if (id && described) (*results)[py::int_(std::abs(id))] = described;
             };
             try {
               py::gil_scoped_release nogil;
@@ -47,7 +47,7 @@ void bind_compile(py::module_& m) {
                     py::gil_scoped_acquire gil;
                     if (!results) return fn(symbols).cast<std::vector<Tensor>>();
                     auto [tensors, about] = fn(symbols).cast<std::pair<std::vector<Tensor>, py::object>>();
-                    described = std::move(about);
+                    if (is_tracing()) described = std::move(about);
                     return std::move(tensors);
                   },
                   &id);
@@ -56,7 +56,7 @@ void bind_compile(py::module_& m) {
               throw;
             }
             note();
-            return std::make_pair(std::move(out), id);
+            return std::make_pair(std::move(out), std::max<int64_t>(id, 0));
           },
           py::arg("key"), py::arg("inputs"), py::arg("fn"), py::arg("results") = py::none(),
           "(outputs, plan id; 0 when it ran eagerly). With results, fn gives outputs and what to keep there under "

@@ -425,11 +425,14 @@ def _cell_holds(cell, value):
     return now is value or _same(now, value)
 
 
-def note_launch(launch) -> None:
-    """Called by Optimizer.step for each set of parameters that steps."""
+def note_launch(launch) -> int:
+    """Called by Optimizer.step for each set of parameters that steps: how often it has stepped in this trace before."""
     guards = getattr(_active, "guards", None)
-    if guards is not None:
-        guards.launches.append(launch)
+    if guards is None or not _core.is_tracing():
+        return 0
+    before = sum(seen is launch for seen in guards.launches)
+    guards.launches.append(launch)
+    return before
 
 
 def note_optimizer(optimizer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from fastcnn import _core as fc
 from fuzz_base import Case, family, normal, pick
 
 VIEWS = {
@@ -59,13 +61,21 @@ def updates(rng):
     """Both libraries see operands as they were; PyTorch has to be given copies."""
     steps = []
     for _ in range(int(rng.integers(1, 5))):
-        steps.append((pick(rng, "+=", "-=", "*=", "=", "part"), str(rng.choice(list(VIEWS)))))
+        steps.append((pick(rng, "+=", "-=", "*=", "=", "part", "conv"), str(rng.choice(list(VIEWS)))))
+    shape = square(rng)
 
-    def run(copy):
-        def program(x):
-            x = x.detach()
+    def run(copy, conv2d, relu):
+        def program(x, w):
+            x, w = x.detach(), w.detach()
             y = x * 2
+            first = y * 3
             for name, view in steps:
+                if name == "conv":
+                    if y.ndim == 4:
+                        z = conv2d(y, w, padding=1)
+                        first = y * 3
+                        y += relu(z) if view == "sum" else z
+                    continue
                 if view in ("first", "row", "parts", "sum") and name == "part":
                     continue
                 v = copy(VIEWS[view](y))
@@ -79,8 +89,14 @@ def updates(rng):
                     y[...] = v
                 else:
                     y[..., 1:] = v[..., :-1]
-            return y, x + y
+            return y, x + y, first
 
         return program
 
-    return Case(run(lambda v: v), run(lambda v: v.clone()), [normal(rng, *square(rng))], repr(steps), scale=20)
+    return Case(
+        run(lambda v: v, fc.ops.conv2d, fc.ops.relu),
+        run(lambda v: v.clone(), torch.conv2d, torch.relu),
+        [normal(rng, *shape), normal(rng, 3, 3, 3, 3) * 0.3],
+        repr(steps),
+        scale=20,
+    )

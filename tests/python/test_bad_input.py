@@ -213,7 +213,7 @@ def test_lists_of_ints_may_be_arrays():
     (lambda: fc.ones(2, 3).permute(2**32, 1), IndexError, "permute: expected dims"),
     (lambda: fc.ones(2, 3).flip(2**32 + 1), IndexError, "flip: expected dims"),
     (lambda: fc.ones(3)[fc.tensor([1, 0, 1], dtype="uint8")], IndexError, r"uint8.*\.bool\(\) or \.long\(\)"),
-    (lambda: ops.conv2d(fc.ones(1, 1, 3, 3), fc.ones(1, 1, 1, 1), stride=2**31), ValueError, r"stride in \[1, 107"),
+    (lambda: ops.conv2d(fc.ones(1, 1, 3, 3), fc.ones(1, 1, 1, 1), stride=2**31), ValueError, "stride <= 107"),
 ])  # fmt: skip
 def test_numbers_beyond_what_they_are_for_are_refused(call, error, words):
     with pytest.raises(error, match=words):

@@ -484,3 +484,80 @@ def test_gradients_of_leaves_share_no_memory():
 def test_grad_of_no_tensor_is_refused(outputs):
     with pytest.raises(TypeError, match="grad: expected outputs as a tensor or a sequence of tensors, got 3"):
         fc.grad(outputs, fc.ones(1, requires_grad=True))
+
+
+def test_gradients_within_a_plan_share_no_memory():
+    def run(compiled):
+        a, b, k = leaf(1.0), leaf(1.0), fc.tensor([3.0])
+
+        def step():
+            ((a + b) * k).sum().backward()
+            ((a * 2 + b) * k).sum().backward()
+
+        (fc.compile(step) if compiled else step)()
+        return a.grad.tolist(), b.grad.tolist()
+
+    assert run(True) == run(False) == ([9], [6])
+
+
+def test_gradients_handed_in_stay_as_they_are():
+    p = leaf(1.0, 1.0)
+
+    def step(g, h):
+        p.grad = None
+        p.backward(g)
+        p.backward(h)
+
+    g, h = fc.ones(2), fc.ones(2) * 5
+    fc.compile(step)(g, h)
+    assert g.tolist() == [1, 1] and p.grad.tolist() == [6, 6]
+
+
+def test_gradients_that_are_one_are_clipped_once():
+    def losses(compiled):
+        fc.manual_seed(1)
+        a, b = fc.zeros(4).requires_grad_(), fc.zeros(4).requires_grad_()
+        w, x = fc.randn(4, 2).requires_grad_(), fc.randn(8, 4)
+        optimizer = fc.optim.SGD([a, b, w], 0.1)
+
+        def step():
+            optimizer.zero_grad()
+            loss = (((x + a + b) @ w) ** 2).mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_([a, b, w], 0.5)
+            optimizer.step()
+            return loss
+
+        step = fc.compile(step) if compiled else step
+        return [step().item() for _ in range(4)]
+
+    np.testing.assert_allclose(losses(True), losses(False), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Lion", "LAMB", "LARS"])
+def test_two_steps_of_an_optimizer_in_one_plan_are_two_steps(name):
+    def run(compiled):
+        p = leaf(1.0, 2.0)
+        optimizer = getattr(fc.optim, name)([p], lr=0.1)
+
+        def step():
+            for _ in range(2):
+                optimizer.zero_grad()
+                (p**3).sum().backward()
+                optimizer.step()
+
+        step = fc.compile(step) if compiled else step
+        step()
+        step()
+        return p.tolist()
+
+    np.testing.assert_allclose(run(True), run(False), rtol=1e-5)
+
+
+def test_gradients_may_move_within_a_flat_tensor():
+    flat, p, x = fc.zeros(4), leaf(1.0, 1.0), fc.tensor([1.0, 2.0])
+    step = fc.compile(lambda x: (p * x).sum().backward())
+    for part in (flat[:2], flat[2:], flat[:2]):
+        p.grad = part
+        step(x)
+    assert flat.tolist() == [2, 4, 1, 2]

@@ -119,3 +119,68 @@ def test_a_sum_in_place_with_history_is_seen_by_all_who_hold_the_tensor():
     part = fc.zeros(2, 2)[0]
     with pytest.raises(ValueError, match="part of another tensor"):
         part += w
+
+
+@pytest.mark.parametrize("layer", [
+    fc.nn.Conv2d(8, 8, 3, padding=1), fc.nn.Conv2d(8, 8, 1), fc.nn.BatchNorm2d(8), fc.nn.BatchNorm2d(8).eval(),
+    fc.nn.Sequential(fc.nn.Conv2d(8, 8, 3, padding=1, groups=8), fc.nn.ReLU(), fc.nn.Conv2d(8, 32, 1),
+                     fc.nn.Conv2d(32, 8, 1)),
+], ids=["3x3", "1x1", "norm", "norm of a net in use", "depthwise"])  # fmt: skip
+def test_what_a_layer_reads_is_not_updated_before(layer, tmp_path):
+    @fc.no_grad()
+    def own(x):
+        s = x * 2
+        s += layer(s)
+        return s
+
+    @fc.no_grad()
+    def others(x):
+        s = x * 2
+        y = layer(x)
+        q = s * 3
+        s += y
+        return s, q
+
+    x = fc.tensor(np.random.default_rng(0).standard_normal((2, 8, 9, 9)).astype(np.float32))
+    np.testing.assert_allclose(fc.compile(own)(x).numpy(), own(x).numpy(), rtol=1e-4, atol=1e-4)
+    for got, want in zip(fc.compile(others)(x), others(x), strict=True):
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-4, atol=1e-4)
+    if not layer.training or not isinstance(layer, fc.nn.BatchNorm2d):
+        fc.export(own, str(tmp_path / "net.fcnn"), x)
+        got = fc.load(str(tmp_path / "net.fcnn")).predict(x.numpy())
+        np.testing.assert_allclose(got, own(x).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_arguments_that_share_memory_with_what_the_function_reads():
+    t, x = fc.ones(1, 8, 5, 5), fc.tensor(np.random.default_rng(0).standard_normal((1, 8, 5, 5)).astype(np.float32))
+    conv = fc.nn.Conv2d(8, 8, 3, padding=1)
+
+    @fc.no_grad()
+    def around(a, x):
+        y = conv(x)
+        a += 1
+        return y + t
+
+    @fc.no_grad()
+    def twice(a, b, x):
+        y = conv(x)
+        a += 1
+        return (y + b).relu()
+
+    @fc.no_grad()
+    def weights(w, x):
+        w *= 2
+        return conv(x)
+
+    for fn, arguments in ((around, (t,)), (twice, (t, t)), (weights, (conv.weight.detach(),))):
+        before = [a.clone() for a in arguments]
+        planned = fc.compile(fn)
+        for _ in range(2):
+            want = fn(*arguments, x)
+            for a, old in zip(arguments, before, strict=True):
+                a.copy_(old)
+            np.testing.assert_allclose(planned(*arguments, x).numpy(), want.numpy(), rtol=1e-4, atol=1e-4)
+            for a, old in zip(arguments, before, strict=True):
+                a.copy_(old)
+        apart = [a.clone() for a in arguments] if fn is twice else arguments
+        np.testing.assert_allclose(planned(*apart, x).shape, x.shape)

@@ -426,3 +426,14 @@ def test_update_terms_are_the_numbers_of_the_optimizers():
         terms = optimizer._terms(group)
         for t in (1, 2, 7, 1000):
             assert [value(x, t) for x in terms] == list(optimizer._hyper(group, t)), name
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 6])
+def test_a_file_may_divide_by_the_batch_size_whatever_it_was(tmp_path, batch):
+    net = fc.nn.Linear(3, 2)
+    fc.export(lambda x: (net(x) ** 2).sum() / x.shape[0], str(tmp_path / "m.fcnn"), fc.ones(batch, 3))
+    session = fc.load(str(tmp_path / "m.fcnn"))
+    for n in (1, 2, 5, 8):
+        x = np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32)
+        want = (net(fc.tensor(x)) ** 2).sum().item() / n
+        np.testing.assert_allclose(session.predict(x), want, rtol=1e-5)

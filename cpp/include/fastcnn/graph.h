@@ -47,7 +47,8 @@ class FASTCNN_API Compiled {
 
   std::vector<Tensor> operator()(const std::vector<Tensor>& inputs);
   // The same with a key for everything that is not a tensor; `fn` is traced if no plan fits. plan_id names the
-  // plan.
+  // plan: 0 where there is none, negative where it fits but `fn` ran as it is, for it would write memory that two
+  // operands share.
   std::vector<Tensor> call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
                            int64_t* plan_id = nullptr);
   PlanInfo info() const;                // of the plan that ran last

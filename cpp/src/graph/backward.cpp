@@ -38,7 +38,7 @@ void accumulate_leaf(const std::shared_ptr<TensorImpl>& leaf, const Tensor& g, b
     if (g.overlaps())
       old = clone(create_graph ? g : g.detach());
     else
-      old = create_graph ? g : (own || g.is_symbolic() ? g.detach() : clone(g.detach()));
+      old = create_graph ? g : (own ? g.detach() : clone(g.detach()));
   } else if (create_graph || old.overlaps()) {
     old = add(old, g);
   } else {

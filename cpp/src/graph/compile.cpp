@@ -128,12 +128,18 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   } guard(m.runner);
   for (const Tensor& t : inputs) check(t.defined(), "compile: an input is an empty tensor");
   std::string sig = signature(key, inputs);
+  // A plan moves work as if its arguments were apart from each other and from what the function reaches itself:
+  // where they are not, and one is written, the function runs as it is.
+  const auto run = [&](Entry& e) {
+    const bool apart = !e.plan->aliased(inputs);
+    if (plan_id) *plan_id = apart ? e.id : -e.id;
+    return apart ? e.plan->run(inputs) : fn(inputs);
+  };
   for (auto it = m.plans.begin(); it != m.plans.end(); ++it) {
     if (it->signature != sig || !it->plan->valid()) continue;
     if (it != m.plans.begin()) m.plans.splice(m.plans.begin(), m.plans, it);
     ++m.cache.hits;
-    if (plan_id) *plan_id = m.plans.front().id;
-    return m.plans.front().plan->run(inputs);
+    return run(m.plans.front());
   }
   ++m.cache.misses;
   std::unique_ptr<Plan> plan = m.trace(inputs, fn);
@@ -142,8 +148,7 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   ++m.cache.plans;
   m.plans.push_front({std::move(sig), m.next_id++, std::move(plan)});
   m.evict();
-  if (plan_id) *plan_id = m.plans.front().id;
-  return m.plans.front().plan->run(inputs);
+  return run(m.plans.front());
 }
 
 PlanInfo Compiled::info() const { return impl().plans.empty() ? PlanInfo{} : impl().plans.front().plan->info(); }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <iterator>
 #include <map>
+#include <unordered_map>
 #include <utility>
 
 #include "fastcnn/ops.h"
@@ -27,7 +28,9 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     s.leaf = l.leaf;
     s.read = l.read;
     s.had_grad = l.before.defined();
-    if (s.had_grad) s.grad_storage = l.before.impl()->storage;
+    if (s.had_grad)
+      s.grad_storage = l.before.impl()->storage, s.grad_offset = l.before.offset(),
+      s.grad_strides = l.before.strides();
     if (!l.after.defined()) {
       s.after = l.before.defined() ? LeafState::After::none : LeafState::After::unchanged;
       // A gradient set to None in the trace must be None after every run.
@@ -130,6 +133,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
   for (size_t i = 0; i < graph_.inputs.size(); ++i) input_of[graph_.inputs[i].buffer] = static_cast<int>(i);
   input_patches_.resize(graph_.inputs.size());
   input_written_.assign(graph_.inputs.size(), 0);
+  for (const Buffer& b : graph_.buffers)
+    if (b.kind == Buffer::Kind::external) external_.insert(b.storage.get());
 
   std::vector<char> written(graph_.buffers.size(), 0);
   int64_t at = 0;
@@ -154,6 +159,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
       if (graph_.buffers[v.buffer].kind == Buffer::Kind::external && !written[v.buffer]) {
         written[v.buffer] = 1;
         written_.push_back(graph_.buffers[v.buffer].storage);
+        external_written_.insert(written_.back().get());
       }
       if (input_of[v.buffer] >= 0) input_written_[input_of[v.buffer]] = 1;
     }
@@ -166,9 +172,22 @@ bool Plan::valid() const {
     if (!s.read) continue;
     auto leaf = s.leaf.lock();
     if (!leaf || leaf->grad.defined() != s.had_grad) return false;
-    if (s.had_grad && leaf->grad.impl()->storage != s.grad_storage.lock()) return false;
+    if (s.had_grad && (leaf->grad.impl()->storage != s.grad_storage.lock() ||
+                       leaf->grad.offset() != s.grad_offset || leaf->grad.strides() != s.grad_strides))
+      return false;
   }
   return true;
+}
+
+bool Plan::aliased(const std::vector<Tensor>& inputs) const {
+  std::unordered_map<const StorageImpl*, bool> written;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const StorageImpl* s = inputs[i].impl()->storage.get();
+    if (external_written_.count(s) || (input_written_[i] && external_.count(s))) return true;
+    const auto [other, first] = written.try_emplace(s, input_written_[i]);
+    if (!first && (other->second || input_written_[i])) return true;
+  }
+  return false;
 }
 
 Tensor Plan::output_tensor(const Value& v, const std::vector<Storage>& fresh,

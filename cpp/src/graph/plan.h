@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "backend/backend.h"
@@ -36,6 +37,8 @@ class Plan {
   Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Arena> shared);
 
   bool valid() const;  // are the leaf gradients in the state the trace saw?
+  // Is memory of an input that the plan writes, or of one beside it, another operand's as well?
+  bool aliased(const std::vector<Tensor>& inputs) const;
   std::vector<Tensor> run(const std::vector<Tensor>& inputs);
 
   const PlanInfo& info() const { return info_; }
@@ -61,6 +64,8 @@ class Plan {
     std::weak_ptr<TensorImpl> leaf;
     bool read = false, had_grad = false;
     std::weak_ptr<StorageImpl> grad_storage;
+    int64_t grad_offset = 0;
+    Dims grad_strides;
     enum class After { unchanged, none, output, external } after = After::unchanged;
     Value value;          // of the gradient, when After::output
     bool shared = false;  // its memory is an input's or another leaf's gradient as well: the leaf gets a copy
@@ -102,6 +107,7 @@ class Plan {
   std::unique_ptr<Recording> recording_;
   std::vector<Storage> fixed_inputs_, fixed_fresh_;
   std::vector<char> input_written_;
+  std::unordered_set<const StorageImpl*> external_, external_written_;
   int joined_ = 0;  // steps that run_joined ran together with others
   bool timed_ = false;
   std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step

@@ -16,7 +16,8 @@ std::pair<Tensor, Tensor> as_sequence(const std::pair<Tensor, Tensor>& y) {
 }
 
 void check_range(const char* op, const char* name, int64_t v, int64_t low) {
-  check(v >= low && v <= kMaxOption, op, ": expected ", name, " in [", low, ", ", kMaxOption, "], got ", v);
+  check(v >= low, op, ": expected ", name, " >= ", low, ", got ", v);
+  check(v <= kMaxOption, op, ": expected ", name, " <= ", kMaxOption, ", got ", v);
 }
 
 // What conv2d would find, in the words of the caller. transposed: w is (C, O/groups, k).

@@ -157,6 +157,7 @@ Tensor grouped(const char* op, const Tensor& x, int64_t groups, const Tensor& ga
   check_eps(op, eps);
   check(x.ndim() >= 2, op, ": expected x of shape (N, C, ...), got ", x.shape());
   const int64_t C = x.shape()[1];
+  check(C >= 1, op, ": expected at least 1 channel, got x of shape ", x.shape());
   check(groups >= 1 && C % groups == 0, op, ": expected groups to divide the ", C, " channels of x ", x.shape(),
         ", got ", groups);
   for (auto [name, t] : {std::pair<const char*, const Tensor&>{"weight", gamma}, {"bias", beta}})
@@ -280,7 +281,6 @@ Tensor instance_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, d
   int64_t spatial = 1;
   for (int i = 2; i < x.ndim(); ++i) spatial *= x.shape()[i];
   check(spatial != 1, "instance_norm: expected more than 1 pixel per channel, got x of shape ", x.shape());
-  check(x.shape()[1] >= 1, "instance_norm: expected at least 1 channel, got x of shape ", x.shape());
   return grouped("instance_norm", x, x.shape()[1], gamma, beta, eps);
 }
 

@@ -44,8 +44,10 @@ inline void check_vector(const char* op, const char* name, const Tensor& t, int6
 using Pair = std::pair<int64_t, int64_t>;
 
 inline void check_pair(const char* op, const char* name, Pair v, int64_t low) {
-  check(v.first >= low && v.second >= low && v.first <= kMaxOption && v.second <= kMaxOption, op, ": expected ",
-        name, " in [", low, ", ", kMaxOption, "], got ", Dims{v.first, v.second});
+  check(v.first >= low && v.second >= low, op, ": expected ", name, " >= ", low, ", got ",
+        Dims{v.first, v.second});
+  check(v.first <= kMaxOption && v.second <= kMaxOption, op, ": expected ", name, " <= ", kMaxOption, ", got ",
+        Dims{v.first, v.second});
 }
 
 // Returns the dims of x before those that are normalised together.

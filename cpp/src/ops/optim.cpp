@@ -247,19 +247,32 @@ struct Optimizer::Impl {
   struct Launch {
     size_t group = 0;
     std::vector<size_t> members;
-    Tensor hyper;
+    std::vector<Tensor> hypers;  // one for each step of a plan
+    uint64_t trace = 0;
+    size_t used = 0;  // in that trace
+
+    // Host work of a plan runs before its first op: steps that follow each other read numbers of their own.
+    size_t next_use() {
+      Trace* t = current_trace();
+      const uint64_t now = t ? t->id : 0;
+      used = now && now == trace ? used + 1 : 0;
+      trace = now;
+      while (hypers.size() <= used) hypers.push_back(empty({8}, DType::float32, hypers[0].device()));
+      return used;
+    }
   };
   std::map<std::pair<size_t, std::vector<size_t>>, std::shared_ptr<Launch>> launches;
 
   // Before every step, compiled or not: counts it and writes the numbers of the step.
-  void sync_hyper(const Launch& launch) {
+  void sync_hyper(const Launch& launch, size_t use) {
     GroupState& g = groups[launch.group];
     int64_t step = g.params[launch.members[0]].step + 1;
     for (size_t i : launch.members)
       check(++g.params[i].step == step, "optim: parameters of one compiled step have stepped ", step, " and ",
             g.params[i].step, " times; reset() the compiled function");
     Hyper h = hyper_values(g.options, step);
-    backend_of(launch.hyper.device()).copy(launch.hyper.data(), h.data(), sizeof h, Copy::in);
+    const Tensor& hyper = launch.hypers[use];
+    backend_of(hyper.device()).copy(hyper.data(), h.data(), sizeof h, Copy::in);
   }
 
   void uncount(const Launch& launch) {
@@ -270,7 +283,7 @@ struct Optimizer::Impl {
     std::shared_ptr<Launch>& l = launches[{group, members}];
     if (!l) {
       Tensor hyper = empty({8}, DType::float32, groups[group].params[members[0]].param.device());
-      l = std::make_shared<Launch>(Launch{group, std::move(members), std::move(hyper)});
+      l = std::make_shared<Launch>(Launch{group, std::move(members), {std::move(hyper)}});
     }
     return l;
   }
@@ -325,9 +338,10 @@ void Optimizer::step() {
     }
     for (auto& [step, members] : by_step) {
       auto launch = impl().launch(group, members);
-      on_each_run([impl = impl_, launch] { impl->sync_hyper(*launch); },
+      const size_t use = launch->next_use();
+      on_each_run([impl = impl_, launch, use] { impl->sync_hyper(*launch, use); },
                   [impl = impl_, launch] { impl->uncount(*launch); });
-      for (size_t i : launch->members) apply(g.options, g.params[i], grads[i], launch->hyper);
+      for (size_t i : launch->members) apply(g.options, g.params[i], grads[i], launch->hypers[use]);
     }
   }
 }

@@ -129,9 +129,9 @@ void verify_norm(OpKind kind, const NormParams& p, Operands& c) {
   if (layer) {
     c.expect(x == Dims{p.outer, p.inner}, "x of shape ", Dims{p.outer, p.inner}, ", got ", x);
   } else {
-    c.expect(
-        x.size() == 4 && x[0] == p.N && x[1] == p.C && x[2] * x[3] == p.HW && p.groups >= 1 && p.C % p.groups == 0,
-        "x of ", p.N, " images, ", p.C, " channels in ", p.groups, " groups and ", p.HW, " pixels, got ", x);
+    c.expect(x.size() == 4 && x[0] == p.N && x[1] == p.C && x[2] * x[3] == p.HW && p.groups >= 1 && p.C >= 1 &&
+                 p.C % p.groups == 0,
+             "x of ", p.N, " images, ", p.C, " channels in ", p.groups, " groups and ", p.HW, " pixels, got ", x);
   }
   const Dims stat = layer ? Dims{p.outer} : Dims{p.N, p.groups};
   if (bwd) {

@@ -7,6 +7,7 @@ compiled step. What is not here: schedules (lr_scheduler.py) and the update rule
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -23,14 +24,21 @@ class _Launch:
 
     def __init__(self, optimizer, group, params, states):
         self.optimizer, self.group, self.params, self.states = optimizer, group, params, states
-        where = params[0].device
-        self.hyper = _core.empty(_HYPER, device=str(where))
-        self._on_cpu = str(where) == "cpu"
-        self._values = self.hyper.numpy() if self._on_cpu else numpy.empty(_HYPER, "float32")
-        self._values[:] = 0
+        self._hypers = []  # one for each step of a plan: host work runs before the first of them
+        self.hyper = self.hyper_of(0)
 
-    def prepare(self):
-        """Counts the step and rewrites the hyper tensor; runs before every step, compiled or not."""
+    def hyper_of(self, use):
+        """The hyper tensor of the use-th step in a row of one compiled function."""
+        while len(self._hypers) <= use:
+            where = str(self.params[0].device)
+            hyper = _core.empty(_HYPER, device=where)
+            values = hyper.numpy() if where == "cpu" else numpy.empty(_HYPER, "float32")
+            values[:] = 0
+            self._hypers.append((hyper, values, where == "cpu"))
+        return self._hypers[use][0]
+
+    def prepare(self, use=0):
+        """Counts the step and rewrites a hyper tensor; runs before every step, compiled or not."""
         step = self.states[0]["step"] + 1
         for state in self.states:
             state["step"] += 1
@@ -39,9 +47,10 @@ class _Launch:
                     f"{type(self.optimizer).__name__}: parameters of one compiled step have stepped "
                     f"{step} and {state['step']} times; reset() the compiled function"
                 )
-        self._values[:] = self.optimizer._hyper(self.group, step)
-        if not self._on_cpu:
-            _core.write_(self.hyper, self._values)
+        hyper, values, on_cpu = self._hypers[use]
+        values[:] = self.optimizer._hyper(self.group, step)
+        if not on_cpu:
+            _core.write_(hyper, values)
 
     def level(self):
         """Have all its parameters stepped equally often? Another plan may have moved some of them alone."""
@@ -167,11 +176,12 @@ class Optimizer:
         try:
             for number, group in enumerate(self.param_groups):
                 for launch in self._launches_of(number, group):
-                    _core.on_each_run(launch.prepare, launch.undo)
-                    note_launch(launch)
+                    use = note_launch(launch)
+                    hyper = launch.hyper_of(use)
+                    _core.on_each_run(functools.partial(launch.prepare, use) if use else launch.prepare, launch.undo)
                     grads = [p.grad for p in launch.params]
                     buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]
-                    self._apply_scaled(scale, group, launch.params, grads, buffers, launch.hyper)
+                    self._apply_scaled(scale, group, launch.params, grads, buffers, hyper)
         finally:
             _core.set_grad_enabled(was)
         return loss

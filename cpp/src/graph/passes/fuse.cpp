@@ -78,6 +78,12 @@ class Fuser {
     return true;
   }
 
+  // Is v written for the first time, and by its node alone? Then it may be written earlier: an update of memory
+  // that others see (s += y) may not.
+  bool fresh(const Value& v) const {
+    return g_.buffers[v.buffer].kind == Buffer::Kind::temporary && uses_.single_writer(v.buffer);
+  }
+
   // Node `later` disappears; its output is now written by node i.
   void absorb(int i, int later, const Node& joined) {
     for (const Value& v : g_.nodes[later].out) {
@@ -95,7 +101,8 @@ class Fuser {
   template <class P>
   bool join_activation(int i) {
     int a = only_reader(i);
-    if (a < 0 || g_.nodes[a].kind != OpKind::activation || g_.nodes[i].params.as<P>().act.act != Act::none)
+    if (a < 0 || g_.nodes[a].kind != OpKind::activation || g_.nodes[i].params.as<P>().act.act != Act::none ||
+        !fresh(g_.nodes[a].out[0]))
       return false;
     Node joined = g_.nodes[i];
     joined.params.as<P>().act = g_.nodes[a].params.as<ActParams>();
@@ -116,8 +123,7 @@ class Fuser {
       const Node& cast = g_.nodes[a];
       const Value &from = joined.out[k], &to = cast.out[0];
       if (cast.params.as<UnaryParams>().op != Unary::copy || from.dtype != DType::bfloat16 ||
-          to.dtype != DType::float32 || !(from.shape == to.shape) || !(from.strides == to.strides) ||
-          g_.buffers[to.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(to.buffer))
+          to.dtype != DType::float32 || !(from.shape == to.shape) || !(from.strides == to.strides) || !fresh(to))
         return;
       joined.out[k] = to;
       casts.push_back(a);
@@ -219,7 +225,8 @@ class Fuser {
   template <class P>
   bool join_residual_activation(int i) {
     int a = only_reader(i);
-    if (a < 0 || g_.nodes[a].kind != OpKind::binary || g_.nodes[a].params.as<BinaryParams>().op != Binary::add)
+    if (a < 0 || g_.nodes[a].kind != OpKind::binary || g_.nodes[a].params.as<BinaryParams>().op != Binary::add ||
+        !fresh(g_.nodes[a].out[0]))
       return false;
     const P& p = g_.nodes[i].params.as<P>();
     if (p.act.act != Act::none || p.has_residual) return false;
@@ -233,7 +240,7 @@ class Fuser {
     joined.in.push_back(other);
     joined.out[0] = g_.nodes[a].out[0];
     int act = only_reader(a);
-    if (act >= 0 && g_.nodes[act].kind == OpKind::activation) {
+    if (act >= 0 && g_.nodes[act].kind == OpKind::activation && fresh(g_.nodes[act].out[0])) {
       joined.params.as<P>().act = g_.nodes[act].params.as<ActParams>();
       joined.out[0] = g_.nodes[act].out[0];
     } else {
@@ -258,7 +265,7 @@ class Fuser {
     const ActParams& act = a.params.as<ActParams>();
     const bool from_input = !act_bwd_uses_output(act.act);
     const Value dz = a.out[0];
-    if (g_.buffers[dz.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(dz.buffer)) return;
+    if (!fresh(dz)) return;
     const auto readers = uses_.readers[dz.buffer];
     for (int r : readers) {
       if (!movable_batch_norm_bwd(r, i, dz)) continue;
@@ -294,7 +301,7 @@ class Fuser {
     const Node& a = g_.nodes[i];
     if (!plain_addition(a)) return;
     const Value sum = a.out[0];
-    if (g_.buffers[sum.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(sum.buffer)) return;
+    if (!fresh(sum)) return;
     const auto readers = uses_.readers[sum.buffer];
     if (readers.size() < 2) return;
     for (int r : readers) {
