@@ -2,6 +2,7 @@
 // name.
 #include "args.h"
 #include "fastcnn/autograd.h"
+#include "fastcnn/graph.h"
 
 namespace fastcnn::bindings {
 namespace {
@@ -86,6 +87,9 @@ py::object become(const char* name, const py::object& self, const Tensor& t) {
   Tensor& x = self.cast<Tensor&>();
   check(!(x.is_leaf() && x.requires_grad()), name,
         ": a leaf that requires gradients cannot be changed in place; do it under no_grad");
+  check(!is_tracing() || x.is_symbolic(), name,
+        ": a compiled function cannot change a tensor from outside, of shape ", x.shape(),
+        ", into a sum with gradients; use the plain operator, or .detach() what is added");
   check(!x.is_part(), name, ": x of shape ", x.shape(),
         " is a part of another tensor, which gradients do not flow through; use the plain operator, or no_grad");
   check(t.shape() == x.shape() && is_floating(t.dtype()) == is_floating(x.dtype()), name, ": the result of shape ",

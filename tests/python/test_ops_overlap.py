@@ -184,3 +184,67 @@ def test_arguments_that_share_memory_with_what_the_function_reads():
                 a.copy_(old)
         apart = [a.clone() for a in arguments] if fn is twice else arguments
         np.testing.assert_allclose(planned(*apart, x).shape, x.shape)
+
+
+def test_one_array_given_out_twice_is_one_memory():
+    arr = np.ones(4, np.float32)
+
+    @fc.no_grad()
+    def step(x, s):
+        y = x * 3
+        s.add_(1.0)
+        return x * 3 + y
+
+    planned = fc.compile(step)
+    t = fc.ones(4)
+    for make in (
+        lambda: (fc.from_numpy(arr), fc.from_numpy(arr)),
+        lambda: (t, fc.from_dlpack(t)),
+        lambda: (fc.from_numpy(t.numpy()), t),
+    ):
+        arr[:] = 1
+        t.fill_(1)
+        assert planned(*make()).tolist() == [9, 9, 9, 9]
+    arr[:] = 1
+    assert planned(fc.from_numpy(arr[:3]), fc.from_numpy(arr[1:])).tolist() == [6, 9, 9]
+    assert planned(fc.ones(4), fc.ones(4)).tolist() == [6, 6, 6, 6]
+    arr[:] = 1
+    a, b = fc.from_numpy(arr), fc.from_numpy(arr)
+
+    @fc.no_grad()
+    def around(x):
+        u = a * 3
+        b.add_(x)
+        return u + a * 3
+
+    assert fc.compile(around)(fc.ones(4)).tolist() == [9, 9, 9, 9]
+
+
+def test_a_buffer_is_no_sum_of_a_trace():
+    class Net(fc.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = fc.nn.Parameter(fc.ones(3))
+            self.register_buffer("b", fc.zeros(3))
+
+        def forward(self, x):
+            self.b += self.w * x
+            return self.b.sum()
+
+    net = Net()
+    with pytest.raises(ValueError, match="cannot change a tensor from outside"):
+        fc.compile(net)(fc.ones(3))
+    assert net.b.tolist() == [0, 0, 0]
+
+
+def test_leaves_that_are_given_one_gradient_keep_it_together():
+    p, q = fc.ones(2).requires_grad_(), fc.ones(2).requires_grad_()
+
+    def step(x):
+        p.grad = None
+        (p * x).sum().backward()
+        q.grad = p.grad
+
+    fc.compile(step)(fc.ones(2))
+    p.grad.add_(1)
+    assert q.grad.tolist() == [2, 2]

@@ -1,4 +1,5 @@
 // See fastcnn/tensor.h and core/tensor_impl.h.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -226,6 +227,10 @@ Tensor from_blob(void* data, const Dims& shape, const Dims& strides, DType dtype
   check(data != nullptr || n == 0, "from_blob: expected memory of shape ", shape, ", got a null pointer");
   auto s = std::make_shared<StorageImpl>();
   s->data = data;
+  int64_t reach =
+      n > 0;  // elements up to the last one; those before the first, of negative strides, are not counted
+  for (int d = 0; d < shape.size(); ++d) reach += n > 0 ? std::max<int64_t>(0, (shape[d] - 1) * strides[d]) : 0;
+  s->bytes = static_cast<size_t>(reach) * dtype_size(dtype);
   s->exports = 1;  // its owner may write it for ever
   s->device = device;
   s->owner = owner ? std::move(owner) : std::shared_ptr<void>(data, [](void*) {});

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <iterator>
 #include <map>
-#include <unordered_map>
 #include <utility>
 
 #include "fastcnn/ops.h"
@@ -38,6 +37,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     } else if (l.after.is_symbolic()) {
       s.after = LeafState::After::output;
       s.value = trace.value_of(l.after);
+      s.identity = l.after.impl().get();
       trace.graph.outputs.push_back(s.value);
     } else if (!l.before.defined() || l.after.impl() != l.before.impl()) {
       s.after = LeafState::After::external;
@@ -126,7 +126,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     if (s.after != LeafState::After::output) continue;
     s.shared = graph_.buffers[s.value.buffer].kind != Buffer::Kind::temporary;
     for (const LeafState& o : leaves_)
-      s.shared |= &o != &s && o.after == LeafState::After::output && o.value.buffer == s.value.buffer;
+      s.shared |=
+          o.identity != s.identity && o.after == LeafState::After::output && o.value.buffer == s.value.buffer;
   }
   fresh_patches_.resize(fresh_buffers_.size());
   std::vector<int> input_of(graph_.buffers.size(), -1);
@@ -134,7 +135,8 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
   input_patches_.resize(graph_.inputs.size());
   input_written_.assign(graph_.inputs.size(), 0);
   for (const Buffer& b : graph_.buffers)
-    if (b.kind == Buffer::Kind::external) external_.insert(b.storage.get());
+    if (b.kind == Buffer::Kind::external) external_.add(*b.storage);
+  external_.finish();
 
   std::vector<char> written(graph_.buffers.size(), 0);
   int64_t at = 0;
@@ -159,12 +161,14 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
       if (graph_.buffers[v.buffer].kind == Buffer::Kind::external && !written[v.buffer]) {
         written[v.buffer] = 1;
         written_.push_back(graph_.buffers[v.buffer].storage);
-        external_written_.insert(written_.back().get());
+        external_written_.add(*written_.back());
+        always_aliased_ |= external_.count(*written_.back()) > 1;
       }
       if (input_of[v.buffer] >= 0) input_written_[input_of[v.buffer]] = 1;
     }
     if (layout.workspace[i] >= 0) workspace_patches_.push_back({static_cast<int64_t>(i), layout.workspace[i]});
   }
+  external_written_.finish();
 }
 
 bool Plan::valid() const {
@@ -179,13 +183,42 @@ bool Plan::valid() const {
   return true;
 }
 
+void MemoryRanges::add(const StorageImpl& s) {
+  const auto* data = static_cast<const char*>(s.data);
+  if (s.bytes) ranges_.emplace_back(data, data + s.bytes);
+}
+void MemoryRanges::finish() {
+  std::sort(ranges_.begin(), ranges_.end());
+  ends_.clear();
+  for (const auto& r : ranges_) ends_.push_back(ends_.empty() ? r.second : std::max(ends_.back(), r.second));
+}
+bool MemoryRanges::meet(const StorageImpl& s) const {
+  const auto* begin = static_cast<const char*>(s.data);
+  const auto behind =
+      std::lower_bound(ranges_.begin(), ranges_.end(), std::pair(begin + s.bytes, begin)) - ranges_.begin();
+  return s.bytes && behind > 0 && ends_[static_cast<size_t>(behind) - 1] > begin;
+}
+int MemoryRanges::count(const StorageImpl& s) const {
+  const auto *begin = static_cast<const char*>(s.data), *end = begin + s.bytes;
+  return static_cast<int>(std::count_if(ranges_.begin(), ranges_.end(),
+                                        [&](const auto& r) { return r.first < end && begin < r.second; }));
+}
+
+// By addresses: NumPy and DLPack may give one memory out several times.
 bool Plan::aliased(const std::vector<Tensor>& inputs) const {
-  std::unordered_map<const StorageImpl*, bool> written;
+  if (always_aliased_) return true;
+  MemoryRanges written;
+  bool any = false;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const StorageImpl* s = inputs[i].impl()->storage.get();
-    if (external_written_.count(s) || (input_written_[i] && external_.count(s))) return true;
-    const auto [other, first] = written.try_emplace(s, input_written_[i]);
-    if (!first && (other->second || input_written_[i])) return true;
+    const StorageImpl& s = *inputs[i].impl()->storage;
+    if (external_written_.meet(s) || (input_written_[i] && external_.meet(s))) return true;
+    if (input_written_[i]) written.add(s), any = true;
+  }
+  if (!any) return false;
+  written.finish();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const StorageImpl& s = *inputs[i].impl()->storage;
+    if (written.count(s) > (input_written_[i] ? 1 : 0)) return true;
   }
   return false;
 }

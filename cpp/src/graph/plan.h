@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -28,6 +28,19 @@ Layout lay_memory(const Graph& g, const std::vector<int64_t>& workspace_bytes);
 struct Arena {
   Storage memory;
   int64_t bytes() const { return memory ? static_cast<int64_t>(memory->bytes) : 0; }
+};
+
+// Ranges of memory, to ask whether another one meets any of them.
+class MemoryRanges {
+ public:
+  void add(const StorageImpl& s);
+  void finish();  // after the last add
+  bool meet(const StorageImpl& s) const;
+  int count(const StorageImpl& s) const;  // how many of them it meets
+
+ private:
+  std::vector<std::pair<const char*, const char*>> ranges_;  // by where they begin
+  std::vector<const char*> ends_;                            // the farthest end up to each
 };
 
 class Plan {
@@ -67,7 +80,8 @@ class Plan {
     int64_t grad_offset = 0;
     Dims grad_strides;
     enum class After { unchanged, none, output, external } after = After::unchanged;
-    Value value;          // of the gradient, when After::output
+    Value value;                     // of the gradient, when After::output
+    const void* identity = nullptr;  // of the tensor that the traced code left
     bool shared = false;  // its memory is an input's or another leaf's gradient as well: the leaf gets a copy
     Tensor external;
   };
@@ -107,8 +121,9 @@ class Plan {
   std::unique_ptr<Recording> recording_;
   std::vector<Storage> fixed_inputs_, fixed_fresh_;
   std::vector<char> input_written_;
-  std::unordered_set<const StorageImpl*> external_, external_written_;
-  int joined_ = 0;  // steps that run_joined ran together with others
+  MemoryRanges external_, external_written_;
+  bool always_aliased_ = false;  // externals that are one memory, of which one is written
+  int joined_ = 0;               // steps that run_joined ran together with others
   bool timed_ = false;
   std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step
   PlanInfo info_;
