@@ -2,6 +2,7 @@
 // What it is not: checks of values; those are the ops'.
 #pragma once
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +20,16 @@ auto without_gil(F&& f) {
 
 using Maybe = std::optional<Tensor>;
 inline Tensor or_empty(const Maybe& t) { return t ? *t : Tensor(); }
+
+inline py::arg_v no(const char* name) { return py::arg(name) = py::none(); }
+
+// One tensor, or with `both` a tuple of two.
+inline py::object one_or_both(bool both, const std::function<Tensor()>& value,
+                              const std::function<std::pair<Tensor, Tensor>()>& values) {
+  if (!both) return py::cast(without_gil(value));
+  auto r = without_gil(values);
+  return py::make_tuple(r.first, r.second);
+}
 
 struct Number {
   double value = 0;

@@ -1,14 +1,11 @@
 // What it is: fastcnn.ops for sequences (N, C, L): convolution and pooling. What it is not: checks of values;
 // those are the ops'. Names and order of arguments are PyTorch's.
-#include <functional>
 #include <tuple>
 
 #include "args.h"
 
 namespace fastcnn::bindings {
 namespace {
-
-const py::arg_v no(const char* name) { return py::arg(name) = py::none(); }
 
 // 3 or (3,)
 int64_t one_int(const char* op, const char* what, const py::object& v) {
@@ -43,13 +40,6 @@ Pool1dOptions pool_options(const char* op, const py::object& kernel, const py::o
   o.padding = one_int(op, "padding", padding), o.dilation = one_int(op, "dilation", dilation);
   o.ceil_mode = ceil_mode;
   return o;
-}
-
-py::object one_or_both(bool both, const std::function<Tensor()>& value,
-                       const std::function<std::pair<Tensor, Tensor>()>& values) {
-  if (!both) return py::cast(without_gil(value));
-  auto r = without_gil(values);
-  return py::make_tuple(r.first, r.second);
 }
 
 }  // namespace

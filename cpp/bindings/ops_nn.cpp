@@ -1,24 +1,13 @@
 // What it is: fastcnn.ops for networks: convolution, linear, pooling, norms, activations, dropout, autocast.
 // What it is not: checks of values; those are the ops'. Names and order of arguments are PyTorch's.
-#include <functional>
 #include <tuple>
 
-#include "bindings.h"
+#include "args.h"
 #include "fastcnn/autocast.h"
 #include "fastcnn/ops.h"
 
 namespace fastcnn::bindings {
 namespace {
-
-using Maybe = std::optional<Tensor>;
-Tensor or_empty(const Maybe& t) { return t ? *t : Tensor(); }
-const py::arg_v no(const char* name) { return py::arg(name) = py::none(); }
-
-template <class F>
-auto without_gil(F&& f) {
-  py::gil_scoped_release release;
-  return f();
-}
 
 bool is_list(const py::handle& v) { return py::isinstance<py::sequence>(v) && !py::isinstance<py::str>(v); }
 
@@ -83,15 +72,6 @@ std::pair<int64_t, int64_t> output_size(const char* op, const py::object& v, con
     }
   }
   return int_pair(op, "output_size", v);
-}
-
-py::object one_or_both(bool both, const std::function<Tensor()>& value,
-                       const std::function<std::pair<Tensor, Tensor>()>& values) {
-  if (both) {
-    auto r = without_gil(values);
-    return py::make_tuple(r.first, r.second);
-  }
-  return py::cast(without_gil(value));
 }
 
 void bind_convolution(py::module_& ops) {
