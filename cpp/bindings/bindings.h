@@ -38,7 +38,6 @@ std::pair<int64_t, int64_t> int_pair(const char* op, const char* what, const py:
 DType dtype_from(const py::object& v);                // fc.float32, "float32", numpy.float32, numpy.dtype
 Dims dims_from(const char* op, const py::handle& v);  // 3 or a sequence of ints, at most 8
 int64_t int_from(const char* op, const py::handle& v);
-std::vector<Tensor> nonzero(const Tensor& mask);  // places of true elements, one int64 tensor per dim; on the host
 std::vector<int64_t> int_list(const char* op, const py::handle& v);  // a sequence of ints
 
 }  // namespace fastcnn::bindings

@@ -7,23 +7,6 @@
 #include "fastcnn/autograd.h"
 
 namespace fastcnn::bindings {
-
-std::vector<Tensor> nonzero(const Tensor& mask) {
-  check(mask.ndim() > 0, "index: expected a mask with dimensions, got shape ()");
-  Tensor flat = to_device(contiguous(reshape(mask.detach(), {mask.numel()})), Device{});
-  const bool* m = flat.data<bool>();
-  std::vector<int64_t> at;
-  for (int64_t i = 0; i < flat.numel(); ++i)
-    if (m[i]) at.push_back(i);
-  std::vector<Tensor> out(mask.ndim());
-  int64_t inner = 1;
-  for (int d = mask.ndim() - 1; d >= 0; --d) {
-    out[d] = empty({static_cast<int64_t>(at.size())}, DType::int64);
-    for (size_t k = 0; k < at.size(); ++k) out[d].data<int64_t>()[k] = at[k] / inner % mask.shape()[d];
-    inner *= mask.shape()[d];
-  }
-  return out;
-}
 namespace {
 
 struct Item {

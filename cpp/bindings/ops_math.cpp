@@ -17,42 +17,19 @@ py::tuple sort_both(const Tensor& x, int dim, bool descending, bool) {  // alway
 py::tuple topk_both(const Tensor& x, int64_t k, int dim, bool largest, bool) {  // always sorted
   return both(without_gil([&] { return topk(x, k, dim, largest); }));
 }
+py::tuple tuple_of(const std::vector<Tensor>& parts) {
+  py::tuple r(parts.size());
+  for (size_t i = 0; i < parts.size(); ++i) r[i] = py::cast(parts[i]);
+  return r;
+}
+// f(a, b) and f([a, b]) alike.
+std::vector<Tensor> tensors_of(const py::args& args) {
+  const bool list = args.size() == 1 && !py::isinstance<Tensor>(args[0]);
+  return list ? args[0].cast<std::vector<Tensor>>() : args.cast<std::vector<Tensor>>();
+}
 py::object nonzero_of(const Tensor& x, bool as_tuple) {
-  check(!x.is_symbolic(),
-        "nonzero: how many elements a result has depends on values, which compile does not know");
-  const Tensor mask = x.dtype() == DType::bool_ ? x : ne(x, full({}, 0, x.dtype(), x.device()));
-  std::vector<Tensor> at = nonzero(mask);
-  for (Tensor& t : at) t = to_device(t, x.device());
-  if (!as_tuple) return py::cast(stack(at, 1));
-  py::tuple r(at.size());
-  for (size_t i = 0; i < at.size(); ++i) r[i] = py::cast(at[i]);
-  return r;
-}
-bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
-  return without_gil([&] { return all(isclose(a, b, rtol, atol, equal_nan)).item() != 0; });
-}
-py::tuple meshgrid(const py::args& args, const std::string& indexing) {
-  check(indexing == "ij" || indexing == "xy", "meshgrid: expected indexing 'ij' or 'xy', got '", indexing, "'");
-  std::vector<Tensor> axes;
-  if (args.size() == 1 && !py::isinstance<Tensor>(args[0]))
-    axes = args[0].cast<std::vector<Tensor>>();
-  else
-    axes = args.cast<std::vector<Tensor>>();
-  const int n = static_cast<int>(axes.size());
-  check(n >= 1 && n <= kMaxDims, "meshgrid: expected 1 to ", kMaxDims, " vectors, got ", n);
-  Dims shape;
-  for (const Tensor& a : axes) {
-    check(a.ndim() == 1, "meshgrid: expected vectors, got one of shape ", a.shape());
-    shape.push_back(a.shape()[0]);
-  }
-  py::tuple r(axes.size());
-  for (int i = 0; i < n; ++i) {
-    Dims along(n, 1);
-    along[i] = shape[i];
-    Tensor g = expand(reshape(axes[i], along), shape);
-    r[i] = py::cast(indexing == "xy" && n > 1 ? transpose(g, 0, 1) : g);
-  }
-  return r;
+  const std::vector<Tensor> at = without_gil([&] { return nonzero(x); });
+  return as_tuple ? py::object(tuple_of(at)) : py::cast(stack(at, 1));
 }
 
 constexpr const char* kArgsort =
@@ -98,19 +75,23 @@ void bind_ops_math(py::module_& ops, TensorClass& c) {
   ops.def("outer", &outer, NoGil(), py::arg("a"), py::arg("b"), "Products of all pairs of two vectors: (M, N).");
   ops.def("isclose", &isclose, NoGil(), py::arg("a"), py::arg("b"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
           py::arg("equal_nan") = false, kIsclose);
-  ops.def("allclose", &allclose, py::arg("a"), py::arg("b"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
-          py::arg("equal_nan") = false, kAllclose);
+  ops.def("allclose", &allclose, NoGil(), py::arg("a"), py::arg("b"), py::arg("rtol") = 1e-5,
+          py::arg("atol") = 1e-8, py::arg("equal_nan") = false, kAllclose);
   ops.def("nonzero", &nonzero_of, py::arg("x"), py::kw_only(), py::arg("as_tuple") = false, kNonzero);
   ops.def(
-      "meshgrid", &meshgrid, py::arg("indexing") = "ij",
+      "meshgrid",
+      [](const py::args& args, const std::string& indexing) {
+        const std::vector<Tensor> axes = tensors_of(args);
+        return tuple_of(without_gil([&] { return meshgrid(axes, indexing); }));
+      },
+      py::arg("indexing") = "ij",
       "Grids of the coordinates that vectors give, one per vector: each of shape (len of all), for 'xy' with the "
       "first\n"
       "two dims swapped.");
   ops.def(
       "einsum",
       [](const std::string& equation, const py::args& args) {
-        const bool list = args.size() == 1 && !py::isinstance<Tensor>(args[0]);
-        auto operands = list ? args[0].cast<std::vector<Tensor>>() : args.cast<std::vector<Tensor>>();
+        const std::vector<Tensor> operands = tensors_of(args);
         return without_gil([&] { return einsum(equation, operands); });
       },
       py::arg("equation"),
@@ -151,7 +132,7 @@ void bind_ops_math(py::module_& ops, TensorClass& c) {
       "The whole tensor repeat(*numbers) times along each dim; numbers beyond its dims make new ones in front.");
   c.def("isclose", &isclose, NoGil(), py::arg("other"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
         py::arg("equal_nan") = false, kIsclose);
-  c.def("allclose", &allclose, py::arg("other"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
+  c.def("allclose", &allclose, NoGil(), py::arg("other"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
         py::arg("equal_nan") = false, kAllclose);
   c.def("nonzero", &nonzero_of, py::kw_only(), py::arg("as_tuple") = false, kNonzero);
   c.def(

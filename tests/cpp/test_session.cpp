@@ -336,3 +336,40 @@ TEST_CASE("the C functions answer hostile arguments with a code and a message") 
     CHECK(s == nullptr);
   }
 }
+
+TEST_CASE("two steps of Adam in one compiled function have corrections of their own") {
+  auto after = [](bool compiled) {
+    Tensor w = full({3}, 1.5);
+    w.set_requires_grad(true);
+    optim::Adam optimizer(std::vector<Tensor>{w});
+    optimizer.set_lr(0, 0.1);
+    const auto twice = [&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+      for (int i = 0; i < 2; ++i) {
+        optimizer.zero_grad();
+        sum(mul(mul(w, w), in[0])).backward();
+        optimizer.step();
+      }
+      return {in[0]};
+    };
+    Compiled step(twice);
+    for (int i = 0; i < 3; ++i) compiled ? step({ones({3})}) : twice({ones({3})});
+    return select(w.detach(), 0, 0).item();
+  };
+  CHECK(after(true) == doctest::Approx(after(false)).epsilon(1e-6));
+}
+
+TEST_CASE("arguments that are one memory, of which the function writes one, are not taken for two") {
+  Compiled step([](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+    const Tensor before = affine(in[0], 3, 0);
+    add_(in[1], ones({}));
+    return {add(affine(in[0], 3, 0), before)};
+  });
+  const Tensor a = ones({4}), b = ones({4});
+  CHECK(select(step({a, b})[0], 0, 0).item() == 6);
+  CHECK(select(step({a, a})[0], 0, 0).item() == 9);
+  float memory[5] = {1, 1, 1, 1, 1};
+  const Tensor part = from_blob(memory, {4}, {1}, DType::float32, nullptr, Device{}),
+               rest = from_blob(memory + 1, {4}, {1}, DType::float32, nullptr, Device{});
+  CHECK(select(step({part, rest})[0], 0, 3).item() == 9);
+  CHECK(step.cache_info().misses == 1);
+}

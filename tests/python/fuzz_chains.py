@@ -76,8 +76,6 @@ def updates(rng):
                         first = y * 3
                         y += relu(z) if view == "sum" else z
                     continue
-                if view in ("first", "row", "parts", "sum") and name == "part":
-                    continue
                 v = copy(VIEWS[view](y))
                 if name == "+=":
                     y += v
@@ -87,7 +85,7 @@ def updates(rng):
                     y *= v
                 elif name == "=":
                     y[...] = v
-                else:
+                elif v.shape == y.shape:
                     y[..., 1:] = v[..., :-1]
             return y, x + y, first
 

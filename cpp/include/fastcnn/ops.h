@@ -138,6 +138,9 @@ FASTCNN_API std::vector<Tensor> split(const Tensor& x, int64_t size, int dim = 0
 FASTCNN_API std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim);
 FASTCNN_API Tensor index_select(const Tensor& x, int dim, const Tensor& index);
 FASTCNN_API Tensor gather(const Tensor& x, int dim, const Tensor& index);
+// Places of the elements that are not zero, an int64 vector per dim; read on the host, so not while compile
+// traces.
+FASTCNN_API std::vector<Tensor> nonzero(const Tensor& x);
 // Rows of weight (V,D) at ids (…): (…,D); the row padding_idx gets no gradient.
 FASTCNN_API Tensor embedding(const Tensor& ids, const Tensor& weight, std::optional<int64_t> padding_idx = {});
 // x (n) with values (m) at index (m), of equal indices the last; without gradients.
@@ -194,6 +197,10 @@ FASTCNN_API Tensor repeat_interleave(const Tensor& x, int64_t times, int dim);  
 FASTCNN_API Tensor outer(const Tensor& a, const Tensor& b);                     // (M) and (N): (M,N)
 FASTCNN_API Tensor isclose(const Tensor& a, const Tensor& b, double rtol = 1e-5, double atol = 1e-8,
                            bool equal_nan = false);
+FASTCNN_API bool allclose(const Tensor& a, const Tensor& b, double rtol = 1e-5, double atol = 1e-8,
+                          bool equal_nan = false);
+// The coordinates that vectors give as grids of all of them; "xy": with the first two dims swapped.
+FASTCNN_API std::vector<Tensor> meshgrid(const std::vector<Tensor>& axes, const std::string& indexing = "ij");
 
 // ---- order (sort.cpp): NaN counts as the largest, equal values stay in their order
 FASTCNN_API Tensor argsort(const Tensor& x, int dim = -1, bool descending = false);  // int64

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <iterator>
-#include <map>
 #include <utility>
 
 #include "fastcnn/ops.h"
@@ -134,9 +132,13 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
   for (size_t i = 0; i < graph_.inputs.size(); ++i) input_of[graph_.inputs[i].buffer] = static_cast<int>(i);
   input_patches_.resize(graph_.inputs.size());
   input_written_.assign(graph_.inputs.size(), 0);
-  for (const Buffer& b : graph_.buffers)
-    if (b.kind == Buffer::Kind::external) external_.add(*b.storage);
-  external_.finish();
+  MemoryRanges met;  // by several externals
+  for (const Buffer& b : graph_.buffers) {
+    if (b.kind != Buffer::Kind::external) continue;
+    const MemoryRange r = range_of(*b.storage);
+    if (external_.meets(r)) met.add(r);
+    external_.add(r);
+  }
 
   std::vector<char> written(graph_.buffers.size(), 0);
   int64_t at = 0;
@@ -161,14 +163,13 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
       if (graph_.buffers[v.buffer].kind == Buffer::Kind::external && !written[v.buffer]) {
         written[v.buffer] = 1;
         written_.push_back(graph_.buffers[v.buffer].storage);
-        external_written_.add(*written_.back());
-        always_aliased_ |= external_.count(*written_.back()) > 1;
+        external_written_.add(range_of(*written_.back()));
+        externals_meet_ |= met.meets(range_of(*written_.back()));
       }
-      if (input_of[v.buffer] >= 0) input_written_[input_of[v.buffer]] = 1;
+      if (input_of[v.buffer] >= 0) input_written_[input_of[v.buffer]] = writes_inputs_ = true;
     }
     if (layout.workspace[i] >= 0) workspace_patches_.push_back({static_cast<int64_t>(i), layout.workspace[i]});
   }
-  external_written_.finish();
 }
 
 bool Plan::valid() const {
@@ -183,42 +184,17 @@ bool Plan::valid() const {
   return true;
 }
 
-void MemoryRanges::add(const StorageImpl& s) {
-  const auto* data = static_cast<const char*>(s.data);
-  if (s.bytes) ranges_.emplace_back(data, data + s.bytes);
-}
-void MemoryRanges::finish() {
-  std::sort(ranges_.begin(), ranges_.end());
-  ends_.clear();
-  for (const auto& r : ranges_) ends_.push_back(ends_.empty() ? r.second : std::max(ends_.back(), r.second));
-}
-bool MemoryRanges::meet(const StorageImpl& s) const {
-  const auto* begin = static_cast<const char*>(s.data);
-  const auto behind =
-      std::lower_bound(ranges_.begin(), ranges_.end(), std::pair(begin + s.bytes, begin)) - ranges_.begin();
-  return s.bytes && behind > 0 && ends_[static_cast<size_t>(behind) - 1] > begin;
-}
-int MemoryRanges::count(const StorageImpl& s) const {
-  const auto *begin = static_cast<const char*>(s.data), *end = begin + s.bytes;
-  return static_cast<int>(std::count_if(ranges_.begin(), ranges_.end(),
-                                        [&](const auto& r) { return r.first < end && begin < r.second; }));
-}
-
 // By addresses: NumPy and DLPack may give one memory out several times.
 bool Plan::aliased(const std::vector<Tensor>& inputs) const {
-  if (always_aliased_) return true;
-  MemoryRanges written;
-  bool any = false;
+  if (externals_meet_) return true;
+  if (external_written_.empty() && !writes_inputs_) return false;
+  MemoryRanges read, written;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const StorageImpl& s = *inputs[i].impl()->storage;
-    if (external_written_.meet(s) || (input_written_[i] && external_.meet(s))) return true;
-    if (input_written_[i]) written.add(s), any = true;
-  }
-  if (!any) return false;
-  written.finish();
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const StorageImpl& s = *inputs[i].impl()->storage;
-    if (written.count(s) > (input_written_[i] ? 1 : 0)) return true;
+    const MemoryRange r = range_of(inputs[i]);
+    if (external_written_.meets(r)) return true;
+    if (!writes_inputs_) continue;
+    if (written.meets(r) || (input_written_[i] && (read.meets(r) || external_.meets(r)))) return true;
+    (input_written_[i] ? written : read).add(r);
   }
   return false;
 }
@@ -287,62 +263,23 @@ void Plan::record() {
   recording_ = backend_of(device_).record([this] { run_joined(); });
 }
 
-namespace {
-
-// Addresses that steps touch, as ranges that do not meet.
-class Ranges {
- public:
-  void add(const Operand& o) {
-    auto [begin, end] = of(o);
-    if (begin == end) return;
-    for (auto it = first_behind(begin); it != end_of_.end() && it->first < end; it = end_of_.erase(it))
-      begin = std::min(begin, it->first), end = std::max(end, it->second);
-    end_of_[begin] = end;
-  }
-  bool meets(const Operand& o) const {
-    const auto [begin, end] = of(o);
-    auto it = first_behind(begin);
-    return begin != end && it != end_of_.end() && it->first < end;
-  }
-
- private:
-  static std::pair<uintptr_t, uintptr_t> of(const Operand& o) {
-    const auto at = reinterpret_cast<uintptr_t>(o.data);
-    if (o.numel() == 0) return {at, at};
-    int64_t before = 0, behind = 1;  // elements; a view may go backwards
-    for (int d = 0; d < o.ndim; ++d) {
-      const int64_t span = (o.shape[d] - 1) * o.strides[d];
-      (span < 0 ? before : behind) += span;
-    }
-    const auto size = static_cast<int64_t>(dtype_size(o.dtype));
-    return {at + static_cast<uintptr_t>(before * size), at + static_cast<uintptr_t>(behind * size)};
-  }
-  std::map<uintptr_t, uintptr_t>::const_iterator first_behind(uintptr_t begin) const {  // that ends behind it
-    auto it = end_of_.upper_bound(begin);
-    if (it != end_of_.begin() && std::prev(it)->second > begin) --it;
-    return it;
-  }
-  std::map<uintptr_t, uintptr_t> end_of_;
-};
-
-}  // namespace
-
 // Behind the last of the steps from `first` on that may run as one.
 size_t Plan::joined_until(size_t first) const {
   const Step& f = steps_[first];
   const Implementation& kernel = *f.implementation;
   size_t i = first + 1;
   if (!kernel.run_many || (kernel.joins && !kernel.joins(f.call, f.call))) return i;
-  Ranges read, written;
+  const auto range = [](const Operand& o) { return range_of(o.data, o.shape, o.strides, o.ndim, o.dtype); };
+  MemoryRanges read, written;  // what steps so far touch
   auto add = [&](const Call& c) {
-    for (const Operand& o : c.in) read.add(o);
-    for (const Operand& o : c.out) written.add(o);
+    for (const Operand& o : c.in) read.add(range(o));
+    for (const Operand& o : c.out) written.add(range(o));
   };
   auto apart = [&](const Call& c) {
     for (const Operand& o : c.in)
-      if (written.meets(o)) return false;
+      if (written.meets(range(o))) return false;
     for (const Operand& o : c.out)
-      if (written.meets(o) || read.meets(o)) return false;
+      if (written.meets(range(o)) || read.meets(range(o))) return false;
     return true;
   };
   auto joins = [&](const Step& s) {

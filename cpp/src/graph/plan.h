@@ -5,10 +5,10 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/memory_ranges.h"
 #include "fastcnn/graph.h"
 #include "graph/ir.h"
 #include "graph/prepared.h"
@@ -28,19 +28,6 @@ Layout lay_memory(const Graph& g, const std::vector<int64_t>& workspace_bytes);
 struct Arena {
   Storage memory;
   int64_t bytes() const { return memory ? static_cast<int64_t>(memory->bytes) : 0; }
-};
-
-// Ranges of memory, to ask whether another one meets any of them.
-class MemoryRanges {
- public:
-  void add(const StorageImpl& s);
-  void finish();  // after the last add
-  bool meet(const StorageImpl& s) const;
-  int count(const StorageImpl& s) const;  // how many of them it meets
-
- private:
-  std::vector<std::pair<const char*, const char*>> ranges_;  // by where they begin
-  std::vector<const char*> ends_;                            // the farthest end up to each
 };
 
 class Plan {
@@ -122,7 +109,8 @@ class Plan {
   std::vector<Storage> fixed_inputs_, fixed_fresh_;
   std::vector<char> input_written_;
   MemoryRanges external_, external_written_;
-  bool always_aliased_ = false;  // externals that are one memory, of which one is written
+  bool writes_inputs_ = false;
+  bool externals_meet_ = false;  // some of them are one memory, and it is written
   int joined_ = 0;               // steps that run_joined ran together with others
   bool timed_ = false;
   std::vector<double> stamps_;  // ms; per recorded run: the start and the end of each step

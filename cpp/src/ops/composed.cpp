@@ -208,4 +208,27 @@ Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool 
   return equal_nan ? logical_or(near, logical_and(isnan(x), isnan(y))) : near;
 }
 
+bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  return all(isclose(a, b, rtol, atol, equal_nan)).item() != 0;
+}
+
+std::vector<Tensor> meshgrid(const std::vector<Tensor>& axes, const std::string& indexing) {
+  check(indexing == "ij" || indexing == "xy", "meshgrid: expected indexing 'ij' or 'xy', got '", indexing, "'");
+  const int n = static_cast<int>(axes.size());
+  check(n >= 1 && n <= kMaxDims, "meshgrid: expected 1 to ", kMaxDims, " vectors, got ", n);
+  Dims shape;
+  for (const Tensor& a : axes) {
+    check(a.ndim() == 1, "meshgrid: expected vectors, got one of shape ", a.shape());
+    shape.push_back(a.shape()[0]);
+  }
+  std::vector<Tensor> grids;
+  for (int i = 0; i < n; ++i) {
+    Dims along(n, 1);
+    along[i] = shape[i];
+    const Tensor g = expand(reshape(axes[i], along), shape);
+    grids.push_back(indexing == "xy" && n > 1 ? transpose(g, 0, 1) : g);
+  }
+  return grids;
+}
+
 }  // namespace fastcnn

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/memory_ranges.h"
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
 #include "graph/select.h"
@@ -250,19 +251,11 @@ void check_own_elements(const char* op, const Tensor& dst) {
 // src as an operand of an update of dst, which has its shape: a copy where it is other elements of the same
 // memory, for those that are read late would be new ones already.
 Tensor operand_of_update(const Tensor& src, const Tensor& dst) {
-  if (src.impl()->storage != dst.impl()->storage || src.numel() == 0) return src;
-  if (src.offset() == dst.offset() && src.strides() == dst.strides()) return src;
-  const auto range = [](const Tensor& t) {
-    std::pair<int64_t, int64_t> r{t.offset(), t.offset()};
-    for (int d = 0; d < t.ndim(); ++d) {
-      const int64_t reach = (t.shape()[d] - 1) * t.strides()[d];
-      (reach < 0 ? r.first : r.second) += reach;
-    }
-    return r;
-  };
-  const auto [a, b] = range(src);
-  const auto [c, d] = range(dst);
-  return b < c || d < a ? src : clone(src);
+  const bool one_storage = src.impl()->storage == dst.impl()->storage;
+  if (!one_storage && (src.is_symbolic() || dst.is_symbolic())) return src;
+  const MemoryRange from = range_of(src), to = range_of(dst);
+  const bool same_places = from.begin == to.begin && src.strides() == dst.strides();
+  return from.meets(to) && !same_places ? clone(src) : src;
 }
 
 void write(const Tensor& dst, const Tensor& src) {

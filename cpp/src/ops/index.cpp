@@ -142,6 +142,26 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
                {contiguous(x), as_index("gather", index)}, {index.shape(), x.dtype()});
 }
 
+std::vector<Tensor> nonzero(const Tensor& x) {
+  check(x.ndim() > 0, "nonzero: expected x (or a mask) with dimensions, got shape ()");
+  check(!x.is_symbolic(), "nonzero: how many places there are depends on values, which compile does not know");
+  const Tensor mask = x.dtype() == DType::bool_ ? x : ne(x, full({}, 0, x.dtype(), x.device()));
+  const Tensor flat = to_device(contiguous(reshape(mask.detach(), {mask.numel()})), Device{});
+  const bool* m = flat.data<bool>();
+  std::vector<int64_t> at;
+  for (int64_t i = 0; i < flat.numel(); ++i)
+    if (m[i]) at.push_back(i);
+  std::vector<Tensor> out(x.ndim());
+  int64_t inner = 1;
+  for (int d = x.ndim() - 1; d >= 0; --d) {
+    Tensor places = empty({static_cast<int64_t>(at.size())}, DType::int64);
+    for (size_t k = 0; k < at.size(); ++k) places.data<int64_t>()[k] = at[k] / inner % x.shape()[d];
+    out[d] = to_device(places, x.device());
+    inner *= x.shape()[d];
+  }
+  return out;
+}
+
 Tensor index_put(const Tensor& x, const Tensor& index, const Tensor& values) {
   check(x.ndim() == 1 && index.ndim() == 1, "index_put: expected x and index of one dimension, got shapes ",
         x.shape(), " and ", index.shape());

@@ -101,9 +101,9 @@ Tensor linear(const Tensor& x_in, const Tensor& w_in, const Tensor& bias_in) {
           w.shape(), "), got ", bias.shape());
   const Dims lead = leading(x.shape(), 1);
   w = row_or_column_major(w);
-  const bool may_lie =
-      x.ndim() == 2 && is_transposed(w);  // w's columns are inputs: one operand at most, as in product
-  Tensor x2 = may_lie ? row_or_column_major(x) : contiguous(reshape(x, {lead.numel(), I}));
+  // A weight as it is counts as transposed (w's columns are inputs): beside it x may not be, see product.
+  Tensor x2 =
+      x.ndim() == 2 && is_transposed(w) ? row_or_column_major(x) : contiguous(reshape(x, {lead.numel(), I}));
 
   MatmulParams p;
   p.M = lead.numel(), p.N = O, p.K = I;

@@ -97,6 +97,10 @@ OPS = (
     Op("dropout", (MAP,), lambda o, x: o.dropout(x, 0.2, True)),
     Op("index_select of rows", ((4096, 768), ((8192,), 4096)), lambda o, x, i: o.index_select(x, 0, i)),
     Op("gather of columns", ((4096, 1000), ((4096, 8), 1000)), lambda o, x, i: o.gather(x, 1, i)),
+    Op("sort of rows", ((64, 1000),), lambda o, x: x.sort(1)[0]),
+    Op("topk 5 of classes", ((4096, 1000),), lambda o, x: x.topk(5, 1)[0]),
+    Op("cumsum", ((4096, 1000),), lambda o, x: x.cumsum(1)),
+    Op("conv1d 64-64 k3", ((16, 64, 1000), (64, 64, 3)), lambda o, x, w: o.conv1d(x, w, None, 1, 1), weights=1),
     Op("linear 512-1000 b128", ((128, 512), (1000, 512), (1000,)), lambda o, x, w, b: o.linear(x, w, b), weights=2),
     Op("linear 2048-1000 b1", ((1, 2048), (1000, 2048), (1000,)), lambda o, x, w, b: o.linear(x, w, b), weights=2),
 )  # fmt: skip
