@@ -144,7 +144,9 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
 
 std::vector<Tensor> nonzero(const Tensor& x) {
   check(x.ndim() > 0, "nonzero: expected x (or a mask) with dimensions, got shape ()");
-  check(!x.is_symbolic(), "nonzero: how many places there are depends on values, which compile does not know");
+  check(!x.is_symbolic(),
+        "nonzero (of a mask, too): how many places there are is not known while compile traces the "
+        "function; where and masked_fill keep the shape");
   const Tensor mask = x.dtype() == DType::bool_ ? x : ne(x, full({}, 0, x.dtype(), x.device()));
   const Tensor flat = to_device(contiguous(reshape(mask.detach(), {mask.numel()})), Device{});
   const bool* m = flat.data<bool>();
