@@ -16,43 +16,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from ._node import Node
+from ._qoperators import expand
+
 OPSETS = range(7, 26)  # from 7 on operands broadcast
-# ONNX Runtime's quantiser writes these for integers that ONNX knew later; they mean the same.
-_ALSO_MICROSOFTS = ("QuantizeLinear", "DequantizeLinear")
 _MOST_DENSE = 1 << 24  # elements of sparse tensors
 _MOST_NODES = 1 << 17  # that functions become
 _ELEMENT_BITS = {"FLOAT4E2M1": 4, "INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
-
-
-class Node:
-    """One node: op (with its domain where that is not ONNX's own), name, names of inputs ("" where one is left out)
-    and outputs, and attrs, whose values are numbers, text, lists and NumPy arrays. guards: (name, bool) of conditions
-    under which it runs: nodes of both branches of an If stand in the graph before "(if)", which picks from (condition,
-    results of the one, results of the other)."""
-
-    __slots__ = ("attrs", "evaluator", "guards", "inputs", "name", "op", "outputs", "proto")
-
-    def __init__(self, proto, attrs, guards=()):
-        if proto.domain == "com.microsoft" and proto.op_type in _ALSO_MICROSOFTS:
-            standard = type(proto)()
-            standard.CopyFrom(proto)
-            standard.domain, proto = "", standard
-        self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
-        self.inputs, self.outputs = list(proto.input), list(proto.output)
-        self.name = proto.name or next((o for o in self.outputs if o), "")
-        self.attrs, self.proto, self.guards = attrs, proto, guards
-        self.evaluator = None  # see _host.py
-
-    def __getstate__(self):  # of copies: a node may have changed since it was read, and evaluators cannot be copied
-        return {name: getattr(self, name) for name in self.__slots__ if name != "evaluator"}
-
-    def __setstate__(self, state):
-        for name, value in state.items():
-            setattr(self, name, value)
-        self.evaluator = None
-
-    def __str__(self):
-        return f"{self.op} {self.name!r}"
 
 
 class Graph:
@@ -152,6 +122,10 @@ def _graph_of(model, folder, size, chosen):
     _need(dense <= _MOST_DENSE, f"its sparse tensors have {dense} elements; at most {_MOST_DENSE} are written out")
     constants, nodes = {}, []
     _read(proto, constants, nodes, folder, opset)
+    try:
+        nodes = expand(nodes, constants, opset)
+    except ValueError as e:
+        raise _Damaged(str(e)) from None
     inputs = {i.name: _shape(i) for i in proto.input if i.name not in constants}
     outputs = {o.name: o.type.tensor_type.elem_type for o in proto.output}
     _need(outputs, "the graph has no outputs")

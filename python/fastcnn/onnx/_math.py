@@ -360,4 +360,26 @@ def dequantize_linear(call):
     x = call.tensor(0)
     x = x if is_float(x) else ops.cast(x, "float32")
     scale, zero = _per_axis(call, x)
-    return (x - zero) * scale
+    y = (x - zero) * scale
+    kind = call.host(1).dtype.name  # floats of this type come out
+    return ops.cast(y, kind) if kind in ("float16", "bfloat16") else y
+
+
+@op("DynamicQuantizeLinear")
+def dynamic_quantize_linear(call):
+    """Integers of 0 to 255 for the values that there are, their scale and zero point; all three as floats."""
+    x = call.tensor(0)
+    low, high = ops.clamp(ops.min(x), None, 0.0), ops.clamp(ops.max(x), 0.0, None)
+    scale = (high - low) / 255.0
+    scale = ops.where(scale == 0, 1.0, scale)  # of zeros alone
+    zero = ops.clamp(ops.round(-low / scale), 0, 255)
+    return ops.clamp(ops.round(x / scale) + zero, 0, 255), scale, zero
+
+
+@op("(less)")
+def less_zero_point(call):
+    """Integers less a zero point that depends on the data."""
+    x, zero = (v if is_float(v) else ops.cast(v, "float32") for v in (call.tensor(0), call.tensor(1)))
+    if zero.numel() != 1:
+        raise ValueError(f"expected one zero point that depends on the data, got {zero.shape}")
+    return x - ops.reshape(zero, ())

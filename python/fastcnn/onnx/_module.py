@@ -14,8 +14,9 @@ from onnx import helper
 from .. import _core
 from ..nn import Module, Parameter
 from . import _conv, _math, _resize, _shape  # noqa: F401 (their operators register themselves)
-from ._file import Node, read_graph, source_name
+from ._file import read_graph, source_name
 from ._host import FOLDABLE, MOST_ELEMENTS, fold
+from ._node import Node
 from ._registry import HANDLERS, Call, host_slots, op, to_tensor
 from ._rewrite import rewrite
 
@@ -220,7 +221,7 @@ class OnnxModule(Module):
     def _output(self, name, value):
         if isinstance(value, np.ndarray):
             value = to_tensor(value)
-        integer = {2: "uint8", 3: "int8"}.get(self._output_types[name])  # quantised values travel as floats
+        integer = {2: "uint8", 3: "int8", 6: "int32"}.get(self._output_types[name])  # quantised values travel as floats
         return value if integer is None or str(value.dtype) == integer else _core.ops.cast(value, integer)
 
 
