@@ -21,6 +21,7 @@ using NoGil = py::call_guard<py::gil_scoped_release>;
 void bind_tensor_ops(py::module_& m, TensorClass& c);  // operators, methods and indexing of Tensor
 void bind_ops_basic(py::module_& ops);                 // creation, elementwise, reductions, shape, resampling
 void bind_ops_1d(py::module_& ops);                    // sequences: convolution, pooling
+void bind_ops_3d(py::module_& ops);                    // volumes: convolution, pooling
 void bind_ops_composed(py::module_& ops);              // made of other ops
 void bind_ops_detect(py::module_& ops);                // boxes
 void bind_ops_loss(py::module_& ops);                  // losses

@@ -486,6 +486,7 @@ PYBIND11_MODULE(_core, m) {
   bind_ops_basic(ops);
   bind_ops_nn(ops);
   bind_ops_1d(ops);
+  bind_ops_3d(ops);
   bind_ops_math(ops, c);
   bind_ops_loss(ops);
   bind_ops_composed(ops);

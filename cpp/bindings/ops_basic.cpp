@@ -403,22 +403,54 @@ std::pair<T, T> one_or_two(const char* op, const char* what, const py::object& v
   return {v.cast<T>(), v.cast<T>()};
 }
 
+template <class T>
+std::array<T, 3> one_or_three(const char* op, const char* what, const py::object& v) {
+  if (!is_sequence(v)) return {v.cast<T>(), v.cast<T>(), v.cast<T>()};
+  auto s = py::reinterpret_borrow<py::sequence>(v);
+  check(s.size() == 3, op, ": expected ", what, " as one or three numbers, got ", s.size());
+  return {s[0].cast<T>(), s[1].cast<T>(), s[2].cast<T>()};
+}
+template <class T>
+T only_one(const char* op, const char* what, const py::object& v) {
+  if (!is_sequence(v)) return v.cast<T>();
+  auto s = py::reinterpret_borrow<py::sequence>(v);
+  check(s.size() == 1, op, ": expected ", what, " as one number, got ", s.size());
+  return s[0].cast<T>();
+}
+template <class F>
+auto if_given(const py::object& v, F&& convert) -> std::optional<decltype(convert())> {
+  if (v.is_none()) return std::nullopt;
+  return convert();
+}
+
+Tensor interpolate_any(const Tensor& x, const py::object& size, const py::object& scale, const std::string& mode,
+                       const py::object& align_corners, bool antialias) {
+  constexpr const char *op = "interpolate", *factor = "scale_factor";
+  const bool corners = !align_corners.is_none() && align_corners.cast<bool>();
+  if (x.ndim() != 3 && x.ndim() != 5) {
+    auto s = if_given(size, [&] { return int_pair(op, "size", size); });
+    auto f = if_given(scale, [&] { return one_or_two<double>(op, factor, scale); });
+    return without_gil([&] { return interpolate(x, s, f, mode, corners, antialias); });
+  }
+  check(!antialias, op, ": antialias is for images (N, C, H, W), got x of shape ", x.shape());
+  if (x.ndim() == 3) {
+    auto s = if_given(size, [&] { return only_one<int64_t>(op, "size", size); });
+    auto f = if_given(scale, [&] { return only_one<double>(op, factor, scale); });
+    return without_gil([&] { return interpolate1d(x, s, f, mode, corners); });
+  }
+  auto s = if_given(size, [&] { return one_or_three<int64_t>(op, "size", size); });
+  auto f = if_given(scale, [&] { return one_or_three<double>(op, factor, scale); });
+  return without_gil([&] { return interpolate3d(x, s, f, mode, corners); });
+}
+
 void bind_resample(py::module_& ops) {
   ops.def(
-      "interpolate",
-      [](const Tensor& x, const py::object& size, const py::object& scale, const std::string& mode,
-         const py::object& align_corners, bool antialias) {
-        std::optional<std::pair<int64_t, int64_t>> s;
-        std::optional<std::pair<double, double>> f;
-        if (!size.is_none()) s = int_pair("interpolate", "size", size);
-        if (!scale.is_none()) f = one_or_two<double>("interpolate", "scale_factor", scale);
-        bool corners = !align_corners.is_none() && align_corners.cast<bool>();
-        return without_gil([&] { return interpolate(x, s, f, mode, corners, antialias); });
-      },
-      py::arg("x"), py::arg("size") = py::none(), py::arg("scale_factor") = py::none(),
-      py::arg("mode") = "nearest", py::arg("align_corners") = py::none(), py::arg("antialias") = false,
+      "interpolate", &interpolate_any, py::arg("x"), py::arg("size") = py::none(),
+      py::arg("scale_factor") = py::none(), py::arg("mode") = "nearest", py::arg("align_corners") = py::none(),
+      py::arg("antialias") = false,
       "x (N, C, H, W) at size (h, w) or times scale_factor. mode: nearest, nearest-exact, area, bilinear, "
-      "bicubic.");
+      "bicubic.\n"
+      "x (N, C, L) at size l with linear in place of bilinear, x (N, C, D, H, W) at (d, h, w) with trilinear.");
   ops.def("pixel_shuffle", &pixel_shuffle, NoGil(), py::arg("x"), py::arg("upscale_factor"),
           "(…, C * r * r, H, W) to (…, C, H * r, W * r) (Shi et al. 2016).");
   ops.def("pixel_unshuffle", &pixel_unshuffle, NoGil(), py::arg("x"), py::arg("downscale_factor"),

@@ -331,9 +331,13 @@ class ops:
     @staticmethod
     def adaptive_avg_pool2d(x: Tensor, output_size: Any) -> Tensor: ...
     @staticmethod
+    def adaptive_avg_pool3d(x: Tensor, output_size: Any) -> Tensor: ...
+    @staticmethod
     def adaptive_max_pool1d(x: Tensor, output_size: Any, return_indices: _bool = False) -> Any: ...
     @staticmethod
     def adaptive_max_pool2d(x: Tensor, output_size: Any, return_indices: _bool = False) -> Any: ...
+    @staticmethod
+    def adaptive_max_pool3d(x: Tensor, output_size: Any, return_indices: _bool = False) -> Any: ...
     @staticmethod
     def add(x: Any, other: Any, *, alpha: Any = 1) -> Any: ...
     @staticmethod
@@ -391,6 +395,16 @@ class ops:
     ) -> Tensor: ...
     @staticmethod
     def avg_pool2d(
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: _bool = False,
+        count_include_pad: _bool = True,
+        divisor_override: _int | None = None,
+    ) -> Tensor: ...
+    @staticmethod
+    def avg_pool3d(
         x: Tensor,
         kernel_size: Any,
         stride: Any = None,
@@ -468,6 +482,17 @@ class ops:
         padding_mode: _str = "zeros",
     ) -> Tensor: ...
     @staticmethod
+    def conv3d(
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: _int = 1,
+        padding_mode: _str = "zeros",
+    ) -> Tensor: ...
+    @staticmethod
     def conv_transpose1d(
         x: Tensor,
         w: Tensor,
@@ -480,6 +505,17 @@ class ops:
     ) -> Tensor: ...
     @staticmethod
     def conv_transpose2d(
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: _int = 1,
+        dilation: Any = 1,
+    ) -> Tensor: ...
+    @staticmethod
+    def conv_transpose3d(
         x: Tensor,
         w: Tensor,
         b: Tensor | None = None,
@@ -717,6 +753,16 @@ class ops:
     ) -> Any: ...
     @staticmethod
     def max_pool2d(
+        x: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: _bool = False,
+        return_indices: _bool = False,
+    ) -> Any: ...
+    @staticmethod
+    def max_pool3d(
         x: Tensor,
         kernel_size: Any,
         stride: Any = None,

@@ -13,9 +13,9 @@ Row = namedtuple("Row", ["name", "layer", "output_shape", "params", "macs", "out
 
 def _macs(module, inputs, output):
     """Multiply-adds of the layers that do the work: convolutions and Linear."""
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return math.prod(output.shape) * math.prod(module.weight.shape[1:])
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         return math.prod(inputs[0].shape) * math.prod(module.weight.shape[1:])
     if isinstance(module, nn.Linear):
         return math.prod(output.shape) * module.in_features

@@ -189,6 +189,7 @@ def model_options(model):
 _ELSEWHERE = {
     "segmentation": "gives a class for each pixel: fc.Trainer takes it, see examples/segmentation_garments.py",
     "detection": "gives boxes: fc.Trainer takes it with training_step=, see examples/detection_garments.py",
+    "video": "takes clips (N, channels, frames, H, W): fc.Trainer takes it",
     "gan": "is a pair of nets: fastcnn gan train takes it",
 }
 

@@ -2,6 +2,7 @@
 // Shapes are logical: images (N,C,H,W), conv weights (O,I/groups,kH,kW). Bad input throws ValueError, TypeError or
 // IndexError naming the op, what it expected and what it got. Results are new tensors unless a name ends in _.
 #pragma once
+#include <array>
 #include <optional>
 #include <string>
 #include <utility>
@@ -265,6 +266,32 @@ FASTCNN_API Tensor adaptive_avg_pool1d(const Tensor& x, int64_t size);
 FASTCNN_API Tensor adaptive_max_pool1d(const Tensor& x, int64_t size);
 FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool1d_with_indices(const Tensor& x, int64_t size);
 
+// ---- volumes (N,C,D,H,W) or (C,D,H,W) (conv3d.cpp, pool3d.cpp): the 2-D ops on frames, then along the depth
+struct Conv3dOptions {
+  std::array<int64_t, 3> stride{1, 1, 1}, dilation{1, 1, 1}, pad_before{0, 0, 0}, pad_after{0, 0, 0};
+  std::string padding;  // as Conv2dOptions
+  int64_t groups = 1;
+  std::string padding_mode = "zeros";
+  std::array<int64_t, 3> output_padding{0, 0, 0};  // conv_transpose3d
+};
+FASTCNN_API Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Conv3dOptions& o = {});
+// x (N,I,D,H,W), w (I,O/groups,kD,kH,kW)
+FASTCNN_API Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias = {},
+                                    const Conv3dOptions& o = {});
+struct Pool3dOptions {
+  std::array<int64_t, 3> kernel{2, 2, 2}, stride{0, 0, 0}, padding{0, 0, 0},
+      dilation{1, 1, 1};  // stride 0: = kernel
+  bool ceil_mode = false, count_include_pad = true;
+  std::optional<int64_t> divisor_override{};  // of avg_pool3d: sums are divided by it
+};
+FASTCNN_API Tensor max_pool3d(const Tensor& x, const Pool3dOptions& o);
+FASTCNN_API std::pair<Tensor, Tensor> max_pool3d_with_indices(const Tensor& x, const Pool3dOptions& o);  // int64
+FASTCNN_API Tensor avg_pool3d(const Tensor& x, const Pool3dOptions& o);
+FASTCNN_API Tensor adaptive_avg_pool3d(const Tensor& x, std::array<int64_t, 3> size);
+FASTCNN_API Tensor adaptive_max_pool3d(const Tensor& x, std::array<int64_t, 3> size);
+FASTCNN_API std::pair<Tensor, Tensor> adaptive_max_pool3d_with_indices(const Tensor& x,
+                                                                       std::array<int64_t, 3> size);
+
 // ---- windows as columns (unfold.cpp)
 struct UnfoldOptions {
   std::pair<int64_t, int64_t> kernel{1, 1}, dilation{1, 1}, padding{0, 0}, stride{1, 1};
@@ -339,6 +366,12 @@ FASTCNN_API Tensor feature_alpha_dropout(const Tensor& x, double p = 0.5, bool t
 FASTCNN_API Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> size,
                                std::optional<std::pair<double, double>> scale, const std::string& mode = "nearest",
                                bool align_corners = false, bool antialias = false);
+// The same of sequences (N,C,L) and volumes (N,C,D,H,W); "linear" and "trilinear" in place of "bilinear".
+FASTCNN_API Tensor interpolate1d(const Tensor& x, std::optional<int64_t> size, std::optional<double> scale,
+                                 const std::string& mode = "nearest", bool align_corners = false);
+FASTCNN_API Tensor interpolate3d(const Tensor& x, std::optional<std::array<int64_t, 3>> size,
+                                 std::optional<std::array<double, 3>> scale, const std::string& mode = "nearest",
+                                 bool align_corners = false);
 // Pixel (o_x, o_y) of image n of the result is x at matrix[n] * (o_x, o_y, 1): free points of images, for
 // augmentation (sample.cpp). Not differentiable.
 struct AffineSampleOptions {

@@ -10,6 +10,7 @@
 #include "graph/trace.h"
 #include "ops/operands.h"
 #include "ops/promote.h"
+#include "ops/volume.h"
 
 namespace fastcnn {
 namespace {
@@ -59,6 +60,8 @@ Tensor binary(const char* name, Binary op, Tensor a, Tensor b) {
   a = cast(a, t);
   b = cast(b, t);
   Dims shape = broadcast_shapes(name, a.shape(), b.shape());
+  if (a.shape() == b.shape() && volume::lies_channels_last(a) && volume::lies_channels_last(b))
+    return volume::channels_first(binary(name, op, volume::channels_last(a), volume::channels_last(b)));
   if (compares) return emit_broadcast(Rule{name}, OpKind::binary, BinaryParams{op}, {a, b}, shape, DType::bool_);
   return emit_broadcast(binary_rule(op), OpKind::binary, BinaryParams{op}, {a, b}, shape, t);
 }
@@ -223,6 +226,8 @@ Tensor unary(Unary op, const Tensor& x, double alpha = 0, double beta = 0, bool 
   const Rule& rule = unary_rule(op);
   Tensor in = x;
   if (!is_floating(x.dtype()) && !integers_too) in = cast(x, DType::float32);
+  if (volume::lies_channels_last(in))
+    return volume::channels_first(unary(op, volume::channels_last(in), alpha, beta, integers_too));
   return emit1(rule, OpKind::unary, UnaryParams{op, 0, alpha, beta}, {in}, {in.shape(), in.dtype()});
 }
 

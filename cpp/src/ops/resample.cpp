@@ -3,6 +3,7 @@
 
 #include "fastcnn/ops.h"
 #include "graph/emit.h"
+#include "ops/volume.h"
 
 namespace fastcnn {
 namespace {
@@ -83,6 +84,42 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
         ") to (", p.oH, ", ", p.oW, ")");
   if (area) return adaptive_avg_pool2d(x, {p.oH, p.oW});
   return emit1(interpolate_rule, OpKind::interpolate, p, {contiguous(x)}, {{p.N, p.C, p.oH, p.oW}, x.dtype()});
+}
+
+Tensor interpolate1d(const Tensor& x, std::optional<int64_t> size, std::optional<double> scale,
+                     const std::string& mode, bool align_corners) {
+  check(x.ndim() == 3, "interpolate: expected x of shape (N, C, L), got ", x.shape());
+  check(mode != "bilinear" && mode != "bicubic",
+        "interpolate: expected mode nearest, nearest-exact, area or linear "
+        "for x of shape ",
+        x.shape(), ", got '", mode, "'");
+  std::optional<std::pair<int64_t, int64_t>> s;
+  std::optional<std::pair<double, double>> f;
+  if (size) s = {1, *size};
+  if (scale) f = {1, *scale};
+  return squeeze(interpolate(unsqueeze(x, 2), s, f, mode == "linear" ? "bilinear" : mode, align_corners), 2);
+}
+
+Tensor interpolate3d(const Tensor& x, std::optional<std::array<int64_t, 3>> size,
+                     std::optional<std::array<double, 3>> scale, const std::string& mode, bool align_corners) {
+  const Tensor v = volume::as_volumes("interpolate", x);
+  check(x.ndim() == 5, "interpolate: expected x of shape (N, C, D, H, W), got ", x.shape());
+  check(mode != "bilinear" && mode != "bicubic",
+        "interpolate: expected mode nearest, nearest-exact, area or trilinear "
+        "for x of shape ",
+        x.shape(), ", got '", mode, "'");
+  check(size.has_value() != scale.has_value(), "interpolate: expected either size or scale_factor");
+  const std::string rule = mode == "trilinear" ? "bilinear" : mode;
+  std::optional<std::pair<int64_t, int64_t>> frame, depth;
+  std::optional<std::pair<double, double>> frame_scale, depth_scale;
+  if (size) frame = {(*size)[1], (*size)[2]};
+  if (scale) frame_scale = {(*scale)[1], (*scale)[2]};
+  const Tensor y = volume::from_frames(interpolate(volume::as_frames(v), frame, frame_scale, rule, align_corners),
+                                       v.shape()[0], v.shape()[2]);
+  const Tensor rows = volume::as_rows(y);
+  if (size) depth = {(*size)[0], rows.shape()[3]};
+  if (scale) depth_scale = {(*scale)[0], 1};
+  return volume::from_rows(interpolate(rows, depth, depth_scale, rule, align_corners), y.shape()[3], y.shape()[4]);
 }
 
 // Both permute in N,H,W,C order, so the result is channels-last already.

@@ -101,6 +101,15 @@ OPS = (
     Op("topk 5 of classes", ((4096, 1000),), lambda o, x: x.topk(5, 1)[0]),
     Op("cumsum", ((4096, 1000),), lambda o, x: x.cumsum(1)),
     Op("conv1d 64-64 k3", ((16, 64, 1000), (64, 64, 3)), lambda o, x, w: o.conv1d(x, w, None, 1, 1), weights=1),
+    Op(
+        "conv3d 64-64 k3", ((1, 64, 8, 56, 56), (64, 64, 3, 3, 3)), lambda o, x, w: o.conv3d(x, w, None, 1, 1),
+        weights=1,
+    ),
+    Op(
+        "conv3d 3-64 stem", ((1, 3, 16, 112, 112), (64, 3, 3, 7, 7)),
+        lambda o, x, w: o.conv3d(x, w, None, (1, 2, 2), (1, 3, 3)), weights=1,
+    ),
+    Op("max_pool3d 3/2", ((2, 64, 8, 56, 56),), lambda o, x: o.max_pool3d(x, 3, 2, 1)),
     Op("linear 512-1000 b128", ((128, 512), (1000, 512), (1000,)), lambda o, x, w, b: o.linear(x, w, b), weights=2),
     Op("linear 2048-1000 b1", ((1, 2048), (1000, 2048), (1000,)), lambda o, x, w, b: o.linear(x, w, b), weights=2),
 )  # fmt: skip

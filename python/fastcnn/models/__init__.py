@@ -17,6 +17,7 @@ from . import (
     shufflenet_v2,
     squeezenet,
     vgg,
+    video_resnet,
 )
 from . import alexnet as _alexnet
 from . import capsnet as _capsnet

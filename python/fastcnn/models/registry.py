@@ -40,7 +40,7 @@ def register(
     convert: convert(state) -> (state with this model's keys, options that the weights call for, note for the report or
     None), for files with the keys of another library.
     backbone: a pretrained.Backbone, for models that are built on a classifier.
-    task: classification, segmentation, detection or gan.
+    task: classification, segmentation, detection, video (clips (N, channels, frames, H, W)) or gan.
     """
     if builder is None:
         return functools.partial(
@@ -54,10 +54,12 @@ def register(
     return builder
 
 
-def register_table(namespace, build, table, doc, head="fc", num_classes=1000, image_size=224, convert=None):
+def register_table(
+    namespace, build, table, doc, head="fc", num_classes=1000, image_size=224, convert=None, task="classification"
+):
     """Makes one function per row of table {name: options of build}, puts it in namespace and registers it.
 
-    num_classes: default of the functions. image_size: see register; one for all, or {name: size}. convert: see
+    num_classes: default of the functions. image_size, task: see register; one for all, or {name: size}. convert: see
     register; called as convert(state, row).
     """
     classes = num_classes
@@ -71,7 +73,7 @@ def register_table(namespace, build, table, doc, head="fc", num_classes=1000, im
         builder.__doc__ = doc.format(name=name)
         size = image_size[name] if isinstance(image_size, dict) else image_size
         to_keys = None if convert is None else functools.partial(convert, row=row)
-        namespace[name] = register(builder, head=head, image_size=size, convert=to_keys)
+        namespace[name] = register(builder, head=head, image_size=size, convert=to_keys, task=task)
 
 
 def list_models(pattern="*"):

@@ -35,7 +35,7 @@ from .activation import (
 from .attention import CBAM, ECA, SelfAttention2d, SqueezeExcite
 from .capsule import PrimaryCaps, RoutingCaps
 from .containers import Identity, ModuleDict, ModuleList, ParameterList, Sequential
-from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Linear
+from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Linear
 from .distance import CosineSimilarity, PairwiseDistance
 from .embedding import Embedding
 from .loss import (
@@ -69,9 +69,11 @@ from .multihead import MultiheadAttention
 from .norm import (
     BatchNorm1d,
     BatchNorm2d,
+    BatchNorm3d,
     GroupNorm,
     InstanceNorm1d,
     InstanceNorm2d,
+    InstanceNorm3d,
     LayerNorm,
     LocalResponseNorm,
     RMSNorm,
@@ -81,14 +83,18 @@ from .parameter import Parameter
 from .pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
     AdaptiveMaxPool1d,
     AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     GlobalAvgPool2d,
     LPPool2d,
     MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     MaxUnpool2d,
 )
 from .shape import (
@@ -96,11 +102,14 @@ from .shape import (
     ChannelShuffle,
     CircularPad1d,
     CircularPad2d,
+    CircularPad3d,
     ConstantPad1d,
     ConstantPad2d,
+    ConstantPad3d,
     Dropout,
     Dropout1d,
     Dropout2d,
+    Dropout3d,
     DropPath,
     FeatureAlphaDropout,
     Flatten,
@@ -109,8 +118,10 @@ from .shape import (
     PixelUnshuffle,
     ReflectionPad1d,
     ReflectionPad2d,
+    ReflectionPad3d,
     ReplicationPad1d,
     ReplicationPad2d,
+    ReplicationPad3d,
     Unflatten,
     Unfold,
     Upsample,
@@ -118,6 +129,7 @@ from .shape import (
     UpsamplingNearest2d,
     ZeroPad1d,
     ZeroPad2d,
+    ZeroPad3d,
 )
 
 __all__ = [name for name in globals() if name[0].isupper()] + ["init", "utils"]

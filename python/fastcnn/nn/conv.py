@@ -1,4 +1,4 @@
-"""Convolutions of images and sequences, and Linear: weight, bias, their first values, and one op call each."""
+"""Convolutions of images, sequences and volumes, and Linear: weight, bias, their first values, and one op call each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .parameter import Parameter, empty
 
 
 def pair(layer, what, value, dims=2):
-    """(h, w) from an int or two ints, (l,) with dims=1; ValueError or TypeError naming the layer otherwise."""
-    wanted = "an int or a pair of ints" if dims == 2 else "an int"
+    """(h, w) from an int or two ints, (l,) with dims=1, (d, h, w) with 3; ValueError or TypeError naming the layer
+    otherwise."""
+    wanted = ("an int", "an int or a pair of ints", "an int or three ints")[dims - 1]
     if not isinstance(value, (Integral, Iterable)):
         raise TypeError(f"{layer}: expected {what} as {wanted}, got {value!r}")
     values = (value,) * dims if isinstance(value, Integral) else tuple(value)
@@ -91,7 +92,7 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _CrossCorrelation(_Conv):
-    """Conv1d and Conv2d: padding by numbers or by name, one op call."""
+    """Conv1d, Conv2d and Conv3d: padding by numbers or by name, one op call."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
@@ -152,8 +153,20 @@ class Conv1d(_CrossCorrelation):
     _op = staticmethod(ops.conv1d)
 
 
+class Conv3d(_CrossCorrelation):
+    """3-D cross-correlation of volumes: x (N, in_channels, D, H, W) -> (N, out_channels, D', H', W') (Ji et al. 2013).
+
+    Args: kernel_size, stride, dilation: int or (d, h, w). padding: int | (d, h, w) | ((front, back), (top, bottom),
+    (left, right)) | "valid" | "same"; the others as those of Conv2d. weight is (out_channels, in_channels / groups, kD,
+    kH, kW).
+    """
+
+    _dims = 3
+    _op = staticmethod(ops.conv3d)
+
+
 class _Transposed(_Conv):
-    """ConvTranspose1d and ConvTranspose2d."""
+    """ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
@@ -201,6 +214,17 @@ class ConvTranspose1d(_Transposed):
 
     _dims = 1
     _op = staticmethod(ops.conv_transpose1d)
+
+
+class ConvTranspose3d(_Transposed):
+    """Transposed convolution of volumes: x (N, in_channels, D, H, W) -> (N, out_channels, D', H', W'); sizes as
+    ConvTranspose2d's.
+
+    weight is (in_channels, out_channels / groups, kD, kH, kW).
+    """
+
+    _dims = 3
+    _op = staticmethod(ops.conv_transpose3d)
 
 
 class Linear(_Weighted):

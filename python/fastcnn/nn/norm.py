@@ -137,15 +137,21 @@ class BatchNorm2d(_BatchNorm):
     _ndims = (4,)
 
 
+class BatchNorm3d(_BatchNorm):
+    __doc__ = _BATCH_NORM_DOC.format(shapes="(N, C, D, H, W)")
+    _ndims = (5,)
+
+
 class SyncBatchNorm(_BatchNorm):
     """Batch normalisation whose statistics are those of the batches of all processes together (Peng et al. 2018).
 
-    x is (N, C), (N, C, L) or (N, C, H, W), N of each process its own. Alone (fastcnn.distributed) and in evaluation it
-    is BatchNorm1d and BatchNorm2d. Slower than those: two messages forward and two backward, and no fused kernels.
+    x is (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), N of each process its own. Alone (fastcnn.distributed) and
+    in evaluation it is BatchNorm1d, BatchNorm2d and BatchNorm3d. Slower than those: two messages forward and two
+    backward, and no fused kernels.
     Args as BatchNorm2d's.
     """
 
-    _ndims = (2, 3, 4)
+    _ndims = (2, 3, 4, 5)
 
     def forward(self, x):
         """The norm with statistics of all processes in training, running ones otherwise."""
@@ -180,7 +186,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def convert_sync_batchnorm(cls, module):
-        """The module with SyncBatchNorm in place of every BatchNorm1d and BatchNorm2d, which share their tensors."""
+        """The module with SyncBatchNorm in place of every BatchNorm1d, 2d and 3d, which share their tensors."""
         if isinstance(module, _BatchNorm) and not isinstance(module, cls):
             new = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
             for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
@@ -211,7 +217,7 @@ class _InstanceNorm(_Running):
 
     def forward(self, x):
         """fastcnn.ops.instance_norm; with running statistics, batch_norm with those in evaluation."""
-        if x.ndim == self._ndims - 1:  # one image (C, H, W) or sequence (C, L)
+        if x.ndim == self._ndims - 1:  # one image (C, H, W), sequence (C, L) or volume
             return self.forward(x.unsqueeze(0)).squeeze(0)
         if x.ndim != self._ndims:
             raise ValueError(
@@ -257,6 +263,11 @@ class InstanceNorm1d(_InstanceNorm):
 
 class InstanceNorm2d(_InstanceNorm):
     __doc__ = _INSTANCE_NORM_DOC.format(what="image", shapes="(N, C, H, W) or (C, H, W)")
+
+
+class InstanceNorm3d(_InstanceNorm):
+    __doc__ = _INSTANCE_NORM_DOC.format(what="volume", shapes="(N, C, D, H, W) or (C, D, H, W)")
+    _ndims = 5
 
 
 class GroupNorm(_Affine):

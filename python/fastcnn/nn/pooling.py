@@ -1,4 +1,5 @@
-"""Pooling layers. Sizes are an int or (h, w), an int in 1-D; stride None means kernel_size."""
+"""Pooling layers. Sizes are an int or (h, w), an int in 1-D, an int or (d, h, w) in 3-D; stride None means
+kernel_size."""
 
 from __future__ import annotations
 
@@ -104,4 +105,39 @@ class AdaptiveMaxPool1d(OpLayer, op="adaptive_max_pool1d"):
     """Largest values over output_size windows of sequences; return_indices: also their places, int64."""
 
     output_size: int
+    return_indices: bool = False
+
+
+class MaxPool3d(OpLayer, op="max_pool3d"):
+    """MaxPool2d of volumes (N, C, D, H, W); return_indices: also the places in D * H * W, int64."""
+
+    kernel_size: int | tuple
+    stride: int | tuple | None = None
+    padding: int | tuple = 0
+    dilation: int | tuple = 1
+    return_indices: bool = False
+    ceil_mode: bool = False
+
+
+class AvgPool3d(OpLayer, op="avg_pool3d"):
+    """AvgPool2d of volumes (N, C, D, H, W)."""
+
+    kernel_size: int | tuple
+    stride: int | tuple | None = None
+    padding: int | tuple = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+
+class AdaptiveAvgPool3d(OpLayer, op="adaptive_avg_pool3d"):
+    """Means over a grid of windows of volumes (N, C, D, H, W); None in (d, h, w) keeps a size."""
+
+    output_size: int | tuple
+
+
+class AdaptiveMaxPool3d(OpLayer, op="adaptive_max_pool3d"):
+    """Largest values over a grid of windows of volumes; return_indices: also their places in D * H * W, int64."""
+
+    output_size: int | tuple
     return_indices: bool = False

@@ -46,6 +46,18 @@ class Dropout1d(Dropout2d):
         return ops.dropout2d(x, self.p, training=self.training)
 
 
+class Dropout3d(Dropout2d):
+    """Dropout of whole channels of volumes (N, C, D, H, W) or (C, D, H, W)."""
+
+    def forward(self, x):
+        """fastcnn.ops.dropout2d with the settings of this layer."""
+        if x.ndim == 4:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        if x.ndim != 5:
+            raise ValueError(f"Dropout3d: expected x of shape (N, C, D, H, W) or (C, D, H, W), got {x.shape}")
+        return ops.dropout2d(x, self.p, training=self.training)
+
+
 class AlphaDropout(OpLayer, op="alpha_dropout", training=True, ignored=("inplace",)):
     """Dropout for SELU: in training sets values with probability p to SELU's lower limit (Klambauer et al. 2017).
 
@@ -143,7 +155,7 @@ class Upsample(Module):
     """Resizes x (N, C, H, W) to size (h, w) or by scale_factor.
 
     mode: nearest, nearest-exact, area (means), bilinear, bicubic. align_corners: corner pixels keep their centres
-    (bilinear, bicubic).
+    (bilinear, bicubic). Sequences (N, C, L) take mode linear in place of both, volumes (N, C, D, H, W) trilinear.
     """
 
     def __init__(self, size=None, scale_factor=None, mode="nearest", align_corners=None, antialias=False):
@@ -209,6 +221,10 @@ class _Pad1d(_Pad):
     _sides = ("left", "right")
 
 
+class _Pad3d(_Pad):
+    _sides = ("left", "right", "top", "bottom", "front", "back")
+
+
 class _ConstantPad(_Pad):
     def __init__(self, padding, value):
         super().__init__(padding)
@@ -268,3 +284,29 @@ class ConstantPad1d(_ConstantPad, _Pad1d):
 
 class ConstantPad2d(_ConstantPad):
     """One value around each image; padding: int or (left, right, top, bottom)."""
+
+
+class ZeroPad3d(_Pad3d):
+    """Zeros around each volume; padding: int or (left, right, top, bottom, front, back)."""
+
+
+class ReflectionPad3d(_Pad3d):
+    """The volume mirrored at its border; padding: int or (left, right, top, bottom, front, back)."""
+
+    _mode = "reflect"
+
+
+class ReplicationPad3d(_Pad3d):
+    """The border repeated; padding: int or (left, right, top, bottom, front, back)."""
+
+    _mode = "replicate"
+
+
+class CircularPad3d(_Pad3d):
+    """The volume repeated around itself; padding: int or (left, right, top, bottom, front, back)."""
+
+    _mode = "circular"
+
+
+class ConstantPad3d(_ConstantPad, _Pad3d):
+    """One value around each volume; padding: int or (left, right, top, bottom, front, back)."""

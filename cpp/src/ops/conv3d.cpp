@@ -1,0 +1,195 @@
+// What it is: convolution of volumes (N, C, D, H, W) or (C, D, H, W) by convolution of images: what a kernel sees
+// of several frames stands as channels of one. What it is not: kernels or gradients of its own; those are
+// conv2d's.
+#include <algorithm>
+
+#include "ops/operands.h"
+#include "ops/volume.h"
+
+namespace fastcnn {
+namespace {
+
+using namespace volume;
+
+// Fewer channels than this in a group are summed frame by frame: with the frames beside each other, groups
+// of few channels would leave the kernels that are made for them (depthwise ones above all).
+constexpr int64_t kFewestJoined = 16;
+
+constexpr const char* const axes[] = {"depth", "height", "width"};
+
+// What conv2d would find, in the words of the caller. transposed: w is (C, O/groups, kD, kH, kW).
+void check_conv(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o,
+                bool transposed) {
+  check_floating(op, "w", w);
+  check(w.ndim() == 5, op,
+        ": expected w with 5 dimensions (out and in channels, kernel depth, height and width), got w of shape ",
+        w.shape(), " (x is ", x.shape(), ")");
+  check(o.groups >= 1, op, ": expected groups >= 1, got ", o.groups);
+  check_triple(op, "stride", o.stride, 1);
+  check_triple(op, "dilation", o.dilation, 1);
+  check_triple(op, "padding", o.pad_before, 0);
+  check_triple(op, "padding", o.pad_after, 0);
+  const int64_t C = transposed ? w.shape()[0] : w.shape()[1] * o.groups,
+                O = transposed ? w.shape()[1] * o.groups : w.shape()[0];
+  check(x.size(-4) == C, op, ": expected x with ", C, " channels (w is ", w.shape(), ", groups=", o.groups,
+        "), got x of shape ", x.shape());
+  check((transposed ? C : O) % o.groups == 0, op, ": expected ", transposed ? "in" : "out",
+        " channels divisible by groups=", o.groups, ", got w of shape ", w.shape());
+  if (bias.defined())
+    check(bias.ndim() == 1 && bias.shape()[0] == O, op, ": expected bias of shape ", Dims{O}, " (w is ", w.shape(),
+          "), got ", bias.shape());
+  for (int i = 0; i < 3; ++i) {
+    const int64_t span = o.dilation[i] * (w.shape()[2 + i] - 1) + 1;
+    check(w.shape()[2 + i] >= 1, op, ": expected a kernel of at least 1x1x1, got w of shape ", w.shape());
+    if (transposed || o.padding == "same") continue;
+    check(span <= x.size(-3 + i) + o.pad_before[i] + o.pad_after[i], op, ": the kernel covers ", span,
+          " places in ", axes[i], ", more than the padded volume of ",
+          x.size(-3 + i) + o.pad_before[i] + o.pad_after[i], " (x is ", x.shape(), ", w is ", w.shape(), ")");
+  }
+}
+
+// "same" and "valid" as numbers.
+void settle_padding(const Tensor& x, const Tensor& w, Conv3dOptions& o) {
+  if (o.padding.empty()) return;
+  check(o.padding == "same" || o.padding == "valid", "conv3d: expected padding 'same' or 'valid', got '",
+        o.padding, "'");
+  for (int i = 0; i < 3; ++i) {
+    const int64_t in = x.size(-3 + i), s = o.stride[i], span = o.dilation[i] * (w.shape()[2 + i] - 1) + 1;
+    const int64_t all = o.padding == "valid" ? 0 : std::max<int64_t>(0, ((in + s - 1) / s - 1) * s + span - in);
+    o.pad_before[i] = all / 2, o.pad_after[i] = all - all / 2;
+  }
+  o.padding.clear();
+}
+
+Conv2dOptions of_frames(const Conv3dOptions& o) {
+  Conv2dOptions r;
+  r.stride = {o.stride[1], o.stride[2]}, r.dilation = {o.dilation[1], o.dilation[2]};
+  r.pad_top = o.pad_before[1], r.pad_bottom = o.pad_after[1];
+  r.pad_left = o.pad_before[2], r.pad_right = o.pad_after[2];
+  r.output_padding = {o.output_padding[1], o.output_padding[2]}, r.groups = o.groups;
+  return r;
+}
+
+// Windows of one pixel: frames are rows of an image whose columns are the pixels.
+Tensor along_depth(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
+  Conv2dOptions r;
+  r.stride = {o.stride[0], 1}, r.dilation = {o.dilation[0], 1}, r.groups = o.groups;
+  r.pad_top = o.pad_before[0], r.pad_bottom = o.pad_after[0];
+  const Dims k = w.shape();
+  return from_rows(conv2d(as_rows(x), reshape(w, {k[0], k[1], k[2], 1}), bias, r), x.shape()[3], x.shape()[4]);
+}
+
+// Frames d, d + stride, ... of (N, D, H, W, C), `count` of them.
+Tensor every(const Tensor& frames, int64_t d, int64_t stride, int64_t count) {
+  return slice(frames, 1, d, d + (count - 1) * stride + 1, stride);
+}
+
+Tensor run_conv(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
+  const Dims k = w.shape();
+  const bool one_pixel = k[3] * k[4] == 1 && o.stride[1] * o.stride[2] == 1 && o.pad_before[1] == 0 &&
+                         o.pad_after[1] == 0 && o.pad_before[2] == 0 && o.pad_after[2] == 0;
+  if (one_pixel && k[2] > 1) return along_depth(x, w, bias, o);
+
+  Tensor frames = channels_last(x);  // (N, D, H, W, C)
+  if (k[2] > 1) frames = contiguous(frames);
+  if (o.pad_before[0] || o.pad_after[0]) frames = pad(frames, {0, 0, 0, 0, 0, 0, o.pad_before[0], o.pad_after[0]});
+  const int64_t N = x.shape()[0], C = x.shape()[1], D = frames.shape()[1], G = o.groups;
+  const int64_t oD = (D - o.dilation[0] * (k[2] - 1) - 1) / o.stride[0] + 1;
+  const Conv2dOptions r = of_frames(o);
+  auto images = [&](const Tensor& t) {  // (N, oD, H, W, c) as (N * oD, c, H, W)
+    const Dims s = t.shape();
+    return permute(reshape(t, {N * oD, s[2], s[3], s[4]}), {0, 3, 1, 2});
+  };
+  auto volumes = [&](const Tensor& y) { return from_frames(y, N, oD); };
+  auto tap = [&](int64_t kd) { return every(frames, kd * o.dilation[0], o.stride[0], oD); };
+  if (k[2] == 1) return volumes(conv2d(images(tap(0)), reshape(w, {k[0], k[1], k[3], k[4]}), bias, r));
+  if (G > 1 && C / G < kFewestJoined) {
+    Tensor y;
+    for (int64_t kd = 0; kd < k[2]; ++kd) {
+      Tensor part = conv2d(images(tap(kd)), reshape(narrow(w, 2, kd, 1), {k[0], k[1], k[3], k[4]}),
+                           kd == 0 ? bias : Tensor(), r);
+      y = kd == 0 ? part : add(part, y);
+    }
+    return volumes(y);
+  }
+  // Channels of the joined image: group, frame, channel of the group; as in w.
+  std::vector<Tensor> taps;
+  for (int64_t kd = 0; kd < k[2]; ++kd) {
+    Tensor t = tap(kd);
+    if (G > 1) t = reshape(t, {N, oD, t.shape()[2], t.shape()[3], G, C / G});
+    taps.push_back(t);
+  }
+  Tensor joined = cat(taps, -1);
+  joined = reshape(joined, {N * oD, x.shape()[3], x.shape()[4], k[2] * C});
+  const Tensor kernels = reshape(permute(w, {0, 2, 1, 3, 4}), {k[0], k[2] * k[1], k[3], k[4]});
+  return volumes(conv2d(permute(joined, {0, 3, 1, 2}), kernels, bias, r));
+}
+
+// Frames of (N, D, H, W, C) with stride - 1 empty ones between them.
+Tensor spread(const Tensor& frames, int64_t stride) {
+  if (stride == 1) return frames;
+  const Dims s = frames.shape();
+  Tensor wide = pad(unsqueeze(frames, 2), {0, 0, 0, 0, 0, 0, 0, stride - 1});
+  return narrow(reshape(wide, {s[0], s[1] * stride, s[2], s[3], s[4]}), 1, 0, (s[1] - 1) * stride + 1);
+}
+
+Tensor run_transposed(const Tensor& x, const Tensor& w, const Conv3dOptions& o) {
+  const Dims k = w.shape();
+  const int64_t N = x.shape()[0], D = x.shape()[2], G = o.groups, each = k[1], K = k[2];
+  // What each frame gives to the K frames that it touches: channels group, frame, channel of the group.
+  const Tensor kernels = reshape(permute(w, {0, 2, 1, 3, 4}), {k[0], K * each, k[3], k[4]});
+  const Tensor z = conv_transpose2d(as_frames(x), kernels, {}, of_frames(o));
+  const int64_t H = z.shape()[2], W = z.shape()[3];
+  const Tensor parts = reshape(permute(z, {0, 2, 3, 1}), {N, D, H, W, G, K, each});
+  const int64_t all = (D - 1) * o.stride[0] + o.dilation[0] * (K - 1) + 1;
+  Tensor y;
+  if (K == o.stride[0] && o.dilation[0] == 1) {  // no two frames meet
+    y = reshape(permute(parts, {0, 1, 5, 2, 3, 4, 6}), {N, D * K, H, W, G * each});
+  } else {
+    for (int64_t kd = 0; kd < K; ++kd) {
+      Tensor part = spread(reshape(narrow(parts, 5, kd, 1), {N, D, H, W, G * each}), o.stride[0]);
+      const int64_t before = kd * o.dilation[0];
+      part = pad(part, {0, 0, 0, 0, 0, 0, before, all - before - part.shape()[1]});
+      y = kd == 0 ? part : add(y, part);
+    }
+  }
+  const int64_t left = -o.pad_before[0], right = o.output_padding[0] - o.pad_after[0];
+  if (left || right) y = pad(y, {0, 0, 0, 0, 0, 0, left, right});
+  return channels_first(y);
+}
+
+}  // namespace
+
+Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& options) {
+  Conv3dOptions o = options;
+  Tensor v = as_volumes("conv3d", x);
+  if (w.defined() && w.ndim() == 5) settle_padding(x, w, o);
+  check_conv("conv3d", x, w, bias, o, false);
+  check(o.output_padding == std::array<int64_t, 3>{0, 0, 0},
+        "conv3d: output_padding is an option of conv_transpose3d");
+  if (o.padding_mode != "zeros") {
+    v = pad(v, {o.pad_before[2], o.pad_after[2], o.pad_before[1], o.pad_after[1], o.pad_before[0], o.pad_after[0]},
+            o.padding_mode);
+    o.pad_before = o.pad_after = {};
+  }
+  return as_given(run_conv(v, w, bias, o), x);
+}
+
+Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
+  const Tensor v = as_volumes("conv_transpose3d", x);
+  check_conv("conv_transpose3d", x, w, bias, o, true);
+  for (int i = 0; i < 3; ++i) {
+    check(o.output_padding[i] >= 0 && o.output_padding[i] < std::max(o.stride[i], o.dilation[i]),
+          "conv_transpose3d: expected output_padding smaller than stride or dilation, got output_padding ",
+          o.output_padding[i], ", stride ", o.stride[i], ", dilation ", o.dilation[i], " in ", axes[i]);
+    const int64_t size = (x.size(-3 + i) - 1) * o.stride[i] - o.pad_before[i] - o.pad_after[i] +
+                         o.dilation[i] * (w.shape()[2 + i] - 1) + 1 + o.output_padding[i];
+    check(size >= 1, "conv_transpose3d: expected a result of at least 1x1x1, got ", size, " in ", axes[i],
+          " (x is ", x.shape(), ", w is ", w.shape(), ")");
+  }
+  Tensor y = run_transposed(v, w, o);
+  if (bias.defined()) y = add(y, cast(reshape(bias, {1, bias.shape()[0], 1, 1, 1}), y.dtype()));
+  return as_given(y, x);
+}
+
+}  // namespace fastcnn
