@@ -251,6 +251,26 @@ def test_perspective_leaves_a_line_of_pixels_alone(size):
     np.testing.assert_array_equal(A.RandomPerspective(0.5, 1.0)(images, 3), images)
 
 
+def test_resize_of_a_long_line_keeps_a_pixel():
+    line = np.full((1, 1, 2, 300), 9, np.uint8)
+    assert A.Resize(10, max_size=12)(line).shape == (1, 1, 1, 12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+@pytest.mark.parametrize("size", [(4, 4), (6, 7), (2, 9)], ids=str)
+def test_perspective_with_corners_in_a_line_leaves_the_image_alone(size, scale):
+    """Of small images three moved corners may lie in a line: no matrix takes the picture there."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 1, *size)).astype(np.uint8)
+    t, rng = A.RandomPerspective(scale, 1.0), A.SampleRng(0, 0, np.arange(200))
+    end = t.draw(A.SampleRng(0, 0, np.arange(200)), size)["end"]
+    (x, y), (u, v) = (np.moveaxis(np.roll(end, -k - 1, 1) - np.roll(end, -k, 1), 2, 0) for k in (0, 1))
+    flat = (x * v == y * u).any(1)
+    out = t(images, rng, keypoints=np.ones((200, 1, 2)))
+    assert flat.any() or (scale == 0.5 and size != (4, 4))
+    np.testing.assert_array_equal(out["images"][flat], images[flat])
+    assert np.isfinite(out["keypoints"]).all()
+
+
 def test_box_formats_clipping_and_visibility():
     image = np.zeros((3, 40, 60), np.uint8)
     boxes = np.array([[0, 0, 20, 20], [35, 10, 65.0000006, 30], [59, 39, 60, 40], [10, 10, 10, 10], [-5, -5, 70, 50]])
@@ -269,6 +289,36 @@ def test_box_formats_clipping_and_visibility():
     full = A.RandomHorizontalFlip(1.0)(image, 0, boxes=[[0, 0, 60 * 1.0000006, 40 * 1.0000006]])
     assert full["boxes"].max() <= 60 and full["boxes"].min() >= 0 and len(full["boxes"]) == 1
     assert A.RandomCrop(8)(image, 0, boxes=[], labels=[])["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("between", [None, A.ColorJitter(0.2), A.GaussianBlur(3)], ids=["fused", "colour", "blur"])
+def test_what_a_crop_cut_off_does_not_come_back_with_a_border(between):
+    """Boxes and keypoints are where the masks are: pixels outside an earlier frame are gone."""
+    image, masks = np.zeros((3, 20, 20), np.uint8), np.zeros((2, 20, 20), np.uint8)
+    boxes = np.array([[0.0, 0.0, 20.0, 9.0], [0.0, 0.0, 4.0, 4.0]])
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes.astype(int), strict=True):
+        mask[y0:y1, x0:x1] = 1
+    points = [[1.0, 1.0], [7.0, 7.0]]
+    steps = [A.CenterCrop(10), *([] if between is None else [between]), A.Pad(5)]
+    out = A.Compose(steps)(image, 0, boxes=boxes, masks=masks, keypoints=points)
+    ys, xs = np.nonzero(out["masks"][0])
+    assert not out["masks"][1].any() and list(out["box_index"]) == [0]
+    np.testing.assert_allclose(out["boxes"], [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]])
+    np.testing.assert_allclose(out["boxes"], [[5, 5, 15, 9]])
+    assert list(out["keypoints_inside"]) == [False, True]
+    # 40 of its 180 pixels are left: what counts is the share of the box as it was given.
+    for least, kept in ((0.2, [0]), (0.25, [])):
+        assert list(A.Compose(steps)(image, 0, boxes=boxes, min_visibility=least)["box_index"]) == kept
+
+
+def test_boxes_over_the_edge_do_not_move_into_the_image():
+    right = A.RandomAffine(0)
+    right.draw = lambda rng, size: {
+        "angle": np.zeros(1), "translate": np.array([[8.0, 0.0]]), "scale": np.ones(1), "shear": np.zeros((1, 2))
+    }  # fmt: skip
+    out = right(np.zeros((3, 20, 20), np.uint8), 0, boxes=[[-6, 2, 5, 8], [-7, 2, -1, 8]], keypoints=[[-1.0, 3.0]])
+    np.testing.assert_allclose(out["boxes"], [[8, 2, 13, 8]])
+    assert list(out["box_index"]) == [0] and list(out["keypoints_inside"]) == [False]
 
 
 def test_instance_masks_and_keypoints_outside():

@@ -88,7 +88,7 @@ class Transform:
             out = np.copy(out, order="K")
         if not targets:
             return out[0] if single else out
-        result = {"images": out, **targets.results(plan.size)}
+        result = {"images": out, **targets.results()}
         return {k: v[0] for k, v in result.items()} if single else result
 
     def _run(self, plan, rng):

@@ -223,7 +223,7 @@ class Resize(Transform):
         if np.ndim(size) == 0:
             short, long = int(size), int(size * max(H, W) / min(H, W))
             if self.max_size is not None and long > self.max_size:
-                short, long = int(self.max_size * short / long), self.max_size
+                short, long = max(1, int(self.max_size * short / long)), self.max_size
             size = (short, long) if H <= W else (long, short)
         matrix = np.tile(window(0, 0, W, H, size), (plan.n, 1, 1))
         plan.move(matrix, size, self.interpolation, **_border(self.antialias), cuts=False)
@@ -383,11 +383,17 @@ class RandomPerspective(Transform):
     def record(self, plan, params):
         H, W = plan.size
         start = np.array([[0, 0], [W - 1, 0], [W - 1, H - 1], [0, H - 1]], float)
-        still = (params["end"] == start).all((1, 2)) | (min(H, W) < 2)  # the corners of a line are none
+        sides = np.roll(params["end"], -1, 1) - params["end"]
+        after = np.roll(sides, -1, 1)
+        flat = (sides[..., 0] * after[..., 1] == sides[..., 1] * after[..., 0]).any(1)  # no picture has such corners
+        still = (params["end"] == start).all((1, 2)) | flat | (min(H, W) < 2)
         matrix, half = identity(plan.n), shift(0.5, 0.5)[0]
         for i in np.flatnonzero(~still):  # corners count from the edge of the picture, as torchvision's
-            m = np.linalg.inv(half) @ perspective(start, params["end"][i]) @ half
-            matrix[i] = m / m[2, 2]
+            try:
+                m = np.linalg.inv(half) @ perspective(start, params["end"][i]) @ half
+            except np.linalg.LinAlgError:  # the horizon goes through the first pixel
+                continue
+            matrix[i] = m / m[2, 2] if m[2, 2] else m
         plan.move(matrix, None, self.interpolation, self.fill, self.fill_mode)
 
 

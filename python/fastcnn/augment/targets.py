@@ -38,6 +38,7 @@ class Targets:
             raise ValueError(f"{name}: expected min_visibility in [0, 1], got {min_visibility}")
         self.format, self.min_visibility, self.mask_fill = box_format, float(min_visibility), mask_fill
         self.boxes = self.labels = self.masks = self.keypoints = None
+        self._size = height, width  # of the frame that boxes and keypoints lie in
         self._given = [k for k, v in (("boxes", boxes), ("labels", labels), ("masks", masks), ("keypoints", keypoints))
                        if v is not None]  # fmt: skip
         for what, values in (("boxes", boxes), ("labels", labels), ("masks", masks), ("keypoints", keypoints)):
@@ -46,6 +47,7 @@ class Targets:
         if boxes is not None:
             self.boxes = [self._box_rows(name, i, b) for i, b in enumerate(boxes)]
             self._dtypes = [np.result_type(np.asarray(b).dtype, np.float16) for b in boxes]
+            self._visible = [np.ones(len(b)) for b in self.boxes]  # share of the area that no frame has cut off
         if labels is not None:
             if boxes is None:
                 raise ValueError(f"{name}: labels go with boxes, got no boxes")
@@ -59,6 +61,7 @@ class Targets:
             for i, k in enumerate(self.keypoints):
                 if k.ndim != 2 or k.shape[1] < 2:
                     raise ValueError(f"{name}: expected keypoints (n, 2 or more) of image {i}, got shape {k.shape}")
+            self._inside = [np.ones(len(k), bool) for k in self.keypoints]
         self._pairs = self._pair_rows(name, keypoint_pairs)
         if masks is not None:
             self.masks, self._counts = self._mask_array(name, masks, (height, width))
@@ -119,6 +122,8 @@ class Targets:
             self._move_masks(matrix, displacement, size, fill_mode)
         if self.boxes is None and self.keypoints is None:
             return
+        self._cut()
+        self._size = size
         # Continuous coordinates: the centre of pixel i lies at i + 0.5.
         half = np.eye(3)
         half[:2, 2] = 0.5
@@ -153,18 +158,27 @@ class Targets:
         moved = sample_words(masks, matrix, size, self.mask_fill, fill_mode, **options)
         self.masks = moved if self.masks.ndim == 4 else moved[:, 0]
 
-    def results(self, size):
-        """The dict of what was given, after rules, for images of `size`."""
-        height, width = size
+    def _cut(self):
+        """Cuts boxes and keypoints to the frame: pixels are made of it, so no later step brings back what is outside."""
+        height, width = self._size
+        for i in range(0 if self.boxes is None else len(self.boxes)):
+            clipped = np.clip(self.boxes[i], 0, [width, height, width, height])
+            area, inside = _areas(self.boxes[i]), _areas(clipped)
+            self._visible[i] *= np.divide(inside, area, out=np.zeros_like(area), where=area > 0)
+            self.boxes[i] = clipped
+        for i in range(0 if self.keypoints is None else len(self.keypoints)):
+            x, y = self.keypoints[i][:, 0], self.keypoints[i][:, 1]
+            self._inside[i] &= (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+
+    def results(self):
+        """The dict of what was given, after rules."""
+        self._cut()
         out = {}
         if self.boxes is not None:
             boxes, index = [], []
-            for rows, dtype in zip(self.boxes, self._dtypes, strict=True):
-                clipped = np.clip(rows, 0, [width, height, width, height])
-                area = np.prod(rows[:, 2:] - rows[:, :2], axis=1)
-                inside = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
-                keep = np.flatnonzero((inside > 0) & (inside >= self.min_visibility * area * (1 - 1e-6)))
-                boxes.append(from_xyxy(clipped[keep], self.format).astype(dtype))
+            for rows, visible, dtype in zip(self.boxes, self._visible, self._dtypes, strict=True):
+                keep = np.flatnonzero((visible > 0) & (visible >= self.min_visibility * (1 - 1e-6)))
+                boxes.append(from_xyxy(rows[keep], self.format).astype(dtype))
                 index.append(keep)
             out["boxes"], out["box_index"] = boxes, index
             if self.labels is not None:
@@ -175,10 +189,13 @@ class Targets:
                 out["masks"] = [m[:k] for m, k in zip(self.masks, self._counts, strict=True)]
         if self.keypoints is not None:
             out["keypoints"] = self.keypoints
-            out["keypoints_inside"] = [
-                (k[:, 0] >= 0) & (k[:, 0] <= width) & (k[:, 1] >= 0) & (k[:, 1] <= height) for k in self.keypoints
-            ]
+            out["keypoints_inside"] = self._inside
         return out
+
+
+def _areas(rows):
+    """(n,) of corners (n, 4); 0 of those inverted by rounding."""
+    return np.prod(np.maximum(rows[:, 2:] - rows[:, :2], 0), axis=1)
 
 
 def _moved(points, forward, field):
