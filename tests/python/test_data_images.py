@@ -76,18 +76,24 @@ def test_pixels_of_unknown_range_are_refused(tmp_path):
         ImageReader("x")(tmp_path / "b.tif")
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation):
+def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation, suffix):
     """The file is stored as a camera would hold it; Pillow's own exif_transpose is the witness."""
     from PIL import ImageOps
 
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "a.jpg"
-    Image.fromarray(picture(64, 96)).save(path, exif=exif, quality=95)
+    path = tmp_path / f"a.{suffix}"
+    stored = picture(64, 96)
+    Image.fromarray(stored).save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(ImageReader("x")(path), expected)
+    assert ImageReader("x").file_size(path) == expected.shape[:2]
+    assert ImageReader("x", "ids").file_size(path) == stored.shape[:2]
+    lies = ImageReader("x")(path, upright=False)
+    assert lies.shape == stored.shape and np.abs(lies.astype(int) - stored).mean() < (6 if suffix == "jpg" else 1e-9)
     small = ImageReader("x", image_size=(12, 16))(path)
     whole = np.asarray(Image.fromarray(expected).resize((16, 12), box=cover_box(expected.shape, 12, 16)))
     assert small.shape == (12, 16, 3) and np.abs(small.astype(int) - whole).mean() < 6

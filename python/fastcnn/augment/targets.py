@@ -159,7 +159,7 @@ class Targets:
         self.masks = moved if self.masks.ndim == 4 else moved[:, 0]
 
     def _cut(self):
-        """Cuts boxes and keypoints to the frame: pixels are made of it, so no later step brings back what is outside."""
+        """Cuts boxes and keypoints to the frame that pixels are made of: no later step brings back what is outside."""
         height, width = self._size
         for i in range(0 if self.boxes is None else len(self.boxes)):
             clipped = np.clip(self.boxes[i], 0, [width, height, width, height])

@@ -20,6 +20,7 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".bmp",
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> Pillow's Transpose
+_BACK = {2: 4, 4: 2}  # what undoes them; the others undo themselves
 _SIDEWAYS = (2, 4, 5, 6)  # those that change height and width
 
 
@@ -89,7 +90,7 @@ class ImageReader:
         Image = _pillow()
         try:
             with Image.open(path) as image:
-                turned = self.mode != "ids" and _turn(image) in _SIDEWAYS
+                turned = _still_to_do(image, self.mode != "ids") in _SIDEWAYS
                 return image.size if turned else image.size[::-1]
         except FileNotFoundError:
             raise
@@ -122,7 +123,7 @@ class ImageReader:
         try:
             with Image.open(source) as image:
                 _limit(Image, image)
-                turn = _turn(image) if upright and self.mode != "ids" else None
+                turn = _still_to_do(image, upright and self.mode != "ids")
                 if self.image_size is not None and image.format == "JPEG":
                     _shrink_on_load(image, self.image_size if turn not in _SIDEWAYS else self.image_size[::-1])
                 image = self._in_mode(Image, image)
@@ -170,6 +171,16 @@ def _turn(image):
         return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:  # noqa: BLE001 - metadata: the picture itself may be whole
         return None
+
+
+def _still_to_do(image, upright):
+    """What transpose() is to do for an opened image to be upright, or as it lies in the file; None for nothing."""
+    turn = _turn(image)
+    if turn is not None and image.format == "TIFF":
+        image.load()  # newer versions of Pillow turn TIFFs here, and forget the tag
+        if _turn(image) is None:
+            return None if upright else _BACK.get(turn, turn)
+    return turn if upright else None
 
 
 def _covering(width, height, size):
