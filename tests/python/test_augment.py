@@ -375,6 +375,35 @@ def test_other_dtypes_keep_values_and_dtype(dtype):
     np.testing.assert_allclose(turned.astype(float), images[:, :, ::-1, ::-1].astype(float), atol=0.3)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "int64", "uint32", "int8"])
+def test_colours_and_bicubic_of_other_integers_stay_in_range(dtype):
+    """Colours reach to the largest value of the dtype, and what sampling overshoots does not wrap around."""
+    top = np.iinfo(dtype).max
+    small = np.random.default_rng(0).integers(0, 50, (2, 3, 12, 14))
+    images = (small * (top // 100)).astype(dtype) if top < 2**20 else small.astype(dtype)
+    twice = A.ColorJitter((2.0, 2.0))(images, 0)
+    np.testing.assert_allclose(twice.astype(float), 2.0 * images, atol=1, rtol=1e-6)
+    gray = A.Grayscale()(images, 0)[:, 0].astype(float)
+    np.testing.assert_allclose(gray, np.einsum("nchw,c->nhw", images, [0.2989, 0.587, 0.114]), atol=1, rtol=1e-5)
+    edge = np.zeros((1, 1, 8, 8), dtype)
+    edge[..., 4:] = min(top, 2**24)
+    wide, limits = A.Resize(16, "bicubic")(edge, 0).astype(float), np.iinfo(dtype)
+    smooth = A.Resize(16, "bicubic")(edge.astype(np.float64), 0)
+    np.testing.assert_allclose(wide, np.clip(smooth, limits.min, limits.max), rtol=1e-6, atol=1)
+    for fill in (-(2.0**70), 2.0**70):
+        padded = A.Pad(1, fill=fill)(edge, 0)
+        np.testing.assert_allclose(padded[0, 0, 0, 0].astype(float), limits.min if fill < 0 else limits.max)
+    assert A.RandomErasing(1.0, (0.3, 0.3), value="random")(edge * 0, 0).min() >= 0
+
+
+@pytest.mark.parametrize("step", [A.ColorJitter(0.2), A.RandomGrayscale(0.0), A.RandomApply(A.ColorJitter(0.2), 0.0)])
+def test_colours_refuse_normalised_images_instead_of_limiting_them(step):
+    images = np.random.default_rng(0).random((2, 3, 12, 14), np.float32)
+    step(images, 0)
+    with pytest.raises(ValueError, match=r"Colours: expected floats in \[0, 1\], not normalised"):
+        A.Compose([A.Normalize([0.5] * 3, [0.2] * 3), step])(images, 0)
+
+
 def test_erasing_and_cutout():
     images = np.full((400, 3, 24, 30), 9, np.uint8)
     out = A.RandomErasing(0.5, value=(1, 2, 3))(images, 0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._philox import SampleRng, philox4x32
 from .base import Transform, check_probability, check_range, pair
+from .plan import top_of
 
 
 class RandomErasing(Transform):
@@ -49,7 +50,7 @@ class RandomErasing(Transform):
             part = image[:, top : top + height, left : left + width]
             if isinstance(value, str):
                 noise = np.random.Generator(np.random.Philox(key=int(seed))).random(part.shape)
-                part[...] = noise * 256 if out.dtype.kind in "ui" else noise
+                part[...] = noise * min(256, top_of(out.dtype) + 1) if out.dtype.kind in "ui" else noise
             else:
                 part[...] = value
         return out

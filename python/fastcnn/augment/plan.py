@@ -18,15 +18,32 @@ def identity(n):
     return np.tile(np.eye(3), (n, 1, 1))
 
 
-def sample(images, matrix, size, **options):
+def top_of(dtype):
+    """The largest value of a pixel: 1 of floats, that of the dtype of integers."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def as_integers(values, dtype):
+    """Floats rounded to integers of a dtype; what it cannot hold becomes its bound, where NumPy would wrap around."""
+    low, high = float(np.iinfo(dtype).min), top_of(dtype)
+    high = np.nextafter(high, 0) if int(high) > np.iinfo(dtype).max else high
+    return np.clip(np.rint(values, dtype=np.float64), low, high).astype(dtype)
+
+
+def sample(images, matrix, size, fill, **options):
     """ops.affine_sample of NumPy images (N, C, H, W) of any dtype; integers other than uint8 travel as float32."""
     dtype = images.dtype
-    if dtype != np.uint8 and dtype != np.float32:
+    direct = dtype == np.uint8 or dtype == np.float32
+    scale = top_of(dtype) if "color" in options and not direct else 1.0  # colours of floats end at 1
+    if not direct:
         images = images.astype(np.float32)
-    out = _sample(_core.from_numpy(images), _core.from_numpy(matrix.astype(np.float32)), size, **options).numpy()
-    if dtype == np.uint8 or dtype == np.float32 or options.get("mean") is not None:
+    if scale != 1:
+        images, fill = images / np.float32(scale), [v / scale for v in fill]
+    moves = _core.from_numpy(matrix.astype(np.float32))
+    out = _sample(_core.from_numpy(images), moves, size, fill=fill, **options).numpy()
+    if direct or options.get("mean") is not None:
         return out
-    return (np.rint(out) if dtype.kind in "ui" else out).astype(dtype)
+    return as_integers(out * np.float64(scale), dtype) if dtype.kind in "ui" else out.astype(dtype)
 
 
 def sample_words(values, matrix, size, fill, fill_mode="constant", **options):
@@ -44,8 +61,16 @@ def sample_words(values, matrix, size, fill, fill_mode="constant", **options):
     return out.reshape(*out.shape[:3], -1, size_of).view(rows.dtype)[..., 0].transpose(0, 3, 1, 2)
 
 
+def check_floats(name, images):
+    """ValueError for floats far from [0, 1]: limiting them to that range would destroy normalised images."""
+    # Bicubic sampling before may have gone a little beyond the range.
+    if images.dtype.kind == "f" and not (images.min() > -1 and images.max() < 2):
+        got = f"{images.min():.4g} to {images.max():.4g}"
+        raise ValueError(f"{name}: expected floats in [0, 1], not normalised, got {got}")
+
+
 class Plan:
-    """Attributes: size (H, W) of the result so far; n, channels; top: the largest pixel value, 255 or 1."""
+    """Attributes: size (H, W) of the result so far; n, channels; top: the largest pixel value."""
 
     def __init__(self, images, targets=None):
         self.images, self.targets = images, targets
@@ -63,7 +88,7 @@ class Plan:
     @property
     def top(self):
         """The largest value of a pixel: 1 of floats, 255 of bytes."""
-        return 1.0 if self.images.dtype.kind == "f" else 255.0
+        return top_of(self.images.dtype)
 
     def replace(self, images):
         """Other pixels in place of the batch; nothing may be pending."""
@@ -123,18 +148,20 @@ class Plan:
         if self._moved and self.targets:
             self.targets.move(matrix, self._displacement, self.size, fill_mode)
         if whole and self.images.dtype not in (np.uint8, np.float32):
+            fill = as_integers(fill, self.images.dtype) if self.images.dtype.kind in "ui" else fill
             self.images = sample_words(self.images, matrix, self.size, fill, fill_mode)
         else:
             mode = self._mode or "bilinear"
-            options = {"mode": mode, "fill_mode": fill_mode, "fill": fill}
+            options = {"mode": mode, "fill_mode": fill_mode}
             options["antialias"] = self._antialias and mode != "nearest"
             if self._displacement is not None:
                 options["displacement"] = _core.tensor(self._displacement.astype(np.float32))
             if self._stages:
+                check_floats("Colours", self.images)
                 options["color"] = _core.from_numpy(self._packed())
             if mean is not None:
                 options["mean"], options["std"] = mean, std
-            self.images = sample(self.images, matrix, self.size, **options)
+            self.images = sample(self.images, matrix, self.size, fill, **options)
         self._reset(self.images.shape[2:])
         return self.images
 

@@ -12,7 +12,7 @@ import numpy as np
 from .base import Transform
 from .color import blend, like
 from .geometric import affine, interpolation_mode
-from .plan import identity
+from .plan import check_floats, identity
 
 _SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
 _BLENDS = {"Brightness": "brightness", "Color": "saturation", "Contrast": "contrast"}
@@ -109,10 +109,7 @@ class _Policy(Transform):
         floats = images.dtype.kind == "f"
         if images.dtype != np.uint8 and not floats:
             raise ValueError(f"{type(self).__name__}: expected uint8 or floating images, got {images.dtype}")
-        # Bicubic sampling before may have gone beyond the range; normalised images go farther.
-        if floats and not (images.min() > -1 and images.max() < 2):
-            got = f"{images.min():.4g} to {images.max():.4g}"
-            raise ValueError(f"{type(self).__name__}: expected floats in [0, 1], not normalised, got {got}")
+        check_floats(type(self).__name__, images)
         if images.dtype == np.float64:  # as sampling rounds them, whether another image of the batch moves or not
             plan.replace(images.astype(np.float32).astype(np.float64))
         for names, sizes in zip(params["steps"].T, params["magnitudes"].T, strict=True):
