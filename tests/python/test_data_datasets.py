@@ -12,6 +12,7 @@ from fastcnn.data import (
     BalancedSampler,
     ConcatDataset,
     DataLoader,
+    ImageDataset,
     ImageFolder,
     SampleError,
     Subset,
@@ -389,6 +390,65 @@ def test_concat():
         ConcatDataset([a, small(c=1)])
     with pytest.raises(ValueError, match="at least one"):
         ConcatDataset([])
+
+
+def test_concat_never_cuts_labels_to_integers():
+    """Of labels of two kinds those of a later dataset lost their fractions."""
+    pixels = np.zeros((2, 3, 4, 4), np.uint8)
+    whole, parts = ArrayDataset(pixels, [[1, 2], [3, 4]]), ArrayDataset(pixels, [[1.5, 2.5], [3.5, 4.5]])
+    with pytest.raises(ValueError, match="labels of int64 as in dataset 0, got float32 in dataset 1"):
+        ConcatDataset([whole, parts])
+    hidden = Shown([(p, y) for p, y in zip(parts.images, parts.labels, strict=True)])
+    hidden.image_size = parts.image_size
+    with pytest.raises(ValueError, match=r"expected labels \(2,\) int64 as before, got \(2,\) float32 from dataset 1"):
+        ConcatDataset([whole, hidden]).raw_batch([0, 3])
+
+
+class Shown(ImageDataset):
+    """What raw() is to give, as it is."""
+
+    in_channels = 3
+
+    def __init__(self, samples):
+        self.samples_ = samples
+
+    def __len__(self):
+        return len(self.samples_)
+
+    def raw(self, index):
+        return self.samples_[index]
+
+
+RAW = np.full((4, 5, 3), 200, np.uint8)
+WRONG = {
+    "flat": ((RAW[..., 0], 0), r"sample 1 failed.*pixels \(H, W, C\), got shape \(4, 5\)"),
+    "text": ((RAW, "cat"), "sample 1 failed.*label: expected numbers, got str"),
+    "none": ((RAW, None), "sample 1 failed.*label: expected numbers, got NoneType"),
+    "shape": ((RAW, [1, 2]), r"sample 1 failed.*label: expected shape \(\) as in sample 0, got \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_raw_must_not_give_names_its_sample(name, workers):
+    wrong, message = WRONG[name]
+    with pytest.raises(SampleError, match=message):
+        list(DataLoader(Shown([(RAW, 0), wrong]), 2, num_workers=workers))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "int8"])
+def test_integers_of_unknown_range_are_not_taken_for_pixels_in_0_to_1(dtype):
+    pixels = (RAW // 2).astype(dtype)
+    for use in (lambda ds: ds[0], lambda ds: list(DataLoader(ds, 1))):
+        with pytest.raises(ValueError, match=f"uint8, or of floats in .0, 1., got .* of {dtype}"):
+            use(Shown([(pixels, 0)]))
+    with pytest.raises(ValueError, match=f"uint8, or of floats.*{dtype}"):
+        list(DataLoader(small(2), 1, transform=lambda x, rng: x.astype(dtype)))
+
+
+def test_images_without_labels_have_nan():
+    _, labels = next(iter(DataLoader(Shown([(RAW, None)] * 2), 2)))
+    assert labels.shape == (2,) and np.isnan(labels).all()
 
 
 def test_error_index_survives_wrapping():

@@ -13,8 +13,16 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from fastcnn._philox import SampleRng, permutation, philox4x32
-from fastcnn.augment import Compose, Normalize, RandomCrop, RandomHorizontalFlip, RandomVerticalFlip, augment_batch
-from fastcnn.data import ArrayDataset, DataLoader, SampleError
+from fastcnn.augment import (
+    Compose,
+    Normalize,
+    RandomApply,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomVerticalFlip,
+    augment_batch,
+)
+from fastcnn.data import ArrayDataset, DataLoader, ImageDataset, SampleError
 
 
 def numbered(n=50, h=6, w=6, c=1):
@@ -522,6 +530,32 @@ def test_an_error_of_the_transform_names_its_sample_or_all_of_them(workers):
     assert info.value.index == [0, 1]
     with pytest.raises(SampleError, match="samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 6 more failed"):
         list(DataLoader(numbered(), 16, transform=lambda x, rng: x[:1], num_workers=workers))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: Compose([f]), lambda f: Compose([RandomApply([f], 1.0)])])
+def test_a_function_that_writes_into_its_images_leaves_the_dataset_alone(wrap, per_sample):
+    class Kept(ImageDataset):
+        in_channels = 3
+
+        def __len__(self):
+            return 2
+
+        def raw(self, index):
+            return pixels[index], 0
+
+    def black(images, rng):
+        images[:] = 0
+        return images
+
+    pixels = np.full((2, 4, 4, 3), 9, np.uint8)
+    ds = Kept()
+    ds.per_sample = per_sample
+    assert not next(iter(DataLoader(ds, 2, transform=wrap(black))))[0].any()
+    assert (pixels == 9).all()
+    given = pixels.transpose(0, 3, 1, 2)
+    if isinstance(wrap(black), Compose):
+        assert not wrap(black)(given, 0).any() and (pixels == 9).all()
 
 
 def test_a_normalize_of_the_transform_takes_the_place_of_the_datasets():

@@ -121,7 +121,8 @@ class Compose(Transform):
                 t._run(plan, rng)
                 continue
             before = plan.pixels()
-            images = np.asarray(t(before, rng))
+            # A function may write into what it gets: never into what the caller gave.
+            images = np.asarray(t(np.copy(before, order="K") if before is plan.given else before, rng))
             if plan.targets and images.shape[2:] != before.shape[2:]:
                 raise ValueError(
                     f"Compose: a function that is no Transform leaves targets where they are: expected images of "

@@ -73,7 +73,8 @@ class Plan:
     """Attributes: size (H, W) of the result so far; n, channels; top: the largest pixel value."""
 
     def __init__(self, images, targets=None):
-        self.images, self.targets = images, targets
+        self.given = self.images = images
+        self.targets = targets
         self.n, self.channels = images.shape[:2]
         self._reset(images.shape[2:])
 

@@ -117,7 +117,11 @@ class ImageDataset:
                     raise SampleError(int(i), error) from error
                 _log.warning("sample %d is left out: %s: %s", i, type(error).__name__, error)
                 continue
-            samples.append((place, np.asarray(image), label))
+            image = np.asarray(image)
+            if image.ndim != 3:
+                error = ValueError(f"expected raw() to give pixels (H, W, C), got shape {image.shape}")
+                raise SampleError(int(i), error) from error
+            samples.append((place, image, label))
         return samples
 
     def raw_batch(self, indices):
@@ -131,11 +135,20 @@ class ImageDataset:
                     f"got {image.shape} {image.dtype}; pass image_size= to resize"
                 )
                 raise SampleError(int(indices[place]), error) from error
-        return np.stack(pixels), _label_array([label for _, _, label in samples])
+        numbers = [int(indices[place]) for place, _, _ in samples]
+        return np.stack(pixels), stack_labels([label for _, _, label in samples], numbers)
 
     def normalize(self, pixels):
-        """(pixels in [0, 1] - mean) / std of raw pixels (N, H, W, C): a new float32 array of that shape."""
+        """(pixels in [0, 1] - mean) / std of raw pixels (N, H, W, C): a new float32 array of that shape.
+
+        Raises: ValueError for pixels of other shapes and of integers other than uint8, whose range nobody knows.
+        """
         pixels = np.asarray(pixels)
+        if pixels.ndim != 4 or (pixels.dtype != np.uint8 and pixels.dtype.kind not in "fb"):
+            raise ValueError(
+                f"{type(self).__name__}: expected pixels (N, H, W, C) of uint8, or of floats in [0, 1], got "
+                f"{pixels.shape} of {pixels.dtype}"
+            )
         scale, shift = self._scale_shift(pixels.dtype)
         out = aligned_empty(pixels.shape, np.float32)
         if scale.size > 1:
@@ -193,6 +206,24 @@ class ImageDataset:
 def _label_array(labels):
     array = np.asarray(labels)
     return array.astype(np.int64 if array.dtype.kind in "iub" else np.float32, copy=False)
+
+
+def stack_labels(values, indices):
+    """Labels of all samples as an array: ids, masks, or numbers, (N, ...). SampleError of the first that does not fit.
+
+    indices: numbers of the samples, for messages. Labels None, of images for prediction or a GAN, are nan.
+    """
+    if all(v is None for v in values):
+        return np.full(len(values), np.nan, np.float32)
+    arrays = [np.asarray(v) for v in values]
+    for i, a, value in zip(indices, arrays, values, strict=True):
+        if a.dtype.kind not in "iubf":
+            error = TypeError(f"label: expected numbers, got {type(value).__name__}")
+            raise SampleError(int(i), error) from error
+        if a.shape != arrays[0].shape:
+            error = ValueError(f"label: expected shape {arrays[0].shape} as in sample {indices[0]}, got {a.shape}")
+            raise SampleError(int(i), error) from error
+    return _label_array(np.stack(arrays))
 
 
 def path_of(dataset, index):
@@ -294,6 +325,14 @@ class ConcatDataset(ImageDataset):
                     raise ValueError(
                         f"ConcatDataset: expected {what} {a} as in dataset 0, got {b} in dataset {k}"
                     )
+        dtypes = [None if d is None else d.dtype for d in (getattr(d, "labels", None) for d in self.datasets)]
+        known = [(k, d) for k, d in enumerate(dtypes) if d is not None]
+        for k, dtype in known[1:]:
+            if (dtype.kind == "f") != (known[0][1].kind == "f"):
+                raise ValueError(
+                    f"ConcatDataset: expected labels of {known[0][1]} as in dataset {known[0][0]}, got {dtype} in "
+                    f"dataset {k}"
+                )
         self.has_raw = all(getattr(d, "has_raw", False) for d in self.datasets)
         self.per_sample = any(getattr(d, "per_sample", False) for d in self.datasets)
         self._ends = np.cumsum([len(d) for d in self.datasets])
@@ -351,13 +390,12 @@ class ConcatDataset(ImageDataset):
                     np.empty((len(indices), *p.shape[1:]), p.dtype),
                     np.empty((len(indices), *y.shape[1:]), y.dtype),
                 )
-            elif (
-                p.shape[1:] != pixels.shape[1:] or p.dtype != pixels.dtype or y.shape[1:] != labels.shape[1:]
-            ):
-                raise ValueError(
-                    f"ConcatDataset: expected images {pixels.shape[1:]} {pixels.dtype} as before, "
-                    f"got {p.shape[1:]} {p.dtype} from dataset {k}"
-                )
+            for what, part, whole in (("images", p, pixels), ("labels", y, labels)):
+                if part.shape[1:] != whole.shape[1:] or part.dtype != whole.dtype:
+                    raise ValueError(
+                        f"ConcatDataset: expected {what} {whole.shape[1:]} {whole.dtype} as before, "
+                        f"got {part.shape[1:]} {part.dtype} from dataset {k}"
+                    )
             pixels[rows], labels[rows] = p, y
         return pixels, labels
 

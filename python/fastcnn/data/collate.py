@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..augment.base import Transform
-from .base import SampleError, _label_array, aligned_empty
+from .base import SampleError, aligned_empty, stack_labels
 
 _ABOUT_IMAGE = ("image_id", "size", "orig_size")
 
@@ -63,19 +63,10 @@ def stack_field(values, indices, what, hint=""):
     return stack_labels(arrays, indices)
 
 
-def stack_labels(values, indices):
-    """Labels of all samples as an array: ids, masks, or numbers, (N, ...)."""
-    arrays = [np.asarray(v) for v in values]
-    for i, a in zip(indices, arrays, strict=True):
-        if a.shape != arrays[0].shape:
-            error = ValueError(f"label: expected shape {arrays[0].shape} as in sample {indices[0]}, got {a.shape}")
-            raise SampleError(int(i), error) from error
-    return _label_array(np.stack(arrays))
-
-
 def transform_images(transform, images, rng):
-    """transform(images (N, C, H, W), rng), checked."""
-    return _checked(transform(images, rng), images)
+    """transform(images (N, C, H, W), rng), checked. A plain function may write into its images: they are its own."""
+    own = images if isinstance(transform, Transform) else np.copy(images, order="K")
+    return _checked(transform(own, rng), images)
 
 
 def _checked(out, images):

@@ -15,12 +15,11 @@ import numpy as np
 
 from .. import _core
 from .._philox import SampleRng, _check_seed, permutation
-from .base import SampleError, path_of
+from .base import SampleError, path_of, stack_labels
 from .collate import (
     collate_detection,
     stack,
     stack_field,
-    stack_labels,
     transform_detection,
     transform_images,
     transform_masks,
