@@ -157,6 +157,8 @@ def test_matchers_by_hand():
     assert detection.Matcher(0.5, 0.4)(low).tolist() == [1, -1, -1]
     assert detection.Matcher(0.5, 0.4, keep_best=True)(low).tolist() == [1, 0, 0]
     assert detection.SSDMatcher(0.5)(low).tolist() == [1, 0, -1]
+    far = np.array([[0.1, 0.2, 0.0], [0.0, 0.0, 0.0]], np.float32)  # no anchor touches the second
+    assert detection.Matcher(0.5, 0.4, keep_best=True)(far).tolist() == [-1, 0, -1]
     with pytest.raises(ValueError, match="Matcher: expected 0 <= low <= high <= 1, got low=0.6, high=0.5"):
         detection.Matcher(0.5, 0.6)
 

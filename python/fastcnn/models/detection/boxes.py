@@ -56,14 +56,15 @@ class Matcher:
     def __init__(self, high, low, keep_best=False):
         if not 0 <= low <= high <= 1:
             raise ValueError(f"Matcher: expected 0 <= low <= high <= 1, got low={low}, high={high}")
-        self.high, self.low, self.keep_best = high, low, keep_best
+        self.high, self.low, self.keep_best = float(high), float(low), keep_best
 
     def __call__(self, iou):
         """IoU (objects, anchors) of at least one object -> int64 (anchors,): number of the object, or what is above."""
         best, matched = iou.max(0), iou.argmax(0)
         found = np.where(best < self.low, BACKGROUND, np.where(best < self.high, IGNORED, matched))
         if self.keep_best:
-            tops = (iou == iou.max(1, keepdims=True)).any(0)
+            # An object that no anchor touches ties with all of them, and would make each of them stand for something.
+            tops = ((iou == iou.max(1, keepdims=True)) & (iou > 0)).any(0)
             found[tops] = matched[tops]
         return found
 
