@@ -306,6 +306,7 @@ def test_damaged_json_masks_and_missing_images(coco):
     for segmentation, message in (
         ([[1, 2, 3, 4]], "at least 3 points"),
         ([["a"] * 6], "at least 3 points"),
+        ([[10**400] * 6], "at least 3 points"),
         (None, "polygons or run lengths, got NoneType"),
         ({"size": [1, 1], "counts": [1]}, r"size \[1, 1\]"),
         ({"size": None, "counts": [3, -1]}, "size None"),
@@ -315,7 +316,11 @@ def test_damaged_json_masks_and_missing_images(coco):
         path.write_text(json.dumps(changed))
         with pytest.raises(SampleError, match=rf"annotations\[0\]: .*{message}"):
             list(DataLoader(CocoDetection(root / "images", path, masks=True), 3))
-    for counts, message in (([3, -1], "at least 0"), ([5], "sum to"), ("\x7f", "none of run"), ("o", "ends within")):
+    wraps = [2**62] * 4 + [6]  # 6 in 64 bits, and a write out of bounds
+    for counts, message in (
+        ([3, -1], "at least 0"), ([5], "sum to"), ("\x7f", "none of run"), ("o", "ends within"),
+        (wraps, "2 x 3, got 18446744073709551622"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             segmentation_mask({"size": [2, 3], "counts": counts}, (2, 3))
     path.write_text(whole)

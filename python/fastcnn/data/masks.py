@@ -50,8 +50,9 @@ def rle_mask(counts, size):
     counts = np.asarray(counts)
     if counts.ndim != 1 or (counts.size and counts.dtype.kind not in "iu") or (counts < 0).any():
         raise ValueError("expected run lengths as ints of at least 0")
-    if int(counts.sum()) != height * width:
-        raise ValueError(f"expected run lengths that sum to {height} x {width}, got {int(counts.sum())}")
+    total = sum(counts.tolist())  # of Python's ints: a sum that wraps around would have repeat() write out of bounds
+    if total != height * width:
+        raise ValueError(f"expected run lengths that sum to {height} x {width}, got {total}")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
 
@@ -72,7 +73,7 @@ def segmentation_mask(segmentation, size):
     for polygon in segmentation:
         try:
             points = np.asarray(polygon, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             points = np.zeros(0)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
             raise ValueError(f"expected a polygon of at least 3 points [x, y, ...], got {polygon!r:.60}")
