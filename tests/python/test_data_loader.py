@@ -395,6 +395,33 @@ for _ in DataLoader(Stuck(), 1, num_workers=2): pass
     assert "KeyboardInterrupt" in errors and child.returncode != 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_is_told_that_the_iterator_is_not_its_own():
+    """It has none of the threads: it waited for ever."""
+    code = (
+        "import os, signal, numpy as np\n"
+        "from fastcnn.data import ArrayDataset, DataLoader\n"
+        "ds = ArrayDataset(np.zeros((40, 4, 4), np.uint8), np.arange(40))\n"
+        "batches = iter(DataLoader(ds, 2, num_workers=2))\n"
+        "next(batches)\n"
+        "child = os.fork()\n"
+        "signal.alarm(30)\n"
+        "if child == 0:\n"
+        "    try:\n"
+        "        next(batches)\n"
+        "    except RuntimeError as error:\n"
+        "        print('child', error, flush=True)\n"
+        "    assert len(list(DataLoader(ds, 2, num_workers=2))) == 20\n"
+        "else:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    print('left', len(list(batches)))\n"
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+    assert "child DataLoader: an iterator with num_workers > 0 ends where its process forks" in out.stdout
+    assert "left 19" in out.stdout
+
+
 def test_exit_with_a_running_iterator():
     code = """
 import numpy as np

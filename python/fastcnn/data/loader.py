@@ -7,6 +7,7 @@ It does not move data to a device.
 from __future__ import annotations
 
 import operator
+import os
 import threading
 import time
 import weakref
@@ -410,6 +411,7 @@ class _Queue:
         self._ready = {}  # number -> (batch, error)
         self._started = self._taken = 0
         self._stopped = False
+        self._process = os.getpid()  # a fork has neither the threads nor, for sure, the lock
         # Daemons: a process that dies with a batch in the making does not wait for it.
         self._threads = [
             threading.Thread(target=self._work, name=f"fastcnn-data-{k}", daemon=True)
@@ -442,6 +444,8 @@ class _Queue:
         return self._started < self._taken + self._window
 
     def get(self, number):
+        if os.getpid() != self._process:
+            raise RuntimeError("DataLoader: an iterator with num_workers > 0 ends where its process forks; iter() anew")
         with self._cond:
             while number not in self._ready:
                 if self._stopped:
@@ -457,6 +461,8 @@ class _Queue:
     def stop(self):
         # May run inside the garbage collector of any thread: the condition's lock is re-entrant, and nothing
         # is joined.
+        if os.getpid() != self._process:
+            return
         with self._cond:
             self._stopped = True
             self._ready.clear()
@@ -465,6 +471,6 @@ class _Queue:
     def join(self):
         """Waits for the threads, but not for one that is stuck: Ctrl-C has to end the loop."""
         deadline = time.monotonic() + _JOIN_S
-        for thread in self._threads:
+        for thread in self._threads if os.getpid() == self._process else ():
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
