@@ -3,9 +3,11 @@
 import copy
 import json
 
+import fastcnn as fc
 import numpy as np
 import pytest
 from fastcnn.augment import (
+    CenterCrop,
     ColorJitter,
     Compose,
     RandomAffine,
@@ -219,6 +221,46 @@ def test_boxes_that_leave_the_image_take_their_rows_with_them(coco):
     assert sum(len(t["boxes"]) for t in some) < all_rows < sum(len(t["boxes"]) for _, t in ds)
     with pytest.raises(ValueError, match="min_visibility"):
         DataLoader(ds, min_visibility=2)
+
+
+class Two(ImageDataset):
+    """One image with two boxes, of which CenterCrop(8) shows the second."""
+
+    target_type, in_channels, num_classes = "detection", 3, 2
+    boxes = np.array([[1, 1, 5, 5], [10, 10, 15, 15]], np.float32)
+
+    def __init__(self, **more):
+        self.target = {"boxes": self.boxes, "labels": np.array([1, 2]), "image_id": np.int64(7), **more}
+
+    def __len__(self):
+        return 1
+
+    def raw(self, index):
+        return np.zeros((20, 20, 3), np.uint8), self.target
+
+
+@pytest.mark.parametrize("kind", [list, fc.tensor, "torch"])
+def test_rows_of_lists_and_tensors_leave_with_their_boxes(kind):
+    make = pytest.importorskip("torch").tensor if kind == "torch" else kind
+    ds = Two(boxes=make(Two.boxes), labels=make(np.array([1, 2])), iscrowd=make(np.array([0, 1])))
+    ((_, (target,)),) = DataLoader(ds, 1, transform=CenterCrop(8))
+    assert target["boxes"].tolist() == [[4, 4, 8, 8]] and target["image_id"] == 7
+    assert np.asarray(target["labels"]).tolist() == [2] and np.asarray(target["iscrowd"]).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"labels": np.array([1, 2, 3])}, r"labels of 2 rows, one for each box, got shape \(3,\)"),
+        ({"masks": np.zeros((3, 20, 20))}, r"masks of 2 rows.*\(3, 20, 20\)"),
+        ({"area": np.ones(1)}, r"area of 2 rows.*\(1,\)"),
+        ({"keypoints": np.zeros((2, 3, 2))}, r"keypoints \(n, k, 3\) of x, y and visible, got shape \(2, 3, 2\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_targets_whose_rows_are_not_those_of_the_boxes_are_refused(more, message):
+    with pytest.raises(SampleError, match=f"sample 0 failed: ValueError: expected {message}"):
+        list(DataLoader(Two(**more), 1, transform=CenterCrop(8)))
 
 
 def test_area_follows_its_box_where_there_are_no_masks(coco):

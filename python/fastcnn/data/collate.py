@@ -100,7 +100,7 @@ def transform_detection(transform, images, target, rng, min_visibility=0.0, keyp
     """
     if not isinstance(transform, Transform):
         return transform_masks(transform, images, target, rng, None)
-    target = {key: np.asarray(value) if isinstance(value, (list, tuple)) else value for key, value in target.items()}
+    target = _checked_target(target)
     boxes = target["boxes"]
     n = len(boxes)
     given = {"boxes": [boxes]}
@@ -135,6 +135,23 @@ def transform_detection(transform, images, target, rng, min_visibility=0.0, keyp
             area = result["area"] * _areas(after) / np.maximum(_areas(before), 1e-9)
         result["area"] = np.asarray(area, target["area"].dtype)
     return moved, result
+
+
+def _checked_target(target):
+    """target with arrays in place of lists and tensors, whose rows go where their boxes go. Raises: ValueError."""
+    if not isinstance(target, dict) or "boxes" not in target:
+        got = list(map(str, target)) if isinstance(target, dict) else f"a {type(target).__name__}"
+        raise ValueError(f"expected a detection target as a dict of boxes, labels and more, got {got}")
+    rows = {k: v for k, v in target.items()
+            if isinstance(v, (list, tuple)) or (hasattr(v, "__array__") and not isinstance(v, np.generic))}  # fmt: skip
+    target = {**target, **{key: np.asarray(value) for key, value in rows.items()}}
+    n = len(target["boxes"])
+    for key in ("labels", "masks", "keypoints", "area", "iscrowd"):
+        if key in target and np.shape(target[key])[:1] != (n,):
+            raise ValueError(f"expected {key} of {n} rows, one for each box, got shape {np.shape(target[key])}")
+    if n and "keypoints" in target and (target["keypoints"].ndim != 3 or target["keypoints"].shape[2] != 3):
+        raise ValueError(f"expected keypoints (n, k, 3) of x, y and visible, got shape {target['keypoints'].shape}")
+    return target
 
 
 def _areas(boxes):
