@@ -419,6 +419,14 @@ def test_erasing_and_cutout():
     assert (A.Cutout(4, n_holes=0)(images[:2], 1) == 9).all()
 
 
+def test_erased_parts_take_the_nearest_value_that_the_dtype_holds():
+    """As a border of Pad does; NumPy would wrap 300 around to 44."""
+    images = np.full((1, 2, 8, 8), 100, np.uint8)
+    for t in (A.RandomErasing(1.0, (0.2, 0.3), value=(300, -1)), A.Cutout(4, fill=(300, -1))):
+        out = t(images, 1)
+        assert set(np.unique(out[0, 0])) == {100, 255} and set(np.unique(out[0, 1])) == {0, 100}
+
+
 def test_mixup_and_cutmix():
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 20, 20)).astype(np.uint8)
     ids = np.array([0, 1, 2, 3, 0, 1])
@@ -452,6 +460,8 @@ BAD = {
     "hue": (lambda: A.ColorJitter(hue=0.7), "ColorJitter.*hue"),
     "gray": (lambda: A.Grayscale(2), "Grayscale.*1 or 3"),
     "normalize": (lambda: A.Normalize(0.5, 0.0), "Normalize.*std"),
+    "normalize nan": (lambda: A.Normalize(float("nan"), 1.0), "Normalize.*finite mean"),
+    "degrees inf": (lambda: A.RandomRotation((0, float("inf"))), r"RandomRotation.*degrees as finite \(low, high\)"),
     "normalize channels": (lambda: A.Normalize([0.1, 0.2], 1)(X), "Normalize.*3 channels, got 2"),
     "blur": (lambda: A.GaussianBlur(4), "GaussianBlur.*kernel_size"),
     "blur size": (lambda: A.GaussianBlur(65)(X), "GaussianBlur.*larger"),

@@ -61,6 +61,15 @@ def test_confusion_matrix():
     assert np.isnan(shares.compute()[7]).all()
 
 
+@pytest.mark.parametrize("stray", [10**7, 10**12])
+def test_a_stray_id_does_not_ask_for_all_memory(stray):
+    metric = ConfusionMatrix()
+    metric.update(np.array([0, 1]), np.array([1, 1]))
+    with pytest.raises(ValueError, match=f"num_classes is not given, got {stray}; ignore_index"):
+        metric.update(np.array([0, 1]), np.array([1, stray]))
+    assert metric.compute().tolist() == [[0, 0], [1, 1]]
+
+
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted", None])
 @pytest.mark.parametrize("missing", [False, True])
 def test_against_scikit_learn(average, missing):

@@ -164,9 +164,9 @@ def check_range(name, what, value, low=None, high=None):
         a, b = (float(v) for v in value)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected {what} as (low, high), got {value!r}") from None
-    if not a <= b or (low is not None and a < low) or (high is not None and b > high):
+    if not -np.inf < a <= b < np.inf or (low is not None and a < low) or (high is not None and b > high):
         limits = f" in [{'-inf' if low is None else low}, {'inf' if high is None else high}]"
-        raise ValueError(f"{name}: expected {what} as (low, high){limits}, got {value!r}")
+        raise ValueError(f"{name}: expected {what} as finite (low, high){limits}, got {value!r}")
     return a, b
 
 

@@ -135,8 +135,8 @@ class Normalize(Transform):
     def __init__(self, mean, std):
         self.mean = [float(v) for v in np.ravel(mean)]
         self.std = [float(v) for v in np.ravel(std)]
-        if not self.std or min(self.std) <= 0 or not self.mean:
-            raise ValueError(f"Normalize: expected mean and std > 0 per channel, got {mean} and {std}")
+        if not self.std or min(self.std) <= 0 or not self.mean or not np.isfinite([*self.mean, *self.std]).all():
+            raise ValueError(f"Normalize: expected finite mean and std > 0 per channel, got {mean} and {std}")
 
     def record(self, plan, params):
         C = plan.channels

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._philox import SampleRng, philox4x32
 from .base import Transform, check_probability, check_range, pair
-from .plan import top_of
+from .plan import as_integers, top_of
 
 
 class RandomErasing(Transform):
@@ -61,7 +61,7 @@ def _per_channel(name, what, value, images):
     value = np.reshape(value, (-1, 1, 1))
     if len(value) not in (1, images.shape[1]):
         raise ValueError(f"{name}: expected {what} of 1 or {images.shape[1]} channels, got {len(value)} values")
-    return value
+    return as_integers(value, images.dtype) if images.dtype.kind in "ui" else value
 
 
 class Cutout(Transform):

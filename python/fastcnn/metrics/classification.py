@@ -9,6 +9,7 @@ import numpy as np
 
 from .base import Metric, class_ids, is_scores, split_scores
 
+_MOST_BY_ID = 1 << 15  # a table of 8 GiB: a larger id is a mistake rather than a class
 _AVERAGES = ("macro", "micro", "weighted", "binary", None)
 
 
@@ -106,6 +107,11 @@ class ConfusionMatrix(Metric):
         pred, target, n = class_ids(self.name, pred, target, self.num_classes, self.ignore_index)
         if n is None:
             n = int(max(pred.max(initial=-1), target.max(initial=-1))) + 1
+            if n > _MOST_BY_ID:
+                raise ValueError(
+                    f"{self.name}: expected class ids below {_MOST_BY_ID} where num_classes is not given, got {n - 1}; "
+                    "ignore_index leaves out an id that does not count"
+                )
         elif self.num_classes is None and n < len(self.counts):
             raise ValueError(f"{self.name}: expected scores of {len(self.counts)} classes as before, got {n}")
         self._grow(n)
