@@ -70,6 +70,16 @@ def test_any_split_of_a_batch_gives_the_same(make, dtype, photos):  # noqa: F811
     assert (whole["images"] != images).any((1, 2, 3)).sum() >= 5
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_any_split_of_a_batch_of_other_channels_gives_the_same(channels):
+    """Steps of colours, which other images draw, must not change how an image is sampled."""
+    images = np.random.default_rng(0).integers(0, 256, (40, channels, 24, 24)).astype(np.uint8)
+    whole = A.RandAugment(3, 9)(images, A.SampleRng(1, 2, np.arange(40)))
+    for i in range(40):
+        part = A.RandAugment(3, 9)(images[i : i + 1], A.SampleRng(1, 2, np.array([i])))
+        np.testing.assert_array_equal(part[0], whole[i])
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

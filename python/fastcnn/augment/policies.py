@@ -114,6 +114,8 @@ class _Policy(Transform):
             plan.replace(images.astype(np.float32).astype(np.float64))
         for names, sizes in zip(params["steps"].T, params["magnitudes"].T, strict=True):
             self._geometry(plan, names, sizes)
+            if plan.channels not in (1, 3):  # colours of others sample with other rounding: not for other images' sake
+                plan.pixels()
             self._colors(plan, names, sizes)
             images = plan.pixels()
             rows = [i for i, name in enumerate(names) if name in _PIXELS]
