@@ -239,6 +239,18 @@ class Two(ImageDataset):
         return np.zeros((20, 20, 3), np.uint8), self.target
 
 
+def test_joined_datasets_mirror_left_and_right_of_each():
+    """The first of them may know no keypoints."""
+    shape = {"keypoints": np.array([[[2, 2, 2], [4, 4, 2]], [[11, 11, 2], [14, 14, 2]]], np.float32)}
+    plain, paired, other = Two(), Two(**shape), Two(**shape)
+    paired.keypoint_pairs, other.keypoint_pairs = ((0, 1),), ((1, 0),)
+    (_, (alone,)), *_ = DataLoader(paired, 1, transform=RandomHorizontalFlip(1.0))
+    *_, (_, (joined,)) = DataLoader(ConcatDataset([plain, paired]), 1, transform=RandomHorizontalFlip(1.0))
+    np.testing.assert_array_equal(joined["keypoints"], alone["keypoints"])
+    with pytest.raises(ValueError, match="the same keypoint_pairs"):
+        ConcatDataset([paired, other])
+
+
 @pytest.mark.parametrize("kind", [list, fc.tensor, "torch"])
 def test_rows_of_lists_and_tensors_leave_with_their_boxes(kind):
     make = pytest.importorskip("torch").tensor if kind == "torch" else kind

@@ -333,6 +333,11 @@ class ConcatDataset(ImageDataset):
                     f"ConcatDataset: expected labels of {known[0][1]} as in dataset {known[0][0]}, got {dtype} in "
                     f"dataset {k}"
                 )
+        pairs = [p for p in (getattr(d, "keypoint_pairs", ()) for d in self.datasets) if len(p)]
+        for other in pairs[1:]:
+            if list(np.ravel(other)) != list(np.ravel(pairs[0])):
+                raise ValueError(f"ConcatDataset: expected the same keypoint_pairs, got {pairs[0]} and {other}")
+        self.keypoint_pairs = pairs[0] if pairs else ()
         self.has_raw = all(getattr(d, "has_raw", False) for d in self.datasets)
         self.per_sample = any(getattr(d, "per_sample", False) for d in self.datasets)
         self._ends = np.cumsum([len(d) for d in self.datasets])
