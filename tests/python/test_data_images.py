@@ -99,6 +99,19 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation, suffi
     assert small.shape == (12, 16, 3) and np.abs(small.astype(int) - whole).mean() < 6
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_grey_tiffs_that_lie_on_their_side_keep_their_rows(tmp_path, orientation, dtype):
+    """Uncompressed ones Pillow maps into memory, with sides that its own turning has exchanged already."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.arange(63).reshape(7, 9).astype(np.uint8)
+    Image.fromarray((stored.astype(dtype) << 8) if dtype == np.uint16 else stored).save(tmp_path / "a.tif", exif=exif)
+    turned = {5: stored.T, 6: np.rot90(stored, -1), 7: np.rot90(stored, 2).T, 8: np.rot90(stored)}[orientation]
+    np.testing.assert_array_equal(ImageReader("x", "L")(tmp_path / "a.tif")[..., 0], turned)
+    np.testing.assert_array_equal(ImageReader("x", "L")(tmp_path / "a.tif", upright=False)[..., 0], stored)
+
+
 def cover_box(shape, h, w):
     scale = max(w / shape[1], h / shape[0])
     bw, bh = w / scale, h / scale
