@@ -1,6 +1,8 @@
 """Datasets: arrays, the built-in ones, image folders, subsets. Files and downloads: test_data_files.py."""
 
+import copy
 import io
+import pickle
 import shutil
 import tarfile
 
@@ -465,6 +467,13 @@ def test_error_index_survives_wrapping():
     wrapped = Subset(ConcatDataset([ds, ds]), [7, 6, 1])
     with pytest.raises(SampleError, match="sample 1 failed: OSError: bad disk"):
         list(DataLoader(wrapped, 3))
+
+
+def test_sample_errors_survive_pickling():
+    error = SampleError(3, OSError("bad disk"), "a.png")
+    for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert str(again) == str(error) == "sample 3 (a.png) failed: OSError: bad disk"
+        assert type(again) is SampleError and (again.index, again.path) == (3, "a.png")
 
 
 def test_random_split():

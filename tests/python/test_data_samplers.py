@@ -42,6 +42,13 @@ def test_weights_without_replacement():
     np.testing.assert_allclose(first / 2000, weights / 10, atol=0.04)
 
 
+def test_extreme_weights_are_refused_or_kept_apart_from_none():
+    with pytest.raises(ValueError, match="a finite sum, got a sum of inf"):
+        WeightedRandomSampler([1e308, 1e308, 1e308])
+    tiny = WeightedRandomSampler([0.0, 5e-324, 1.0, 0.0], 2, replacement=False)
+    assert all(sorted(tiny.order(0, epoch)) == [1, 2] for epoch in range(20))
+
+
 def test_balanced_epochs_show_each_class_alike_and_each_sample_evenly():
     ds, labels = numbered()
     counts = np.bincount(labels)

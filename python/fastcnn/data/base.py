@@ -33,6 +33,11 @@ class SampleError(RuntimeError):
         where = "" if path is None or str(path) in str(error) else f" ({path})"
         super().__init__(f"{what}{where} failed: {type(error).__name__}: {error}")
         self.index, self.path = index, path
+        self._made_of = index, error, path
+
+    def __reduce__(self):
+        # Of its message alone, as exceptions are copied, it cannot be made: pools of processes would wait for ever.
+        return type(self), self._made_of
 
 
 def aligned_empty(shape, dtype):

@@ -177,8 +177,9 @@ def _still_to_do(image, upright):
     """What transpose() is to do for an opened image to be upright, or as it lies in the file; None for nothing."""
     turn = _turn(image)
     if turn is not None and image.format == "TIFF":
-        image.filename = ""  # no memory map, in which newer ones take height for width
-        image.load()  # newer versions of Pillow turn TIFFs here, and forget the tag
+        # Newer versions of Pillow turn TIFFs here and forget the tag; in their memory maps they take height for width.
+        image.filename = ""
+        image.load()
         if _turn(image) is None:
             return None if upright else _BACK.get(turn, turn)
     return turn if upright else None

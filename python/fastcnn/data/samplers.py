@@ -46,8 +46,11 @@ class WeightedRandomSampler:
             raise ValueError(
                 f"WeightedRandomSampler: expected finite weights (N,) of at least 0, got shape {self.weights.shape}"
             )
-        if not self.weights.sum() > 0:
-            raise ValueError("WeightedRandomSampler: expected a weight above 0, got none")
+        with np.errstate(over="ignore"):
+            total = self.weights.sum()
+        if not 0 < total < np.inf:  # an infinite sum draws the last sample alone
+            got = "none" if not total else f"a sum of {total}"
+            raise ValueError(f"WeightedRandomSampler: expected a weight above 0 and a finite sum, got {got}")
         n = len(self.weights) if num_samples is None else num_samples
         limit = np.inf if replacement else int((self.weights > 0).sum())
         if int(n) != n or not 1 <= n <= limit:
@@ -65,8 +68,9 @@ class WeightedRandomSampler:
             last = np.flatnonzero(self.weights)[-1]  # rounding must not lead behind it
             return np.minimum(np.searchsorted(edges, draws, side="right"), last).astype(np.int64)
         keys = _unit(_keys(np.arange(len(self.weights)), seed, epoch, WEIGHT_STREAM))
-        with np.errstate(divide="ignore"):
-            times = np.where(self.weights > 0, -np.log(keys) / self.weights, np.inf)
+        with np.errstate(divide="ignore", over="ignore"):
+            times = np.minimum(-np.log(keys) / self.weights, np.finfo(np.float64).max)  # before those of weight 0
+        times[self.weights == 0] = np.inf
         return np.argsort(times, kind="stable")[: self.num_samples]
 
     def tag(self):
