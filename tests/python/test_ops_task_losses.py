@@ -114,6 +114,15 @@ def test_task_losses_by_finite_differences():
     finite_differences(lambda x, y: ops.giou_loss(x, y), [boxes(6), boxes(6, seed=1)])
 
 
+@pytest.mark.parametrize("loss", [ops.giou_loss, ops.ciou_loss])
+def test_box_losses_of_no_pairs_are_zero(loss):
+    """A batch without objects must not turn the weights into NaN."""
+    a = fc.tensor(np.zeros((0, 4), np.float32), requires_grad=True)
+    value = loss(a, fc.tensor(np.zeros((0, 4), np.float32)))
+    value.backward()
+    assert value.item() == 0 and a.grad.shape == (0, 4)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_hinge_gan_and_margin_losses_are_their_formulas(reduction):
     relu = torch.relu

@@ -39,6 +39,11 @@ Pairs pairs_of(const char* op, const Tensor& boxes1, const Tensor& boxes2, doubl
   return p;
 }
 
+// Mean over pairs; 0 of none, as torchvision has it: a batch without objects must not become NaN.
+Tensor of_pairs(const Tensor& each, Reduction r) {
+  return r == Reduction::mean && each.numel() == 0 ? sum(each) : reduced(each, r);
+}
+
 }  // namespace
 
 Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction, double eps) {
@@ -46,7 +51,7 @@ Tensor giou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& 
   Pairs p = pairs_of("giou_loss", boxes1, boxes2, eps);
   Tensor hull = mul(p.hull.width(), p.hull.height());
   Tensor giou = sub(p.iou, div(sub(hull, p.unions), affine(hull, 1, eps)));
-  return reduced(affine(giou, -1, 1), r);
+  return of_pairs(affine(giou, -1, 1), r);
 }
 
 Tensor ciou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& reduction, double eps) {
@@ -60,7 +65,7 @@ Tensor ciou_loss(const Tensor& boxes1, const Tensor& boxes2, const std::string& 
   Tensor shape = affine(square(turn), 4 / (std::numbers::pi * std::numbers::pi), 0);
   Tensor weight =
       div(shape, affine(sub(shape, p.iou), 1, 1 + eps)).detach();  // a constant of the paper's gradient
-  return reduced(add(affine(sub(apart, p.iou), 1, 1), mul(weight, shape)), r);
+  return of_pairs(add(affine(sub(apart, p.iou), 1, 1), mul(weight, shape)), r);
 }
 
 }  // namespace fastcnn
