@@ -160,3 +160,71 @@ def test_bad_options():
         one.step()
     with pytest.raises(ValueError, match="parameter groups"):
         S.StepLR(o, 1).load_state_dict({"last_epoch": 1, "base_lrs": [1, 2]})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m, o: [m.LinearLR(o, 0.1, total_iters=5), m.ExponentialLR(o, 0.9)],
+        lambda m, o: [m.ConstantLR(o, 0.5, total_iters=3), m.MultiStepLR(o, [4, 9], 0.3), m.PolynomialLR(o, 30)],
+        lambda m, o: [m.LinearLR(o, 0.2, total_iters=4), m.ReduceLROnPlateau(o, patience=1, factor=0.5)],
+        lambda m, o: [m.CosineAnnealingLR(o, 30, eta_min=0.01), m.ReduceLROnPlateau(o, patience=2, factor=0.3)],
+        lambda m, o: [
+            m.SequentialLR(o, [m.LinearLR(o, 0.1, total_iters=3), m.StepLR(o, 4)], [3]),
+            m.ReduceLROnPlateau(o, patience=1, factor=0.5),
+        ],
+    ],
+)
+def test_schedules_go_on_from_rates_that_others_have_set(make):
+    ours, theirs = pair(SGD, {**SGD, "lr": 0.02})
+    a, b = make(S, ours), make(T, theirs)
+    for t in range(16):
+        if t == 7:  # by hand
+            for o in (ours, theirs):
+                o.param_groups[0]["lr"] *= 0.7
+        if t == 9:  # states say where the others have left the rate, in whatever order they are loaded
+            states, rates = [s.state_dict() for s in a], [g["lr"] for g in ours.param_groups]
+            ours, _ = pair(SGD, {**SGD, "lr": 0.02})
+            a = make(S, ours)
+            for s, state in reversed(list(zip(a, states, strict=True))):
+                s.load_state_dict(state)
+                assert s.get_last_lr() == pytest.approx(rates, rel=1e-12)
+        theirs.step()
+        for schedules in (a, b):
+            for s in schedules:
+                s.step(1.0) if hasattr(s, "num_bad_epochs") else s.step()
+        want = [g["lr"] for g in theirs.param_groups]
+        assert [g["lr"] for g in ours.param_groups] == pytest.approx(want, rel=1e-9), t
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["linear", "constant", "polynomial", "step", "multistep", "exponential", "cosine"])
+def test_groups_that_come_later_are_scheduled(name):
+    make, steps = CASES[name]
+    ours, theirs = pair(SGD)
+    a, b = make(S, ours), make(T, theirs)
+    for t in range(min(steps, 7) - 1):  # the cosine stands at its end after that
+        if t == 2:
+            ours.param_groups.append({"lr": 0.5})
+            theirs.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})
+        theirs.step()
+        a.step()
+        b.step()
+        want = [g["lr"] for g in theirs.param_groups]
+        assert [g["lr"] for g in ours.param_groups] == pytest.approx(want, rel=1e-9), t
+    assert len(a.state_dict()["base_lrs"]) == 2
+    plateau = S.ReduceLROnPlateau(ours, patience=0)
+    ours.param_groups.append({"lr": 0.2})
+    for _ in range(2):
+        plateau.step(1.0)
+    assert ours.param_groups[2]["lr"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("name", ["lambda", "onecycle", "restarts"])
+def test_groups_that_a_schedule_cannot_know_are_told(name):
+    ours, _ = pair(SGD)
+    schedule = CASES[name][0](S, ours)
+    ours.param_groups.append({**SGD, "lr": 0.5})
+    with pytest.raises(ValueError, match="made for 1 parameter groups, the optimizer has 2 now"):
+        schedule.step()

@@ -1,7 +1,9 @@
 """Learning-rate schedules with PyTorch's names, arguments and values.
 
 A schedule is a closed formula of its step count, so that it can be set to any step, saved as a few numbers,
-and put into a sequence. It writes group["lr"] of the optimizer; compiled steps read the new value.
+and put into a sequence. It writes group["lr"] of the optimizer; compiled steps read the new value. Where another
+schedule or the user has written it in between, it goes on from there: its own rate (base_lrs) becomes the one that
+would have led to what it finds.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ class LRScheduler:
     """
 
     interval = "epoch"
+    _chains = False  # lr_at is linear in base_lr, and PyTorch's goes on from rates that others have set
+    _given = None  # the rates as this schedule has set them last; None while it is not the one that acts
 
     def __init__(self, optimizer):
         if not hasattr(optimizer, "param_groups"):
@@ -25,7 +29,7 @@ class LRScheduler:
         self.optimizer = optimizer
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.base_lrs = [group["lr" if self._chains else "initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = 0
         self._set(0)
 
@@ -38,12 +42,48 @@ class LRScheduler:
         raise NotImplementedError
 
     def _set(self, t):
+        groups = self.optimizer.param_groups
+        for group in groups[len(self.base_lrs) :] if self._chains else ():
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        if len(groups) != len(self.base_lrs):
+            raise ValueError(
+                f"{self._name}: made for {len(self.base_lrs)} parameter groups, the optimizer has {len(groups)} now"
+            )
         self.last_epoch = t
-        for i, (group, base) in enumerate(zip(self.optimizer.param_groups, self.base_lrs, strict=True)):
+        for i, (group, base) in enumerate(zip(groups, self.base_lrs, strict=True)):
             group["lr"] = self.lr_at(base, t, i)
+        self._given = self.get_last_lr()
+
+    def _reset(self):
+        """Back to the rates before any schedule, for a place in a sequence."""
+        self.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+
+    def _rest(self):
+        """Another schedule acts from here on, until the next _set."""
+        self._given = None
+
+    def _adopt(self):
+        """Takes the rates as others have changed them for its own, and those of groups that have come since."""
+        if not self._chains or self._given is None:
+            return
+        t = self.last_epoch
+        for i, group in enumerate(self.optimizer.param_groups):
+            known = i < len(self._given)
+            if known and group["lr"] == self._given[i]:
+                continue
+            group.setdefault("initial_lr", group["lr"])
+            at_zero = self.lr_at(0.0, t, i)
+            share = self.lr_at(1.0, t, i) - at_zero
+            base = (group["lr"] - at_zero) / share if abs(share) > 1e-12 else None  # None: it shows nothing now
+            if known:
+                self.base_lrs[i] = self.base_lrs[i] if base is None else base
+            else:
+                self.base_lrs.append(group["lr"] if base is None else base)
+        self._given = self.get_last_lr()
 
     def step(self):
         """Goes on by one step."""
+        self._adopt()
         self._set(self.last_epoch + 1)
 
     def get_last_lr(self):
@@ -52,6 +92,7 @@ class LRScheduler:
 
     def state_dict(self):
         """Plain numbers only; functions (LambdaLR) are not in it."""
+        self._adopt()
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
 
     def load_state_dict(self, state):
@@ -83,6 +124,8 @@ class LambdaLR(LRScheduler):
 class StepLR(LRScheduler):
     """lr = base_lr * gamma ** (t // step_size)."""
 
+    _chains = True
+
     def __init__(self, optimizer, step_size, gamma=0.1):
         self.step_size, self.gamma = _positive("StepLR", "step_size", step_size), gamma
         super().__init__(optimizer)
@@ -93,6 +136,8 @@ class StepLR(LRScheduler):
 
 class MultiStepLR(LRScheduler):
     """Multiplied by gamma at each of the milestones (step counts)."""
+
+    _chains = True
 
     def __init__(self, optimizer, milestones, gamma=0.1):
         self.milestones, self.gamma = sorted(milestones), gamma
@@ -105,6 +150,8 @@ class MultiStepLR(LRScheduler):
 class ExponentialLR(LRScheduler):
     """lr = base_lr * gamma ** t."""
 
+    _chains = True
+
     def __init__(self, optimizer, gamma):
         self.gamma = gamma
         super().__init__(optimizer)
@@ -115,6 +162,8 @@ class ExponentialLR(LRScheduler):
 
 class CosineAnnealingLR(LRScheduler):
     """Half a cosine from base_lr to eta_min in T_max steps, and back up after it (Loshchilov & Hutter 2017)."""
+
+    _chains = True
 
     def __init__(self, optimizer, T_max, eta_min=0.0):
         self.T_max, self.eta_min = _positive("CosineAnnealingLR", "T_max", T_max), eta_min
@@ -128,6 +177,7 @@ class LinearWarmup(LRScheduler):
     """From start_factor * base_lr up to base_lr in total_iters even steps (torch's LinearLR)."""
 
     interval = "step"
+    _chains = True
 
     def __init__(self, optimizer, total_iters=5, start_factor=1.0 / 3, end_factor=1.0):
         if not 0 <= start_factor <= 1 or not 0 <= end_factor <= 1:
@@ -155,6 +205,8 @@ class LinearLR(LinearWarmup):
 class ConstantLR(LRScheduler):
     """lr = base_lr * factor for total_iters steps, then base_lr."""
 
+    _chains = True
+
     def __init__(self, optimizer, factor=1.0 / 3, total_iters=5):
         if not 0 <= factor <= 1:
             raise ValueError(f"ConstantLR: expected factor in [0, 1], got {factor}")
@@ -167,6 +219,8 @@ class ConstantLR(LRScheduler):
 
 class PolynomialLR(LRScheduler):
     """lr = base_lr * (1 - t / total_iters) ** power, 0 from there on (the schedule of DeepLab, Chen et al. 2017)."""
+
+    _chains = True
 
     def __init__(self, optimizer, total_iters=5, power=1.0):
         self.total_iters, self.power = _positive("PolynomialLR", "total_iters", total_iters), power
@@ -297,12 +351,39 @@ class SequentialLR(LRScheduler):
             if s.optimizer is not optimizer:
                 raise ValueError(f"SequentialLR: scheduler {i} drives another optimizer")
         self.interval = self.schedulers[0].interval
+        for s in self.schedulers:
+            s._reset()
         super().__init__(optimizer)
+
+    def _reset(self):
+        super()._reset()
+        for s in self.schedulers:
+            s._reset()
+
+    def _part(self, t):
+        return bisect.bisect_right(self.milestones, t)
 
     def _set(self, t):
         self.last_epoch = t
-        i = bisect.bisect_right(self.milestones, t)
+        i = self._part(t)
+        for s in self.schedulers:
+            s._rest()
         self.schedulers[i]._set(t - (self.milestones[i - 1] if i else 0))
+
+    def _rest(self):
+        for s in self.schedulers:
+            s._rest()
+
+    def _adopt(self):
+        self.schedulers[self._part(self.last_epoch)]._adopt()
+
+    def step(self):
+        t = self.last_epoch + 1
+        if self._part(t) != self._part(self.last_epoch):
+            self._set(t)
+            return
+        self.last_epoch = t
+        self.schedulers[self._part(t)].step()
 
     def state_dict(self):
         inner = [s.state_dict() for s in self.schedulers]
@@ -342,6 +423,7 @@ class ReduceLROnPlateau:
         if not factor < 1:
             raise ValueError(f"ReduceLROnPlateau: expected factor < 1, got {factor}")
         groups = optimizer.param_groups
+        self._least = None if isinstance(min_lr, Sequence) else min_lr
         self.min_lrs = list(min_lr) if isinstance(min_lr, Sequence) else [min_lr] * len(groups)
         if len(self.min_lrs) != len(groups):
             raise ValueError(
@@ -373,7 +455,15 @@ class ReduceLROnPlateau:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            for group, low in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
+            groups = self.optimizer.param_groups
+            if self._least is not None:  # groups may have come since
+                self.min_lrs = [self._least] * len(groups)
+            elif len(groups) != len(self.min_lrs):
+                raise ValueError(
+                    f"ReduceLROnPlateau: {len(self.min_lrs)} values of min_lr, but the optimizer has {len(groups)} "
+                    "parameter groups now"
+                )
+            for group, low in zip(groups, self.min_lrs, strict=True):
                 new = max(group["lr"] * self.factor, low)
                 if group["lr"] - new > self.eps:
                     group["lr"] = new
