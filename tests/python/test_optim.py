@@ -140,6 +140,43 @@ def test_state_continues(case):
         np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
 
 
+@pytest.mark.parametrize("case", ["sgd_momentum", "adam", "rmsprop_centered"])
+def test_cleared_states_and_replaced_groups_count(case):
+    name, options = CASES[case]
+    ours, theirs, a, b = both(name, options)
+    for t in range(6):
+        if t == 2:
+            a.state.clear()
+            b.state.clear()
+        if t == 4:
+            for o in (a, b):
+                o.param_groups = [{**o.param_groups[0], "lr": 0.5}]
+        for p, q, g in zip(ours, theirs, values(t), strict=True):
+            p.grad, q.grad = fc.tensor(g), torch.tensor(g)
+        a.step()
+        b.step()
+        check(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_states_of_torch_go_on(case):
+    name, options = CASES[case]
+    ours, theirs, a, b = both(name, options)
+    for t in range(6):
+        if t == 3:
+            a = getattr(fc.optim, name)(ours, **options)
+            state = {
+                n: {k: fc.tensor(v.numpy()) if isinstance(v, torch.Tensor) else v for k, v in s.items()}
+                for n, s in b.state_dict()["state"].items()
+            }
+            a.load_state_dict({"state": state, "param_groups": b.state_dict()["param_groups"]})
+        for p, q, g in zip(ours, theirs, values(t), strict=True):
+            p.grad, q.grad = fc.tensor(g), torch.tensor(g)
+        a.step()
+        b.step()
+        check(ours, theirs, rtol=2e-6)
+
+
 def test_state_is_loaded_in_place():
     ours, _, a, _ = both("SGD", {"lr": 0.1, "momentum": 0.9})
     for p, g in zip(ours, values(1), strict=True):

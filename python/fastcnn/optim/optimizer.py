@@ -212,7 +212,9 @@ class Optimizer:
         for params in by_step.values():
             key = (number, *map(id, params))
             launch = self._launches.get(key)
-            if launch is None:
+            # Groups and states are plain dicts that users replace or clear.
+            known = launch is not None and launch.group is group
+            if not known or any(s is not self.state[p] for s, p in zip(launch.states, params, strict=True)):
                 if len(self._launches) >= 256:  # ever new subsets: plans keep what they need themselves
                     self._launches.clear()
                 launch = _Launch(self, group, params, [self.state[p] for p in params])
@@ -269,7 +271,9 @@ class Optimizer:
                 )
             for number, p in zip(saved["params"], group["params"], strict=True):
                 state = dict(state_dict["state"].get(number, state_dict["state"].get(str(number), {})))
-                state["step"] = int(_number(state.get("step", 0)))
+                # PyTorch's SGD keeps no count, but a buffer tells that it has stepped: dampening is for later steps.
+                stepped = any(isinstance(value, _core.Tensor) for value in state.values())
+                state["step"] = int(_number(state.get("step", int(stepped))))
                 for name, value in state.items():
                     if isinstance(value, _core.Tensor) and value.ndim and tuple(value.shape) != tuple(p.shape):
                         raise ValueError(
