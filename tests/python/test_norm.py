@@ -1,5 +1,6 @@
 """Normalisation: PyTorch and finite differences, training, running statistics, inference, second order."""
 
+import fastcnn
 import numpy as np
 import pytest
 from nn_check import (
@@ -93,6 +94,24 @@ def test_running_statistics(shape, momentum, isa):
         kept = array(mean)
         ops.batch_norm(tensor(x, "float32"), mean, var)
         np.testing.assert_array_equal(array(mean), kept)
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm2d", "SyncBatchNorm"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_statistics_that_are_not_tracked_for_a_while_stay(kind, compiled):
+    ours = getattr(fastcnn.nn, kind)(3)
+    theirs = torch.nn.BatchNorm2d(3)
+    call = fastcnn.compile(lambda x: ours(x)) if compiled else ours
+    rng = np.random.default_rng(4)
+    for t in range(6):
+        ours.track_running_stats = theirs.track_running_stats = t not in (2, 3)
+        for m in (ours, theirs):
+            m.train(t != 3)
+        x = rng.standard_normal((4, 3, 5, 5)).astype(np.float32)
+        y = call(fastcnn.tensor(x))
+        np.testing.assert_allclose(y.detach().numpy(), theirs(torch.tensor(x)).detach().numpy(), rtol=1e-4, atol=1e-5)
+        for name, buffer in theirs.named_buffers():
+            np.testing.assert_allclose(getattr(ours, name).numpy(), buffer.numpy(), rtol=1e-5, err_msg=f"{name} {t}")
 
 
 def test_running_statistics_stay_where_training_fails():

@@ -81,6 +81,17 @@ def _net(norm):
     return net
 
 
+def test_weight_norm_of_a_vector_has_a_length_for_each_value():
+    theirs = torch.nn.utils.weight_norm(torch.nn.BatchNorm2d(3).eval())
+    mine = utils.weight_norm(nn.BatchNorm2d(3).eval())
+    values = np.array([1.0, -2.0, 3.0], np.float32)
+    for m, tensor in ((theirs, torch.tensor), (mine, _core.tensor)):
+        m.load_state_dict({**m.state_dict(), "weight_v": tensor(values), "weight_g": tensor(np.abs(values))})
+        m(tensor(np.ones((2, 3, 1, 1), np.float32))).sum().backward()
+    for name in ("weight_g", "weight_v"):
+        np.testing.assert_allclose(getattr(mine, name).grad.numpy(), getattr(theirs, name).grad.numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", [utils.spectral_norm, utils.weight_norm])
 def test_compiled_steps_with_two_forwards_and_a_penalty_equal_eager(norm):
     """The state of the first forward must reach its gradient, though the second moves it on."""

@@ -104,12 +104,14 @@ class _BatchNorm(_Running):
         if x.ndim not in self._ndims:
             dims = " or ".join(f"{n}-D" for n in self._ndims)
             raise ValueError(f"{type(self).__name__}: expected x as {dims}, got x of shape {x.shape}")
-        if self.training and self.num_batches_tracked is not None:
+        # Switched off for a while (track_running_stats = False), batches leave the statistics as they are.
+        tracked = not self.training or self.track_running_stats
+        if tracked and self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return ops.batch_norm(
             x,
-            self.running_mean,
-            self.running_var,
+            self.running_mean if tracked else None,
+            self.running_var if tracked else None,
             self.weight,
             self.bias,
             training=self.training or self.running_mean is None,
@@ -176,7 +178,7 @@ class SyncBatchNorm(_BatchNorm):
         return (y if self.bias is None else y + self.bias.reshape(shape)).to(x.dtype)
 
     def _note(self, mean, var):
-        if self.running_mean is None:
+        if self.running_mean is None or not self.track_running_stats:
             return
         with no_grad():
             self.num_batches_tracked.add_(1)

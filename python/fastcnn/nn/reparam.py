@@ -22,6 +22,11 @@ def _rows(weight, dim):
     return weight.reshape((weight.shape[0], -1))
 
 
+def _sum(x, dims):
+    """Kept as 1; no dims is none here (a vector's own axis), while sum takes it for all."""
+    return x.sum(dims, keepdim=True) if dims else x
+
+
 def _unit(v, eps):
     return v / (v * v).sum().sqrt().clamp(min=eps)
 
@@ -74,7 +79,7 @@ class _WeightNorm(_Computed):
         if self._norm_dim is None:
             return v * (g / (v * v).sum().sqrt())
         others = [d for d in range(v.ndim) if d != self._norm_dim]
-        return v * (g / (v * v).sum(others, keepdim=True).sqrt())
+        return v * (g / _sum(v * v, others).sqrt())
 
     def extra_repr(self):
         return ", ".join(filter(None, (super().extra_repr(), "weight_norm")))
@@ -150,8 +155,8 @@ def weight_norm(module, name="weight", dim=0):
     dim = None if dim is None else _axis("weight_norm", module, weight, dim)
     with no_grad():
         w = weight.detach()
-        others = list(range(w.ndim)) if dim is None else [d for d in range(w.ndim) if d != dim]
-        length = (w * w).sum(others, keepdim=dim is not None).sqrt()
+        others = [d for d in range(w.ndim) if d != dim]
+        length = ((w * w).sum() if dim is None else _sum(w * w, others)).sqrt()
     delattr(module, name)
     module.register_parameter(f"{name}_g", Parameter(length))
     module.register_parameter(f"{name}_v", weight)
