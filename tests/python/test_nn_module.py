@@ -501,6 +501,13 @@ def test_clip_grad_norm(p):
     assert utils.clip_grad_norm_([nn.Parameter(rand(2))], 1.0).item() == 0
 
 
+def test_clip_grad_norm_of_float64():
+    p = nn.Parameter(_core.tensor(np.zeros(2)))
+    p.grad = _core.tensor(np.array([3e60, 4e60]))
+    assert utils.clip_grad_norm_([p], 1.0).item() == pytest.approx(5e60)  # no float32
+    np.testing.assert_allclose(p.grad.numpy(), [0.6, 0.8], rtol=1e-12)
+
+
 def test_clip_others():
     bad = grads(np.array([np.nan, 1]))
     with pytest.raises(RuntimeError, match="nan"):

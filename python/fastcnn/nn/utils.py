@@ -18,13 +18,13 @@ def _with_grads(parameters):
 
 
 def get_total_norm(tensors, norm_type=2.0):
-    """The norm of all tensors as if they were one vector, a 0-D float32 tensor; norm_type may be inf."""
+    """The norm of all tensors as if they were one vector, 0-D, float32 or wider; norm_type may be inf."""
     norm_type = float(norm_type)
     if not norm_type > 0:
         raise ValueError(f"get_total_norm: expected norm_type > 0, got {norm_type}")
     total = None
     for t in tensors:
-        t = t.to("float32")
+        t = t if t.dtype == _core.float64 else t.to("float32")
         part = t.abs().max() if math.isinf(norm_type) else _power(t.abs(), norm_type).sum()
         total = (
             part if total is None else (ops.maximum(total, part) if math.isinf(norm_type) else total + part)
