@@ -248,6 +248,16 @@ def test_layers_around_other_ops_are_quantised():
     assert agreement(predict(net, x), predict(quantized, x)) > 12
 
 
+@pytest.mark.parametrize("channels", [1, 8])
+def test_prelu_between_layers_is_no_obstacle(channels):
+    """Its zero is a node without inputs."""
+    fc.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(channels), nn.Conv2d(8, 5, 1)).eval()
+    x = images(4)
+    quantized = fc.quantize(net, x)
+    assert quantized.float_layers == {} and agreement(predict(net, x), predict(quantized, x)) > 25
+
+
 def test_skipped_layers_stay_float_with_their_norms():
     net = settled("resnet8", side=32)
     x = images(8)

@@ -37,7 +37,7 @@ class Converter:
 
     def _keeps_scale(self, node):
         op = node["op"]
-        if self.index.dtypes.get(node["in"][0]) != "float32":
+        if not node["in"] or self.index.dtypes.get(node["in"][0]) != "float32":  # none: numbers, as PReLU's zero
             return False
         copies = op == "unary" and not node.get("params") and node["out"][0].get("dtype") == "float32"
         zeros = op == "pad" and not node.get("params", {}).get("value")
