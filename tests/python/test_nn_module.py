@@ -316,6 +316,19 @@ def test_unfreeze_leaves_what_never_trained_as_it_was():
     assert all(p.requires_grad for p in plain.parameters())
 
 
+def test_unfreeze_trains_shared_parameters_again():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    net[1].weight = net[0].weight
+    net[2].bias = nn.Parameter(rand(2), requires_grad=False)
+    want = [p.requires_grad for p in net.parameters()]
+    assert want == [True, True, True, False, False]
+    net.freeze()
+    assert not any(p.requires_grad for p in net.parameters())
+    assert [p.requires_grad for p in net.unfreeze().parameters()] == want
+    net[1].freeze()  # a part, then all
+    assert [p.requires_grad for p in net.freeze().unfreeze().parameters()] == want
+
+
 def test_freeze_leaves_batch_norm_on_wish():
     net = Net().freeze(train_bn=True)
     trained = [n for n, p in net.named_parameters() if p.requires_grad]
@@ -547,6 +560,20 @@ def test_ema():
     assert same(other.state_dict(), ema.state_dict())
     with pytest.raises(ValueError, match="decay"):
         utils.EMA(net, 1.5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ema_moves_shared_tensors_once(compiled):
+    norm = nn.BatchNorm2d(1)
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), norm, norm)
+    net[1].weight = net[0].weight
+    init.constant_(net[0].weight, 0.0)
+    ema = utils.EMA(net, decay=0.75)
+    init.constant_(net[0].weight, 4.0)
+    init.constant_(norm.running_mean, 8.0)
+    (fc.compile(ema.update) if compiled else ema.update)()
+    np.testing.assert_allclose(ema.module[1].weight.numpy(), 1.0)
+    assert ema.module[3].running_mean.item() == pytest.approx(2.0)
 
 
 def test_ema_warmup():

@@ -359,7 +359,12 @@ class Module:
         Frozen batch norms act as in evaluation even after train(). train_bn=True leaves batch norms
         (weights and statistics) in training.
         """
-        for m in self.modules():
+        modules, trained = list(self.modules()), set()
+        for m in modules:  # a parameter of several modules that one of them has stopped was no fixed one
+            trained.update(id(p) for name, p in m._members(PARAMETER) if m._frozen and name not in m._fixed)
+        for m in modules:
+            m._note_fixed(trained)
+        for m in modules:
             m._freeze_self(train_bn)
         return self
 
@@ -370,10 +375,13 @@ class Module:
             m._unfreeze_self()
         return self
 
-    def _freeze_self(self, train_bn):
+    def _note_fixed(self, trained):
         if not self._frozen:
-            self._frozen = True
-            self._fixed = frozenset(name for name, p in self._members(PARAMETER) if not p.requires_grad)
+            members = self._members(PARAMETER)
+            self._fixed = frozenset(n for n, p in members if not p.requires_grad and id(p) not in trained)
+
+    def _freeze_self(self, train_bn):
+        self._frozen = True
         for _, p in self._members(PARAMETER):
             p.requires_grad = False
 

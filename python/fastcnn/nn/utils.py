@@ -105,7 +105,8 @@ class EMA:
             if self.warmup:
                 self.updates.copy_(self.updates + 1.0)
                 step = (1.0 - (self.updates + 1.0) / (self.updates + 10.0)).clamp(min=step)
-            for key, average in self.module._state().items():
+            tensors = {id(average): (key, average) for key, average in self.module._state().items()}
+            for key, average in tensors.values():  # shared ones once
                 value = now[key].detach()
                 if average.dtype.is_floating_point:
                     average.copy_(average + (value - average) * step)
