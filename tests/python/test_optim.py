@@ -177,6 +177,33 @@ def test_states_of_torch_go_on(case):
         check(ours, theirs, rtol=2e-6)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "Adagrad", "Lion", "LAMB", "LARS", "Muon"])
+def test_parameters_that_are_views_step_in_their_place(name, compiled):
+    w = values()[0]
+    shared, wide = w.copy(), fc.tensor(np.concatenate([w, w], 1))
+    views = [fc.from_numpy(shared), wide[:, 3:], fc.tensor(w.transpose(1, 0, 2, 3)).transpose(0, 1)]
+    params = [fc.nn.Parameter(v) for v in [fc.tensor(w), *views]]
+    assert [p.is_contiguous() for p in params] == [True, False, False, False]
+    optimizer = getattr(fc.optim, name)(params, lr=0.1)
+    scaler = fc.GradScaler(init_scale=4.0)
+
+    def step():
+        scaler.scale(sum((p * p).sum() for p in params)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    run = fc.compile(step) if compiled else step
+    for _ in range(3):
+        run()
+    want = params[0].detach().numpy()
+    assert np.abs(want - w).max() > 1e-4
+    for got in (*params[1:], fc.tensor(shared), wide[:, 3:]):
+        np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(wide[:, :3].numpy(), w)
+
+
 def test_state_is_loaded_in_place():
     ours, _, a, _ = both("SGD", {"lr": 0.1, "momentum": 0.9})
     for p, g in zip(ours, values(1), strict=True):

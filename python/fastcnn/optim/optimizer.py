@@ -181,7 +181,12 @@ class Optimizer:
                     _core.on_each_run(functools.partial(launch.prepare, use) if use else launch.prepare, launch.undo)
                     grads = [p.grad for p in launch.params]
                     buffers = [[s[name] for s in launch.states] for name in self._buffers(group)]
-                    self._apply_scaled(scale, group, launch.params, grads, buffers, hyper)
+                    # Steps are on dense memory: slices, transposes and arrays of NumPy go there and back.
+                    dense = [p if p.is_contiguous() else p.detach().contiguous() for p in launch.params]
+                    self._apply_scaled(scale, group, dense, grads, buffers, hyper)
+                    for p, moved in zip(launch.params, dense, strict=True):
+                        if moved is not p:
+                            p.detach().copy_(moved)
         finally:
             _core.set_grad_enabled(was)
         return loss
