@@ -81,6 +81,15 @@ def _net(norm):
     return net
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("norm", ["spectral_norm", "weight_norm"])
+def test_layers_of_other_dtypes_stay_what_they_are(norm, dtype):
+    mine = getattr(utils, norm)(nn.Linear(3, 4).to(dtype))
+    assert {str(t.dtype).split(".")[-1] for t in mine.state_dict().values()} == {dtype}
+    mine(ops.ones((2, 3), dtype=dtype)).sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in mine.parameters())
+
+
 def test_weight_norm_of_a_vector_has_a_length_for_each_value():
     theirs = torch.nn.utils.weight_norm(torch.nn.BatchNorm2d(3).eval())
     mine = utils.weight_norm(nn.BatchNorm2d(3).eval())

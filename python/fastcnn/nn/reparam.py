@@ -138,7 +138,8 @@ def spectral_norm(module, name="weight", n_power_iterations=1, eps=1e-12, dim=No
     delattr(module, name)
     module.register_parameter(f"{name}_orig", weight)
     for suffix, size in (("_u", rows), ("_v", columns)):
-        module.register_buffer(name + suffix, _unit(ops.randn((size,), device=device), eps))
+        start = _unit(ops.randn((size,), device=device), eps).to(weight.dtype)
+        module.register_buffer(name + suffix, start)
     module._spectral = (n_power_iterations, eps, dim)
     module.__class__ = _class_of(type(module), _SpectralNorm, name)
     module._iterate(15)  # a first estimate that is near, as PyTorch's parametrization makes it
