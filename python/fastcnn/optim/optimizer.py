@@ -53,7 +53,12 @@ class _Launch:
             _core.write_(hyper, values)
 
     def level(self):
-        """Have all its parameters stepped equally often? Another plan may have moved some of them alone."""
+        """Have all its parameters stepped equally often, and are their states those of the optimizer still?
+
+        Another plan may have moved some of them alone; state.clear() takes all away.
+        """
+        if self.optimizer.state.get(self.params[0]) is not self.states[0]:
+            return False
         step = self.states[0]["step"]
         return all(state["step"] == step for state in self.states)
 
