@@ -210,6 +210,23 @@ def test_parameters_that_are_views_step_in_their_place(name, compiled):
     np.testing.assert_array_equal(wide[:, :3].numpy(), w)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_momentum_may_begin_and_end_between_steps(compiled):
+    ours, theirs, a, b = both("SGD", {"lr": 0.05})
+    for p, g in zip(ours, values(1), strict=True):
+        p.grad = fc.tensor(g)
+    step = fc.compile(a.step) if compiled else a.step
+    for t in range(9):
+        for o in (a, b):
+            o.param_groups[0]["momentum"] = 0.9 if 3 <= t < 6 else 0.0
+        for p, q, g in zip(ours, theirs, values(t), strict=True):
+            p.grad.copy_(g)
+            q.grad = torch.tensor(g)
+        step()
+        b.step()
+        check(ours, theirs, rtol=1e-5)
+
+
 def test_state_is_loaded_in_place():
     ours, _, a, _ = both("SGD", {"lr": 0.1, "momentum": 0.9})
     for p, g in zip(ours, values(1), strict=True):

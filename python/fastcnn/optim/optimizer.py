@@ -24,6 +24,7 @@ class _Launch:
 
     def __init__(self, optimizer, group, params, states):
         self.optimizer, self.group, self.params, self.states = optimizer, group, params, states
+        self.buffers = optimizer._buffers(group)  # others once momentum goes from or to zero
         self._hypers = []  # one for each step of a plan: host work runs before the first of them
         self.hyper = self.hyper_of(0)
 
@@ -53,11 +54,13 @@ class _Launch:
             _core.write_(hyper, values)
 
     def level(self):
-        """Have all its parameters stepped equally often, and are their states those of the optimizer still?
+        """Have all its parameters stepped equally often, and are their states those that a step would take now?
 
         Another plan may have moved some of them alone; state.clear() takes all away.
         """
         if self.optimizer.state.get(self.params[0]) is not self.states[0]:
+            return False
+        if self.optimizer._buffers(self.group) != self.buffers:
             return False
         step = self.states[0]["step"]
         return all(state["step"] == step for state in self.states)
@@ -75,8 +78,7 @@ class Optimizer:
     defaults: options of groups that do not set them.
 
     step() updates the parameters that have a gradient, in place; the others keep value and state. Options in
-    param_groups may change between steps, in compiled ones too, where only momentum from or to zero is fixed when the
-    step is traced.
+    param_groups may change between steps, in compiled ones too.
     """
 
     _switches = ("nesterov", "maximize", "amsgrad", "centered")  # other values make a new plan
@@ -223,7 +225,7 @@ class Optimizer:
             key = (number, *map(id, params))
             launch = self._launches.get(key)
             # Groups and states are plain dicts that users replace or clear.
-            known = launch is not None and launch.group is group
+            known = launch is not None and launch.group is group and launch.buffers == self._buffers(group)
             if not known or any(s is not self.state[p] for s, p in zip(launch.states, params, strict=True)):
                 if len(self._launches) >= 256:  # ever new subsets: plans keep what they need themselves
                     self._launches.clear()
