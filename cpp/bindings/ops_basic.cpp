@@ -263,8 +263,12 @@ void def_accumulate(py::module_& ops, const char* name, Reduce op, const char* d
       name,
       [name, op](const Tensor& x, const py::object& dim, bool keepdim, const py::object& dtype) {
         std::vector<int> dims = dim_list(name, dim);
-        DType t = dtype_or(dtype, x.dtype());
-        return without_gil([&] { return op(cast(x, t), dims, keepdim); });
+        const DType t = dtype_or(dtype, x.dtype());
+        const bool asked = !dtype.is_none();
+        return without_gil([&] {
+          Tensor y = op(cast(x, t), dims, keepdim);
+          return asked ? cast(y, t) : y;
+        });
       },
       py::arg("x"), py::arg("dim") = py::none(), py::arg("keepdim") = false, py::kw_only(),
       py::arg("dtype") = py::none(), doc);

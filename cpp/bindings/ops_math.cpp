@@ -9,7 +9,11 @@ py::tuple both(const std::pair<Tensor, Tensor>& r) { return py::make_tuple(r.fir
 
 Tensor cumsum_as(const Tensor& x, int dim, const py::object& dtype) {
   const DType t = dtype_or(dtype, x.dtype());
-  return without_gil([&] { return cumsum(cast(x, t), dim); });
+  const bool asked = !dtype.is_none();
+  return without_gil([&] {
+    Tensor y = cumsum(cast(x, t), dim);
+    return asked ? cast(y, t) : y;
+  });
 }
 py::tuple sort_both(const Tensor& x, int dim, bool descending, bool) {  // always stable
   return both(without_gil([&] { return sort(x, dim, descending); }));

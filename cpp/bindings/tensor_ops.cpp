@@ -30,8 +30,12 @@ void def_accumulate(TensorClass& c, const char* name, Reduce op, const char* doc
       name,
       [name, op](const Tensor& x, const py::object& dim, bool keepdim, const py::object& dtype) {
         std::vector<int> dims = dim_list(name, dim);
-        DType t = dtype_or(dtype, x.dtype());
-        return without_gil([&] { return op(cast(x, t), dims, keepdim); });
+        const DType t = dtype_or(dtype, x.dtype());
+        const bool asked = !dtype.is_none();
+        return without_gil([&] {
+          Tensor y = op(cast(x, t), dims, keepdim);
+          return asked ? cast(y, t) : y;
+        });
       },
       py::arg("dim") = py::none(), py::arg("keepdim") = false, py::kw_only(), py::arg("dtype") = py::none(), doc);
 }
@@ -76,7 +80,7 @@ template <TensorTensor op>
 py::object logical(const py::object& a, const py::object& b) {
   auto o = operands_from(a, b);
   if (!o) return py::reinterpret_borrow<py::object>(Py_NotImplemented);
-  check<TypeError>(o->a.dtype() == DType::bool_ || o->b.dtype() == DType::bool_,
+  check<TypeError>(o->a.dtype() == DType::bool_ && o->b.dtype() == DType::bool_,
                    "&, |, ^: expected bool tensors, got ", o->a.dtype(), " and ", o->b.dtype());
   return py::cast(without_gil([&] { return op(o->a, o->b); }));
 }

@@ -336,3 +336,50 @@ def test_compiled_functions_are_copied_and_pickled_without_their_plans():
     assert copy.deepcopy(trainer).model is not trainer.model
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pickle.dumps(fc.compile(lambda x: x))
+
+
+def losses_with_freezing(compiled):
+    fc.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer = fc.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+
+    def step(x):
+        loss = (net(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        return loss
+
+    step = fc.compile(step) if compiled else step
+    x = fc.tensor(np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32))
+    losses = []
+    for frozen in (False, True, False, True):
+        net[0].freeze() if frozen else net[0].unfreeze()
+        losses += [step(x).item() for _ in range(2)]
+    return losses
+
+
+def test_compiled_steps_see_whether_frozen_parameters_have_gradients():
+    """Momentum moves a frozen parameter whose gradient is zeros, and none that has no gradient."""
+    np.testing.assert_allclose(losses_with_freezing(True), losses_with_freezing(False), rtol=1e-6)
+
+    def moved(compiled):
+        p, q = nn.Parameter(fc.zeros(2)), nn.Parameter(fc.zeros(2))
+        q.grad = fc.ones(2)
+        q.requires_grad = False
+        optimizer = fc.optim.SGD([p, q], 1.0)
+
+        def step():
+            (p * 2).sum().backward()
+            optimizer.step()
+            p.grad = None
+
+        step = fc.compile(step) if compiled else step
+        seen = []
+        for i in range(4):
+            q.grad = q.grad if i < 2 else None
+            step()
+            seen.append(q.tolist())
+        return seen
+
+    assert moved(True) == moved(False) == [[-1, -1], [-2, -2], [-2, -2], [-2, -2]]

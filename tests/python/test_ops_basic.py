@@ -521,6 +521,7 @@ MESSAGES = [
     (lambda: ops.clamp(ops.ones(2)), ValueError, "clamp: expected at least one of min and max"),
     (lambda: bool(ops.ones(2)), ValueError, r"truth of a tensor of shape \(2,\) is ambiguous"),
     (lambda: ops.ones(2) & ops.ones(2), TypeError, "expected bool tensors"),
+    (lambda: fc.tensor([6, 5]) | fc.tensor([True, False]), TypeError, "expected bool tensors, got int64 and bool"),
     (lambda: ops.zeros(2, -3), ValueError, r"\(2, -3\)"),
     (lambda: ops.zeros(2**40, 2**40), ValueError, "more elements than int64"),
     (lambda: ops.zeros(2, dtype="float8"), TypeError, "dtype: expected float32"),
@@ -564,3 +565,13 @@ def test_extremes_and_affine_maps_of_int64_are_exact(shape, kernel_isa):
             np.testing.assert_array_equal(got.numpy(), want(x, axis=dim))
     np.testing.assert_array_equal((tensor * 3 - 7).numpy(), x * 3 - 7)
     assert fc.ops.amax(fc.tensor(np.array([-(2**63), 2**63 - 1]))).numpy() == 2**63 - 1
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "uint8", "bool", "int64", "float32", "float64"])
+def test_sums_come_in_the_dtype_that_was_asked_for(dtype):
+    x = np.int64([[1, 0, 3], [4, 5, 6]])
+    for name in ("sum", "prod", "cumsum"):
+        got = getattr(fc.tensor(x), name)(1, dtype=dtype)
+        want = getattr(torch.tensor(x), name)(1, dtype=getattr(torch, dtype))
+        assert str(got.dtype) == dtype and got.tolist() == want.tolist()
+        assert str(getattr(ops, name)(fc.tensor(x), 1, dtype=dtype).dtype) == dtype

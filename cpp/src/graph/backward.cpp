@@ -211,7 +211,7 @@ void Tensor::backward(const Tensor& g) const {
 Tensor Tensor::grad() const {
   const auto& leaf = impl();
   check(leaf != nullptr, "grad: this handle is empty");
-  if (Trace* t = current_trace(); t && leaf->storage->trace == 0 && leaf->requires_grad) {
+  if (Trace* t = current_trace(); t && leaf->storage->trace == 0) {
     size_t known = t->leaf_grads.size();
     Trace::LeafGrad& state = t->leaf_grad(leaf);
     if (t->leaf_grads.size() != known) state.read = true;

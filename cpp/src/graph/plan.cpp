@@ -25,6 +25,7 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     s.leaf = l.leaf;
     s.read = l.read;
     s.had_grad = l.before.defined();
+    s.required = l.leaf->requires_grad;
     if (s.had_grad)
       s.grad_storage = l.before.impl()->storage, s.grad_offset = l.before.offset(),
       s.grad_strides = l.before.strides();
@@ -176,6 +177,7 @@ bool Plan::valid() const {
   for (const LeafState& s : leaves_) {
     if (!s.read) continue;
     auto leaf = s.leaf.lock();
+    if (!leaf && !s.required && !s.had_grad) continue;  // a tensor of the moment
     if (!leaf || leaf->grad.defined() != s.had_grad) return false;
     if (s.had_grad && (leaf->grad.impl()->storage != s.grad_storage.lock() ||
                        leaf->grad.offset() != s.grad_offset || leaf->grad.strides() != s.grad_strides))

@@ -62,7 +62,7 @@ class Plan {
   };
   struct LeafState {
     std::weak_ptr<TensorImpl> leaf;
-    bool read = false, had_grad = false;
+    bool read = false, had_grad = false, required = false;
     std::weak_ptr<StorageImpl> grad_storage;
     int64_t grad_offset = 0;
     Dims grad_strides;
