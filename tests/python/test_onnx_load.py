@@ -135,6 +135,36 @@ def test_fine_tuning_lowers_the_loss(tmp_path, quantized, compiled):
     assert all((after[k].numpy() != before[k]).any() for k in before), "every weight and statistic has moved"
 
 
+def test_layers_of_one_channel_have_weights_as_others(tmp_path):
+    """A bias of one number trains; statistics of one channel move with the batches and are those of the evaluation."""
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "bn.weight", "bn.bias", "bn.mean", "bn.var"], ["b"], momentum=0.5),
+        helper.make_node("PRelu", ["b", "act.slope"], ["p"]),
+        helper.make_node("Mul", ["p", "half"], ["y"]),
+    ]
+    one = np.ones(1, np.float32)
+    constants = {
+        "conv.weight": numbers(1, 2, 1, 1), "conv.bias": 2 * one, "bn.weight": one, "bn.bias": 0 * one,
+        "bn.mean": 0 * one, "bn.var": one, "act.slope": one / 4, "half": one / 2,
+    }  # fmt: skip
+    path = saved(model_of(nodes, constants), tmp_path / "m.onnx")
+    net = fc.onnx.load(path)
+    assert {*net.state_dict()} == {*constants} - {"half"}
+    assert {n for n, _ in net.named_buffers()} == {"bn.mean", "bn.var"}
+    x = fc.tensor(numbers(4, 2, 3, 3))
+    close(net(x).numpy(), run_runtime(path, x.numpy()))
+    net.train()
+    optimizer = fc.optim.SGD(net.parameters(), lr=0.1)
+    fc.ops.sum(net(x) ** 2).backward()
+    optimizer.step()
+    after = {k: v.numpy() for k, v in net.state_dict().items()}
+    moved = {k for k in after if (after[k] != constants[k]).any()}
+    assert {"bn.mean", "bn.var", "bn.weight", "bn.bias", "act.slope"} <= moved
+    conv = (x.numpy() * constants["conv.weight"].reshape(1, 2, 1, 1)).sum(1) + 2
+    np.testing.assert_allclose(after["bn.mean"], [0.5 * conv.mean()], rtol=1e-4)
+
+
 def test_freezing_keeps_norms_in_evaluation(tmp_path):
     net = fc.onnx.load(saved(small_net(), tmp_path / "m.onnx"))
     x = fc.tensor(numbers(4, 2, 8, 8))

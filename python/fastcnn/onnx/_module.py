@@ -438,10 +438,12 @@ class _Plan:
         return wanted
 
     def _sort(self, name, array, key):
-        """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both."""
+        """A weight or buffer where tensors of it are read, an array where shapes depend on it; it can be both. One
+        number is a weight of layers alone: a head with one output has such a bias, a norm of one channel a mean."""
         uses = self._users.get(name, ())
         floats = array.dtype.name in ("float32", "float64", "float16", "bfloat16")  # the float8 types have a kind "f"
-        if floats and array.size > 1 and any(slot not in self.host_slots(node) for node, slot in uses):
+        weighs = array.size > 1 or (array.size and any(node.op in _LAYERS for node, _ in uses))
+        if floats and weighs and any(slot not in self.host_slots(node) for node, slot in uses):
             self.weights[name] = key, array, self._trains(name)
         if name not in self.weights or name in self._wanted_on_host:
             self.host[name] = array
