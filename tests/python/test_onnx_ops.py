@@ -369,19 +369,47 @@ CORNERS = {
     "Sum of integers": ("ReduceSum", INTS, {"a": np.int64([1])}, 13, {}),
     **{f"{r} of no axes": (f"Reduce{r}", abs(X), {}, 18, {"noop_with_empty_axes": 1})
        for r in ("Sum", "Mean", "L1", "L2", "SumSquare", "LogSum", "LogSumExp")},
+    "norm of small numbers": ("MeanVarianceNormalization", 1e-3 * X10, {}, 13, {}),
+    **{f"exclusive sums, reverse {r}": ("CumSum", np.float32([[3, 1, 1e8, 2, np.inf, 1]]), {"a": np.int64(1)}, 14,
+                                        {"exclusive": 1, "reverse": r}) for r in (0, 1)},
+    "power of integers": ("Pow", abs(INTS), {"e": np.float32(1.5)}, 15, {}),
+    "power of an integer": ("Pow", np.int64([[1, 2, 3]]), {"b": np.int32(2)}, 15, {}),
+    "triangle of bools": ("Trilu", X > 0, {}, 14, {}),
+    **{f"ties of {m}": (
+           "Resize", np.arange(n, dtype=np.float32)[None, None, None],
+           {"r": np.float32([]), "e": np.float32([]), "s": np.int64([1, 1, 1, 4 if n == 7 else 14])}, 13,
+           {"coordinate_transformation_mode": "asymmetric", "nearest_mode": m})
+       for m, n in (("round_prefer_ceil", 7), ("round_prefer_floor", 23))},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CORNERS)
 def test_corners_give_what_onnx_runtime_gives(tmp_path, name):
     op, x, constants, opset, options = CORNERS[name]
-    operands = [*constants, "x"] if op == "Mod" else ["x", *constants]
-    kind = helper.np_dtype_to_tensor_dtype(x.dtype), None
-    model = model_of([helper.make_node(op, operands, ["y"], **options)], constants, opset, types={"x": kind, "y": kind})
+    first = op == "Mod" or "b" in constants and op == "Pow"
+    operands = [*constants, "x"] if first else ["x", *constants]
+    types = {"x": (helper.np_dtype_to_tensor_dtype(x.dtype), None)}
+    types["y"] = (helper.np_dtype_to_tensor_dtype(constants["b"].dtype), None) if first and op == "Pow" else types["x"]
+    model = model_of([helper.make_node(op, operands, ["y"], **options)], constants, opset, types=types)
     path = saved(model, tmp_path / "m.onnx")
     want, got = run_runtime(path, x), load(path)(fc.tensor(x)).numpy()
     assert got.dtype == want.dtype
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["integers", "floats"])
+def test_quantised_integers_are_of_the_type_that_an_attribute_names(tmp_path, back):
+    """Without a zero point, which names it elsewhere."""
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=onnx.TensorProto.INT8)]
+    if back:
+        nodes.append(helper.make_node("DequantizeLinear", ["q", "s"], ["y"]))
+    out = "y" if back else "q"
+    kind = onnx.TensorProto.FLOAT if back else onnx.TensorProto.INT8
+    model = model_of(nodes, {"s": np.float32(0.01)}, 21, outputs=(out,), types={out: (kind, None)}, ir_version=10)
+    path = saved(model, tmp_path / "m.onnx")
+    want, got = run_runtime(path, X), load(path)(fc.tensor(X)).numpy()
+    assert got.dtype == want.dtype and want.min() < 0
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("largest", [0, 1])

@@ -57,6 +57,17 @@ def test_activations_of_several_nodes_become_one_op(tmp_path, name):
         np.testing.assert_allclose(same(fc.tensor(x)).numpy(), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["hardswish, product first", "gelu, half last"])
+def test_constants_of_more_axes_than_the_input_give_the_result_theirs(tmp_path, name):
+    nodes = [helper.make_node(k, [*names[:-1]], [names[-1]]) for k, *names in SPELLINGS[name][1]]
+    wide = {n: v if n in ("zero", "six") and "Clip" in str(nodes) else v.reshape(1, 1, 1) for n, v in CONSTANTS.items()}
+    path = saved(model_of(nodes, wide), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    want, got = run_runtime(path, x), fc.onnx.load(path)(fc.tensor(x)).numpy()
+    assert got.shape == want.shape == (1, 3, 5)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("last", ["product", "quotient"])
 def test_integers_are_made_no_hardswish(tmp_path, last):
     """x * clip(x + 3, 0, 6) / 6 of integers cuts fractions off, where the division stands."""

@@ -352,4 +352,5 @@ def lp_normalization(call):
 def mean_variance_normalization(call):
     x, axes = call.tensor(0), tuple(call.attr("axes", [0, 2, 3]))
     centred = x - ops.mean(x, axes, True)
-    return centred / ops.sqrt(ops.mean(ops.square(centred), axes, True) + 1e-9)
+    variance = ops.clamp(ops.mean(ops.square(centred), axes, True), 1e-30)  # a root of 0 has no gradient
+    return centred / (ops.sqrt(variance) + 1e-9)

@@ -20,13 +20,22 @@ def _binary(names, function, **options):
     return run
 
 
-_ARITHMETIC = {"Add": ops.add, "Sub": ops.sub, "Mul": ops.mul, "Pow": ops.pow}
+_ARITHMETIC = {"Add": ops.add, "Sub": ops.sub, "Mul": ops.mul}
 _COMPARISONS = {"Equal": ops.eq, "Greater": ops.gt, "GreaterOrEqual": ops.ge, "Less": ops.lt, "LessOrEqual": ops.le}
 _LOGIC = {"And": ops.logical_and, "Or": ops.logical_or, "Xor": ops.logical_xor}
 for _name, _function in _ARITHMETIC.items():
     _binary(_name, _function, params=(0, 1))
 for _name, _function in {**_COMPARISONS, **_LOGIC}.items():
     _binary(_name, _function)
+
+
+@op("Pow", params=(0, 1))
+def power(call):
+    """The exponent may be of another type; the result is of the base's."""
+    y, base = ops.pow(*call.pair()), call.value(0)
+    if isinstance(base, np.ndarray):  # constants that are no integers follow the data
+        base = to_tensor(base) if base.dtype.kind in "iu" else y
+    return y if y.dtype == base.dtype else ops.cast(y, base.dtype)
 
 
 def _integer(v):
@@ -276,7 +285,10 @@ for _name, _function in _REDUCTIONS.items():
 def cumulative_sum(call):
     x, axis = call.tensor(0), axis_of(int(call.scalar(1)), call.tensor(0).ndim)
     y = ops.flip(x, (axis,)) if call.attr("reverse", 0) else x
-    y = ops.cumsum(y, axis) - y if call.attr("exclusive", 0) else ops.cumsum(y, axis)
+    if call.attr("exclusive", 0) and y.shape[axis]:  # a 0 in front: what was added cannot be taken away exactly
+        y = ops.narrow(y, axis, 0, y.shape[axis] - 1)
+        y = ops.pad(y, [*[0] * (2 * (x.ndim - 1 - axis)), 1, 0])
+    y = ops.cumsum(y, axis)
     return ops.cast(ops.flip(y, (axis,)) if call.attr("reverse", 0) else y, x.dtype)
 
 
@@ -327,10 +339,17 @@ def _check_quantize(call):
         return "scales per block"
     if call.node.op != "QuantizeLinear":
         return None
-    zero = call.value(2)
-    names = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 21: "uint4", 22: "int4"}
-    kind = zero.dtype.name if isinstance(zero, np.ndarray) else names.get(call.attr("output_dtype", 2), "this")
+    kind = _integers_of(call)
     return None if kind in _RANGES else f"integers of type {kind}"
+
+
+def _integers_of(call):
+    """The name of the integers that a QuantizeLinear makes."""
+    zero = call.value(2)
+    if isinstance(zero, np.ndarray):
+        return zero.dtype.name
+    names = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 21: "uint4", 22: "int4"}
+    return names.get(call.attr("output_dtype", 0) or 2, "this")
 
 
 def _per_axis(call, x):
@@ -349,7 +368,7 @@ def quantize_linear(call):
     """Rounded and limited to the integers' range; the gradient passes straight through (Bengio et al. 2013)."""
     x = call.tensor(0)
     scale, zero = _per_axis(call, x)
-    low, high = _RANGES[call.host(2, np.zeros(1, np.uint8)).dtype.name]
+    low, high = _RANGES[_integers_of(call)]
     inside = ops.clamp(x / scale + zero, low, high)
     rounded = ops.clamp(ops.round(x / scale) + zero, low, high)
     return inside + (rounded - inside).detach() if call.module.training else rounded

@@ -120,10 +120,11 @@ def _positions(n_in, n_out, scale, rule):
     return (i + half) / scale - half
 
 
-# Adding a half first would round once more.
+# Adding a half first would round once more. What float32 puts beside a tie is one, as in ONNX Runtime: 2 / (4 / 7).
+_TIE = np.float32(1e-6)
 _ROUNDINGS = {
-    "round_prefer_floor": lambda p: np.floor(p) + (p - np.floor(p) > 0.5),
-    "round_prefer_ceil": lambda p: np.floor(p) + (p - np.floor(p) >= 0.5),
+    "round_prefer_floor": lambda p: np.floor(p) + (p - np.floor(p) > np.float32(0.5) + _TIE),
+    "round_prefer_ceil": lambda p: np.floor(p) + (p - np.floor(p) >= np.float32(0.5) - _TIE),
     "floor": np.floor,
     "ceil": np.ceil,
 }

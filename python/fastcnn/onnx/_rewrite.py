@@ -39,9 +39,10 @@ class _Matcher:
         return node if node is not None and node.op in kinds and self.uses.get(name) == 1 else None
 
     def is_number(self, name, value):
-        """Is a name a floating constant of one element, of this value? Of integers no activation is made."""
+        """Is a name a floating constant of one element, of this value? Of integers no activation is made, and one of
+        shape (1, 1, 1, 1) may give the result more axes than x has."""
         array = self.constants.get(name)
-        fits = array is not None and array.size == 1 and array.dtype.kind not in "iub"
+        fits = array is not None and array.size == 1 and array.ndim <= 1 and array.dtype.kind not in "iub"
         return fits and same(array.reshape(-1)[0], value)
 
     def other(self, node, value):

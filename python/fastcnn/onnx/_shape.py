@@ -268,4 +268,5 @@ def trilu(call):
     x, k = call.tensor(0), call.scalar(1, 0)
     rows, columns = np.arange(x.shape[-2])[:, None], np.arange(x.shape[-1])
     kept = columns - rows >= k if call.attr("upper", 1) else columns - rows <= k
-    return ops.where(to_tensor(kept, x.device), x, 0)
+    kept = to_tensor(kept, x.device)
+    return ops.logical_and(x, kept) if str(x.dtype) == "bool" else ops.where(kept, x, 0)
