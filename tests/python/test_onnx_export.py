@@ -296,6 +296,46 @@ def test_half_precision_weights(tmp_path):
     compare(net, tmp_path / "net.onnx", numbers(2, 3, 6, 6).astype(np.float16), tolerance=1e-2)
 
 
+INTEGERS = {
+    "sums": lambda x: (x.sum(1), x.prod(2), x.amax(1), ops.argmax(x, 2), ops.cumsum(x, 1)),
+    "truths": lambda x: (ops.any(x, 2), ops.all(x, 2), ops.logical_xor(x, ops.flip(x, (1,))), ops.logical_not(x)),
+    "products": lambda x: (x * x, x * 0.5, x / (x * x + 1), abs(x), ops.sign(x)),
+    "choices": lambda x: (ops.maximum(x, ops.flip(x, (1,))), ops.where(x > 1, x, ops.flip(x, (2,))), ops.triu(x)),
+    "orders": lambda x: (ops.sort(x, 1)[0], ops.topk(x, 2, 2)[0], ops.eq(x, ops.flip(x, (1,)))),
+    "numbers": lambda x: (x * 2 - 1, x + 3, 1.5 - x, ops.clamp(x, 1, 4), ops.floor_divide(x, 3), x**2, -x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "bool"])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_and_bools_are_computed_in_types_that_onnx_has(tmp_path, name, dtype):
+    """Sums are int64; any and all ask for zeros, of which -1 and 0.5 are none."""
+    if dtype == "bool" and name == "numbers":
+        pytest.skip("bools have no numbers")
+    for opset in (13, 21):
+        x = (5 * RNG.standard_normal((2, 3, 4))).astype(dtype)
+        x[0, 0] = -(np.arange(4) % 2) if dtype[0] == "i" else 0
+        fc.onnx.export(INTEGERS[name], tmp_path / "net.onnx", x, opset=opset)
+        onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
+        compare(INTEGERS[name], tmp_path / "net.onnx", x)
+
+
+def test_any_and_all_of_floats_see_fractions_and_negative_numbers(tmp_path):
+    def found(x):
+        return ops.any(x, 1), ops.all(x, 1)
+
+    x = np.float32([[0.5, 0], [-3, 0], [0, 0], [0.1, -0.2]])
+    fc.onnx.export(found, tmp_path / "net.onnx", x)
+    compare(found, tmp_path / "net.onnx", x)
+
+
+def test_a_graph_of_types_that_onnx_does_not_know_is_refused(tmp_path):
+    """The checker alone does not look at types."""
+    with pytest.raises(ValueError, match="unsupported type"):
+        fc.onnx.export(lambda x: ops.cumsum(x.to("float16"), 1), tmp_path / "net.onnx", numbers(2, 3), opset=13)
+    assert not os.listdir(tmp_path)
+
+
 def test_all_that_cannot_be_written_is_listed_and_the_old_file_stays(tmp_path):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"old")

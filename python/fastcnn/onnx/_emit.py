@@ -24,6 +24,33 @@ def emits(*names):
     return add
 
 
+_SMALL = ("int8", "uint8", "bool")
+
+
+def _in_int32(function):
+    """An emitter whose nodes compute in int32 what is of 8 bits or bools, for which ONNX has hardly any arithmetic: the
+    last bits of the results are the same."""
+
+    def emit(s):
+        if not any(dtype in _SMALL for dtype in s.dtypes) or s.p("op") in _OF_ANY_TYPE:
+            return function(s)
+        inputs = [s.w.node("Cast", [x], to=ELEMENT["int32"]) if d in _SMALL else x for x, d in zip(s.inputs, s.dtypes)]
+        dtypes = ["int32" if d in _SMALL else d for d in s.dtypes]
+        last = {**s.outputs[0], "dtype": "int32"} if s.dtype in _SMALL and s.p("op") not in _OF_TRUTH else s.outputs[0]
+        if last is not s.outputs[0]:
+            last["name"] = s.w.name(f"{s.out}_int32")
+        function(Step(s.w, s.op, inputs, s.shapes, dtypes, [last, *s.outputs[1:]], s.params))
+        if last is not s.outputs[0]:
+            s.put("Cast", [last["name"]], to=ELEMENT[s.dtype])
+
+    return emit
+
+
+# Operations, unary and binary, that every type has, and those whose results are bools.
+_OF_ANY_TYPE = ("copy", "logical_not", "logical_and", "logical_or", "logical_xor", "any", "all")
+_OF_TRUTH = ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite")
+
+
 class Step:
     """One node of the traced graph. x(i): name of input i in the ONNX graph; shape_of(i), dtype_of(i); out: name of
     its output, sizes and dtype of it; p: params, 0 where they are left out; w: the Writer."""
@@ -286,10 +313,13 @@ _UNARY = {
 
 
 @emits("unary")
+@_in_int32
 def unary(s):
     op, w, x = s.p("op", "copy"), s.w, s.x(0)
     a, b = real(s.p("alpha")), real(s.p("beta"))
     number = s.number
+    if op == "logical_not" and s.dtypes[0] != "bool":
+        x = w.node("Cast", [x], to=ELEMENT["bool"])
     if op in _UNARY:
         s.put(_UNARY[op], [x])
     elif op == "copy":
@@ -331,9 +361,12 @@ _BINARY = {
 
 
 @emits("binary")
+@_in_int32
 def binary(s):
     op, w, (a, b) = s.p("op", "add"), s.w, s.inputs
     floats = "float" in s.dtypes[0]
+    if op.startswith("logical"):
+        a, b = (x if d == "bool" else w.node("Cast", [x], to=ELEMENT["bool"]) for x, d in zip(s.inputs, s.dtypes))
     if op in _BINARY:
         s.put(_BINARY[op], [a, b])
     elif op == "ne":
@@ -353,7 +386,11 @@ def binary(s):
 
 @emits("where")
 def where(s):
-    s.put("Where", s.inputs)
+    if s.dtype != "bool":
+        return s.put("Where", s.inputs)
+    # ONNX Runtime chooses from no bools.
+    choices = [s.w.node("Cast", [x], to=ELEMENT["uint8"]) for x in s.inputs[1:]]
+    return s.put("Cast", [s.w.node("Where", [s.x(0), *choices])], to=ELEMENT["bool"])
 
 
 @emits("fill")
@@ -376,22 +413,30 @@ _REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "prod": "ReduceProd", "max"
 
 
 @emits("reduce")
+@_in_int32
 def reduce(s):
     op, bits = s.p("op", "sum"), s.p("dims")
     axes = [i for i in range(len(s.shapes[0])) if bits >> i & 1]
     if op in ("argmax", "argmin"):
         s.put("ArgMax" if op == "argmax" else "ArgMin", [s.x(0)], axis=axes[0], keepdims=1)
     elif op in ("any", "all"):
-        whole = s.w.node("Cast", [s.x(0)], to=ELEMENT["int32"])
+        truth = s.x(0) if s.dtypes[0] == "bool" else s.w.node("Cast", [s.x(0)], to=ELEMENT["bool"])
+        whole = s.w.node("Cast", [truth], to=ELEMENT["int32"])  # of truths alone: -1 is true and less than 0
         found = s.w.reduce("ReduceMax" if op == "any" else "ReduceMin", whole, axes)
         s.put("Cast", [found], to=ELEMENT["bool"])
     elif not axes:
-        s.put("Identity", [s.x(0)])
+        s.put("Identity", [_as_result(s)])
     else:
-        s.w.reduce(_REDUCE[op], s.x(0), axes, s.out)
+        s.w.reduce(_REDUCE[op], _as_result(s), axes, s.out)
+
+
+def _as_result(s):
+    """Operand 0 in the dtype of the result: sums of integers and bools are int64."""
+    return s.x(0) if s.dtypes[0] == s.dtype else s.w.node("Cast", [s.x(0)], to=ELEMENT[s.dtype])
 
 
 @emits("argsort")
+@_in_int32
 def argsort(s):
     s.w.top_k(s.x(0), s.w.shape([s.p("kept")]), s.out, axis=1, largest=s.p("descending"), sorted=1)
 

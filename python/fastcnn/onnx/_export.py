@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from onnx import checker, helper
+from onnx import ValueInfoProto, checker, helper, shape_inference
 
 from .. import __version__
 from .._files import atomic_write
@@ -48,10 +48,25 @@ def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, in
         raise ValueError(f"onnx.export: a file of {size} bytes; one file holds at most {_LARGEST}")
     try:
         checker.check_model(proto)
-    except checker.ValidationError as e:
+        _check_types(proto)
+    except (checker.ValidationError, shape_inference.InferenceError) as e:
         raise ValueError(f"onnx.export: {os.fspath(path)}: the checker refuses the graph: {e}") from None
     with atomic_write(path) as file:
         file.write(proto.SerializeToString())
+
+
+def _check_types(proto):
+    """Raises InferenceError where a node knows no operands of such a type, which the checker does not look at."""
+    graph = proto.graph
+    # Weights as inputs, so that none is copied.
+    weights = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
+    outputs = [ValueInfoProto(name=o.name) for o in graph.output]
+    bare = helper.make_graph(graph.node, graph.name, [*graph.input, *weights], outputs)
+    model = helper.make_model(bare, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    for found, wanted in zip(shape_inference.infer_shapes(model, True).graph.output, graph.output, strict=True):
+        kinds = [v.type.tensor_type.elem_type for v in (found, wanted)]
+        if kinds[0] not in (0, kinds[1]):
+            raise shape_inference.InferenceError(f"output {wanted.name!r} has element type {kinds[0]}, not {kinds[1]}")
 
 
 def _renamed(graph, input_names, output_names):
