@@ -296,6 +296,25 @@ def test_half_precision_weights(tmp_path):
     compare(net, tmp_path / "net.onnx", numbers(2, 3, 6, 6).astype(np.float16), tolerance=1e-2)
 
 
+@pytest.mark.parametrize("opset", [13, 17])
+def test_norms_of_halves_keep_their_float32_weights(tmp_path, opset):
+    """Layers keep them so; LayerNormalization and older BatchNormalization know one type for data and weights."""
+    norms = [nn.BatchNorm2d(4), nn.GroupNorm(1, 4), nn.LayerNorm((5, 6)), nn.InstanceNorm2d(4, affine=True)]
+    net = shaken(nn.Sequential(*norms, nn.BatchNorm2d(4, track_running_stats=False))).to("float16").eval()
+    x = numbers(3, 4, 5, 6).astype(np.float16)
+    fc.onnx.export(net, tmp_path / "net.onnx", x, opset=opset)
+    onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
+    compare(net, tmp_path / "net.onnx", x, tolerance=1e-2)
+
+
+def test_bfloat16_where_onnx_has_none_is_refused_with_a_way_out(tmp_path):
+    net = nn.Conv2d(3, 4, 3).to("bfloat16")
+    with pytest.raises(ValueError, match=r"bfloat16.*model.to\('float32'\)"):
+        fc.onnx.export(net, tmp_path / "net.onnx", fc.zeros(1, 3, 5, 5).to("bfloat16"))
+    fc.onnx.export(net.to("float32"), tmp_path / "net.onnx", numbers(1, 3, 5, 5))
+    compare(net, tmp_path / "net.onnx", numbers(2, 3, 5, 5))
+
+
 INTEGERS = {
     "sums": lambda x: (x.sum(1), x.prod(2), x.amax(1), ops.argmax(x, 2), ops.cumsum(x, 1)),
     "truths": lambda x: (ops.any(x, 2), ops.all(x, 2), ops.logical_xor(x, ops.flip(x, (1,))), ops.logical_not(x)),

@@ -34,16 +34,31 @@ def _in_int32(function):
     def emit(s):
         if not any(dtype in _SMALL for dtype in s.dtypes) or s.p("op") in _OF_ANY_TYPE:
             return function(s)
-        inputs = [s.w.node("Cast", [x], to=ELEMENT["int32"]) if d in _SMALL else x for x, d in zip(s.inputs, s.dtypes)]
-        dtypes = ["int32" if d in _SMALL else d for d in s.dtypes]
-        last = {**s.outputs[0], "dtype": "int32"} if s.dtype in _SMALL and s.p("op") not in _OF_TRUTH else s.outputs[0]
-        if last is not s.outputs[0]:
-            last["name"] = s.w.name(f"{s.out}_int32")
-        function(Step(s.w, s.op, inputs, s.shapes, dtypes, [last, *s.outputs[1:]], s.params))
-        if last is not s.outputs[0]:
-            s.put("Cast", [last["name"]], to=ELEMENT[s.dtype])
+        return _computed_in("int32", _SMALL if s.p("op") not in _OF_TRUTH else (), function, s)
 
     return emit
+
+
+def _in_float32(function):
+    """An emitter of a norm, which is computed in float32 where its weights are float32 and the data of 16 bits."""
+
+    def emit(s):
+        mixed = len({*s.dtypes}) > 1 or "bfloat16" in s.dtypes
+        return _computed_in("float32", ("float16", "bfloat16"), function, s) if mixed else function(s)
+
+    return emit
+
+
+def _computed_in(wide, back, function, s):
+    """Emits s with small operands in a wide type, and the result again in its own, where that is one of back."""
+    small = _SMALL if wide == "int32" else ("float16", "bfloat16")
+    inputs = [s.w.node("Cast", [x], to=ELEMENT[wide]) if d in small else x for x, d in zip(s.inputs, s.dtypes)]
+    dtypes, first = [wide if d in small else d for d in s.dtypes], s.outputs[0]
+    if s.dtype in back:
+        first = {**first, "dtype": wide, "name": s.w.name(f"{s.out}_{wide}")}
+    function(Step(s.w, s.op, inputs, s.shapes, dtypes, [first, *s.outputs[1:]], s.params))
+    if s.dtype in back:
+        s.put("Cast", [first["name"]], to=ELEMENT[s.dtype])
 
 
 # Operations, unary and binary, that every type has, and those whose results are bools.
@@ -181,10 +196,17 @@ def _mean_matrix(n, m):
 
 @emits("batch_norm_infer")
 def batch_norm_infer(s):
+    if s.w.opset < 15:  # which has one type for data and weights
+        return _in_float32(_batch_norm_infer)(s)
+    return _batch_norm_infer(s)
+
+
+def _batch_norm_infer(s):
     s.put("BatchNormalization", s.inputs[:5], epsilon=real(s.p("eps", 1e-5)))
 
 
 @emits("batch_norm")
+@_in_float32
 def batch_norm(s):
     """By the statistics of the batch: for norms that keep no running ones."""
     w, axes = s.w, [i for i in range(len(s.sizes)) if i != 1]
@@ -203,6 +225,7 @@ def _affine(s, y, gamma, beta, ndim):
 
 
 @emits("layer_norm")
+@_in_float32
 def layer_norm(s):
     inner, axis = s.p("inner"), len(s.sizes)
     size = 1
@@ -225,6 +248,7 @@ def layer_norm(s):
 
 
 @emits("group_norm")
+@_in_float32
 def group_norm(s):
     groups, w, eps = s.p("groups", 1), s.w, real(s.p("eps", 1e-5))
     one, zero = (w.constant(np.full(groups, v, NUMPY[s.dtype])) for v in (1, 0))

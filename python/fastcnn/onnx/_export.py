@@ -50,7 +50,8 @@ def export(model, path, example, opset=17, dynamic_batch=True, metadata=None, in
         checker.check_model(proto)
         _check_types(proto)
     except (checker.ValidationError, shape_inference.InferenceError) as e:
-        raise ValueError(f"onnx.export: {os.fspath(path)}: the checker refuses the graph: {e}") from None
+        more = "; float32 is written: model.to('float32')" if "float16)" in str(e) else ""
+        raise ValueError(f"onnx.export: {os.fspath(path)}: the checker refuses the graph: {e}{more}") from None
     with atomic_write(path) as file:
         file.write(proto.SerializeToString())
 
