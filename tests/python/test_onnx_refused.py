@@ -120,6 +120,15 @@ def test_memory_that_a_run_lacks_is_said_with_the_node(tmp_path):
         net(fc.zeros(1, 1, 2, 2))
 
 
+@pytest.mark.parametrize("size, kind", [(1 << 31, MemoryError), (0, ValueError), (-3, ValueError)])
+def test_sizes_that_no_image_has_are_errors(tmp_path, size, kind):
+    """Positions along a resized axis lie on the host, where a constant must not ask for gigabytes."""
+    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode="nearest")
+    net = fc.onnx.load(saved(model_of([node], {"s": np.int64([1, 1, size, 2])}), tmp_path / "m.onnx"))
+    with pytest.raises(kind, match=str(size)):
+        net(fc.zeros(1, 1, 3, 2))
+
+
 def test_files_that_are_no_models(tmp_path):
     path = tmp_path / "bad.onnx"
     for data in (b"", b"hello", b"PK\x03\x04" + bytes(50), b"\x08\x07", b"\x3a\x00", os.urandom(64)):

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from ._host import MOST_ELEMENTS
 from ._registry import Call, is_float, op, ops, same, to_tensor
 
 _RULES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
@@ -45,6 +46,10 @@ def resize(call):
     else:
         # In float32 as in ONNX Runtime: 10 * 0.7 is 7, though float32's 0.7 is less.
         sizes = [int(np.floor(np.float32(x.shape[a]) * np.float32(s))) for a, s in zip(axes, scales)]
+    if max(sizes, default=0) > max(MOST_ELEMENTS, 16 * x.numel()):  # positions along an axis are made on the host
+        raise MemoryError(f"an axis resized to {max(sizes)}")
+    if any(n < 1 <= x.shape[a] for a, n in zip(axes, sizes)):
+        raise ValueError(f"expected sizes and scales above 0, got sizes {sizes}, scales {scales}")
     rule = "asymmetric" if old else call.attr("coordinate_transformation_mode", "half_pixel")
     todo = [(a % x.ndim, n, s) for a, n, s in zip(axes, sizes, scales) if n != x.shape[a] or s != 1]
     if all(n == x.shape[a] for a, n, _ in todo):
