@@ -230,6 +230,17 @@ def test_shapes_follow_the_input(tmp_path):
         assert net(fc.zeros(shape)).shape == want == step(fc.zeros(shape)).shape
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_a_resize_to_the_sizes_of_one_image_takes_no_batch(tmp_path, mode):
+    """As exporters write it without a free batch: the images would be resized to one."""
+    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode=mode)
+    path = saved(model_of([node], {"s": np.int64([1, 2, 6, 8])}), tmp_path / "m.onnx")
+    net, x = fc.onnx.load(path), numbers(1, 2, 3, 4)
+    close(net(fc.tensor(x)).numpy(), run_runtime(path, x))
+    with pytest.raises(ValueError, match=r"of one image.*got a batch \(2, 2, 3, 4\)"):
+        net(fc.zeros(2, 2, 3, 4))
+
+
 def test_inputs_and_outputs_by_name(tmp_path):
     nodes = [helper.make_node("Sub", ["a", "b"], ["d"]), helper.make_node("Relu", ["d"], ["r"])]
     net = fc.onnx.load(saved(model_of(nodes, inputs=("a", "b"), outputs=("d", "r")), tmp_path / "m.onnx"))

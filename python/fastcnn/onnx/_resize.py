@@ -42,6 +42,8 @@ def resize(call):
     if (scales or sizes) is None or len(scales or sizes) != len(axes):
         raise ValueError(f"expected scales or sizes of {len(axes)} axes, got {scales or sizes}")
     if sizes is not None:
+        if x.ndim > 2 and x.shape[0] > 1 and (0, 1) in zip(axes, sizes):  # would mix images or drop them
+            raise ValueError(f"its sizes {sizes} are of one image, as the file was exported; got a batch {x.shape}")
         sizes, scales = _with_policy(call, x, axes, sizes)
     else:
         # In float32 as in ONNX Runtime: 10 * 0.7 is 7, though float32's 0.7 is less.
