@@ -160,6 +160,7 @@ CASES = {
     "comparisons": function(lambda x: ops.where(ops.logical_and(x > 0.2, ops.ne(x, 1)), x, -x)),
     "reductions": function(lambda x: x.sum((2, 3)) + x.mean((2, 3)) + x.amax((2, 3)) - x.amin(3).sum(2)),
     "product": function(lambda x: x.prod(3)),
+    "atan": function(lambda x: ops.atan(x)),
     "variance": function(lambda x: ops.var(x, 1)),
     "argmax": function(lambda x: ops.argmax(x, 1)),
     "any": function(lambda x: ops.any(x > 2, 1)),

@@ -14,7 +14,7 @@ from onnx_check import array_of, helper, model_of, run_runtime, saved  # noqa: E
 
 # ---------------------------------------------------------------- the standard's own cases
 
-MODULES = """abs add and_ argmax argmin averagepool ceil celu clip concat constant conv convtranspose cos
+MODULES = """abs add and_ argmax argmin atan averagepool ceil celu clip concat constant conv convtranspose cos
 dequantizelinear depthtospace div dropout einsum elu equal erf exp expand flatten floor gather gatherelements gathernd
 gelu gemm gridsample globalaveragepool globalmaxpool greater groupnormalization hardmax hardsigmoid hardswish identity
 isinf isnan layernormalization leakyrelu less log logsoftmax lpnormalization lppool lrn matmul max maxpool mean

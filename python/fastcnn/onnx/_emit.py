@@ -331,7 +331,8 @@ def softmax(s):
 
 _UNARY = {
     "abs": "Abs", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "sign": "Sign",
-    "floor": "Floor", "ceil": "Ceil", "round": "Round", "sin": "Sin", "cos": "Cos", "erf": "Erf",
+    "floor": "Floor", "ceil": "Ceil", "round": "Round", "sin": "Sin", "cos": "Cos", "atan": "Atan",
+    "erf": "Erf",
     "logical_not": "Not", "isnan": "IsNaN", "isinf": "IsInf",
 }  # fmt: skip
 

@@ -66,7 +66,8 @@ def mod(call):
 
 
 _UNARY = {
-    "Abs": ops.abs, "Ceil": ops.ceil, "Cos": ops.cos, "Erf": ops.erf, "Exp": ops.exp, "Floor": ops.floor,
+    "Abs": ops.abs, "Atan": ops.atan, "Ceil": ops.ceil, "Cos": ops.cos, "Erf": ops.erf, "Exp": ops.exp,
+    "Floor": ops.floor,
     "Identity": lambda x: x, "IsNaN": ops.isnan, "Log": ops.log, "Neg": ops.neg, "Not": ops.logical_not,
     "Reciprocal": ops.reciprocal, "Relu": ops.relu, "Round": ops.round, "Sigmoid": ops.sigmoid, "Sign": ops.sign,
     "Sin": ops.sin, "Softsign": ops.softsign, "Sqrt": ops.sqrt, "Tanh": ops.tanh, "Mish": ops.mish,
