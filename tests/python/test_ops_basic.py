@@ -570,7 +570,7 @@ def test_extremes_and_affine_maps_of_int64_are_exact(shape, kernel_isa):
 @pytest.mark.parametrize("dtype", ["int32", "int8", "uint8", "bool", "int64", "float32", "float64"])
 def test_sums_come_in_the_dtype_that_was_asked_for(dtype):
     x = np.int64([[1, 0, 3], [4, 5, 6]])
-    for name in ("sum", "prod", "cumsum"):
+    for name in ("sum", "prod", "cumsum") if dtype != "bool" else ("sum", "prod"):  # PyTorch has no such cumsum
         got = getattr(fc.tensor(x), name)(1, dtype=dtype)
         want = getattr(torch.tensor(x), name)(1, dtype=getattr(torch, dtype))
         assert str(got.dtype) == dtype and got.tolist() == want.tolist()

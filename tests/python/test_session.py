@@ -437,3 +437,11 @@ def test_a_file_may_divide_by_the_batch_size_whatever_it_was(tmp_path, batch):
         x = np.random.default_rng(n).standard_normal((n, 3)).astype(np.float32)
         want = (net(fc.tensor(x)) ** 2).sum().item() / n
         np.testing.assert_allclose(session.predict(x), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape, cut", [((3, 6, 0), lambda x: x[:, 1:]), ((3, 6, 5), lambda x: x[:, :, 0:0][:, 5:])])
+def test_slices_of_nothing_can_be_written(tmp_path, shape, cut):
+    """Strides of an empty tensor are zeros: a slice once divided by them, which ends a process."""
+    x = np.zeros(shape, np.float32)
+    fc.export(cut, tmp_path / "nothing.fcnn", x, dynamic_batch=False)
+    assert fc.load(tmp_path / "nothing.fcnn").predict(x).shape == cut(x).shape

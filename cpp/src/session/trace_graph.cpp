@@ -218,8 +218,9 @@ class Writer {
       int d = 0;
       while (d + 1 < v.base.shape.size() && v.base.shape[d] == v.out.shape[d] && p.strides[d] == steps[d]) ++d;
       item.params.set("dim", Json::integer(d));
-      item.params.set("start", Json::integer(p.offset / steps[d]));
-      item.params.set("step", Json::integer(p.strides[d] / steps[d]));
+      const int64_t unit = steps[d];  // 0 where a later dim is empty, which no stride tells apart
+      item.params.set("start", Json::integer(unit ? p.offset / unit : 0));
+      item.params.set("step", Json::integer(unit ? p.strides[d] / unit : 1));
     }
     item.out.push_back(add(v.out, ""));
     item.fresh.push_back(1);
