@@ -25,7 +25,7 @@ tanh thresholdedrelu tile topk transpose trilu unsqueeze upsample where xor""".s
 
 # Names that contain these are outside of what is read, each for one reason that the error or the docstring tells.
 OUTSIDE = {
-    "_3d_": "three spatial axes", "convtranspose_3d": "", "training": "outputs of training",
+    "lppool_3d": "three spatial axes", "training": "outputs of training",
     "_mask": "the mask of dropout", "with_argmax": "indices of a pool",
     "blocked": "scales per block", "tf_crop": "regions", "sequence": "", "_opt": "",
     "empty_set": "extremes of nothing", "spacetodepth_crd": "of opset 27", "string": "text",
@@ -172,6 +172,30 @@ def flat_volume(rng):
     return helper.make_node(op, ["x"], ["y"], **options), {}, numbers(rng, 2, 3, 5, 4, 6)
 
 
+def volume(rng):
+    """Windows over three axes."""
+    op = str(rng.choice(["Conv", "ConvTranspose", "MaxPool", "AveragePool"]))
+    kernel, stride = rng.integers(1, 4, 3).tolist(), rng.integers(1, 3, 3).tolist()
+    options, constants, groups = {"kernel_shape": kernel, "strides": stride}, {}, int(rng.choice([1, 2, 4]))
+    if rng.integers(4):
+        options["pads"] = [int(rng.integers(k)) for k in (*kernel, *kernel)]
+    elif op != "ConvTranspose" and all(s <= k for s, k in zip(stride, kernel)):  # others are ONNX Runtime's own rules
+        options["auto_pad"] = str(rng.choice(["SAME_UPPER", "SAME_LOWER", "VALID"]))
+    if op.startswith("Conv"):
+        options["group"] = groups
+        if "auto_pad" not in options:  # ONNX Runtime takes them one at a time
+            options["dilations"] = rng.integers(1, 3, 3).tolist()
+        shape = (4, 4 // groups) if op == "Conv" else (4, 2)
+        constants = {"w": numbers(rng, *shape, *kernel), "b": numbers(rng, 4 if op == "Conv" else 2 * groups)}
+    else:
+        options["ceil_mode"] = 0 if "auto_pad" in options else int(rng.integers(2))
+    if op == "AveragePool":
+        options["count_include_pad"] = int(rng.integers(2))
+    if op == "ConvTranspose":
+        options["output_padding"] = [int(rng.integers(s)) for s in stride]
+    return helper.make_node(op, ["x", *constants], ["y"], **options), constants, numbers(rng, 2, 4, 7, 6, 8)
+
+
 def lrn(rng):
     node = helper.make_node("LRN", ["x"], ["y"], size=int(rng.choice([1, 3, 5])), alpha=0.3, beta=0.6, bias=1.5)
     return node, {}, numbers(rng, 2, 7, 3, 4)
@@ -303,8 +327,8 @@ def picked(rng):
 
 RANDOM = {
     conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, flat_volume: 18,
-    lrn: 13, slice_: 13, pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18, quantized: 13,
-    group_norm: 21, grid_sample: 20, einsum: 12, picked: 13, cumulative: 14, scattered: 13, swish: 24, rms_norm: 23,
+    volume: 18, lrn: 13, slice_: 13, pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18,
+    quantized: 13, group_norm: 21, grid_sample: 20, einsum: 12, picked: 13, cumulative: 14, scattered: 13, swish: 24, rms_norm: 23,
 }  # fmt: skip
 
 

@@ -81,10 +81,11 @@ def test_constants_of_the_inputs_shape_may_be_as_large_as_activations(tmp_path):
 
 
 OPTIONS = {
-    "3-D convolution": (
-        helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3, 1, 1)}, r"shape \[2, 3, 3, 1, 1\]",
+    "4-D convolution": (
+        helper.make_node("Conv", ["x", "w"], ["y"]), {"w": numbers(2, 3, 3, 1, 1, 1)}, r"shape \[2, 3, 3, 1, 1, 1\]",
     ),
-    "3-D pool": (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2]), {}, "3-D windows"),
+    "3-D norm pool": (helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2, 2]), {}, "3-D windows"),
+    "4-D pool": (helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2, 2]), {}, "4-D windows"),
     "padding mode": (helper.make_node("Pad", ["x", "p"], ["y"], mode="mirror"), {"p": np.int64([1] * 8)}, "'mirror'"),
     "resize rule": (
         helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="tf_crop_and_resize"),

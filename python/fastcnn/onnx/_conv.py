@@ -1,4 +1,4 @@
-"""Operators with windows over two spatial axes, and norms: Conv, ConvTranspose, pools, BatchNormalization, ...
+"""Operators with windows over two or three spatial axes, and norms: Conv, ConvTranspose, pools, BatchNormalization, ...
 
 Windows over one axis, of sequences (N, C, L), are those of images of one row.
 """
@@ -13,10 +13,10 @@ from ._file import Node
 from ._registry import Call, axis_of, is_float, op, ops, rank_error, to_tensor
 
 
-def _spatial(call, name, default):
-    """A pair from an attribute with one number per spatial axis."""
+def _spatial(call, name, count, default):
+    """Numbers of an attribute, one per spatial axis."""
     value = call.attr(name)
-    return default if value is None else _numbers(value, len(default), name)
+    return (default,) * count if value is None else _numbers(value, count, name)
 
 
 def _numbers(value, count, name):
@@ -26,7 +26,7 @@ def _numbers(value, count, name):
 
 
 def _padding(call, size, kernel, stride, dilation):
-    """((top, bottom), (left, right)) of a window over an image of that size (Conv and pools)."""
+    """(before, after) for each axis of a window over an image or volume of that size (Conv and pools)."""
     auto = call.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = []
@@ -35,15 +35,22 @@ def _padding(call, size, kernel, stride, dilation):
             small, large = total // 2, total - total // 2
             pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
         return tuple(pads)
-    top, left, bottom, right = (0,) * 4 if auto == "VALID" else _spatial(call, "pads", (0,) * 4)
-    return (top, bottom), (left, right)
+    n = len(size)
+    pads = (0,) * (2 * n) if auto == "VALID" else _spatial(call, "pads", 2 * n, 0)
+    return tuple(zip(pads[:n], pads[n:], strict=True))
 
 
 def _image(call):
+    """x of an operator, and how many spatial axes it has."""
     x = call.tensor(0)
-    if x.ndim != 4:
-        raise ValueError(f"expected x (N, C, H, W) or (N, C, L), got one of shape {x.shape}")
-    return x
+    if x.ndim not in (4, 5):
+        raise ValueError(f"expected x (N, C, D, H, W), (N, C, H, W) or (N, C, L), got one of shape {x.shape}")
+    return x, x.ndim - 2
+
+
+def _of(name, axes):
+    """The op of that name for images or volumes."""
+    return getattr(ops, f"{name}{axes}d")
 
 
 _OF_ONE_ROW = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_padding": 0}
@@ -103,59 +110,63 @@ def _check_pool(call):
     return None if _idle_axis(call) is not None else _check_windows(call)
 
 
-def _check_windows(call):
+def _check_windows(call, most=3):
     size = call.attr("kernel_shape") or call.attr("strides") or call.attr("dilations")
-    if size is not None and len(size) not in (1, 2):
+    if size is not None and not 1 <= len(size) <= most:
         return f"{len(size)}-D windows"
     auto = call.attr("auto_pad", "NOTSET")
     return None if auto in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER") else f"auto_pad {auto!r}"
 
 
+def _check_lp_pool(call):
+    return None if _idle_axis(call) is not None else _check_windows(call, 2)
+
+
 def _check_conv(call):
-    refused = rank_error(call, 1, (3, 4), "a convolution")
+    refused = rank_error(call, 1, (3, 4, 5), "a convolution")
     return refused or _check_windows(call)
 
 
 @op("Conv", params=(1, 2), check=_check_conv)
 @_also_1d
 def conv(call):
-    x, w = _image(call), call.tensor(1)
-    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
+    (x, n), w = _image(call), call.tensor(1)
+    stride, dilation = _spatial(call, "strides", n, 1), _spatial(call, "dilations", n, 1)
     padding = _padding(call, x.shape[2:], w.shape[2:], stride, dilation)
-    return ops.conv2d(x, w, call.tensor(2), stride, padding, dilation, call.attr("group", 1))
+    return _of("conv", n)(x, w, call.tensor(2), stride, padding, dilation, call.attr("group", 1))
 
 
 @op("ConvTranspose", params=(1, 2), check=_check_conv)
 @_also_1d
 def conv_transpose(call):
-    x, w, b = _image(call), call.tensor(1), call.tensor(2)
-    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
-    extra, groups = _spatial(call, "output_padding", (0, 0)), call.attr("group", 1)
-    full = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation)]
+    (x, n), w, b = _image(call), call.tensor(1), call.tensor(2)
+    stride, dilation = _spatial(call, "strides", n, 1), _spatial(call, "dilations", n, 1)
+    extra, groups = _spatial(call, "output_padding", n, 0), call.attr("group", 1)
+    full = [(m - 1) * s + d * (k - 1) + 1 for m, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation)]
     auto, wanted = call.attr("auto_pad", "NOTSET"), call.attr("output_shape")
     if wanted is not None or auto.startswith("SAME"):
-        wanted = wanted or [n * s for n, s in zip(x.shape[2:], stride)]
+        wanted = wanted or [m * s for m, s in zip(x.shape[2:], stride)]
         pads = []
-        for f, e, out in zip(full, extra, wanted[-2:]):
+        for f, e, out in zip(full, extra, wanted[-n:]):
             total = f + e - out
             half = max(total, 0) // 2 if auto == "SAME_UPPER" else (max(total, 0) + 1) // 2
             pads.append((half, total - half))
     else:
         pads = _padding(call, x.shape[2:], w.shape[2:], stride, dilation)
+    transposed = _of("conv_transpose", n)
     simple = all(b == e for b, e in pads) and all(e < max(s, d) for e, s, d in zip(extra, stride, dilation))
     if simple:
-        return ops.conv_transpose2d(x, w, b, stride, tuple(p[0] for p in pads), extra, groups, dilation)
+        return transposed(x, w, b, stride, tuple(p[0] for p in pads), extra, groups, dilation)
     # What ops.conv_transpose2d does not know is cut off or put on afterwards, before the bias.
-    y = ops.conv_transpose2d(x, w, None, stride, 0, 0, groups, dilation)
-    (top, bottom), (left, right) = pads
-    y = ops.pad(y, (-left, extra[1] - right, -top, extra[0] - bottom))
-    return y if b is None else y + b.reshape(1, -1, 1, 1)
+    y = transposed(x, w, None, stride, 0, 0, groups, dilation)
+    y = _pad(y, [(-before, e - after) for (before, after), e in zip(pads, extra, strict=True)])
+    return y if b is None else y + b.reshape(1, -1, *[1] * n)
 
 
 def _pool_sizes(call):
-    x = _image(call)
-    kernel = _spatial(call, "kernel_shape", (0, 0))
-    stride, dilation = _spatial(call, "strides", (1, 1)), _spatial(call, "dilations", (1, 1))
+    x, n = _image(call)
+    kernel = _spatial(call, "kernel_shape", n, 0)
+    stride, dilation = _spatial(call, "strides", n, 1), _spatial(call, "dilations", n, 1)
     pads = _padding(call, x.shape[2:], kernel, stride, dilation)
     # auto_pad gives as many windows as the strides allow, ceil_mode or not.
     return x, kernel, stride, dilation, pads, bool(call.attr("ceil_mode", 0))
@@ -166,8 +177,8 @@ def _fits(pads, kernel):
 
 
 def _pad(x, pads, value=0.0):
-    (top, bottom), (left, right) = pads
-    return ops.pad(x, (left, right, top, bottom), "constant", value) if any(map(any, pads)) else x
+    sides = [n for both in reversed(pads) for n in both]
+    return ops.pad(x, sides, "constant", value) if any(sides) else x
 
 
 def _check_max_pool(call):
@@ -190,14 +201,14 @@ def max_pool(call):
 
 def _max_pool(x, kernel, stride, dilation, pads, ceil_mode):
     if _fits(pads, kernel):
-        return ops.max_pool2d(x, kernel, stride, tuple(p[0] for p in pads), dilation, ceil_mode)
+        return _of("max_pool", x.ndim - 2)(x, kernel, stride, tuple(p[0] for p in pads), dilation, ceil_mode)
     # A window that would begin in the padding behind the image is none, so the last windows may be dropped again.
-    y = ops.max_pool2d(_pad(x, pads, -math.inf), kernel, stride, 0, dilation, ceil_mode)
+    y = _of("max_pool", x.ndim - 2)(_pad(x, pads, -math.inf), kernel, stride, 0, dilation, ceil_mode)
     return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
 def _without_late_windows(y, x, stride, pads):
-    for dim, s, (begin, _) in zip((2, 3), stride, pads, strict=True):
+    for dim, s, (begin, _) in zip(range(2, x.ndim), stride, pads, strict=True):
         most = (x.shape[dim] + begin - 1) // s + 1
         if y.shape[dim] > most:
             y = ops.narrow(y, dim, 0, most)
@@ -213,7 +224,7 @@ def _with_last_windows(x, kernel, stride, dilation, pads):
 def _sums(x, kernel, stride, dilation):
     """The sum of each window: a convolution with ones."""
     ones = ops.cast(to_tensor(np.ones((x.shape[1], 1, *kernel), np.float32), x.device), x.dtype)
-    return ops.conv2d(x, ones, None, stride, 0, dilation, x.shape[1])
+    return _of("conv", x.ndim - 2)(x, ones, None, stride, 0, dilation, x.shape[1])
 
 
 @op("AveragePool", check=_check_pool)
@@ -221,7 +232,7 @@ def _sums(x, kernel, stride, dilation):
 @_also_1d
 def average_pool(call):
     x, kernel, stride, dilation, pads, ceil_mode = _pool_sizes(call)
-    count_pads = bool(call.attr("count_include_pad", 0))
+    count_pads, mean = bool(call.attr("count_include_pad", 0)), _of("avg_pool", x.ndim - 2)
     inside = to_tensor(np.ones((1, 1, *x.shape[2:]), np.float32), x.device)
     if any(d != 1 for d in dilation):
         wide = _with_last_windows(x, kernel, stride, dilation, pads) if ceil_mode else pads
@@ -231,14 +242,14 @@ def average_pool(call):
         y = y / ops.cast(_sums(inside, kernel, stride, dilation), y.dtype)
         return _without_late_windows(y, x, stride, pads) if ceil_mode else y
     if _fits(pads, kernel):
-        return ops.avg_pool2d(x, kernel, stride, tuple(p[0] for p in pads), ceil_mode, count_pads)
-    y = ops.avg_pool2d(_pad(x, pads), kernel, stride, 0, ceil_mode)
+        return mean(x, kernel, stride, tuple(p[0] for p in pads), ceil_mode, count_pads)
+    y = mean(_pad(x, pads), kernel, stride, 0, ceil_mode)
     if not count_pads:
-        y = y / ops.cast(ops.avg_pool2d(_pad(inside, pads), kernel, stride, 0, ceil_mode), y.dtype)
+        y = y / ops.cast(mean(_pad(inside, pads), kernel, stride, 0, ceil_mode), y.dtype)
     return _without_late_windows(y, x, stride, pads) if ceil_mode else y
 
 
-@op("LpPool", check=_check_pool)
+@op("LpPool", check=_check_lp_pool)
 @_also_flat
 @_also_1d
 def lp_pool(call):
