@@ -328,7 +328,8 @@ def picked(rng):
 RANDOM = {
     conv: 11, conv_transpose: 11, max_pool: 12, average_pool: 19, lp_pool: 18, along_one_axis: 18, flat_volume: 18,
     volume: 18, lrn: 13, slice_: 13, pad: 13, gemm: 13, prelu: 13, softmax: 11, resize: 13, antialiased: 18,
-    quantized: 13, group_norm: 21, grid_sample: 20, einsum: 12, picked: 13, cumulative: 14, scattered: 13, swish: 24, rms_norm: 23,
+    quantized: 13, group_norm: 21, grid_sample: 20, einsum: 12, picked: 13, cumulative: 14, scattered: 13, swish: 24,
+    rms_norm: 23,
 }  # fmt: skip
 
 
