@@ -58,6 +58,8 @@ CONVS = [
     (4, 4, (3, 1, 1), {"dilation": (2, 1, 1), "groups": 4}),
     (4, 3, (2, 1, 1), {"padding": (1, 1, 0)}),
     (4, 3, 1, {"stride": 2}),
+    (4, 3, 2, {"stride": 3}),  # frames that no window sees
+    (3, 4, (3, 2, 2), {"stride": (3, 1, 1), "dilation": (2, 1, 1), "padding": (2, 0, 0)}),
     (3, 4, (3, 2, 3), {"padding": "same"}),
     (3, 4, (2, 3, 3), {"padding": "valid"}),
 ]
@@ -263,6 +265,30 @@ def test_a_net_of_volumes_learns_the_same_in_a_plan():
     eager, planned = grown(False), grown(True)
     np.testing.assert_allclose(planned, eager, rtol=1e-3)
     assert eager[-1] < 0.5 * eager[0]
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_plans_join_what_follows_convolutions_of_sequences_and_volumes(dims):
+    """As for images: norms fold into the weights, activations and shortcuts go with the convolution."""
+    conv, norm = getattr(nn, f"Conv{dims}d"), getattr(nn, f"BatchNorm{dims}d")
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Sequential(conv(4, 4, 3, padding=1, bias=False), norm(4), nn.ReLU())
+            self.b = nn.Sequential(conv(4, 4, 3, padding=1, bias=False), norm(4))
+
+        def forward(self, x):
+            return ops.relu(self.b(self.a(x)) + self.a(x))
+
+    net, x = Block(), numbers(2, 4, *[5] * dims)
+    net(fc.tensor(x))
+    net.eval()
+    step = fc.compile(lambda t: net(t))
+    with fc.no_grad():
+        np.testing.assert_allclose(step(fc.tensor(x)).numpy(), net(fc.tensor(x)).numpy(), rtol=1e-4, atol=1e-5)
+    text = step.describe()
+    assert "conv2d" in text and not any(f" {op} " in text for op in ("batch_norm_infer", "activation", "binary"))
 
 
 def test_a_session_of_volumes_gives_the_nets_numbers(tmp_path):

@@ -179,7 +179,7 @@ Tensor activation(const Tensor& x, const ActParams& p) {
   // (N, H, W, C) as a linear layer gives it lies dense, but not in the order of images: one run needs no copy.
   if (x.ndim() == 4 && !x.is_contiguous() && x.strides() == row_major_strides(x.shape()))
     return reshape(activation(reshape(x, {-1}), p), x.shape());
-  if (volume::lies_channels_last(x)) return volume::channels_first(activation(volume::channels_last(x), p));
+  if (volume::lies_channels_last(x)) return volume::from_images(activation(volume::as_images(x), p), x);
   return emit1(act_rule(p.act), OpKind::activation, p, {contiguous(x)}, {x.shape(), x.dtype()});
 }
 

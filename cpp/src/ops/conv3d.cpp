@@ -3,6 +3,7 @@
 // conv2d's.
 #include <algorithm>
 
+#include "graph/emit.h"
 #include "ops/operands.h"
 #include "ops/volume.h"
 
@@ -84,6 +85,68 @@ Tensor every(const Tensor& frames, int64_t d, int64_t stride, int64_t count) {
   return slice(frames, 1, d, d + (count - 1) * stride + 1, stride);
 }
 
+// ---- frames beside each other, with a gradient of its own: that of slices would write each of them as a volume
+// ----
+
+struct JoinParams {
+  int64_t taps, stride, dilation, before, after;
+  // The frame of the result in which frame i is tap k, or -1.
+  int64_t place(int64_t i, int64_t k, int64_t frames) const {
+    const int64_t at = i + before - k * dilation;
+    return at >= 0 && at % stride == 0 && at / stride < frames ? at / stride : -1;
+  }
+};
+
+// Frame i of the gradient is the sum of what taps made of it; frames with the same taps go together.
+std::vector<Tensor> vjp_join(TapeNode& n, const std::vector<Tensor>& g) {
+  const auto& p = n.as<JoinParams>();
+  const Dims shape = n.inputs[0].shape;  // (N, D, H, W, C)
+  const int64_t D = shape[1], C = shape[4], oD = g[0].shape()[1];
+  auto alike = [&](int64_t i, int64_t j) {
+    for (int64_t k = 0; k < p.taps; ++k)
+      if ((p.place(i, k, oD) < 0) != (p.place(j, k, oD) < 0)) return false;
+    return p.stride == 1;
+  };
+  std::vector<Tensor> pieces;
+  for (int64_t i = 0, end; i < D; i = end) {
+    for (end = i + 1; end < D && alike(i, end);) ++end;
+    Tensor piece;
+    for (int64_t k = 0; k < p.taps; ++k) {
+      const int64_t at = p.place(i, k, oD);
+      if (at < 0) continue;
+      const Tensor part = narrow(narrow(g[0], 1, at, end - i), 4, k * C, C);
+      piece = piece.defined() ? add(piece, part) : part;
+    }
+    if (!piece.defined()) piece = zeros({shape[0], end - i, shape[2], shape[3], C}, g[0].dtype(), g[0].device());
+    pieces.push_back(piece);
+  }
+  return {pieces.size() == 1 ? contiguous(pieces[0]) : cat(pieces, 1)};
+}
+const Rule join_rule{"conv3d", vjp_join};
+
+// (N, D, H, W, C) to (N, oD, H, W, taps * C): what each window sees of frames.
+Tensor join_frames(const Tensor& frames, const JoinParams& p) {
+  std::vector<Tensor> joined;
+  {
+    GradMode off(false);
+    Tensor x = frames.detach();
+    if (p.before || p.after) x = pad(x, {0, 0, 0, 0, 0, 0, p.before, p.after});
+    const int64_t last = (x.shape()[1] - p.dilation * (p.taps - 1) - 1) / p.stride * p.stride;
+    std::vector<Tensor> taps;
+    for (int64_t k = 0; k < p.taps; ++k)
+      taps.push_back(slice(x, 1, k * p.dilation, k * p.dilation + last + 1, p.stride));
+    joined.push_back(cat(taps, 4));
+  }
+  record_on_tape(join_rule, p, {frames}, joined);
+  return joined[0];
+}
+
+// (O, C, kD, kH, kW) as (O, kD * C, kH, kW).
+Tensor joined_kernels(const Tensor& w) {
+  const Dims k = w.shape();
+  return permute(reshape(contiguous(permute(w, {0, 3, 4, 2, 1})), {k[0], k[3], k[4], k[2] * k[1]}), {0, 3, 1, 2});
+}
+
 Tensor run_conv(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
   const Dims k = w.shape();
   const bool one_pixel = k[3] * k[4] == 1 && o.stride[1] * o.stride[2] == 1 && o.pad_before[1] == 0 &&
@@ -92,37 +155,28 @@ Tensor run_conv(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv
 
   Tensor frames = channels_last(x);  // (N, D, H, W, C)
   if (k[2] > 1) frames = contiguous(frames);
-  if (o.pad_before[0] || o.pad_after[0]) frames = pad(frames, {0, 0, 0, 0, 0, 0, o.pad_before[0], o.pad_after[0]});
-  const int64_t N = x.shape()[0], C = x.shape()[1], D = frames.shape()[1], G = o.groups;
+  const int64_t N = x.shape()[0], C = x.shape()[1], H = x.shape()[3], W = x.shape()[4], G = o.groups;
+  const int64_t D = x.shape()[2] + o.pad_before[0] + o.pad_after[0];
   const int64_t oD = (D - o.dilation[0] * (k[2] - 1) - 1) / o.stride[0] + 1;
-  const Conv2dOptions r = of_frames(o);
-  auto images = [&](const Tensor& t) {  // (N, oD, H, W, c) as (N * oD, c, H, W)
-    const Dims s = t.shape();
-    return permute(reshape(t, {N * oD, s[2], s[3], s[4]}), {0, 3, 1, 2});
+  auto convolved = [&](const Tensor& t, const Tensor& kernels, const Tensor& b) {  // t (N, oD, H, W, channels)
+    const Tensor images = permute(reshape(t, {N * oD, H, W, t.shape()[4]}), {0, 3, 1, 2});
+    return from_frames(conv2d(images, kernels, b, of_frames(o)), N, oD);
   };
-  auto volumes = [&](const Tensor& y) { return from_frames(y, N, oD); };
-  auto tap = [&](int64_t kd) { return every(frames, kd * o.dilation[0], o.stride[0], oD); };
-  if (k[2] == 1) return volumes(conv2d(images(tap(0)), reshape(w, {k[0], k[1], k[3], k[4]}), bias, r));
-  if (G > 1 && C / G < kFewestJoined) {
+  if (k[2] == 1 || (G > 1 && C / G < kFewestJoined)) {
+    if (D != x.shape()[2]) frames = pad(frames, {0, 0, 0, 0, 0, 0, o.pad_before[0], o.pad_after[0]});
     Tensor y;
     for (int64_t kd = 0; kd < k[2]; ++kd) {
-      Tensor part = conv2d(images(tap(kd)), reshape(narrow(w, 2, kd, 1), {k[0], k[1], k[3], k[4]}),
-                           kd == 0 ? bias : Tensor(), r);
-      y = kd == 0 ? part : add(part, y);
+      const Tensor tap = every(frames, kd * o.dilation[0], o.stride[0], oD);
+      const Tensor kernels = reshape(narrow(w, 2, kd, 1), {k[0], k[1], k[3], k[4]});
+      y = kd == 0 ? convolved(tap, kernels, bias) : add(convolved(tap, kernels, {}), y);
     }
-    return volumes(y);
+    return y;
   }
-  // Channels of the joined image: group, frame, channel of the group; as in w.
-  std::vector<Tensor> taps;
-  for (int64_t kd = 0; kd < k[2]; ++kd) {
-    Tensor t = tap(kd);
-    if (G > 1) t = reshape(t, {N, oD, t.shape()[2], t.shape()[3], G, C / G});
-    taps.push_back(t);
-  }
-  Tensor joined = cat(taps, -1);
-  joined = reshape(joined, {N * oD, x.shape()[3], x.shape()[4], k[2] * C});
-  const Tensor kernels = reshape(permute(w, {0, 2, 1, 3, 4}), {k[0], k[2] * k[1], k[3], k[4]});
-  return volumes(conv2d(permute(joined, {0, 3, 1, 2}), kernels, bias, r));
+  Tensor joined = join_frames(frames, {k[2], o.stride[0], o.dilation[0], o.pad_before[0], o.pad_after[0]});
+  if (G > 1)  // channels: group, frame, channel of the group; as in w
+    joined = reshape(permute(reshape(joined, {N, oD, H, W, k[2], G, C / G}), {0, 1, 2, 3, 5, 4, 6}),
+                     {N, oD, H, W, k[2] * C});
+  return convolved(joined, joined_kernels(w), bias);
 }
 
 // Frames of (N, D, H, W, C) with stride - 1 empty ones between them.
@@ -137,7 +191,7 @@ Tensor run_transposed(const Tensor& x, const Tensor& w, const Conv3dOptions& o) 
   const Dims k = w.shape();
   const int64_t N = x.shape()[0], D = x.shape()[2], G = o.groups, each = k[1], K = k[2];
   // What each frame gives to the K frames that it touches: channels group, frame, channel of the group.
-  const Tensor kernels = reshape(permute(w, {0, 2, 1, 3, 4}), {k[0], K * each, k[3], k[4]});
+  const Tensor kernels = joined_kernels(w);
   const Tensor z = conv_transpose2d(as_frames(x), kernels, {}, of_frames(o));
   const int64_t H = z.shape()[2], W = z.shape()[3];
   const Tensor parts = reshape(permute(z, {0, 2, 3, 1}), {N, D, H, W, G, K, each});

@@ -61,7 +61,7 @@ Tensor binary(const char* name, Binary op, Tensor a, Tensor b) {
   b = cast(b, t);
   Dims shape = broadcast_shapes(name, a.shape(), b.shape());
   if (a.shape() == b.shape() && volume::lies_channels_last(a) && volume::lies_channels_last(b))
-    return volume::channels_first(binary(name, op, volume::channels_last(a), volume::channels_last(b)));
+    return volume::from_images(binary(name, op, volume::as_images(a), volume::as_images(b)), a);
   if (compares) return emit_broadcast(Rule{name}, OpKind::binary, BinaryParams{op}, {a, b}, shape, DType::bool_);
   return emit_broadcast(binary_rule(op), OpKind::binary, BinaryParams{op}, {a, b}, shape, t);
 }
@@ -227,7 +227,7 @@ Tensor unary(Unary op, const Tensor& x, double alpha = 0, double beta = 0, bool 
   Tensor in = x;
   if (!is_floating(x.dtype()) && !integers_too) in = cast(x, DType::float32);
   if (volume::lies_channels_last(in))
-    return volume::channels_first(unary(op, volume::channels_last(in), alpha, beta, integers_too));
+    return volume::from_images(unary(op, volume::as_images(in), alpha, beta, integers_too), in);
   return emit1(rule, OpKind::unary, UnaryParams{op, 0, alpha, beta}, {in}, {in.shape(), in.dtype()});
 }
 

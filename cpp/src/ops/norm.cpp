@@ -4,6 +4,7 @@
 #include "graph/emit.h"
 #include "ops/decompose.h"
 #include "ops/operands.h"
+#include "ops/volume.h"
 
 namespace fastcnn {
 namespace {
@@ -202,15 +203,17 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
         "batch_norm: expected both running_mean and running_var, or neither");
   check(training || running_mean.defined(), "batch_norm: expected running_mean and running_var when not training");
 
-  Tensor in = channels_inner(x), gamma = parameter(gamma_in, {C}, 1, x), beta = parameter(beta_in, {C}, 0, x);
+  const bool framed = x.ndim() == 3 || x.ndim() == 5;
+  Tensor in = framed ? contiguous(volume::as_images(x)) : channels_inner(x);
+  auto given = [&](const Tensor& y) { return framed ? volume::from_images(y, x) : like_input(y, x); };
+  Tensor gamma = parameter(gamma_in, {C}, 1, x), beta = parameter(beta_in, {C}, 0, x);
   BatchNormParams p;
   p.rows = C ? x.numel() / C : 0, p.C = C, p.eps = eps;
   if (!training) {
     const Rule& rule = gamma.requires_grad() ? batch_norm_infer_rule : batch_norm_frozen_rule;
-    return like_input(
-        emit1(rule, OpKind::batch_norm_infer, p,
-              {in, gamma, beta, contiguous(running_mean), contiguous(running_var)}, {in.shape(), x.dtype()}),
-        x);
+    return given(emit1(rule, OpKind::batch_norm_infer, p,
+                       {in, gamma, beta, contiguous(running_mean), contiguous(running_var)},
+                       {in.shape(), x.dtype()}));
   }
   check(p.rows != 1, "batch_norm: expected more than 1 value per channel when training, got x of shape ",
         x.shape());
@@ -233,7 +236,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& run
     }
     emit_into(OpKind::bn_update_running, BnUpdateParams{p.rows, C, eps, momentum}, state, {m, v});
   }
-  return like_input(y[0], x);
+  return given(y[0]);
 }
 
 Tensor layer_norm(const Tensor& x, const Dims& normalized_shape, const Tensor& gamma_in, const Tensor& beta_in,

@@ -22,7 +22,7 @@ inline Tensor channels_first(const Tensor& x) {
 }
 
 // Does a sequence or volume lie dense with its channels innermost, as results of convolutions do? Ops that take
-// elements in any order run on channels_last(x) then, without a copy.
+// elements in any order run on as_images(x) then, without a copy.
 inline bool lies_channels_last(const Tensor& x) {
   const int n = x.ndim();
   if ((n != 3 && n != 5) || x.is_contiguous()) return false;
@@ -61,6 +61,13 @@ inline Tensor as_frames(const Tensor& x) {
 inline Tensor from_frames(const Tensor& y, int64_t N, int64_t D) {
   const Dims s = y.shape();
   return channels_first(reshape(permute(y, {0, 2, 3, 1}), {N, D, s[2], s[3], s[1]}));
+}
+
+// Sequences as images of one row, volumes as frames, and back: the values that convolutions gave, so that plans
+// join them with what comes after.
+inline Tensor as_images(const Tensor& x) { return x.ndim() == 3 ? unsqueeze(x, 2) : as_frames(x); }
+inline Tensor from_images(const Tensor& y, const Tensor& like) {
+  return like.ndim() == 3 ? squeeze(y, 2) : from_frames(y, like.shape()[0], like.shape()[2]);
 }
 
 // (N, C, D, H, W) as (N, C, D, H * W), and back.

@@ -187,6 +187,23 @@ class Fuser {
     return to;
   }
 
+  // Weights, or a copy of them in another order (conv3d's kernels as those of images).
+  bool constant_weights(const Value& v) const {
+    if (constant_external(g_, uses_, v.buffer)) return true;
+    if (g_.buffers[v.buffer].kind != Buffer::Kind::temporary || !uses_.single_writer(v.buffer)) return false;
+    const Node& copy = g_.nodes[uses_.writers[v.buffer][0]];
+    return copy.kind == OpKind::unary && copy.params.as<UnaryParams>().op == Unary::copy &&
+           constant_external(g_, uses_, copy.in[0].buffer);
+  }
+
+  // As Tensor::is_contiguous: where a dim is 1 its stride says nothing.
+  static bool canonical(const Value& v) {
+    const Dims want = canonical_strides(v.shape);
+    for (int d = 0; d < want.size(); ++d)
+      if (v.shape[d] != 1 && v.strides[d] != want[d]) return false;
+    return true;
+  }
+
   // op(x, w) + batch_norm_infer on weights that no node writes: folded weights, made once by the plan
   // (prepared.h). Those that autocast rounds are folded before that.
   template <class P>
@@ -204,10 +221,11 @@ class Fuser {
     for (Value& v : in) {
       v = cast_of(v);
       const bool fits = v.dtype == in[0].dtype || g_.device.type == DeviceType::cpu;
-      if (!fits || v.dtype == DType::float64 || !constant_external(g_, uses_, v.buffer)) return false;
+      if (!fits || v.dtype == DType::float64 ||
+          !(&v == in.data() ? constant_weights(v) : constant_external(g_, uses_, v.buffer)))
+        return false;
     }
-    if (f.C != bn.in[1].shape.numel() || f.C == 0 || !(in[0].strides == canonical_strides(in[0].shape)))
-      return false;
+    if (f.C != bn.in[1].shape.numel() || f.C == 0 || !canonical(in[0])) return false;
     const DType dtype = n.in[1].dtype;
     Node fold{OpKind::fold_batch_norm, f, in, {}}, joined = n;
     fold.out = {new_value(in[0], in[0].shape, i), new_value(in[0], {f.C}, i)};
