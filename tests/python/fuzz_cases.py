@@ -8,6 +8,8 @@ from __future__ import annotations
 import fuzz_chains
 import fuzz_nets
 import fuzz_tensors
+import fuzz_volumes
 from fuzz_base import FAMILIES
 
-assert all(fn.__module__ in {m.__name__ for m in (fuzz_chains, fuzz_nets, fuzz_tensors)} for fn in FAMILIES.values())
+PARTS = (fuzz_chains, fuzz_nets, fuzz_tensors, fuzz_volumes)
+assert all(fn.__module__ in {m.__name__ for m in PARTS} for fn in FAMILIES.values())
