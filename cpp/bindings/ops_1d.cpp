@@ -90,6 +90,14 @@ void bind_ops_1d(py::module_& ops) {
       "Largest value of each window of x (N, C, L) or (C, L), as max_pool2d; with return_indices also its place, "
       "int64.");
   ops.def(
+      "lp_pool1d",
+      [](const Tensor& x, double norm_type, const py::object& kernel, const py::object& stride, bool ceil_mode) {
+        Pool1dOptions o = pool_options("lp_pool1d", kernel, stride, py::int_(0), py::int_(1), ceil_mode);
+        return without_gil([&] { return lp_pool1d(x, norm_type, o); });
+      },
+      py::arg("x"), py::arg("norm_type"), py::arg("kernel_size"), no("stride"), py::arg("ceil_mode") = false,
+      "(sum of x**norm_type)**(1/norm_type) over each window of x (N, C, L) or (C, L), as lp_pool2d.");
+  ops.def(
       "avg_pool1d",
       [](const Tensor& x, const py::object& kernel, const py::object& stride, const py::object& padding,
          bool ceil_mode, bool count_include_pad) {

@@ -119,6 +119,15 @@ void bind_creation(py::module_& ops) {
       },
       py::arg("low"), py::arg("high") = py::none(), py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("device") = py::none(), "Random integers in [low, high).");
+  ops.def("bernoulli", &bernoulli, NoGil(), py::arg("p"),
+          "Ones with the probabilities p, in [0, 1], else zeros; of p's shape and dtype, without gradients.");
+  ops.def(
+      "randperm",
+      [](int64_t n, const py::object& dtype, const py::object& device) {
+        return randperm(n, dtype_or(dtype, DType::int64), device_from(device));
+      },
+      py::arg("n"), py::kw_only(), py::arg("dtype") = py::none(), py::arg("device") = py::none(),
+      "0 to n - 1 in random order, int64.");
   ops.def(
       "manual_seed",
       [](const py::int_& seed) {

@@ -31,6 +31,13 @@ std::vector<Tensor> tensors_of(const py::args& args) {
   const bool list = args.size() == 1 && !py::isinstance<Tensor>(args[0]);
   return list ? args[0].cast<std::vector<Tensor>>() : args.cast<std::vector<Tensor>>();
 }
+py::object unique_of(const Tensor& x, bool sorted, bool return_inverse, bool return_counts) {  // always sorted
+  const Unique u = without_gil([&] { return unique(x); });
+  if (!return_inverse && !return_counts) return py::cast(u.values);
+  if (!return_counts) return py::make_tuple(u.values, u.inverse);
+  if (!return_inverse) return py::make_tuple(u.values, u.counts);
+  return py::make_tuple(u.values, u.inverse, u.counts);
+}
 py::object nonzero_of(const Tensor& x, bool as_tuple) {
   const std::vector<Tensor> at = without_gil([&] { return nonzero(x); });
   return as_tuple ? py::object(tuple_of(at)) : py::cast(stack(at, 1));
@@ -48,6 +55,15 @@ constexpr const char* kInterleave = "Each element `repeats` times along dim.";
 constexpr const char* kNonzero =
     "Places of the elements that are not zero, (count, ndim), or with as_tuple a vector per dim. Not inside "
     "compile.";
+constexpr const char* kUnique =
+    "The different elements of all of x in order, (count,); with return_inverse also where in them each element "
+    "lies, "
+    "with\n"
+    "return_counts how often each occurs, int64. Each NaN is one of its own. Not inside compile.";
+constexpr const char* kMaskedSelect =
+    "Elements of x where mask (bool, broadcast with x) is true, (count,). Not inside compile.";
+constexpr const char* kScatterAdd =
+    "x with src added at index along dim: y[index[i][j]][j] += src[i][j] for dim 0; src like index or larger.";
 constexpr const char* kIsclose = "|a - b| <= atol + rtol * |b|, per element; infinities only where equal.";
 constexpr const char* kAllclose = "Are all elements of isclose true?";
 
@@ -81,6 +97,11 @@ void bind_ops_math(py::module_& ops, TensorClass& c) {
           py::arg("equal_nan") = false, kIsclose);
   ops.def("allclose", &allclose, NoGil(), py::arg("a"), py::arg("b"), py::arg("rtol") = 1e-5,
           py::arg("atol") = 1e-8, py::arg("equal_nan") = false, kAllclose);
+  ops.def("unique", &unique_of, py::arg("x"), py::arg("sorted") = true, py::arg("return_inverse") = false,
+          py::arg("return_counts") = false, kUnique);
+  ops.def("masked_select", &masked_select, NoGil(), py::arg("x"), py::arg("mask"), kMaskedSelect);
+  ops.def("scatter_add", &scatter_add, NoGil(), py::arg("x"), py::arg("dim"), py::arg("index"), py::arg("src"),
+          kScatterAdd);
   ops.def("nonzero", &nonzero_of, py::arg("x"), py::kw_only(), py::arg("as_tuple") = false, kNonzero);
   ops.def(
       "meshgrid",
@@ -138,6 +159,11 @@ void bind_ops_math(py::module_& ops, TensorClass& c) {
         py::arg("equal_nan") = false, kIsclose);
   c.def("allclose", &allclose, NoGil(), py::arg("other"), py::arg("rtol") = 1e-5, py::arg("atol") = 1e-8,
         py::arg("equal_nan") = false, kAllclose);
+  c.def("unique", &unique_of, py::arg("sorted") = true, py::arg("return_inverse") = false,
+        py::arg("return_counts") = false, kUnique);
+  c.def("masked_select", &masked_select, NoGil(), py::arg("mask"), kMaskedSelect);
+  c.def("scatter_add", &scatter_add, NoGil(), py::arg("dim"), py::arg("index"), py::arg("src"), kScatterAdd);
+  c.def("bernoulli", &bernoulli, NoGil(), "As fastcnn.bernoulli(x).");
   c.def("nonzero", &nonzero_of, py::kw_only(), py::arg("as_tuple") = false, kNonzero);
   c.def(
       "logsumexp",

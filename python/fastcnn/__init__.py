@@ -58,7 +58,7 @@ _OPS = (
     "empty_like rand_like randn_like log_softmax logical_and logical_or logical_xor logical_not remainder "
     "argsort sort topk cumsum tril triu repeat_interleave tile outer isclose allclose nonzero meshgrid einsum "
     "linspace eye logsumexp bmm roll floor_divide reciprocal log2 narrow log1p expm1 one_hot masked_fill index_select "
-    "flip unflatten"
+    "flip unflatten bernoulli randperm unique masked_select scatter_add"
 ).split()
 globals().update({name: getattr(ops, name) for name in _OPS if hasattr(ops, name)})
 

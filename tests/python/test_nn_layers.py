@@ -50,7 +50,7 @@ LAYERS = [
     ("MaxPool2d", (3,), dict(stride=2, padding=1, dilation=1, ceil_mode=True), IMAGE),
     ("AvgPool2d", (3,), dict(stride=2, padding=1, count_include_pad=False), IMAGE),
     ("AvgPool2d", (3, 2, 1), dict(ceil_mode=True, divisor_override=4), IMAGE),
-    ("LPPool2d", (3, 2), {}, IMAGE),
+    ("LPPool2d", (3, 2), {}, IMAGE), ("LPPool1d", (3, 2), {}, SEQUENCE),
     ("AdaptiveAvgPool2d", ((3, 2),), {}, IMAGE),
     ("AdaptiveAvgPool2d", (4,), {}, IMAGE),
     ("AdaptiveMaxPool2d", (3,), {}, IMAGE),
@@ -143,7 +143,7 @@ def test_layer_equals_torch(row):
         init.uniform_(ours.weight, -1, 1)
     copy_state(ours, theirs)
     for step in range(2):  # the second sees the statistics of the first
-        x, tx = both(shape, step, positive=name == "LPPool2d")
+        x, tx = both(shape, step, positive=name.startswith("LPPool"))
         y, ty = ours(x), theirs(tx * 1)
         close(y, ty)
         g = np.random.default_rng(9).standard_normal(y.shape).astype(np.float32)
@@ -155,7 +155,7 @@ def test_layer_equals_torch(row):
         close(p.grad, tp.grad, 5e-4)
     for (_, b), (_, tb) in zip(ours.named_buffers(), theirs.named_buffers(), strict=True):
         close(b, tb)
-    x, tx = both(shape, 5, positive=name == "LPPool2d")
+    x, tx = both(shape, 5, positive=name.startswith("LPPool"))
     close(ours.eval()(x), theirs.eval()(tx * 1))
 
 

@@ -182,3 +182,61 @@ def test_comparison_by_tolerance_is_numpys():
         np.testing.assert_array_equal(got.numpy(), np.isclose(a, b, equal_nan=equal_nan))
     assert fc.allclose(fc.ones(3), fc.ones(3) + 1e-7) and not fc.ones(3).allclose(fc.ones(3) + 1e-3)
     assert not fc.allclose(fc.tensor([2**53]), fc.tensor([2**52]))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bool"])
+@pytest.mark.parametrize("shape", [(), (1,), (40,), (6, 7), (0,), (0, 3)], ids=str)
+def test_unique_is_torchs(shape, dtype):
+    a = np.asarray(np.random.default_rng(0).integers(0, 9, shape), dtype)
+    got = fc.unique(fc.tensor(a), return_inverse=True, return_counts=True)
+    want = torch.unique(torch.from_numpy(a), return_inverse=True, return_counts=True)
+    for g, w in zip(got, want, strict=True):
+        assert g.shape == tuple(w.shape) and g.tolist() == w.tolist()
+    assert fc.tensor(a).unique().tolist() == want[0].tolist()
+    assert len(fc.unique(fc.tensor(a), return_counts=True)) == 2
+
+
+def test_unique_counts_each_nan_and_takes_no_trace():
+    values, counts = fc.unique(fc.tensor([np.nan, 1.0, np.nan, 1.0]), return_counts=True)
+    assert values.tolist()[0] == 1 and np.isnan(values.numpy()[1:]).all() and counts.tolist() == [2, 1, 1]
+    with pytest.raises(ValueError, match="unique: how many values there are is not known"):
+        fc.compile(lambda x: fc.unique(x * 2))(fc.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("mask_shape", [(3, 4), (4,), (3, 1), (2, 3, 4)], ids=str)
+def test_masked_select_is_torchs_with_gradients(mask_shape):
+    rng = np.random.default_rng(1)
+    a, mask = rng.standard_normal((3, 4)).astype(np.float32), rng.random(mask_shape) < 0.5
+    x, t = fc.tensor(a, requires_grad=True), torch.tensor(a, requires_grad=True)
+    y, want = x.masked_select(fc.tensor(mask)), t.masked_select(torch.from_numpy(mask))
+    np.testing.assert_array_equal(y.numpy(), want.detach().numpy())
+    (y * y).sum().backward()
+    (want * want).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), t.grad.numpy())
+    with pytest.raises(TypeError, match="masked_select: expected a bool mask, got int64"):
+        x.masked_select(fc.tensor([1, 0, 1, 0]))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_scatter_add_is_torchs_with_gradients(dim):
+    rng = np.random.default_rng(2)
+    a, b = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((6, 6)).astype(np.float32)
+    index = rng.integers(0, 3 if dim == 0 else 5, (6, 4) if dim == 0 else (2, 6))
+    x, s = fc.tensor(a, requires_grad=True), fc.tensor(b, requires_grad=True)
+    t, u = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
+    want = t.scatter_add(dim, torch.from_numpy(index), u)
+    y = x.scatter_add(dim, fc.tensor(index), s)
+    np.testing.assert_allclose(y.numpy(), want.detach().numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(fc.compile(lambda *v: fc.scatter_add(v[0], dim, v[1], v[2]))(x, fc.tensor(index), s)
+                                  .numpy(), y.numpy())  # fmt: skip
+    (y**2).sum().backward()
+    (want**2).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), t.grad.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(s.grad.numpy(), u.grad.numpy(), rtol=1e-5)
+    wrong = np.full_like(index, 9)
+    with pytest.raises(IndexError, match="9"):
+        fc.scatter_add(x.detach(), dim, fc.tensor(wrong), s.detach())
+    with pytest.raises(ValueError, match="scatter_add: index of shape"):
+        fc.scatter_add(x, 0, fc.tensor(np.zeros((2, 6), np.int64)), s)
+    with pytest.raises(TypeError, match="scatter_add: expected src of dtype float32"):
+        fc.scatter_add(x, 0, fc.tensor(index), s.to("float64"))

@@ -94,3 +94,29 @@ def test_like_variants():
     x = ops.zeros(2, 3, dtype="float64")
     assert ops.rand_like(x).shape == (2, 3) and str(ops.randn_like(x).dtype) == "float64"
     assert ops.randn(2, requires_grad=True).requires_grad
+
+
+def test_bernoulli_draws_with_its_probabilities():
+    ops.manual_seed(5)
+    p = fc.tensor(np.repeat(np.float32([0, 0.25, 0.9, 1]), 20_000).reshape(4, -1))
+    y = ops.bernoulli(p)
+    assert y.shape == p.shape and y.dtype == p.dtype and np.isin(y.numpy(), (0, 1)).all()
+    np.testing.assert_allclose(y.numpy().mean(1), [0, 0.25, 0.9, 1], atol=0.015)
+    with pytest.raises(ValueError, match=r"bernoulli: expected probabilities in \[0, 1\], got -0.5 to 2"):
+        ops.bernoulli(fc.tensor([-0.5, 2.0]))
+    with pytest.raises(TypeError, match="bernoulli: expected a floating dtype, got int64"):
+        ops.bernoulli(fc.tensor([1, 0]))
+
+
+def test_randperm_is_a_permutation_that_follows_the_seed():
+    ops.manual_seed(6)
+    first = ops.randperm(1000)
+    assert str(first.dtype) == "int64" and sorted(first.tolist()) == list(range(1000)) != first.tolist()
+    assert ops.randperm(1000).tolist() != first.tolist()
+    ops.manual_seed(6)
+    assert ops.randperm(1000).tolist() == first.tolist()
+    assert ops.randperm(0).shape == (0,) and ops.randperm(1).tolist() == [0]
+    places = np.array([ops.randperm(3).tolist() for _ in range(600)])
+    assert (np.abs((places == 0).sum(0) - 200) < 60).all()
+    with pytest.raises(ValueError, match="randperm: expected n >= 0, got -1"):
+        ops.randperm(-1)

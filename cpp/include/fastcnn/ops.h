@@ -26,6 +26,9 @@ FASTCNN_API Tensor rand(const Dims& shape, DType dtype = DType::float32, Device 
 FASTCNN_API Tensor randn(const Dims& shape, DType dtype = DType::float32, Device device = {});  // standard normal
 FASTCNN_API Tensor randint(int64_t low, int64_t high, const Dims& shape, DType dtype = DType::int64,
                            Device device = {});
+FASTCNN_API Tensor bernoulli(const Tensor& p);  // ones with these probabilities, else zeros; without gradients
+FASTCNN_API Tensor randperm(int64_t n, DType dtype = DType::int64,
+                            Device device = {});  // 0 … n - 1 in random order
 FASTCNN_API void manual_seed(uint64_t seed);
 FASTCNN_API Tensor random_state(Device device = {});  // int64 (2): seed, counter; the state itself, not a copy
 
@@ -139,6 +142,10 @@ FASTCNN_API std::vector<Tensor> split(const Tensor& x, int64_t size, int dim = 0
 FASTCNN_API std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int dim);
 FASTCNN_API Tensor index_select(const Tensor& x, int dim, const Tensor& index);
 FASTCNN_API Tensor gather(const Tensor& x, int dim, const Tensor& index);
+// x with src[i, j, …] added where index[i, j, …] points to along dim; elements of src beyond index are left out.
+FASTCNN_API Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& src);
+// Elements where the mask, which broadcasts with x, is true, (count); not while compile traces.
+FASTCNN_API Tensor masked_select(const Tensor& x, const Tensor& mask);
 // Places of the elements that are not zero, an int64 vector per dim; read on the host, so not while compile
 // traces.
 FASTCNN_API std::vector<Tensor> nonzero(const Tensor& x);
@@ -208,6 +215,12 @@ FASTCNN_API Tensor argsort(const Tensor& x, int dim = -1, bool descending = fals
 FASTCNN_API std::pair<Tensor, Tensor> sort(const Tensor& x, int dim = -1, bool descending = false);
 // The k largest or smallest along dim, in order, and their places.
 FASTCNN_API std::pair<Tensor, Tensor> topk(const Tensor& x, int64_t k, int dim = -1, bool largest = true);
+// The different elements of all of x in order (each NaN is one); where in them each element of x lies, and how
+// often each occurs, int64. Not while compile traces.
+struct Unique {
+  Tensor values, inverse, counts;
+};
+FASTCNN_API Unique unique(const Tensor& x);
 FASTCNN_API Tensor cumsum(const Tensor& x, int dim);  // of integers and bools int64
 
 // ---- int8, for inference (quantized.cpp): uint8 tensors stand for (q - zero) * scale; no gradients ----
@@ -259,6 +272,7 @@ struct Pool1dOptions {
   int64_t kernel = 2, stride = 0, padding = 0, dilation = 1;  // stride 0: = kernel
   bool ceil_mode = false, count_include_pad = true;
 };
+FASTCNN_API Tensor lp_pool1d(const Tensor& x, double p, const Pool1dOptions& o);
 FASTCNN_API Tensor max_pool1d(const Tensor& x, const Pool1dOptions& o);
 FASTCNN_API std::pair<Tensor, Tensor> max_pool1d_with_indices(const Tensor& x, const Pool1dOptions& o);  // int64
 FASTCNN_API Tensor avg_pool1d(const Tensor& x, const Pool1dOptions& o);

@@ -95,6 +95,10 @@ std::pair<Tensor, Tensor> max_pool1d_with_indices(const Tensor& x, const Pool1dO
   const Tensor image = as_image("max_pool1d", x);
   return as_sequence(max_pool2d_with_indices(image, in_a_row("max_pool1d", x, o)));
 }
+Tensor lp_pool1d(const Tensor& x, double p, const Pool1dOptions& o) {
+  const Tensor image = as_image("lp_pool1d", x);
+  return as_sequence(lp_pool2d(image, p, in_a_row("lp_pool1d", x, o)));
+}
 Tensor avg_pool1d(const Tensor& x, const Pool1dOptions& o) {
   const Tensor image = as_image("avg_pool1d", x);
   check(o.dilation == 1, "avg_pool1d: expected dilation 1, got ", o.dilation);

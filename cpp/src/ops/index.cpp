@@ -142,6 +142,32 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
                {contiguous(x), as_index("gather", index)}, {index.shape(), x.dtype()});
 }
 
+Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& src) {
+  check(x.ndim() == index.ndim() && x.ndim() == src.ndim() && x.ndim() > 0,
+        "scatter_add: expected x, index and src of one rank, got shapes ", x.shape(), ", ", index.shape(), " and ",
+        src.shape());
+  check<TypeError>(x.dtype() == src.dtype(), "scatter_add: expected src of dtype ", x.dtype(), " like x, got ",
+                   src.dtype());
+  const int d = wrap_dim("scatter_add", dim, x.shape());
+  Tensor part = src;
+  for (int i = 0; i < x.ndim(); ++i) {
+    check(index.shape()[i] <= src.shape()[i] && (i == d || index.shape()[i] <= x.shape()[i]),
+          "scatter_add: index of shape ", index.shape(), " does not fit in src of shape ", src.shape(),
+          " and, apart from dim ", dim, ", in x of shape ", x.shape());
+    if (index.shape()[i] < src.shape()[i]) part = narrow(part, i, 0, index.shape()[i]);
+  }
+  return add(x, emit1(scatter_add_rule, OpKind::scatter_add, IndexParams{d, x.shape()[d]},
+                      {contiguous(part), as_index("scatter_add", index)}, {x.shape(), x.dtype()}));
+}
+
+Tensor masked_select(const Tensor& x, const Tensor& mask) {
+  check<TypeError>(mask.dtype() == DType::bool_, "masked_select: expected a bool mask, got ", mask.dtype());
+  // Of both shapes broadcast.
+  const Tensor all = mul(cast(mask, DType::int64), ones(x.shape(), DType::int64, x.device()));
+  const Tensor values = expand(x, all.shape());
+  return index_select(reshape(values, {all.numel()}), 0, nonzero(reshape(all, {all.numel()}))[0]);
+}
+
 std::vector<Tensor> nonzero(const Tensor& x) {
   check(x.ndim() > 0, "nonzero: expected x (or a mask) with dimensions, got shape ()");
   check(!x.is_symbolic(),

@@ -109,4 +109,20 @@ Tensor randint(int64_t low, int64_t high, const Dims& shape, DType dtype, Device
               dtype, device);
 }
 
+Tensor bernoulli(const Tensor& p) {
+  check(p.defined(), "bernoulli: expected a tensor as p, got an empty handle");
+  check_floating("bernoulli", p.dtype());
+  const Tensor from = p.detach();
+  if (!p.is_symbolic() && p.device().type == DeviceType::cpu && p.numel() > 0)
+    check(amin(from).item() >= 0 && amax(from).item() <= 1, "bernoulli: expected probabilities in [0, 1], got ",
+          amin(from).item(), " to ", amax(from).item());
+  const DType wide = p.dtype() == DType::float64 ? p.dtype() : DType::float32;
+  return cast(lt(rand(p.shape(), wide, p.device()), cast(from, wide)), p.dtype());
+}
+
+Tensor randperm(int64_t n, DType dtype, Device device) {
+  check(n >= 0, "randperm: expected n >= 0, got ", n);
+  return cast(argsort(rand({n}, DType::float64, device), 0, false), dtype);
+}
+
 }  // namespace fastcnn

@@ -71,6 +71,23 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, int64_t k, int dim, bool largest
   return {at_places(x, dim, index), index};
 }
 
+Unique unique(const Tensor& x) {
+  check(x.defined(), "unique: expected a tensor as x, got an empty handle");
+  check(!x.is_symbolic(), "unique: how many values there are is not known while compile traces the function");
+  const int64_t n = x.numel();
+  const Device device = x.device();
+  const auto [ordered, index] = sort(reshape(x.detach(), {n}), 0, false);
+  if (n == 0) return {ordered, empty(x.shape(), DType::int64, device), empty({0}, DType::int64, device)};
+  const Tensor begins =
+      cat({ones({1}, DType::bool_, device), ne(narrow(ordered, 0, 1, n - 1), narrow(ordered, 0, 0, n - 1))});
+  const Tensor first = nonzero(begins)[0];
+  const Tensor group = affine(cumsum(cast(begins, DType::int64), 0), 1, -1);
+  const Tensor ends =
+      cat({narrow(first, 0, 1, first.numel() - 1), full({1}, static_cast<double>(n), DType::int64, device)});
+  return {index_select(ordered, 0, first),
+          reshape(index_put(zeros({n}, DType::int64, device), index, group), x.shape()), sub(ends, first)};
+}
+
 Tensor cumsum(const Tensor& x_in, int dim) {
   check(x_in.defined(), "cumsum: expected a tensor as x, got an empty handle");
   const Tensor x = is_floating(x_in.dtype()) ? x_in : cast(x_in, DType::int64);

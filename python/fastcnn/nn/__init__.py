@@ -91,6 +91,7 @@ from .pooling import (
     AvgPool2d,
     AvgPool3d,
     GlobalAvgPool2d,
+    LPPool1d,
     LPPool2d,
     MaxPool1d,
     MaxPool2d,

@@ -95,6 +95,15 @@ class AvgPool1d(OpLayer, op="avg_pool1d"):
     count_include_pad: bool = True
 
 
+class LPPool1d(OpLayer, op="lp_pool1d"):
+    """LPPool2d of sequences (N, C, L)."""
+
+    norm_type: float
+    kernel_size: int
+    stride: int | None = None
+    ceil_mode: bool = False
+
+
 class AdaptiveAvgPool1d(OpLayer, op="adaptive_avg_pool1d"):
     """Means over output_size windows of sequences (N, C, L), whatever L."""
 
