@@ -66,16 +66,7 @@ py::object mul_any(const py::object& a, const py::object& b) {
 
 py::object div_any(const py::object& a, const py::object& b) {
   if (py::isinstance<Tensor>(a))
-    if (auto n = number_from(b)) {
-      Tensor x = a.cast<Tensor>();
-      // Dividing by a power of two is multiplying exactly; else rounding asks for a division. Traces hold one
-      // form: an exported file divides by batch sizes of any kind.
-      int exponent = 0;
-      if (!is_tracing() && is_floating(x.dtype()) && std::frexp(n->value, &exponent) == 0.5 &&
-          std::abs(exponent) < 100)
-        return run([&] { return affine(x, 1 / n->value, 0); });
-      return run([&] { return div(x, number_like(x, Number{n->value, true})); });
-    }
+    if (auto n = number_from(b)) return run([&, x = a.cast<Tensor>()] { return div_scalar(x, n->value); });
   if (py::isinstance<Tensor>(b))
     if (auto n = number_from(a)) return run([&, x = b.cast<Tensor>()] { return rdiv_scalar(n->value, x); });
   return pair_any(a, b, div);

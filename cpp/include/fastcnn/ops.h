@@ -3,8 +3,10 @@
 // IndexError naming the op, what it expected and what it got. Results are new tensors unless a name ends in _.
 #pragma once
 #include <array>
+#include <concepts>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -61,6 +63,7 @@ FASTCNN_API Tensor neg(const Tensor& x);
 FASTCNN_API Tensor pow_scalar(const Tensor& x, double exponent);
 FASTCNN_API Tensor rpow_scalar(double base, const Tensor& x);
 FASTCNN_API Tensor rdiv_scalar(double numerator, const Tensor& x);
+FASTCNN_API Tensor div_scalar(const Tensor& x, double divisor);  // with the bits of div; integers become float32
 FASTCNN_API Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high);
 FASTCNN_API Tensor abs(const Tensor& x);
 FASTCNN_API Tensor exp(const Tensor& x);
@@ -498,14 +501,60 @@ inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
 inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
-inline Tensor operator+(const Tensor& a, double b) { return affine(a, 1, b); }
-inline Tensor operator-(const Tensor& a, double b) { return affine(a, 1, -b); }
-inline Tensor operator*(const Tensor& a, double b) { return affine(a, b, 0); }
-inline Tensor operator/(const Tensor& a, double b) { return affine(a, 1 / b, 0); }
-inline Tensor operator+(double a, const Tensor& b) { return affine(b, 1, a); }
-inline Tensor operator-(double a, const Tensor& b) { return affine(b, -1, a); }
-inline Tensor operator*(double a, const Tensor& b) { return affine(b, a, 0); }
+// A number beside a tensor decides by its type alone, as in Python: a floating one takes integer tensors to float32,
+// an integer leaves them as they are, to its last digit.
+namespace detail {
+inline Tensor floating(const Tensor& x) { return is_floating(x.dtype()) ? x : cast(x, DType::float32); }
+template <std::integral I>
+bool fits_double(const Tensor& x, I v) {
+  if constexpr (sizeof(I) < sizeof(int64_t)) {
+    return true;
+  } else {
+    constexpr I most = static_cast<I>(int64_t(1) << 53);
+    return is_floating(x.dtype()) || (v <= most && (std::is_unsigned_v<I> || v >= static_cast<I>(0) - most));
+  }
+}
+template <std::integral I>
+Tensor whole(I v, const Tensor& beside) {
+  check(std::is_signed_v<I> || static_cast<uint64_t>(v) <= static_cast<uint64_t>(INT64_MAX),
+        "number: expected an integer within the range of int64, got ", v);
+  Tensor t = empty({}, DType::int64);
+  *t.data<int64_t>() = static_cast<int64_t>(v);
+  return beside.device() == t.device() ? t : constant(t, beside.device());
+}
+}  // namespace detail
+inline Tensor operator+(const Tensor& a, double b) { return affine(detail::floating(a), 1, b); }
+inline Tensor operator-(const Tensor& a, double b) { return affine(detail::floating(a), 1, -b); }
+inline Tensor operator*(const Tensor& a, double b) { return affine(detail::floating(a), b, 0); }
+inline Tensor operator/(const Tensor& a, double b) { return div_scalar(a, b); }
+inline Tensor operator+(double a, const Tensor& b) { return affine(detail::floating(b), 1, a); }
+inline Tensor operator-(double a, const Tensor& b) { return affine(detail::floating(b), -1, a); }
+inline Tensor operator*(double a, const Tensor& b) { return affine(detail::floating(b), a, 0); }
 inline Tensor operator/(double a, const Tensor& b) { return rdiv_scalar(a, b); }
+template <std::integral I>
+Tensor operator+(const Tensor& a, I b) {
+  return detail::fits_double(a, b) ? affine(a, 1, static_cast<double>(b)) : add(a, detail::whole(b, a));
+}
+template <std::integral I>
+Tensor operator-(const Tensor& a, I b) {
+  return detail::fits_double(a, b) ? affine(a, 1, -static_cast<double>(b)) : sub(a, detail::whole(b, a));
+}
+template <std::integral I>
+Tensor operator*(const Tensor& a, I b) {
+  return detail::fits_double(a, b) ? affine(a, static_cast<double>(b), 0) : mul(a, detail::whole(b, a));
+}
+template <std::integral I>
+Tensor operator+(I a, const Tensor& b) {
+  return b + a;
+}
+template <std::integral I>
+Tensor operator-(I a, const Tensor& b) {
+  return detail::fits_double(b, a) ? affine(b, -1, static_cast<double>(a)) : sub(detail::whole(a, b), b);
+}
+template <std::integral I>
+Tensor operator*(I a, const Tensor& b) {
+  return b * a;
+}
 inline Tensor operator-(const Tensor& a) { return neg(a); }
 
 }  // namespace fastcnn

@@ -1,6 +1,7 @@
 // What it is: elementwise ops with broadcasting, casts, copies, in-place updates, and their gradient rules.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "core/memory_ranges.h"
@@ -337,6 +338,15 @@ Tensor rpow_scalar(double base, const Tensor& x) {
   return pow(full({}, base, e.dtype(), e.device()), e);
 }
 Tensor rdiv_scalar(double numerator, const Tensor& x) { return unary(Unary::rdiv, x, numerator); }
+Tensor div_scalar(const Tensor& x, double divisor) {
+  // Dividing by a power of two is multiplying exactly; else rounding asks for a division. Traces hold one form: an
+  // exported file divides by batch sizes of any kind.
+  int exponent = 0;
+  if (!current_trace() && is_floating(x.dtype()) && std::frexp(divisor, &exponent) == 0.5 &&
+      std::abs(exponent) < 100)
+    return affine(x, 1 / divisor, 0);
+  return div(x, full({}, divisor, is_floating(x.dtype()) ? x.dtype() : DType::float32, x.device()));
+}
 Tensor clamp(const Tensor& x, std::optional<double> low, std::optional<double> high) {
   check(low || high, "clamp: expected at least one of min and max");
   constexpr double inf = std::numeric_limits<double>::infinity();
