@@ -21,6 +21,14 @@ std::function<void()> held(const py::function& f) {
   };
 }
 
+// A run of another thread, which these wait for, may want the GIL.
+const py::call_guard<py::gil_scoped_release> no_gil{};
+template <class F>
+auto waiting(F&& f) {
+  py::gil_scoped_release release;
+  return f();
+}
+
 }  // namespace
 
 void bind_compile(py::module_& m) {
@@ -63,7 +71,7 @@ void bind_compile(py::module_& m) {
           "the id.")
       .def("info",
            [](const Compiled& c) {
-             PlanInfo i = c.info();
+             const PlanInfo i = waiting([&] { return c.info(); });
              py::dict d;
              d["arena_bytes"] = i.arena_bytes;
              d["tensor_bytes"] = i.tensor_bytes;
@@ -75,11 +83,11 @@ void bind_compile(py::module_& m) {
              d["steps"] = i.steps;
              return d;
            })
-      .def("describe", &Compiled::describe)
+      .def("describe", &Compiled::describe, no_gil)
       .def("steps",
            [](const Compiled& c) {
              py::list out;
-             for (const StepInfo& s : c.steps()) {
+             for (const StepInfo& s : waiting([&] { return c.steps(); })) {
                py::dict d;
                d["op"] = s.op;
                d["implementation"] = s.implementation;
@@ -93,11 +101,11 @@ void bind_compile(py::module_& m) {
              }
              return out;
            })
-      .def("record_times", &Compiled::record_times, py::arg("on"))
-      .def("recorded_runs", &Compiled::recorded_runs)
+      .def("record_times", &Compiled::record_times, py::arg("on"), no_gil)
+      .def("recorded_runs", &Compiled::recorded_runs, no_gil)
       .def("cache_info",
            [](const Compiled& c) {
-             CacheInfo i = c.cache_info();
+             const CacheInfo i = waiting([&] { return c.cache_info(); });
              py::dict d;
              d["hits"] = i.hits;
              d["misses"] = i.misses;
@@ -107,8 +115,8 @@ void bind_compile(py::module_& m) {
              d["budget"] = i.budget;
              return d;
            })
-      .def("plan_ids", &Compiled::plan_ids)
-      .def("reset", &Compiled::reset);
+      .def("plan_ids", &Compiled::plan_ids, no_gil)
+      .def("reset", &Compiled::reset, no_gil);
   m.def(
       "on_each_run",
       [](const py::function& work, const std::optional<py::function>& undo) {

@@ -150,9 +150,10 @@ class CompiledFunction:
 
     def reset(self) -> None:
         """Forgets all plans."""
-        self._core.reset()
-        self._variants.clear()
-        self._results.clear()
+        with self._lock:  # not while another thread runs one
+            self._core.reset()
+            self._variants.clear()
+            self._results.clear()
 
     def __reduce__(self):
         """Plans stay behind. What a module names is pickled by that name and copied as itself, as functions are."""

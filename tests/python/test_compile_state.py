@@ -152,6 +152,31 @@ def test_calls_from_many_threads():
     assert not errors and not any(t.is_alive() for t in threads)
 
 
+def test_reset_waits_for_a_run_of_another_thread():
+    w, done, errors = fc.rand(16, 3, 3, 3), threading.Event(), []
+    step = fc.compile(lambda x: ops.conv2d(x, w))
+    x = fc.rand(4, 3, 32, 32)
+    wanted = step(x).numpy()
+
+    def look():
+        try:
+            while not done.is_set():
+                step.reset()
+                step.describe(), step.info(), step.cache_info()
+        except BaseException as e:  # noqa: BLE001
+            errors.append(e)
+
+    other = threading.Thread(target=look)
+    other.start()
+    try:
+        for _ in range(300):  # the plan that runs was freed: the process ended
+            np.testing.assert_array_equal(step(x).numpy(), wanted)
+    finally:
+        done.set()
+        other.join(60)
+    assert not errors and not other.is_alive()
+
+
 def test_traces_in_two_threads_note_their_own_modules():
     nets, steps = [nn.Linear(2, 2), nn.Linear(2, 2)], []
     gate = threading.Barrier(2, timeout=20)

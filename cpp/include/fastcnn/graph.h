@@ -51,6 +51,7 @@ class FASTCNN_API Compiled {
   // operands share.
   std::vector<Tensor> call(const std::string& key, const std::vector<Tensor>& inputs, const Fn& fn,
                            int64_t* plan_id = nullptr);
+  // These wait for a run of another thread; within a run itself, record_times and reset are a ValueError.
   PlanInfo info() const;                // of the plan that ran last
   std::string describe() const;         // its steps: op, shapes, implementation, bytes, FLOPs
   std::vector<StepInfo> steps() const;  // the same as data
@@ -58,7 +59,7 @@ class FASTCNN_API Compiled {
   void record_times(bool on);
   int64_t recorded_runs() const;  // of the plan that ran last
   CacheInfo cache_info() const;
-  std::vector<int64_t> plan_ids() const;  // of the plans that are kept, the newest first; not while one is made
+  std::vector<int64_t> plan_ids() const;  // of the plans that are kept, the newest first
   void reset();                           // forgets all plans
 
  private:

@@ -57,6 +57,12 @@ struct Compiled::Impl {
   std::atomic<std::thread::id> runner{};
   bool timed = false;
 
+  // Waits for a run of another thread; what the run itself calls may look, but not change plans.
+  std::unique_lock<std::mutex> look() {
+    if (runner.load() == std::this_thread::get_id()) return {};
+    return std::unique_lock<std::mutex>(mutex);
+  }
+
   std::unique_ptr<Plan> trace(const std::vector<Tensor>& inputs, const Fn& f) {
     Trace t;
     std::vector<Tensor> symbols;
@@ -151,28 +157,41 @@ std::vector<Tensor> Compiled::call(const std::string& key, const std::vector<Ten
   return run(m.plans.front());
 }
 
-PlanInfo Compiled::info() const { return impl().plans.empty() ? PlanInfo{} : impl().plans.front().plan->info(); }
+PlanInfo Compiled::info() const {
+  const auto lock = impl().look();
+  return impl().plans.empty() ? PlanInfo{} : impl().plans.front().plan->info();
+}
 std::string Compiled::describe() const {
+  const auto lock = impl().look();
   return impl().plans.empty() ? "no plan yet\n" : impl().plans.front().plan->describe();
 }
 std::vector<StepInfo> Compiled::steps() const {
+  const auto lock = impl().look();
   return impl().plans.empty() ? std::vector<StepInfo>{} : impl().plans.front().plan->steps();
 }
 void Compiled::record_times(bool on) {
+  const auto lock = impl().look();
+  check(lock.owns_lock(), "compile: times were turned on or off while a compiled function runs");
   impl().timed = on;
   for (Entry& e : impl().plans) e.plan->record_times(on);
 }
 int64_t Compiled::recorded_runs() const {
+  const auto lock = impl().look();
   return impl().plans.empty() ? 0 : impl().plans.front().plan->recorded_runs();
 }
-CacheInfo Compiled::cache_info() const { return impl().cache; }
+CacheInfo Compiled::cache_info() const {
+  const auto lock = impl().look();
+  return impl().cache;
+}
 std::vector<int64_t> Compiled::plan_ids() const {
-  std::lock_guard<std::mutex> lock(impl().mutex);
+  const auto lock = impl().look();
   std::vector<int64_t> ids;
   for (const Entry& e : impl().plans) ids.push_back(e.id);
   return ids;
 }
 void Compiled::reset() {
+  const auto lock = impl().look();
+  check(lock.owns_lock(), "compile: a compiled function was reset while it runs");
   impl().plans.clear();
   impl().arena->memory.reset();
   impl().cache.bytes = impl().cache.plans = impl().own_bytes = 0;
