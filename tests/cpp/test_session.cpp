@@ -2,6 +2,7 @@
 // way from a C++ function to a file and back, threads that predict at once, and the C functions with hostile
 // arguments.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
@@ -200,6 +201,76 @@ TEST_CASE("what has been moved from says so instead of reading behind nothing") 
   CHECK_THROWS_AS(twice({w.detach()}), ValueError);
   CHECK_THROWS_AS(twice.reset(), ValueError);
   CHECK(kept({w.detach()}).size() == 1);
+  const TracedGraph traced = Net().traced();
+  GraphFunction function(traced.json, traced.tensors), other = std::move(function);
+  CHECK_THROWS_AS(function({ones({2, 3, 8, 8})}), ValueError);
+  CHECK(other({ones({2, 3, 8, 8})}).size() == 1);
+}
+
+TEST_CASE("empty tensors and two graphs of one name are refused before anything is written") {
+  File file;
+  const Net net;
+  const Compiled::Fn fn = [&](const std::vector<Tensor>& in) { return net(in); };
+  CHECK_THROWS_AS(trace_graph(fn, {{"x", DType::float32, {2, 3, 8, 8}, true}}, {{"w", Tensor()}}), ValueError);
+  TracedGraph graph = net.traced();
+  CHECK_THROWS_AS(write_session(file.path, {{"predict", graph}, {"predict", graph}}), ValueError);
+  graph.tensors[0].tensor = Tensor();
+  CHECK_THROWS_AS(write_session(file.path, {{"predict", graph}}), ValueError);
+  CHECK(!std::ifstream(file.path));
+}
+
+TEST_CASE("a pipe in the place of a file is refused, not waited for") {
+  File file;
+  REQUIRE(::mkfifo(file.path.c_str(), 0600) == 0);
+  CHECK_THROWS_AS(Session::load(file.path), ValueError);
+}
+
+TEST_CASE("a bool of C is true where it is not 0") {
+  File file;
+  write_session(file.path, {{"predict", trace_graph(
+                                            [](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+                                              return {sum(cast(in[0], DType::float32), {1})};
+                                            },
+                                            {{"mask", DType::bool_, {2, 4}, true}})}});
+  fastcnn_session* s = nullptr;
+  REQUIRE(fastcnn_load(file.path.c_str(), 1, &s) == FASTCNN_OK);
+  uint8_t mask[8] = {255, 0, 2, 1, 0, 0, 0, 128};
+  const fastcnn_tensor in{mask, FASTCNN_BOOL, 2, {2, 4}};
+  fastcnn_result* r = nullptr;
+  REQUIRE(fastcnn_predict(s, &in, 1, &r) == FASTCNN_OK);
+  fastcnn_tensor out;
+  REQUIRE(fastcnn_result_tensor(r, 0, &out) == FASTCNN_OK);
+  CHECK(static_cast<float*>(out.data)[0] == 3);
+  CHECK(static_cast<float*>(out.data)[1] == 1);
+  fastcnn_result_free(r);
+  fastcnn_free(s);
+}
+
+TEST_CASE("plans that run are not taken away by another thread or by the run itself") {
+  const Tensor w = randn({8, 3, 3, 3}), x = randn({4, 3, 32, 32});
+  Compiled step([&](const std::vector<Tensor>& in) -> std::vector<Tensor> { return {relu(conv2d(in[0], w))}; });
+  const Tensor wanted = step({x})[0];
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    while (!done) step.reset(), step.describe(), step.steps(), step.info(), step.cache_info();
+  });
+  int wrong = 0;
+  for (int i = 0; i < 200; ++i) wrong += !equal(step({x})[0], wanted);
+  done = true;
+  other.join();
+  CHECK(wrong == 0);
+
+  int runs = 0;
+  Compiled own;
+  own = Compiled([&](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+    on_each_run([&] {
+      if (++runs == 2) own.reset();
+    });
+    return {add(in[0], in[0])};
+  });
+  CHECK(own({x}).size() == 1);
+  CHECK_THROWS_AS(own({x}), ValueError);
+  CHECK(own({x}).size() == 1);
 }
 
 TEST_CASE("threads that predict at once get their own results") {

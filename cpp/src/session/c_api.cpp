@@ -72,6 +72,8 @@ Tensor tensor_of(const char* op, const fastcnn_tensor& t) {
   fastcnn::check(t.data != nullptr || n == 0, op, ": expected data of shape ", shape, ", got NULL");
   Tensor out = fastcnn::empty(shape, dtype);
   fastcnn::fill_row_major(out, t.data);
+  if (dtype == fastcnn::DType::bool_)  // masks of 255 are common, and kernels count bytes of bool as they are
+    for (auto* b = out.data<uint8_t>(); b != out.data<uint8_t>() + n; ++b) *b = *b != 0;
   return out;
 }
 

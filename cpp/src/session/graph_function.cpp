@@ -10,6 +10,7 @@ GraphFunction::GraphFunction(const std::string& json, const std::vector<NamedTen
 }
 
 std::vector<Tensor> GraphFunction::operator()(const std::vector<Tensor>& inputs) const {
+  check(replay_ != nullptr, "graph: this GraphFunction has been moved from");
   return replay_->run(inputs);
 }
 

@@ -110,6 +110,7 @@ void write_session(const std::string& path, const std::vector<SessionGraph>& gra
   for (const SessionGraph& g : graphs) {
     check(g.name == "predict" || g.name == "step", "export: expected a graph named predict or step, got '", g.name,
           "'");
+    check(all.find(g.name) == nullptr, "export: got two graphs named ", g.name);
     Json j = Json::parse(g.graph.json);
     const Json updates = Json::parse(g.updates);
     check(static_cast<int64_t>(updates.items("updates").size()) == g.graph.host_work, "export: the function does ",
@@ -117,6 +118,7 @@ void write_session(const std::string& path, const std::vector<SessionGraph>& gra
           updates.items("updates").size(), " can be written to a file");
     j.set("updates", updates);
     for (const NamedTensor& t : g.graph.tensors) {
+      check(t.tensor.defined(), "export: the tensor '", t.name, "' is empty");
       const auto [it, fresh] = named.try_emplace(t.name, t.tensor);
       if (fresh) tensors.push_back(t);
       check(it->second.impl()->storage == t.tensor.impl()->storage, "export: two tensors have the name '", t.name,

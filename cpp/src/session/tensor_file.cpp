@@ -43,7 +43,9 @@ std::system_error system_error(const std::string& path, const char* what) {
 
 class FileSource final : public Source {
  public:
-  explicit FileSource(const std::string& path) : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  // Not blocking: a pipe is refused below, where opening it would wait for a writer for ever.
+  explicit FileSource(const std::string& path)
+      : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (file_.fd < 0) throw system_error(path_, "open");
     struct stat s{};
     if (::fstat(file_.fd, &s)) throw system_error(path_, "read");

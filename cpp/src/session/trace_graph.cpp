@@ -323,6 +323,7 @@ Once trace_once(const Compiled::Fn& fn, const std::vector<GraphInput>& inputs,
 TracedGraph trace_graph(const Compiled::Fn& fn, const std::vector<GraphInput>& inputs,
                         const std::vector<NamedTensor>& known, const std::vector<std::string>& outputs) {
   check(static_cast<bool>(fn), "export: expected a function");
+  for (const NamedTensor& k : known) check(k.tensor.defined(), "export: the tensor '", k.name, "' is empty");
   int64_t batch = 0;
   for (const GraphInput& in : inputs) {
     if (!in.batch) continue;
