@@ -1,4 +1,5 @@
 // Activations: every implementation on every ISA against the reference, and the reference against known values.
+#include "fastcnn/ops.h"
 #include "op_check.h"
 
 using namespace fastcnn;
@@ -110,5 +111,13 @@ TEST_CASE("activation: the second derivative is the slope of the first") {
       INFO("act " << a << " x " << x << " f' " << f1);
       CHECK(slope(x, true) == doctest::Approx(numeric).epsilon(1e-6));
     }
+  }
+}
+
+TEST_CASE("activation: numbers that are no Act are refused") {
+  for (int a : {-5, -1, static_cast<int>(Act::count), 1000}) {
+    ActParams p;
+    p.act = static_cast<Act>(a);
+    CHECK_THROWS_AS(activation(ones({3}), p), ValueError);
   }
 }

@@ -15,7 +15,10 @@ std::ostream& operator<<(std::ostream& s, const Dims& d) {
   for (int i = 0; i < d.size(); ++i) s << (i ? ", " : "") << d[i];
   return s << (d.size() == 1 ? ",)" : ")");
 }
-std::ostream& operator<<(std::ostream& s, DType t) { return s << dtype_name(t); }
+std::ostream& operator<<(std::ostream& s, DType t) {
+  const int i = static_cast<int>(t);  // callers can make up any, and messages name what they made up
+  return i < kDTypeCount ? s << dtype_name(t) : s << "dtype number " << i;
+}
 std::ostream& operator<<(std::ostream& s, const Device& d) {
   if (d.type == DeviceType::cpu) return s << "cpu";
   return s << "cuda:" << d.index;

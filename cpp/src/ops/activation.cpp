@@ -168,8 +168,8 @@ Tensor softmax_family(const Rule& rule, OpKind kind, const Tensor& x_in, int dim
 }  // namespace
 
 Tensor activation(const Tensor& x, const ActParams& p) {
-  const char* name = p.act < Act::count ? names[static_cast<int>(p.act)] : "activation";
-  check(p.act < Act::count, "activation: unknown activation ", static_cast<int>(p.act));
+  check(p.act >= Act::none && p.act < Act::count, "activation: unknown activation ", static_cast<int>(p.act));
+  const char* name = names[static_cast<int>(p.act)];
   if (p.act == Act::none) return x;
   if (x.defined() && !is_floating(x.dtype())) {
     if (p.act == Act::sigmoid || p.act == Act::tanh) return activation(cast(x, DType::float32), p);
