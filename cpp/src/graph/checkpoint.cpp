@@ -21,42 +21,18 @@ struct Activate {
   ~Activate() { active = saved; }
 };
 
-void read_state(const Tensor& s, int64_t* to) {
-  backend_of(s.device()).copy(to, s.data(), 2 * sizeof(int64_t), Copy::out);
-}
-void write_state(const Tensor& s, const int64_t* from) {
-  backend_of(s.device()).copy(s.data(), from, 2 * sizeof(int64_t), Copy::in);
-}
-
-// Where the random streams of the devices stand: a count in a trace, the generator's state outside of one.
-void read_random(int64_t& ops, int64_t (&state)[4]) {
-  if (const Trace* t = current_trace()) {
-    ops = t->random_ops;
-    return;
-  }
-  read_state(random_state(Device{}), state);
-  if (cuda_device_count() > 0) read_state(random_state({DeviceType::cuda, 0}), state + 2);
-}
-
-void write_random(int64_t ops, const int64_t (&state)[4]) {
-  if (Trace* t = current_trace()) {
-    t->random_ops = ops;
-    return;
-  }
-  write_state(random_state(Device{}), state);
-  if (cuda_device_count() > 0) write_state(random_state({DeviceType::cuda, 0}), state + 2);
-}
-
-class SameRandomNumbers {  // scope: the stream goes back, and forward again at the end
+class SameRandomNumbers {  // scope: the count of a trace goes back, and forward again at the end
  public:
-  SameRandomNumbers(int64_t ops, const int64_t (&state)[4]) {
-    read_random(ops_, state_);
-    write_random(ops, state);
+  explicit SameRandomNumbers(int64_t ops) : trace_(current_trace()) {
+    if (trace_) saved_ = std::exchange(trace_->random_ops, ops);
   }
-  ~SameRandomNumbers() { write_random(ops_, state_); }
+  ~SameRandomNumbers() {
+    if (trace_) trace_->random_ops = saved_;
+  }
 
  private:
-  int64_t ops_ = 0, state_[4] = {};
+  Trace* trace_;
+  int64_t saved_ = 0;
 };
 
 // Nodes of a second run must not be merged with those of the first: that is what the memory is saved by.
@@ -89,12 +65,36 @@ void Region::note(const std::shared_ptr<TapeNode>& node) {
 }
 
 bool Region::already_done(const Tensor& written) {
-  return active && active->refilling_ && written.impl()->storage->born < active->born_;
+  for (const Region* r = active; r; r = r->outer_)
+    if (r->refilling_ && written.impl()->storage->born < r->born_) return true;
+  return false;
 }
+
+bool Region::runs_again() {
+  for (const Region* r = active; r; r = r->outer_)
+    if (r->refilling_) return true;
+  return false;
+}
+
+Tensor Region::turn(const std::function<Tensor()>& fresh) {
+  if (refilling_) {
+    check(next_turn_ < turns_.size(), "checkpoint: the function drew random numbers ", turns_.size(),
+          " times at first and more often when it was computed again; it must do the same");
+    return turns_[next_turn_++];
+  }
+  turns_.push_back(outer_ ? outer_->turn(fresh) : fresh());
+  return turns_.back();
+}
+Tensor Region::random_turn(const std::function<Tensor()>& fresh) { return active ? active->turn(fresh) : fresh(); }
 
 void Region::forward() {
   autocast_ = autocast_dtype();
-  read_random(random_ops_, random_state_);
+  if (const Trace* t = current_trace()) random_ops_ = t->random_ops;
+  struct Inside {
+    Region*& outer;
+    Inside(Region*& o, Region* now) : outer(o) { outer = now; }
+    ~Inside() { outer = nullptr; }
+  } inside(outer_, active);
   Activate scope(this);
   run_();
 }
@@ -109,12 +109,13 @@ void Region::refill() {
     }
   } done{*this};
   refilling_ = true;
+  next_turn_ = 0;
   born_ = storages_born();
   {
     Activate scope(this);
     GradMode grads(true);
     Autocast precision(autocast_);
-    SameRandomNumbers random(random_ops_, random_state_);
+    SameRandomNumbers random(random_ops_);
     NewRegionOfTrace region;
     run_();
   }

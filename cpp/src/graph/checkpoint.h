@@ -22,6 +22,9 @@ class Region : public std::enable_shared_from_this<Region> {
   static void note(const std::shared_ptr<TapeNode>& node);  // a node was put on the tape
   // While a region runs again, what is older than that run already has its changes (running statistics).
   static bool already_done(const Tensor& written);
+  static bool runs_again();  // is this part of a second run?
+  // A place in the random stream: `fresh`, or in a second run what the first one had.
+  static Tensor random_turn(const std::function<Tensor()>& fresh);
 
  private:
   std::function<void()> run_;
@@ -30,7 +33,12 @@ class Region : public std::enable_shared_from_this<Region> {
   bool refilling_ = false;
   uint64_t born_ = 0;  // storages made before this number are older than the second run
   std::optional<DType> autocast_;
-  int64_t random_ops_ = 0, random_state_[4] = {};  // where the random streams stood; the second run draws the same
+  Region* outer_ = nullptr;  // the region that this one is in, while it runs for the first time
+  // Of random ops, which the second run draws again: those of a trace before this region, the others in order.
+  int64_t random_ops_ = 0;
+  std::vector<Tensor> turns_;
+  size_t next_turn_ = 0;
+  Tensor turn(const std::function<Tensor()>& fresh);
 };
 
 }  // namespace fastcnn

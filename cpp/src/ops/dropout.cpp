@@ -29,18 +29,18 @@ Tensor drop(const char* op, const Tensor& x_in, double p, bool training, DropKin
   check(x_in.ndim() >= least_rank, op, ": expected x with at least ", least_rank, " dimensions, got shape ",
         x_in.shape());
   if (!training || p == 0) return x_in;
-  Tensor x = contiguous(x_in), state = random_state(x.device());
+  const Tensor x = contiguous(x_in);
+  const RandomTurn turn = take_random_turn(x.device());
   DropoutParams d;
-  d.p = p, d.kind = kind, d.delta = take_random_delta(state);
+  d.p = p, d.kind = kind, d.delta = turn.delta;
   if (kind != DropKind::element) {
     d.N = x.shape()[0];
     d.C = x.ndim() >= 2 ? x.shape()[1] : 1;
     d.HW = 1;
     for (int i = 2; i < x.ndim(); ++i) d.HW *= x.shape()[i];
   }
-  Tensor y = emit(dropout_rule, OpKind::dropout, d, {x, state}, {{x.shape(), x.dtype()}, {{2}, DType::int64}})[0];
-  finish_random(state);
-  return y;
+  return emit(dropout_rule, OpKind::dropout, d, {x, turn.state},
+              {{x.shape(), x.dtype()}, {{2}, DType::int64}})[0];
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 #include "core/allocator.h"
 #include "core/fork.h"
 #include "fastcnn/ops.h"
+#include "fastcnn/runtime.h"
+#include "graph/checkpoint.h"
 #include "graph/emit.h"
 #include "graph/select.h"
 #include "graph/trace.h"
@@ -44,12 +46,10 @@ void write_state(const Tensor& state, int64_t seed) {
 
 Tensor draw(const Rule& rule, const RandomParams& params, const Dims& shape, DType dtype, Device device) {
   checked_numel(rule.name, shape, dtype);
-  Tensor state = random_state(device);
+  const RandomTurn turn = take_random_turn(device);
   RandomParams p = params;
-  p.delta = take_random_delta(state);
-  Tensor out = emit1(rule, OpKind::random, p, {state}, {shape, dtype});
-  finish_random(state);
-  return out;
+  p.delta = turn.delta;
+  return emit1(rule, OpKind::random, p, {turn.state}, {shape, dtype});
 }
 
 void check_floating(const char* op, DType dtype) {
@@ -58,19 +58,36 @@ void check_floating(const char* op, DType dtype) {
 
 }  // namespace
 
-int64_t take_random_delta(const Tensor& state) {
-  Trace* trace = current_trace();
-  if (!trace) return 0;
-  trace->random_state = state;
-  return trace->random_ops++;
+namespace {
+// A copy of the state, which moves on in the same lock: no two threads get one place.
+Tensor leave_state(const Tensor& state) {
+  const Tensor turn = empty({2}, DType::int64, state.device());
+  std::lock_guard<std::mutex> lock(states().mutex);
+  if (state.device().type != DeviceType::cpu) {
+    emit_into(OpKind::unary, UnaryParams{Unary::copy}, {state}, {turn});
+    emit_into(OpKind::rng_advance, RngAdvanceParams{1}, {state}, {state});
+    return turn;
+  }
+  auto *from = state.data<int64_t>(), *to = turn.data<int64_t>();
+  to[0] = from[0], to[1] = from[1];
+  from[1] = static_cast<int64_t>(static_cast<uint64_t>(from[1]) + 1);
+  bump_version(state);
+  return turn;
 }
+}  // namespace
 
-void finish_random(const Tensor& state) {
-  if (!current_trace()) emit_into(OpKind::rng_advance, RngAdvanceParams{1}, {state}, {state});
+RandomTurn take_random_turn(Device device) {
+  const Tensor state = random_state(device);
+  if (Trace* trace = current_trace()) {
+    trace->random_state = state;
+    return {state, trace->random_ops++};
+  }
+  return {Region::random_turn([&] { return leave_state(state); }), 0};
 }
 
 void manual_seed(uint64_t seed) {
   check(current_trace() == nullptr, "manual_seed: expected to be called outside of a compiled function");
+  if (Region::runs_again()) return;  // the numbers of a second run are those of the first
   States& s = states();
   std::lock_guard<std::mutex> lock(s.mutex);
   s.seed = static_cast<int64_t>(seed);
