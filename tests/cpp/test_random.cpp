@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fastcnn/autograd.h"
+#include "fastcnn/graph.h"
 #include "fastcnn/ops.h"
 
 using namespace fastcnn;
@@ -31,6 +32,44 @@ TEST_CASE("threads that draw at once get numbers of their own") {
   CHECK(rand({1}, DType::float64).item() == next);
 }
 
+TEST_CASE("compiled functions and what is drawn beside them get numbers of their own") {
+  manual_seed(4);
+  constexpr size_t kThreads = 4, kRuns = 2000;
+  std::vector<std::vector<double>> drawn(kThreads);
+  std::vector<std::thread> threads;
+  for (size_t k = 0; k < kThreads; ++k)
+    threads.emplace_back([k, &mine = drawn[k]] {
+      const Compiled::Fn two = [](const std::vector<Tensor>&) -> std::vector<Tensor> {
+        return {rand({64}, DType::float64), rand({64}, DType::float64)};
+      };
+      Compiled compiled(two);
+      for (size_t i = 0; i < kRuns; ++i)
+        for (const Tensor& t : k % 2 ? compiled({}) : two({})) mine.push_back(t.data<double>()[0]);
+    });
+  for (std::thread& t : threads) t.join();
+  std::set<double> all;
+  for (const auto& mine : drawn) all.insert(mine.begin(), mine.end());
+  CHECK(all.size() == 2 * kThreads * kRuns);
+  const double next = rand({1}, DType::float64).item();
+  manual_seed(4);
+  for (size_t i = 0; i < 2 * kThreads * kRuns; ++i) rand({1});
+  CHECK(rand({1}, DType::float64).item() == next);
+}
+
+TEST_CASE("a compiled function that fails gives back what it would have drawn") {
+  Compiled step([](const std::vector<Tensor>& in) -> std::vector<Tensor> {
+    const Tensor x = rand({2, 3});
+    return {x, cross_entropy(x, in[0])};
+  });
+  const Tensor good = zeros({2}, DType::int64), bad = full({2}, 9, DType::int64);
+  step({good});
+  manual_seed(6);
+  const double wanted = step({good})[0].data<float>()[0];
+  manual_seed(6);
+  CHECK_THROWS_AS(step({bad}), IndexError);
+  CHECK(step({good})[0].data<float>()[0] == wanted);
+}
+
 TEST_CASE("a checkpoint draws its numbers again although another thread drew in between") {
   Tensor x = ones({256}), y;
   x.set_requires_grad();
@@ -44,6 +83,19 @@ TEST_CASE("a checkpoint draws its numbers again although another thread drew in 
   const Tensor first = clone(y.detach());  // of (m x)^2 at 1: m^2, its gradient 2 m^2
   backward({sum(y)});
   CHECK(runs == 2);
+  CHECK(allclose(x.grad(), affine(first, 2, 0)));
+}
+
+TEST_CASE("a checkpoint runs a compiled function again with the numbers that it had") {
+  Compiled random([](const std::vector<Tensor>&) -> std::vector<Tensor> { return {rand({256}), rand({256})}; });
+  Tensor x = ones({256}), y;
+  x.set_requires_grad();
+  checkpoint([&] {
+    const std::vector<Tensor> r = random({});
+    y = mul(mul(x, add(r[0], r[1])), x);
+  });
+  const Tensor first = clone(y.detach());  // of r x^2 at 1: r, its gradient 2 r
+  backward({sum(y)});
   CHECK(allclose(x.grad(), affine(first, 2, 0)));
 }
 

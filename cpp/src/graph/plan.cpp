@@ -52,6 +52,9 @@ Plan::Plan(Trace& trace, const std::vector<Tensor>& outputs, std::shared_ptr<Are
     n.in = {state};
     n.out = {state};
     trace.graph.nodes.push_back(std::move(n));
+    random_ = {trace.random_state, zeros({2}, DType::int64, trace.random_state.device()), trace.random_ops,
+               trace.leave_random};
+    trace.graph.buffers[static_cast<size_t>(state.buffer)].storage = random_.turn.impl()->storage;
   }
   before_run_ = std::move(trace.before_run);
   graph_ = std::move(trace.graph);
@@ -353,6 +356,7 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   bind_arena();
   std::vector<Storage> fresh;
   size_t counted = 0;
+  bool drawn = false;
   // Who keeps something made of this memory asks for its version.
   const auto count_changes = [&] {
     for (const Storage& s : written_) ++s->version;
@@ -360,9 +364,11 @@ std::vector<Tensor> Plan::run(const std::vector<Tensor>& inputs) {
   };
   try {
     for (; counted < before_run_.size(); ++counted) before_run_[counted].work();
+    if (random_.count > 0) random_.leave(random_.state, random_.turn, random_.count, false), drawn = true;
     fresh = run_steps(inputs);
   } catch (...) {  // a label out of range: steps before it have written, the optimizer's have not
     count_changes();
+    if (drawn) random_.leave(random_.state, random_.turn, random_.count, true);
     while (counted > 0)
       if (const auto& undo = before_run_[--counted].undo) undo();
     throw;

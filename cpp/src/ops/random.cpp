@@ -2,7 +2,7 @@
 // in core/philox.h: a number depends on seed, counter and place only.
 #include "ops/random.h"
 
-#include <cmath>
+#include <cstring>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -59,20 +59,38 @@ void check_floating(const char* op, DType dtype) {
 }  // namespace
 
 namespace {
-// A copy of the state, which moves on in the same lock: no two threads get one place.
-Tensor leave_state(const Tensor& state) {
-  const Tensor turn = empty({2}, DType::int64, state.device());
-  std::lock_guard<std::mutex> lock(states().mutex);
-  if (state.device().type != DeviceType::cpu) {
-    emit_into(OpKind::unary, UnaryParams{Unary::copy}, {state}, {turn});
-    emit_into(OpKind::rng_advance, RngAdvanceParams{1}, {state}, {state});
+// The next `count` places of a state: its values as they were before it moved on, in one lock, so that no two threads
+// get one place.
+Tensor take_places(const Tensor& state, int64_t count) {
+  return Region::random_turn([&] {
+    const Tensor turn = empty({2}, DType::int64, state.device());
+    std::lock_guard<std::mutex> lock(states().mutex);
+    if (state.device().type == DeviceType::cpu) {
+      auto *now = state.data<int64_t>(), *left = turn.data<int64_t>();
+      left[0] = now[0], left[1] = now[1];
+      now[1] = static_cast<int64_t>(static_cast<uint64_t>(now[1]) + static_cast<uint64_t>(count));
+    } else {
+      run_now(OpKind::unary, UnaryParams{Unary::copy}, {state}, {turn});
+      run_now(OpKind::rng_advance, RngAdvanceParams{count}, {state}, {state});
+    }
+    bump_version(state);
     return turn;
+  });
+}
+
+void leave_random(const Tensor& state, const Tensor& turn, int64_t count, bool gives_back) {  // see Trace
+  const bool cpu = state.device().type == DeviceType::cpu;
+  auto copy = [](const Tensor& from, const Tensor& to) { std::memcpy(to.data(), from.data(), 2 * sizeof(int64_t)); };
+  if (!gives_back) {
+    const Tensor taken = take_places(state, count);
+    cpu ? copy(taken, turn) : run_now(OpKind::unary, UnaryParams{Unary::copy}, {taken}, {turn});
+  } else if (cpu && !Region::runs_again()) {
+    std::lock_guard<std::mutex> lock(states().mutex);
+    const auto *now = state.data<int64_t>(), *left = turn.data<int64_t>();
+    const auto moved = static_cast<uint64_t>(now[1]) - static_cast<uint64_t>(left[1]);
+    if (now[0] == left[0] && moved == static_cast<uint64_t>(count)) copy(turn, state);
+    bump_version(state);
   }
-  auto *from = state.data<int64_t>(), *to = turn.data<int64_t>();
-  to[0] = from[0], to[1] = from[1];
-  from[1] = static_cast<int64_t>(static_cast<uint64_t>(from[1]) + 1);
-  bump_version(state);
-  return turn;
 }
 }  // namespace
 
@@ -80,9 +98,10 @@ RandomTurn take_random_turn(Device device) {
   const Tensor state = random_state(device);
   if (Trace* trace = current_trace()) {
     trace->random_state = state;
+    trace->leave_random = leave_random;
     return {state, trace->random_ops++};
   }
-  return {Region::random_turn([&] { return leave_state(state); }), 0};
+  return {take_places(state, 1), 0};
 }
 
 void manual_seed(uint64_t seed) {
