@@ -87,7 +87,7 @@ FASTCNN_C_API fastcnn_status fastcnn_load_with(const char* path, const fastcnn_o
                                                fastcnn_session** session);
 FASTCNN_C_API fastcnn_status fastcnn_load_memory_with(const void* data, size_t bytes,
                                                       const fastcnn_options* options, fastcnn_session** session);
-FASTCNN_C_API void fastcnn_free(fastcnn_session* session); /* NULL is fine */
+FASTCNN_C_API void fastcnn_free(fastcnn_session* session); /* NULL is fine; no other thread may use it still */
 FASTCNN_C_API fastcnn_status fastcnn_save(const fastcnn_session* session, const char* path);
 
 /* The number of inputs or outputs; 0 where the file has no such graph. */
