@@ -243,11 +243,11 @@ class TrainStep:
         """Gradient memory outlives a step only where several batches add up; plans need it in one place."""
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                if self.accumulate == 1:
-                    p.grad = None
-                elif p.requires_grad and p.grad is None:
+                if self.accumulate == 1 or not p.requires_grad:
+                    p.grad = None  # a gradient of zeros would still be decayed by the optimizer
+                elif p.grad is None:
                     p.grad = ops.zeros(p.shape, dtype=p.dtype, device=str(p.device))
-                elif p.grad is not None:
+                else:
                     p.grad.zero_()
 
     def _forward(self, batch):
