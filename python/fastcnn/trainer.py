@@ -335,6 +335,7 @@ class Trainer(CallbackHost):
                 self._save_last()
                 return
             self.epoch_metrics.update(run.metrics(self._count_train))
+            self._same_buffers()
             self._call("on_train_epoch_end")
             if agree(self, signals):
                 raise Interrupted
@@ -352,7 +353,7 @@ class Trainer(CallbackHost):
         row["memory_MB"] = peak_memory(self.device) / 1e6
         if self.scheduler is not None and self._interval == "epoch":
             if hasattr(self.scheduler, "num_bad_epochs"):
-                self.scheduler.step(row[self._plateau_name()])
+                self.scheduler.step(distributed.gather(row[self._plateau_name()])[0])  # one rate in all processes
             else:
                 self.scheduler.step()
         best = self._note_best()
@@ -363,6 +364,12 @@ class Trainer(CallbackHost):
         run.next_epoch()
         self._save_last()
         agree(self, signals)
+
+    def _same_buffers(self):
+        """In a job the statistics of norms are of each process's own images: validation is with those of the first."""
+        for model in (self.model, None if self.ema is None else self.ema.module):
+            if model is not None:
+                distributed.broadcast_(model.buffers())
 
     def _own(self, signals):
         """Signals that this process may follow alone: where there are others, it waits for them at the next step."""

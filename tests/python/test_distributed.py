@@ -267,6 +267,27 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
     assert (tmp_path / "runs2" / "metrics.csv").read_text().count("\n") == 4
 
 
+def test_processes_validate_alike_where_each_has_statistics_of_its_own(tmp_path):
+    program = TRAIN + textwrap.dedent(
+        """
+        net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+        class Own:  # a number that differs between the processes
+            def on_validation_end(self, trainer):
+                trainer.log("quality", rank * trainer.current_epoch)
+        schedule = fc.optim.lr_scheduler.ReduceLROnPlateau
+        trainer = fc.Trainer(net, "sgd", lr=0.3, batch_size=8, progress=False, callbacks=[Own()], monitor="quality",
+                             ema_decay=0.9, scheduler=lambda o, total: schedule(o, mode="max", patience=0, factor=0.5))
+        history = trainer.fit(data, data, max_epochs=4)
+        state = [t.numpy().tolist() for t in (*net.state_dict().values(), *trainer.ema.module.state_dict().values())]
+        for name, values in (("state", state), ("val", history["val_loss"]), ("rate", history["lr"])):
+            first, second = distributed.gather(values)
+            say(name, first == second)
+        """
+    )
+    text = run(tmp_path, program)
+    assert sorted(text.split("\n")[:6]) == ["rate True"] * 2 + ["state True"] * 2 + ["val True"] * 2
+
+
 def test_a_job_resumes_bit_for_bit_and_a_signal_to_one_process_stops_all(tmp_path):
     common = TRAIN + textwrap.dedent(
         """
