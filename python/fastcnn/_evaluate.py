@@ -24,8 +24,11 @@ from ._steps import (
 def predict(trainer, data):
     """See Trainer.predict."""
     if isinstance(data, (np.ndarray, _core.Tensor)):
-        if data.ndim != 4:
-            raise ValueError(f"Trainer.predict: expected images (N, C, H, W), got shape {tuple(data.shape)}")
+        if data.ndim not in (4, 5):
+            raise ValueError(
+                f"Trainer.predict: expected images (N, C, H, W) or volumes (N, C, D, H, W), got shape "
+                f"{tuple(data.shape)}; a list of batches is taken too"
+            )
         if len(data) == 0:
             raise ValueError(f"Trainer.predict: expected at least one image, got shape {tuple(data.shape)}")
         size = trainer.batch_size
@@ -36,7 +39,8 @@ def predict(trainer, data):
     try:
         outputs = []
         for batch in batches:
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            fields = list(batch.values()) if isinstance(batch, dict) else batch
+            x = fields[0] if isinstance(fields, (tuple, list)) else fields
             found = step(to_tensor(x, trainer.device))[0]
             outputs.append(map_nested(lambda v: v if v is None else np.array(v), to_arrays(found)))
     finally:

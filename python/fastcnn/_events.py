@@ -63,15 +63,21 @@ def _event(wall_time, step=0, payload=b""):
 
 
 class EventWriter:
-    """Appends scalars to a new events.out.tfevents file in a folder, which is made if missing."""
+    """Appends scalars to a new events.out.tfevents file in a folder, which is made if missing.
 
-    def __init__(self, folder):
+    first_step: where there are files already, their points from this step on are void to readers (SessionLog.START).
+    """
+
+    def __init__(self, folder, first_step=None):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        before = first_step is not None and any(folder.glob("events.out.tfevents.*"))
         host = socket.gethostname() or "localhost"
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{host}.{os.getpid()}"
         self._file = open(self.path, "xb")  # noqa: SIM115 - lives as long as the writer
         self._record(_event(time.time(), payload=_bytes_field(3, b"brain.Event:2")))
+        if before:
+            self._record(_event(time.time(), first_step, _bytes_field(7, b"\x08\x01")))
 
     def scalars(self, values, step):
         """values: {tag: number}, all of one step, an int of at least 0. Written to the file before it returns."""

@@ -86,16 +86,29 @@ def _weights(trainer, found):
 
 
 def restore_callbacks(trainer, saved):
-    """Gives each callback the state of the first one of its kind that is left; tells of states that nobody takes."""
-    left = [(kind, values) for kind, values in saved if values]
+    """Gives each callback the state of the first one of its kind and monitor that is left; tells of states that nobody
+    takes."""
+    left = [tuple(entry) for entry in saved]
     for callback in trainer.callbacks:
         if not hasattr(callback, "state_dict"):
             continue
-        at = next((i for i, (kind, _) in enumerate(left) if kind == type(callback).__name__), None)
+        at = next((i for i, (kind, values) in enumerate(left) if _is_of(callback, kind, values)), None)
         if at is not None:
-            callback.load_state_dict(left.pop(at)[1])
-    if left:
-        trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(k for k, _ in left)}")
+            values = left.pop(at)[1]
+            if values:
+                callback.load_state_dict(values)
+    lost = [kind for kind, values in left if values]
+    if lost:
+        trainer.message(f"the checkpoint has states of callbacks that are not there: {', '.join(lost)}")
+
+
+def _is_of(callback, kind, values):
+    """Whether a saved state may be this callback's: a best value of another metric would mean nothing to it."""
+    if kind != type(callback).__name__:
+        return False
+    if not isinstance(values, dict) or "monitor" not in values or not hasattr(callback, "monitor"):
+        return True
+    return values["monitor"] == callback.monitor
 
 
 def options_of(optimizer, scheduled=False):

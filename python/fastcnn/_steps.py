@@ -124,7 +124,7 @@ def count_correct(output, target, ignore_index=None):
 def count_labels(target, ignore_index=None):
     """How many predictions count_correct judges. target: a tensor of ids, or of probabilities (N, C, ...)."""
     if target.dtype.is_floating_point:
-        return target.numel() // target.shape[1]
+        return target.numel() // target.shape[1] if target.ndim > 1 else target.numel()
     if ignore_index is None:
         return target.numel()
     return int(np.count_nonzero(target.to("cpu").numpy() != ignore_index))

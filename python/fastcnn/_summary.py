@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 
+import numpy as np
+
 from . import _core, nn
 from .nn.parameter import no_grad
 
@@ -103,10 +105,17 @@ class Summary:
     __repr__ = __str__
 
 
+def _takes_sequences(model):
+    convolutions = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
+    first = next((m for m in model.modules() if isinstance(m, convolutions)), None)
+    return isinstance(first, (nn.Conv1d, nn.ConvTranspose1d))
+
+
 def summary(model, input_size, extra=()):
     """Table of the layers of a model in the order they run.
 
-    Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs. extra:
+    Args: input_size: (N, C, H, W), or (C, H, W) of one image, or a list of sizes for models with several inputs; three
+    numbers are (N, C, L) for a model whose first convolution is one of sequences. extra:
     further arguments of the call, such as class ids. FLOPs are two per multiply-add of convolutions and Linear layers
     for that input; what pooling, norms and activations do is not counted. output: bytes that a layer gives. Modes,
     statistics and gradients of the model stay untouched. A net from an ONNX file has rows for its layers, and for nodes
@@ -114,8 +123,9 @@ def summary(model, input_size, extra=()):
     """
     if not isinstance(input_size, (tuple, list)):
         raise TypeError(f"summary: expected input_size as (N, C, H, W) or (C, H, W), got {input_size!r}")
-    sizes = [input_size] if all(isinstance(v, int) for v in input_size) else list(input_size)
-    sizes = [(1, *size) if len(size) == 3 else tuple(size) for size in sizes]
+    sizes = [input_size] if all(isinstance(v, (int, np.integer)) for v in input_size) else list(input_size)
+    whole = _takes_sequences(model)
+    sizes = [tuple(map(int, size)) if len(size) != 3 or whole else (1, *map(int, size)) for size in sizes]
     input_size = sizes[0] if len(sizes) == 1 else sizes
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     rows, counted, modes = [], set(), [(m, m.training) for m in model.modules()]

@@ -166,7 +166,10 @@ class EarlyStopping(Callback):
         return f"{self.monitor} did not improve on {self.best} for {self.wait_count} epochs"
 
     def state_dict(self):
-        return {"best": self.best, "wait_count": self.wait_count, "stopped_epoch": self.stopped_epoch}
+        return {
+            "monitor": self.monitor, "best": self.best, "wait_count": self.wait_count,
+            "stopped_epoch": self.stopped_epoch,
+        }  # fmt: skip
 
     def load_state_dict(self, state):
         self.best, self.wait_count = state["best"], state["wait_count"]
@@ -177,8 +180,8 @@ class ModelCheckpoint(Callback):
     """Keeps the weights of the best epochs, besides the trainer's own best and last.
 
     Args: dirpath: default the trainer's log_dir. filename: with {epoch} and any metric in braces; a second file of the
-    same name gets -v1, -v2 ... monitor, mode: as EarlyStopping; monitor None keeps the latest. save_top_k: how many
-    files (-1: all). every_n_epochs.
+    same name, or one of the trainer's or of another ModelCheckpoint, gets -v1, -v2 ... monitor, mode: as EarlyStopping;
+    monitor None keeps the latest. save_top_k: how many files (-1: all). every_n_epochs.
     Attributes: best_model_path, best_model_score, best_k_models {path: score}.
     """
 
@@ -225,20 +228,30 @@ class ModelCheckpoint(Callback):
             name = self.filename.format(**{**trainer.epoch_metrics, "epoch": epoch})
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"ModelCheckpoint: bad filename {self.filename!r}: {error!r}") from None
-        path, version = str(folder / f"{name}.safetensors"), 1
-        while path in self.best_k_models and path != worst:  # a filename without {epoch}: no better file is lost
+        path, version, others = str(folder / f"{name}.safetensors"), 1, self._files_of_others(trainer)
+        # A filename without {epoch}, or that of others: no better file is lost, nor theirs.
+        while (path in self.best_k_models and path != worst) or os.path.abspath(path) in others:
             path, version = str(folder / f"{name}-v{version}.safetensors"), version + 1
         trainer.save(path)
         self.best_k_models[path] = score
         if worst is not None and worst != path:
             self.best_k_models.pop(worst)
-            Path(worst).unlink(missing_ok=True)
+            if os.path.abspath(worst) not in others:
+                Path(worst).unlink(missing_ok=True)
         if is_better(score, self.best_model_score, self.mode):
             self.best_model_path, self.best_model_score = path, score
 
+    def _files_of_others(self, trainer):
+        """Absolute paths that the trainer and its other ModelCheckpoints write."""
+        others = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c is not self]
+        paths = [path for other in others for path in other.best_k_models]
+        if trainer.log_dir is not None:
+            paths += [Path(trainer.log_dir, f"{name}.safetensors") for name in ("best", "last", "last-1")]
+        return {os.path.abspath(p) for p in paths}
+
     def state_dict(self):
         return {
-            "best_k_models": self.best_k_models, "best_model_path": self.best_model_path,
+            "monitor": self.monitor, "best_k_models": self.best_k_models, "best_model_path": self.best_model_path,
             "best_model_score": self.best_model_score,
         }  # fmt: skip
 
@@ -260,12 +273,17 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, trainer):
         """Writes the history so far, this epoch included."""
-        path = self.path
-        if path is None:
-            if trainer.log_dir is None:
-                raise ValueError("CSVLogger: expected path, or a Trainer with log_dir")
-            path = Path(trainer.log_dir) / "metrics.csv"
-        rows = [*trainer.history.rows(), {"epoch": trainer.current_epoch, **trainer.epoch_metrics}]
+        if self.path is None and trainer.log_dir is None:
+            raise ValueError("CSVLogger: expected path, or a Trainer with log_dir")
+        self._write(trainer, [*trainer.history.rows(), {"epoch": trainer.current_epoch, **trainer.epoch_metrics}])
+
+    def on_fit_end(self, trainer):
+        """Once more: callbacks after this one may have logged into the last row."""
+        if trainer.history:
+            self._write(trainer, trainer.history.rows())
+
+    def _write(self, trainer, rows):
+        path = Path(trainer.log_dir) / "metrics.csv" if self.path is None else self.path
         columns = list(dict.fromkeys(k for row in rows for k in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -352,7 +370,8 @@ class TensorBoard(Callback):
     """Scalars for TensorBoard: one point per epoch and column of the history, at the number of optimizer steps.
 
     Args: log_dir: folder of the event file, default the trainer's log_dir. every_n_steps: also the loss of every n-th
-    step of training, as train_loss_step; reading it waits for the device. None: epochs alone.
+    step of training, as train_loss_step; reading it waits for the device. None: epochs alone. A run that begins anew or
+    resumes in a folder tells TensorBoard to leave out the points of later steps that an earlier one has written there.
     """
 
     writes_files = True
@@ -361,6 +380,7 @@ class TensorBoard(Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"TensorBoard: expected every_n_steps >= 1 or None, got {every_n_steps}")
         self.log_dir, self.every_n_steps, self._writer = log_dir, every_n_steps, None
+        self._last_step = 0
 
     def on_fit_start(self, trainer):
         from ._events import EventWriter
@@ -368,11 +388,15 @@ class TensorBoard(Callback):
         folder = trainer.log_dir if self.log_dir is None else self.log_dir
         if folder is None:
             raise ValueError("TensorBoard: expected log_dir, or a Trainer with log_dir")
-        self._writer = EventWriter(folder)
+        self._last_step = trainer.global_step
+        self._writer = EventWriter(folder, trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer, outputs, batch, batch_idx):
         step = trainer.global_step
-        if self.every_n_steps is not None and step and step % self.every_n_steps == 0:
+        if step == self._last_step:  # batches of one step, where several add up
+            return
+        self._last_step = step
+        if self.every_n_steps is not None and step % self.every_n_steps == 0:
             self._writer.scalars({"train_loss_step": outputs["loss"].item()}, step)
 
     def on_epoch_end(self, trainer):
@@ -421,7 +445,10 @@ class Mixup(Callback):
     def change_batch(self, trainer, batch, batch_idx):
         """(mixed images, targets as probabilities)."""
         rng = np.random.default_rng([trainer.seed, trainer.current_epoch, batch_idx, *self._stream])
-        x, y = (np.asarray(field) for field in (batch.values() if isinstance(batch, dict) else batch))
+        fields = list(batch.values() if isinstance(batch, dict) else batch)
+        if len(fields) != 2:
+            raise ValueError(f"{type(self).__name__}: expected batches (images, targets), got {len(fields)} fields")
+        x, y = (np.asarray(field) for field in fields)
         if rng.random() < self.p:
             return self._mix(x, y, rng)
         return x, self._mix.probabilities(y)  # one kind of targets, so that one plan serves all batches

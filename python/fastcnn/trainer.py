@@ -481,8 +481,9 @@ class Trainer(CallbackHost):
         return evaluate(self, loader)
 
     def predict(self, data):
-        """The model's outputs for a dataset, loader, or images (N, C, H, W), as one NumPy array.
+        """The model's outputs as one NumPy array.
 
+        data: a dataset, a loader, images (N, C, H, W) or volumes (N, C, D, H, W).
         Models that return tuples, lists or dicts of tensors give these with an array for each.
         """
         return predict(self, data)

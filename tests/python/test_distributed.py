@@ -270,7 +270,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
 def test_processes_validate_alike_where_each_has_statistics_of_its_own(tmp_path):
     program = TRAIN + textwrap.dedent(
         """
-        net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
         class Own:  # a number that differs between the processes
             def on_validation_end(self, trainer):
                 trainer.log("quality", rank * trainer.current_epoch)

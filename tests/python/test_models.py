@@ -450,6 +450,15 @@ def test_summary():
     assert net.training and net.conv1.training and not net.conv1._forward_hooks
 
 
+def test_summary_of_sequences_takes_batches_and_sizes_of_numpy():
+    net = fc.nn.Sequential(fc.nn.Conv1d(3, 2, 3), fc.nn.Flatten(), fc.nn.Linear(16, 2))
+    for size in ((2, 3, 10), [(2, 3, 10)], tuple(np.array([2, 3, 10]))):
+        s = summary(net, size)
+        assert s.input_size == (2, 3, 10)
+        assert [r.output_shape for r in s.rows] == [(2, 2, 8), (2, 16), (2, 2)]
+        assert s.total_macs == 2 * (2 * 8 * 9 + 32)
+
+
 def test_summary_leaves_the_model_alone():
     net = models.resnet20()
     net.layer1.eval()

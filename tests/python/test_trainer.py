@@ -460,6 +460,56 @@ def test_files_of_one_name_do_not_replace_better_ones(keep, tmp_path):
     assert files.best_k_models[files.best_model_path] == files.best_model_score == 0.9
 
 
+def test_model_checkpoints_leave_the_files_of_others_alone(tmp_path):
+    """Two that keep files of one name in one folder, and one whose name is the trainer's own."""
+    latest = cb.ModelCheckpoint(monitor=None)
+    second = cb.ModelCheckpoint(monitor=None, save_top_k=-1, every_n_epochs=2)
+    best = cb.ModelCheckpoint(filename="best", monitor="train_loss", mode="max", save_top_k=2)
+    t = trainer(callbacks=[latest, second, best], log_dir=tmp_path, monitor="train_loss")
+    t.fit(dataset(32), max_epochs=5)
+    kept = [*latest.best_k_models, *second.best_k_models, *best.best_k_models]
+    assert len(kept) == len(set(kept)) == 1 + 2 + 2
+    for files in (latest, second, best):
+        for path, score in files.best_k_models.items():
+            about = fc.checkpoints.load_checkpoint(path).metadata
+            assert score == (about["metrics"]["train_loss"] if files is best else about["epoch"])
+    about = fc.checkpoints.load_checkpoint(tmp_path / "best.safetensors").metadata
+    assert (about["epoch"], about["metrics"]["train_loss"]) == (t.best_epoch, t.best_score)
+
+
+def test_metrics_csv_has_what_later_callbacks_log(tmp_path):
+    class Late(cb.Callback):
+        def on_epoch_end(self, trainer):
+            trainer.log("late", trainer.current_epoch)
+
+    trainer(callbacks=[cb.CSVLogger(), Late()], log_dir=tmp_path).fit(dataset(16), max_epochs=3)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [(row["epoch"], row["late"]) for row in csv.DictReader(file)] == [("0", "0"), ("1", "1"), ("2", "2")]
+
+
+def test_states_of_callbacks_go_to_those_of_their_monitor_and_place(tmp_path):
+    class Note(cb.Callback):
+        def __init__(self, text=None):
+            self.text = text
+
+        def state_dict(self):
+            return {"text": self.text} if self.text else {}
+
+        def load_state_dict(self, state):
+            self.text = state["text"]
+
+    stops = [cb.EarlyStopping(monitor, patience=9) for monitor in ("val_loss", "train_loss")]
+    first = [Note(), Note("second"), *stops]
+    trainer(callbacks=first, log_dir=tmp_path).fit(dataset(32), dataset(16, 1), max_epochs=2)
+    other = cb.EarlyStopping("val_accuracy", patience=9)
+    again = [Note(), Note(), cb.EarlyStopping("train_loss", patience=9), other]
+    t = trainer(callbacks=again, log_dir=tmp_path)
+    t.fit(dataset(32), dataset(16, 1), max_epochs=2, resume="last")
+    assert [note.text for note in again[:2]] == [None, "second"]
+    assert again[2].best == first[3].best
+    assert other.best is None
+
+
 def test_a_metric_says_which_way_is_better(tmp_path):
     class Falling(fc.metrics.Accuracy):
         name, higher_is_better = "wrong", False
@@ -582,3 +632,23 @@ def test_bad_data():
     wrong = [(np.zeros((2, 1, 8, 8), np.float32), np.array([0, 7]))]
     with pytest.raises((ValueError, IndexError), match="cross_entropy"):
         trainer().fit(wrong, max_epochs=1)
+
+
+def test_predict_takes_batches_as_dicts_and_volumes():
+    images = dataset(8).raw_batch(np.arange(8))[0].astype(np.float32).transpose(0, 3, 1, 2)
+    t = trainer()
+    same = t.predict([{"image": images[:4], "label": np.zeros(4)}, {"image": images[4:], "label": np.zeros(4)}])
+    np.testing.assert_array_equal(same, t.predict([images[:4], images[4:]]))
+    volumes = np.random.default_rng(0).standard_normal((3, 1, 4, 4, 4)).astype(np.float32)
+    net = fc.nn.Sequential(fc.nn.Conv3d(1, 2, 3), fc.nn.Flatten())
+    found = fc.Trainer(net, progress=False, batch_size=2).predict(volumes)
+    np.testing.assert_allclose(found, net(fc.tensor(volumes)).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_accuracy_of_numbers_and_mixing_of_three_fields_say_what_they_expect():
+    x, y = np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.float32)
+    t = fc.Trainer(net(), "sgd", loss=lambda o, y: ((o[:, 0] - y) ** 2).mean(), metrics="accuracy", progress=False)
+    with pytest.raises(ValueError, match=r"accuracy: expected class ids of shape \(4,\) .* got float32"):
+        t.fit([(x, y)], max_epochs=1)
+    with pytest.raises(ValueError, match=r"Mixup: expected batches \(images, targets\), got 3 fields"):
+        trainer(callbacks=[cb.Mixup(num_classes=3)]).fit([(x, y, y)], max_epochs=1)

@@ -57,6 +57,31 @@ def test_tensorboard_callback_writes_each_epoch_and_step(tmp_path):
     assert [p[1] for p in points if p[0] == "train_loss_step"] == [2, 4, 6, 8, 10, 12]
 
 
+def test_tensorboard_has_each_step_once(tmp_path):
+    """Where batches add up to a step, and where a run was killed after what its checkpoint knows of."""
+
+    class Die(cb.Callback):
+        def on_train_batch_end(self, t, outputs, batch, index):
+            if t.global_step == 7:
+                raise RuntimeError
+
+    options = {"log_dir": tmp_path, "accumulate_grad_batches": 2, "checkpoint_every_n_steps": 2}
+    with pytest.raises(RuntimeError):
+        trainer(callbacks=[cb.TensorBoard(every_n_steps=1), Die()], **options).fit(dataset(160), max_epochs=2)
+    again = trainer(callbacks=[cb.TensorBoard(every_n_steps=1)], **options)
+    again.fit(dataset(160), max_epochs=2, resume="last")
+    first, second = sorted(tmp_path.glob("events.out.tfevents.*"))
+    assert len(records(first)) == 1 + 7 + 1
+    assert records(second)[1][9:] == b"\x10\x06\x3a\x02\x08\x01"  # from step 6 on, SessionLog.START
+    pytest.importorskip("tensorboard", reason="TensorBoard's own reader is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert [e.step for e in found.Scalars("train_loss_step")] == list(range(1, 11))
+    assert [e.step for e in found.Scalars("train_loss")] == [5, 10]
+
+
 def test_tensorboard_needs_a_folder():
     with pytest.raises(ValueError, match="TensorBoard: expected log_dir"):
         trainer(callbacks=[cb.TensorBoard()]).fit(dataset(16), max_epochs=1)
