@@ -72,6 +72,22 @@ def check_lengths(loader):
         raise ValueError(f"Trainer.fit: expected as many batches in every process, got {lengths}")
 
 
+def check_together(run, left):
+    """ValueError in all processes of a job where some have a batch more than others, who would not answer them.
+
+    left: 0 where there is no batch, 1 for the last one, else 2.
+    """
+    if distributed.world_size() == 1:
+        return
+    answers = distributed.gather(left)
+    if len(set(answers)) > 1:
+        least = min(answers)
+        raise ValueError(
+            f"Trainer.fit: expected as many batches in every process, got none after {run.batch + least} in process "
+            f"{', '.join(str(rank) for rank, own in enumerate(answers) if own == least)}"
+        )
+
+
 def as_loader(data, batch_size, shuffle, seed, transform, num_workers, shard=None):
     """A loader as it is; a dataset in a DataLoader. shard: of this process, where the data are for training."""
     from .data import DataLoader
@@ -268,6 +284,7 @@ def run_epoch(trainer, run, step, loader, signals):
             index = run.batch
             if last is None:
                 last = index + 1 == total
+            check_together(run, 1 if last else 2)
             trainer._call("on_train_batch_start", batch, index)
             batch = trainer._changed(batch, index)
             if trainer.training_step is None:
@@ -303,6 +320,7 @@ def run_epoch(trainer, run, step, loader, signals):
                 began = _clock(run, began)
                 trainer._save_last()
                 began = time.perf_counter()
+        check_together(run, 0)
         if run.batch == 0:
             raise ValueError("Trainer.fit: the training data gave no batch")
         run.read(trainer)  # a loader that leaves out what it cannot read may end before its len()

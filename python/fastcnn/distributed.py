@@ -20,13 +20,15 @@ from ._core import ops
 from ._modes import no_grad
 
 _comm = None
+_leaving = None  # what sys.exit() was given, until this process turns out to go on
 
 
 def init(comm=None):
     """Makes this process one of a job. Call it first in the program, before models are compiled.
 
     comm: an mpi4py communicator; default MPI.COMM_WORLD, which is this process alone where nothing has launched others.
-    From then on an error that nobody catches ends all processes: the others would wait for this one for ever. The
+    From then on an error that nobody catches, or sys.exit() with a status other than 0, ends all processes: the others
+    would wait for this one for ever. The
     processes of a machine share its cores out, where neither OMP_NUM_THREADS nor the launcher has.
     Raises: ImportError without mpi4py; RuntimeError where there is a communicator already.
     """
@@ -40,9 +42,9 @@ def init(comm=None):
             f"distributed.init: needs mpi4py and an MPI library: pip install 'fastcnn[mpi]' mpich ({error})"
         ) from error
     comm = (MPI.COMM_WORLD if comm is None else comm).Dup()  # messages of our own
-    _core.set_communicator(comm.rank, comm.size, lambda array: comm.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM))
+    _core.set_communicator(comm.rank, comm.size, lambda array: _meet(comm).Allreduce(MPI.IN_PLACE, array, op=MPI.SUM))
     _comm = comm
-    atexit.register(shutdown)
+    atexit.register(_at_exit)
     if comm.size > 1:
         _share_cores(comm.Split_type(MPI.COMM_TYPE_SHARED))
         _end_all_on_error(comm)
@@ -72,14 +74,32 @@ def abort(code=1):
 
 
 def _end_all_on_error(comm):
-    before = sys.excepthook
+    before, leave = sys.excepthook, sys.exit
 
     def hook(kind, value, trace):
         before(kind, value, trace)
         if _comm is comm:
             abort()
 
-    sys.excepthook = hook
+    def noted_exit(status=None, /):  # no hook sees SystemExit
+        global _leaving
+        _leaving = status
+        leave(status)
+
+    sys.excepthook, sys.exit = hook, noted_exit
+
+
+def _meet(comm):
+    """The communicator, for messages in which all take part."""
+    global _leaving
+    _leaving = None  # a SystemExit that somebody has caught
+    return comm
+
+
+def _at_exit():
+    if _leaving:
+        abort(_leaving if isinstance(_leaving, int) else 1)
+    shutdown()
 
 
 def shutdown():
@@ -90,7 +110,7 @@ def shutdown():
     comm, _comm = _comm, None
     _core.set_communicator(0, 1, None)
     comm.Free()
-    atexit.unregister(shutdown)
+    atexit.unregister(_at_exit)
 
 
 def is_initialized():
@@ -111,7 +131,7 @@ def world_size():
 def barrier():
     """Waits until every process is here."""
     if _comm is not None:
-        _comm.Barrier()
+        _meet(_comm).Barrier()
 
 
 def all_reduce(x, op="sum"):
@@ -143,7 +163,7 @@ def broadcast_(tensors, source=0):
         for t in tensors:
             wide = t.detach().to("float32") if t.dtype in (_core.bfloat16, _core.float16) else t.detach()
             array = np.array(wide.numpy(), order="C").reshape(-1)
-            _comm.Bcast(array.view(np.uint8), root=source)
+            _meet(_comm).Bcast(array.view(np.uint8), root=source)
             if rank() != source:
                 t.copy_(_core.from_numpy(array.reshape(tuple(t.shape))))
 
@@ -163,4 +183,4 @@ def average_gradients(parameters):
 
 def gather(value):
     """[value of each process], in the order of ranks; any object that pickles. All of them have to ask."""
-    return [value] if _comm is None else _comm.allgather(value)
+    return [value] if _comm is None else _meet(_comm).allgather(value)

@@ -347,6 +347,54 @@ def test_an_error_in_one_process_ends_the_job(tmp_path):
     assert "only here" in text
 
 
+@pytest.mark.parametrize("status", ["3", "'only here'"])
+def test_an_exit_with_an_error_in_one_process_ends_the_job(status, tmp_path):
+    program = f"""
+        try:
+            sys.exit(5)
+        except SystemExit:
+            ops.all_reduce(fc.ones((3,)))  # caught: it goes on
+        if rank == 1:
+            sys.exit({status})
+        ops.all_reduce(fc.ones((3,)))
+        say("never")
+    """
+    text = run(tmp_path, program, status=1, timeout=60)
+    assert "never" not in text
+    assert ("only here" in text) == ("only" in status)
+
+
+def test_an_exit_without_error_and_one_that_was_caught_end_no_job(tmp_path):
+    program = """
+        try:
+            sys.exit(5)
+        except SystemExit:
+            distributed.barrier()
+        say("fine")
+        sys.exit(0)
+    """
+    assert run(tmp_path, program, timeout=60).count("fine") == 2
+
+
+@pytest.mark.parametrize("length", [False, True])
+def test_processes_with_other_numbers_of_batches_are_told(length, tmp_path):
+    program = TRAIN + textwrap.dedent(
+        f"""
+        class Batches:
+            def __iter__(self):
+                return ((np.ones((2, 1, 8, 8), np.float32), np.zeros(2, np.int64)) for _ in range(3 - rank))
+        if {length}:  # one that leaves out what it cannot read
+            Batches.__len__ = lambda self: 3
+        try:
+            fc.Trainer(model(), "sgd", progress=False).fit(Batches(), max_epochs=2)
+        except ValueError as error:
+            say(error)
+        """
+    )
+    text = run(tmp_path, program, timeout=60)
+    assert text.count("expected as many batches in every process, got none after 2 in process 1") == 2
+
+
 def test_command_line_in_two_processes(tmp_path):
     words = [mpiexec(), "-n", "2", sys.executable, "-m", "fastcnn", "train", "--limit", "200", "--epochs", "1"]
     words += ["--name", "job", "--out", str(tmp_path)]
