@@ -334,8 +334,10 @@ def summary(args):
     from .models.registry import size_options, task_of, usual_input
 
     num_classes, shape = _usage(usual_input, args.model)
+    if args.input and len(args.input) not in (3, 4):
+        raise UsageError(f"--input: expected C H W, or C frames H W of clips, got {len(args.input)} numbers")
     shape = tuple(args.input or shape)
-    model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[1:]))
+    model = create_model(args.model, args.num_classes or num_classes, shape[0], **size_options(args.model, shape[-2:]))
     if task_of(args.model) != "gan":
         found = summarize(model, (1, *shape))
         print(json.dumps(found.as_dict()) if args.json else found)

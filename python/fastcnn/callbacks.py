@@ -444,7 +444,7 @@ class Mixup(Callback):
 
     def change_batch(self, trainer, batch, batch_idx):
         """(mixed images, targets as probabilities)."""
-        rng = np.random.default_rng([trainer.seed, trainer.current_epoch, batch_idx, *self._stream])
+        rng = np.random.default_rng([trainer.seed % 2**64, trainer.current_epoch, batch_idx, *self._stream])
         fields = list(batch.values() if isinstance(batch, dict) else batch)
         if len(fields) != 2:
             raise ValueError(f"{type(self).__name__}: expected batches (images, targets), got {len(fields)} fields")

@@ -240,7 +240,7 @@ def make_parser():
 
     summary = commands.add_parser("summary", help="layers, parameters and cost of a model")
     summary.add_argument("--model", required=True, metavar="NAME")
-    summary.add_argument("--input", type=_count, nargs=3, default=None, metavar=("C", "H", "W"))
+    summary.add_argument("--input", type=_count, nargs="+", metavar="N", help="C H W, or C frames H W of clips")
     summary.add_argument("--num-classes", type=_count, default=None, metavar="N")
     summary.add_argument("--json", action="store_true", help="print JSON")
 

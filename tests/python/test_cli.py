@@ -117,6 +117,8 @@ def test_summary_info_version(capsys):
     assert run("summary", "--model", "dcgan") == 0
     out = capsys.readouterr().out
     assert "DCGANGenerator, input (1, 100)" in out and "DCGANDiscriminator, input (1, 3, 64, 64)" in out
+    assert run("summary", "--model", "r3d_18", "--input", 3, 4, 32, 32) == 0
+    assert "VideoResNet, input (1, 3, 4, 32, 32)" in capsys.readouterr().out
     assert run("summary", "--model", "lenet5", "--input", 1, 28, 30) == 1
     assert "square images" in capsys.readouterr().err
     assert run("info") == 0
@@ -148,6 +150,7 @@ def test_summary_info_version(capsys):
         (["train", "--device", "gpu"], "expected device auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["data", "--data", "mnist", "--split", "valid"], "mnist: expected split 'train' or 'test', got 'valid'"),
         (["summary", "--model", "resnet51"], "did you mean"),
+        (["summary", "--model", "resnet8", "--input", "32", "32"], "--input: expected C H W"),
     ],
 )
 def test_wrong_usage_is_one_line(argv, message, capsys, tmp_path):

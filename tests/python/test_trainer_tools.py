@@ -300,3 +300,9 @@ def test_mixed_batches_are_trained_on_and_resume_alike(make, tmp_path):
     plain = trainer(callbacks=[make(num_classes=2)])
     with pytest.raises(ValueError, match=r"class ids in \[0, 2\), got 2"):
         plain.fit(dataset(), max_epochs=1)
+
+
+def test_mixing_takes_a_seed_below_zero():
+    fits = [trainer(seed=seed, callbacks=[cb.Mixup(alpha=1.0)]).fit(dataset(32), max_epochs=1) for seed in (-1, -1, -2)]
+    losses = [history["train_loss"] for history in fits]
+    assert losses[0] == losses[1] != losses[2]

@@ -283,6 +283,30 @@ def test_no_pyplot_and_lazy_import():
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "TkAgg"})
 
 
+def test_every_picture_says_what_to_install():
+    code = """if True:
+        import sys
+        sys.modules["matplotlib"] = None
+        import numpy as np, fastcnn as fc
+        net = fc.nn.Sequential(fc.nn.Conv2d(1, 2, 3), fc.nn.Flatten(), fc.nn.Linear(72, 2))
+        x = np.zeros((1, 8, 8), np.float32)
+        pictures = [
+            lambda v: v.curves({"loss": [1.0]}), lambda v: v.confusion(np.eye(2)), lambda v: v.filters(net[0]),
+            lambda v: v.feature_maps(net, x, "0"), lambda v: v.grad_cam(net, x), lambda v: v.image_grid(x),
+            lambda v: v.receptive_field(net, (1, 8, 8)), lambda v: v.detections(x, [[0, 0, 3, 3]]),
+            lambda v: v.masks(x, np.ones((8, 8), int)), lambda v: v.gradient_flow({"a": 1.0}),
+        ]
+        for picture in pictures:
+            try:
+                picture(fc.viz)
+            except ImportError as error:
+                assert "pip install matplotlib" in str(error), error
+            else:
+                raise AssertionError("drawn")
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_one_image_with_channels_last_is_one_picture():
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     grids = [viz.image_grid(x).axes[0].images[0].get_array() for x in (image, image.transpose(2, 0, 1))]

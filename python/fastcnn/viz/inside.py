@@ -275,13 +275,13 @@ def receptive_field(model, input_size, layer=None, samples=8, seed=0, path=None)
     Arguments as there. The solid frame holds every pixel with any influence, the dashed one is the smallest square that
     holds half of it (the effective field). Returns the Figure, saved to `path` if given.
     """
-    from matplotlib.colors import LogNorm
-    from matplotlib.patches import Rectangle
-
     influence, name, (top, left, bottom, right) = receptive_area(model, input_size, layer, samples, seed)
     y, x, r = _half_square(influence)
     h, w = influence.shape
     figure = new_figure(7.0, min(max(1.5, 4.8 * h / w), 8.0) + 1.1)
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
     ax = figure.subplots()
     high = influence.max()
     ax.set_facecolor("black")
