@@ -632,23 +632,3 @@ def test_bad_data():
     wrong = [(np.zeros((2, 1, 8, 8), np.float32), np.array([0, 7]))]
     with pytest.raises((ValueError, IndexError), match="cross_entropy"):
         trainer().fit(wrong, max_epochs=1)
-
-
-def test_predict_takes_batches_as_dicts_and_volumes():
-    images = dataset(8).raw_batch(np.arange(8))[0].astype(np.float32).transpose(0, 3, 1, 2)
-    t = trainer()
-    same = t.predict([{"image": images[:4], "label": np.zeros(4)}, {"image": images[4:], "label": np.zeros(4)}])
-    np.testing.assert_array_equal(same, t.predict([images[:4], images[4:]]))
-    volumes = np.random.default_rng(0).standard_normal((3, 1, 4, 4, 4)).astype(np.float32)
-    net = fc.nn.Sequential(fc.nn.Conv3d(1, 2, 3), fc.nn.Flatten())
-    found = fc.Trainer(net, progress=False, batch_size=2).predict(volumes)
-    np.testing.assert_allclose(found, net(fc.tensor(volumes)).detach().numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_accuracy_of_numbers_and_mixing_of_three_fields_say_what_they_expect():
-    x, y = np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.float32)
-    t = fc.Trainer(net(), "sgd", loss=lambda o, y: ((o[:, 0] - y) ** 2).mean(), metrics="accuracy", progress=False)
-    with pytest.raises(ValueError, match=r"accuracy: expected class ids of shape \(4,\) .* got float32"):
-        t.fit([(x, y)], max_epochs=1)
-    with pytest.raises(ValueError, match=r"Mixup: expected batches \(images, targets\), got 3 fields"):
-        trainer(callbacks=[cb.Mixup(num_classes=3)]).fit([(x, y, y)], max_epochs=1)

@@ -53,10 +53,10 @@ def feature_extractor(model, names):
     """A module that gives {name: output} of the layers `names` of model, in their order.
 
     Args: names: dotted names as in model.named_modules(), one or several, or a dict of them to the names that the
-    result shall have. A layer that runs several times in a forward gives its last output, and one
-    whose output the model changes in place (`y += x`) the changed one, as with hooks of PyTorch. The model itself is used,
-    not a copy: parameters, mode and gradients are shared. What no named layer needs is computed too in eager mode; compile
-    leaves it out.
+    result shall have. A layer that runs several times in a forward gives its last output, and one whose output the
+    model changes in place (`y += x`) the changed one, as with hooks of PyTorch. The model itself is used, not a copy:
+    parameters, mode and gradients are shared. What no named layer needs is computed too in eager mode; compile leaves
+    it out.
     Raises: ValueError for names that the model does not have.
     """
     return FeatureExtractor(model, names)
