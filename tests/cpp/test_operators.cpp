@@ -1,4 +1,5 @@
-// What it proves: numbers beside tensors (x + 1, 2.0 * x, x / 3) give the dtype and the bits that they give in Python.
+// What it proves: numbers beside tensors (x + 1, 2.0 * x, x / 3) give the dtype and the bits that they give in
+// Python.
 #include <doctest/doctest.h>
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// What it proves: random numbers of several threads: none comes twice, and what a checkpoint computes again draws what it
-// drew before. What it is not: a test of their distribution.
+// What it proves: random numbers of several threads: none comes twice, and what a checkpoint computes again draws
+// what it drew before. What it is not: a test of their distribution.
 #include <doctest/doctest.h>
 
 #include <set>
@@ -99,7 +99,8 @@ TEST_CASE("a checkpoint runs a compiled function again with the numbers that it 
   CHECK(allclose(x.grad(), affine(first, 2, 0)));
 }
 
-TEST_CASE("a checkpoint within one that has ops of its own is run again without its changes and with its numbers") {
+TEST_CASE(
+    "a checkpoint within one that has ops of its own is run again without its changes and with its numbers") {
   Tensor x = ones({64}), inner, y;
   x.set_requires_grad();
   const Tensor count = zeros({});

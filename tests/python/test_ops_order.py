@@ -224,7 +224,8 @@ def test_scatter_add_is_torchs_with_gradients(dim):
     index = rng.integers(0, 3 if dim == 0 else 5, (6, 4) if dim == 0 else (2, 6))
     x, s = fc.tensor(a, requires_grad=True), fc.tensor(b, requires_grad=True)
     t, u = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
-    want = t.scatter_add(dim, torch.from_numpy(index), u)
+    rows, columns = index.shape
+    want = t.scatter_add(dim, torch.from_numpy(index), u[:rows, :columns])  # its gradient takes no larger ones
     y = x.scatter_add(dim, fc.tensor(index), s)
     np.testing.assert_allclose(y.numpy(), want.detach().numpy(), rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(fc.compile(lambda *v: fc.scatter_add(v[0], dim, v[1], v[2]))(x, fc.tensor(index), s)

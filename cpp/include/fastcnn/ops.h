@@ -501,8 +501,8 @@ inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
 inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
-// A number beside a tensor decides by its type alone, as in Python: a floating one takes integer tensors to float32,
-// an integer leaves them as they are, to its last digit.
+// A number beside a tensor decides by its type alone, as in Python: a floating one takes integer tensors to
+// float32, an integer leaves them as they are, to its last digit.
 namespace detail {
 inline Tensor floating(const Tensor& x) { return is_floating(x.dtype()) ? x : cast(x, DType::float32); }
 template <std::integral I>

@@ -98,7 +98,8 @@ class Plan {
   std::vector<std::vector<Patch>> fresh_patches_;  // by position in fresh_buffers_
   std::vector<LeafState> leaves_;
   std::vector<HostWork> before_run_;
-  struct RandomPlaces {  // what a run draws from: a copy of the generator's state, which moves on as the run begins
+  struct RandomPlaces {  // what a run draws from: a copy of the generator's state, which moves on as the run
+                         // begins
     Tensor state, turn;
     int64_t count = 0;
     void (*leave)(const Tensor& state, const Tensor& turn, int64_t count, bool gives_back) = nullptr;

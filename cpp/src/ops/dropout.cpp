@@ -39,8 +39,7 @@ Tensor drop(const char* op, const Tensor& x_in, double p, bool training, DropKin
     d.HW = 1;
     for (int i = 2; i < x.ndim(); ++i) d.HW *= x.shape()[i];
   }
-  return emit(dropout_rule, OpKind::dropout, d, {x, turn.state},
-              {{x.shape(), x.dtype()}, {{2}, DType::int64}})[0];
+  return emit(dropout_rule, OpKind::dropout, d, {x, turn.state}, {{x.shape(), x.dtype()}, {{2}, DType::int64}})[0];
 }
 
 }  // namespace

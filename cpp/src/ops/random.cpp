@@ -59,8 +59,8 @@ void check_floating(const char* op, DType dtype) {
 }  // namespace
 
 namespace {
-// The next `count` places of a state: its values as they were before it moved on, in one lock, so that no two threads
-// get one place.
+// The next `count` places of a state: its values as they were before it moved on, in one lock, so that no two
+// threads get one place.
 Tensor take_places(const Tensor& state, int64_t count) {
   return Region::random_turn([&] {
     const Tensor turn = empty({2}, DType::int64, state.device());
@@ -80,7 +80,9 @@ Tensor take_places(const Tensor& state, int64_t count) {
 
 void leave_random(const Tensor& state, const Tensor& turn, int64_t count, bool gives_back) {  // see Trace
   const bool cpu = state.device().type == DeviceType::cpu;
-  auto copy = [](const Tensor& from, const Tensor& to) { std::memcpy(to.data(), from.data(), 2 * sizeof(int64_t)); };
+  auto copy = [](const Tensor& from, const Tensor& to) {
+    std::memcpy(to.data(), from.data(), 2 * sizeof(int64_t));
+  };
   if (!gives_back) {
     const Tensor taken = take_places(state, count);
     cpu ? copy(taken, turn) : run_now(OpKind::unary, UnaryParams{Unary::copy}, {taken}, {turn});

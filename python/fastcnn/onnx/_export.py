@@ -11,6 +11,7 @@ from .. import __version__
 from .._files import atomic_write
 from .._graph import trace_graph
 from ..safetensors import bits_of
+from . import _emit_elements, _emit_nets  # noqa: F401 (their functions register themselves)
 from ._emit import EMIT, Step
 from ._module import OnnxModule
 from ._writer import ELEMENT, Writer, is_free, line_of
