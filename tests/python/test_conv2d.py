@@ -121,6 +121,31 @@ def test_same_padding_with_stride_is_ceil_with_the_odd_pixel_last(size, kernel, 
     assert_close(array(got), want.numpy(), 1e-12, "same")
 
 
+# x, w, groups, stride, padding: as many results in a row as the image has pixels, or an image of one row.
+NO_ROW_OF_PIXELS = [
+    ((1, 3, 1, 15), (128, 3, 1, 1), 1, 1, ((1, 0), (0, 2))),
+    ((1, 16, 1, 15), (16, 1, 1, 1), 16, 1, 1),
+    ((1, 16, 1, 1), (16, 1, 1, 1), 16, 1, 1),
+    ((1, 16, 1, 1), (16, 1, 3, 3), 16, 3, 3),
+    ((1, 16, 2, 4), (16, 1, 1, 1), 16, (2, 1), (0, 2)),
+    ((1, 64, 2, 4), (1, 64, 1, 1), 1, (2, 1), (0, 2)),
+]
+
+
+@each_backend
+@pytest.mark.parametrize("x, w, groups, stride, padding", NO_ROW_OF_PIXELS)
+def test_windows_of_one_tap_that_leave_an_image_of_few_rows(x, w, groups, stride, padding, dtype, isa):
+    o = {"groups": groups, "stride": stride, "padding": padding}
+    check_against_torch(
+        lambda x, w: ops.conv2d(x, w, **o),
+        lambda x, w: torch_conv(x, w, **o),
+        [randn(x, 1), randn(w, 2)],
+        dtype,
+        isa,
+        tolerance={"float32": 1e-4}.get(dtype),
+    )
+
+
 def test_valid_padding_is_none():
     x, w = tensor(randn((1, 2, 5, 5))), tensor(randn((3, 2, 3, 3)))
     assert_close(array(ops.conv2d(x, w, padding="valid")), array(ops.conv2d(x, w)), 0, "valid")

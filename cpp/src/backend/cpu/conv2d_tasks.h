@@ -82,13 +82,18 @@ inline Conv2dParams whole_window(Conv2dParams p) {
   return p;
 }
 
+// The pixels of a padded 1x1 are not one row: its results have more of them than its image.
+inline bool pixels_are_one_row(const Conv2dParams& p) {
+  return p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0;
+}
+
 inline GemmTask forward_task(const Conv2dParams& p) {
   GemmTask t;
   t.B = p.groups, t.x_b = t.C = p.C / p.groups, t.y_b = t.bias_b = t.O = p.O / p.groups;
   t.kH = p.kH, t.kW = p.kW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW, t.pT = p.pT, t.pL = p.pL;
   t.x_w = p.C, t.y_w = p.O;
-  if (p.kH * p.kW == 1 && p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
-    t.N = t.H = t.oH = 1;  // all pixels are one row
+  if (pixels_are_one_row(p)) {
+    t.N = t.H = t.oH = 1;
     t.W = t.oW = p.N * p.H * p.W;
   } else {
     t.N = p.N, t.H = p.H, t.W = p.W, t.oH = p.oH, t.oW = p.oW;
@@ -109,7 +114,7 @@ inline WeightsGradTask weights_task(const Conv2dParams& p) {
   t.shared = hands_over_in_memory(4 * t.B * t.w_b);
   t.kH = p.kH, t.kW = p.kW, t.sH = p.sH, t.sW = p.sW, t.dH = p.dH, t.dW = p.dW, t.pT = p.pT, t.pL = p.pL;
   t.x_w = p.C, t.y_w = p.O;
-  if (p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
+  if (pixels_are_one_row(p)) {
     t.N = t.H = t.oH = 1;
     t.W = t.oW = p.N * p.H * p.W;
   } else {
@@ -161,7 +166,7 @@ void for_each_residue(const Conv2dParams& p, int lanes, F&& f) {  // f(task, pac
       t.pL = w.pad;
       if (t.kH == 1) t.dH = 1;
       if (t.kW == 1) t.dW = 1;
-      if (p.kH * p.kW * p.sH * p.sW == 1 && p.oH == p.H && p.oW == p.W && p.pT == 0 && p.pL == 0) {
+      if (pixels_are_one_row(p)) {
         t.N = t.H = t.oH = 1;
         t.W = t.oW = p.N * p.H * p.W;
       }
@@ -176,7 +181,7 @@ void for_each_residue(const Conv2dParams& p, int lanes, F&& f) {  // f(task, pac
 // Where a 1x1 has become one row of all pixels: rows again, for kernels whose work items they are.
 template <class Task>
 void rows_again(Task& t, const Conv2dParams& p) {
-  if (t.N * t.oH * t.kH * t.kW != 1 || t.oW != p.N * p.H * p.W) return;
+  if (!pixels_are_one_row(p)) return;
   t.N = p.N, t.H = t.oH = p.H, t.W = t.oW = p.W;
   t.x_h = p.W * t.x_w, t.x_n = p.H * t.x_h, t.y_h = p.W * t.y_w, t.y_n = p.H * t.y_h;
 }
