@@ -121,6 +121,13 @@ def test_head_of_few_outputs_reads_the_norm(window, kernel_isa):
     assert readers(f, "conv2d") == ["few_outputs"]
 
 
+def test_padding_of_a_1x1_on_one_row_stays_zero_behind_the_norm(kernel_isa):
+    model = nn.Sequential(nn.Conv2d(3, 17, 1), nn.BatchNorm2d(17), nn.ReLU(), nn.Conv2d(17, 33, 1, padding=(0, 1)))
+    nn.init.constant_(model[1].bias, 1.5)
+    f = compare(model, with_gradients(model), rand(1, 3, 1, 14).requires_grad_(), exact=False)
+    assert readers(f, "conv2d") == ["dense"], f.describe()
+
+
 def test_forward_alone(kernel_isa):
     model = Block(4, 24, 8)
 
