@@ -437,9 +437,9 @@ MESSAGES = [
     (lambda x: ops.pad(x, (1, 1), "mirror"), ValueError, "pad: expected mode constant, reflect"),
     (lambda x: ops.pad(x, (-3, -3)), ValueError, "leaves less than nothing"),
     (
-        lambda x: ops.interpolate(x, size=2),
+        lambda x: ops.interpolate(x[0], size=2),
         ValueError,
-        r"interpolate: expected x of shape \(N, C, H, W\), got \(2, 3, 4\)",
+        r"interpolate: expected x of shape \(N, C, H, W\), got \(3, 4\)",
     ),
     (lambda x: ops.interpolate(x[None]), ValueError, "either size or scale_factor"),
     (lambda x: ops.interpolate(x[None], size=2, mode="cubic"), ValueError, "expected mode nearest"),
