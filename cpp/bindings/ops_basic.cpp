@@ -120,7 +120,9 @@ void bind_creation(py::module_& ops) {
       py::arg("low"), py::arg("high") = py::none(), py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("device") = py::none(), "Random integers in [low, high).");
   ops.def("bernoulli", &bernoulli, NoGil(), py::arg("p"),
-          "Ones with the probabilities p, in [0, 1], else zeros; of p's shape and dtype, without gradients.");
+          "Ones with the probabilities p, in [0, 1], else zeros; of p's shape and dtype, without gradients. Their "
+          "range is\n"
+          "checked in eager mode on CPUs alone.");
   ops.def(
       "randperm",
       [](int64_t n, const py::object& dtype, const py::object& device) {

@@ -273,8 +273,6 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, trainer):
         """Writes the history so far, this epoch included."""
-        if self.path is None and trainer.log_dir is None:
-            raise ValueError("CSVLogger: expected path, or a Trainer with log_dir")
         self._write(trainer, [*trainer.history.rows(), {"epoch": trainer.current_epoch, **trainer.epoch_metrics}])
 
     def on_fit_end(self, trainer):
@@ -283,6 +281,8 @@ class CSVLogger(Callback):
             self._write(trainer, trainer.history.rows())
 
     def _write(self, trainer, rows):
+        if self.path is None and trainer.log_dir is None:
+            raise ValueError("CSVLogger: expected path, or a Trainer with log_dir")
         path = Path(trainer.log_dir) / "metrics.csv" if self.path is None else self.path
         columns = list(dict.fromkeys(k for row in rows for k in row))
         text = io.StringIO()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 
 import numpy as np
 
@@ -83,7 +84,8 @@ def _end_all_on_error(comm):
 
     def noted_exit(status=None, /):  # no hook sees SystemExit
         global _leaving
-        _leaving = status
+        if threading.current_thread() is threading.main_thread():  # in another one it ends that alone
+            _leaving = status
         leave(status)
 
     sys.excepthook, sys.exit = hook, noted_exit

@@ -60,3 +60,16 @@ TEST_CASE("integers beside tensors of integers keep their last digit") {
   CHECK_THROWS_AS(Tensor() + 1, ValueError);
   CHECK_THROWS_AS(Tensor() / 2.0, ValueError);
 }
+
+TEST_CASE("numbers of another dtype than the tensor's are refused") {
+  const Tensor x = ones({2}), ids = zeros({2}, DType::int64), mask = zeros({2}, DType::bool_);
+  CHECK(x.data<float>()[1] == 1);
+  CHECK(x.data<const float>()[1] == 1);
+  CHECK(!mask.data<bool>()[0]);
+  CHECK_THROWS_AS(x.data<double>(), TypeError);
+  CHECK_THROWS_AS(ids.data<int32_t>(), TypeError);
+  CHECK_THROWS_AS(ids.data<float>(), TypeError);
+  CHECK_THROWS_AS(mask.data<int64_t>(), TypeError);
+  CHECK(x.data<uint8_t>()[0] == 0);  // bytes of anything
+  CHECK_THROWS_AS(Tensor().data<float>(), ValueError);
+}

@@ -575,3 +575,14 @@ def test_sums_come_in_the_dtype_that_was_asked_for(dtype):
         want = getattr(torch.tensor(x), name)(1, dtype=getattr(torch, dtype))
         assert str(got.dtype) == dtype and got.tolist() == want.tolist()
         assert str(getattr(ops, name)(fc.tensor(x), 1, dtype=dtype).dtype) == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("divisor", [1e5, 131072.0, 0.1, 3.0, 3e-6])
+def test_halves_divided_by_numbers_that_they_cannot_hold(dtype, divisor):
+    x = np.float32([60000, 1.5, -0.25])
+    want = (torch.tensor(x).to(getattr(torch, dtype)) / divisor).float().numpy()
+    for f in (lambda t: t / divisor, compile(lambda t: t / divisor)):
+        got = f(fc.tensor(x, dtype=dtype))
+        assert str(got.dtype) == dtype
+        np.testing.assert_allclose(got.to("float32").numpy(), want, rtol=1e-2 if dtype == "bfloat16" else 1e-3)

@@ -215,6 +215,10 @@ def test_masked_select_is_torchs_with_gradients(mask_shape):
     np.testing.assert_array_equal(x.grad.numpy(), t.grad.numpy())
     with pytest.raises(TypeError, match="masked_select: expected a bool mask, got int64"):
         x.masked_select(fc.tensor([1, 0, 1, 0]))
+    with pytest.raises(ValueError, match=r"masked_select: shapes \(3, 4\) and \(3,\) do not broadcast"):
+        x.masked_select(fc.tensor([True, False, True]))
+    with pytest.raises(ValueError, match="masked_select: how many values"):
+        fc.compile(lambda v: v.masked_select(v > 0))(x.detach())
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

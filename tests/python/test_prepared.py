@@ -356,3 +356,17 @@ def test_flags_are_seen_at_the_next_call():
     model[0].weight.requires_grad_(False)
     f(x)
     assert f.cache_info()["misses"] == misses + 3
+
+
+def test_norms_are_not_folded_in_the_narrow_type_of_weights_that_a_cast_widens():
+    """A convolution of float32 stays one: folded weights are not rounded to the 16 bits that these came in."""
+    x, w = rand(2, 8, 5, 5), rand(16, 8, 3, 3).to("bfloat16")
+    gamma, beta, mean, var = rand(16, seed=3), rand(16, seed=4), rand(16, seed=5), abs(rand(16, seed=6)) + 0.5
+
+    def net(x):
+        return ops.batch_norm(ops.conv2d(x, w.to("float32")), mean, var, gamma, beta)
+
+    with fc.no_grad():
+        want, f = net(x).numpy(), fc.compile(net)
+        np.testing.assert_allclose(f(x).numpy(), want, rtol=1e-4, atol=1e-4)
+    assert "batch_norm" not in f.describe()

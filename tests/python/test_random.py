@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fastcnn import _core as fc
+from fastcnn import compile
 
 ops = fc.ops
 DTYPES = ["float32", "float64", "bfloat16", "float16"]
@@ -104,6 +105,8 @@ def test_bernoulli_draws_with_its_probabilities():
     np.testing.assert_allclose(y.numpy().mean(1), [0, 0.25, 0.9, 1], atol=0.015)
     with pytest.raises(ValueError, match=r"bernoulli: expected probabilities in \[0, 1\], got -0.5 to 2"):
         ops.bernoulli(fc.tensor([-0.5, 2.0]))
+    draw = compile(lambda x: x + ops.bernoulli(p))  # p from outside, in a plan
+    assert set(np.unique((draw(p) - p).numpy().round(5))) == {0, 1}
     with pytest.raises(TypeError, match="bernoulli: expected a floating dtype, got int64"):
         ops.bernoulli(fc.tensor([1, 0]))
 
@@ -120,3 +123,9 @@ def test_randperm_is_a_permutation_that_follows_the_seed():
     assert (np.abs((places == 0).sum(0) - 200) < 60).all()
     with pytest.raises(ValueError, match="randperm: expected n >= 0, got -1"):
         ops.randperm(-1)
+    assert sorted(ops.randperm(256, dtype="uint8").tolist()) == list(range(256))
+    for dtype, n in (("uint8", 257), ("float16", 2050), ("bfloat16", 258)):
+        with pytest.raises(ValueError, match=f"randperm: {dtype} holds no {n} different whole numbers"):
+            ops.randperm(n, dtype=dtype)
+    with pytest.raises(TypeError, match="randperm: expected a dtype of numbers, got bool"):
+        ops.randperm(3, dtype="bool")

@@ -2,6 +2,7 @@
 
 import math
 
+import fastcnn as fc
 import pytest
 from fastcnn.optim import lr_scheduler as S
 
@@ -228,3 +229,25 @@ def test_groups_that_a_schedule_cannot_know_are_told(name):
     ours.param_groups.append({**SGD, "lr": 0.5})
     with pytest.raises(ValueError, match="made for 1 parameter groups, the optimizer has 2 now"):
         schedule.step()
+
+
+def test_a_sequence_resumes_with_a_group_that_came_later():
+    def built(groups):
+        parameters = [fc.nn.Parameter(fc.zeros(2)) for _ in range(groups)]
+        optimizer = fc.optim.SGD([parameters[0]], 0.1)
+        sequence = S.SequentialLR(
+            optimizer, [S.LinearLR(optimizer, 0.1, total_iters=3), S.StepLR(optimizer, 2)], [3]
+        )
+        for p in parameters[1:]:
+            optimizer.add_param_group({"params": [p], "lr": 0.5})
+        return optimizer, sequence
+
+    optimizer, sequence = built(2)
+    sequence.step()
+    state = sequence.state_dict()
+    again, resumed = built(2)
+    resumed.load_state_dict(state)
+    for _ in range(6):
+        assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        assert again.param_groups[1]["lr"] == optimizer.param_groups[1]["lr"]
+        sequence.step(), resumed.step()

@@ -338,6 +338,15 @@ CLIP, KERNELS = ops.ones((2, 3, 4, 5, 6)), ops.ones((4, 3, 2, 3, 3))
     (lambda: ops.conv3d(CLIP, ops.ones((4, 3, 5, 1, 1))), ValueError, "covers 5 places in depth.* volume of 4"),
     (lambda: ops.conv3d(CLIP, KERNELS, ops.ones((5,))), ValueError, "conv3d: .*bias of shape"),
     (lambda: ops.conv3d(CLIP, KERNELS, stride=0), ValueError, r"conv3d: expected stride >= 1, got \(0, 0, 0\)"),
+    (lambda: ops.conv3d(CLIP, KERNELS, stride=0, padding="same"), ValueError, "conv3d: expected stride >= 1"),
+    (lambda: ops.conv3d(CLIP, KERNELS, padding_mode="constant"), ValueError, "conv3d: expected padding_mode zeros"),
+    (lambda: ops.conv3d(CLIP, KERNELS.to("float64")), TypeError, "conv3d: expected w of dtype float32"),
+    (lambda: ops.conv_transpose3d(CLIP, ops.ones((3, 3, 2, 2, 2)), ops.ones(3, dtype="float64")), TypeError,
+     "conv_transpose3d: expected bias of dtype float32"),
+    (lambda: ops.conv_transpose3d(ops.ones((1, 3, 0, 5, 6)), ops.ones((3, 3, 2, 2, 2))), ValueError,
+     "conv_transpose3d: expected a volume of at least 1x1x1"),
+    (lambda: ops.interpolate(CLIP, 4, mode="linear"), ValueError, "trilinear for x.*'linear'"),
+    (lambda: ops.interpolate(CLIP[0, 0], 4, mode="trilinear"), ValueError, "area or linear for x.*'trilinear'"),
     (lambda: ops.conv3d(CLIP, KERNELS, stride=(1, 2)), TypeError, "conv3d: expected stride as an int or three ints"),
     (lambda: ops.conv3d(CLIP, KERNELS, padding="full"), ValueError, "conv3d: .*'full'"),
     (lambda: ops.conv3d(CLIP, KERNELS, padding=-1), ValueError, "conv3d: expected padding >= 0"),
@@ -373,6 +382,21 @@ def test_other_dtypes(dtype):
     want = F.conv3d(torch.tensor(x), torch.tensor(w), padding=1).numpy()
     tolerance = {"bfloat16": 0.2, "float16": 0.02, "float64": 1e-5}[dtype]
     np.testing.assert_allclose(got.to("float64").numpy(), want, atol=tolerance)
+
+
+def test_sums_of_taps_are_not_rounded_one_by_one():
+    """Depthwise windows are summed frame by frame, parts of float16 would leave its range."""
+    w = np.broadcast_to(np.float32([100, -100, 50]).reshape(1, 1, 3, 1, 1), (1, 1, 3, 2, 2))
+    for name, groups in (("conv3d", 2), ("conv_transpose3d", 2)):
+        weights = np.ascontiguousarray(np.repeat(w, 2, 0))
+        x = fc.tensor(np.full((1, 2, 3, 2, 2), 200, np.float32), dtype="float16")
+        y = getattr(ops, name)(x, fc.tensor(weights, dtype="float16"), groups=groups)
+        want = getattr(F, name)(torch.full((1, 2, 3, 2, 2), 200.0), torch.tensor(weights), groups=groups)
+        np.testing.assert_allclose(y.to("float32").numpy(), want.half().float().numpy(), rtol=2e-3)
+        with fc.autocast("float16"):
+            assert np.isfinite(getattr(ops, name)(x.to("float32"), fc.tensor(weights), groups=groups).numpy()).any()
+    large = fc.tensor(np.full((1, 1, 2, 2, 2), 60000, np.float32), dtype="float16")
+    assert ops.avg_pool3d(large, 2, divisor_override=8).item() == 60000
 
 
 def test_empty_batches():

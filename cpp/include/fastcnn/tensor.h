@@ -8,6 +8,7 @@
 #include <memory>
 #include <ostream>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "fastcnn/dtype.h"
@@ -109,8 +110,16 @@ class FASTCNN_API Tensor {
   bool is_symbolic() const;    // being traced by compile: it has no memory
 
   void* data() const;  // first element; ValueError while symbolic
+  // The same as numbers: TypeError where the dtype is not that of float, double, int64_t, int32_t or bool. Other T
+  // (bytes, halves as uint16_t) are taken as they are.
   template <class T>
   T* data() const {
+    using N = std::remove_cv_t<T>;
+    if constexpr (std::is_same_v<N, float>) check_dtype(DType::float32);
+    if constexpr (std::is_same_v<N, double>) check_dtype(DType::float64);
+    if constexpr (std::is_same_v<N, int64_t>) check_dtype(DType::int64);
+    if constexpr (std::is_same_v<N, int32_t>) check_dtype(DType::int32);
+    if constexpr (std::is_same_v<N, bool>) check_dtype(DType::bool_);
     return static_cast<T*>(data());
   }
   double item() const;  // the one element of the tensor as a number
@@ -126,6 +135,7 @@ class FASTCNN_API Tensor {
   const std::shared_ptr<TensorImpl>& impl() const { return impl_; }
 
  private:
+  void check_dtype(DType wanted) const;
   std::shared_ptr<TensorImpl> impl_;
 };
 

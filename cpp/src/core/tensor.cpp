@@ -182,6 +182,12 @@ void* Tensor::data() const {
   return static_cast<char*>(t.storage->data) + t.offset * static_cast<int64_t>(dtype_size(t.dtype));
 }
 
+void Tensor::check_dtype(DType wanted) const {
+  const TensorImpl& t = get(*this);
+  check<TypeError>(t.dtype == wanted, "data: expected a tensor of dtype ", wanted,
+                   " for numbers of that type, got ", t.dtype, " (shape ", t.shape, ")");
+}
+
 double Tensor::item() const {
   check(numel() == 1, "item: expected a tensor with one element, got shape ", shape());
   const void* p = data();

@@ -22,7 +22,7 @@ class Trace {
   int64_t random_ops = 0;       // so far in this trace: the delta of the next one
   Tensor random_state;          // generator state in use; advanced once at the end
   // Leaves `count` places of a state to a run, which reads them from `turn`; gives_back: takes back those of a run
-  // that failed, where nobody has drawn since.
+  // that failed on the CPU, where nobody has drawn since.
   void (*leave_random)(const Tensor& state, const Tensor& turn, int64_t count, bool gives_back) = nullptr;
 
   // What the traced code did to the gradient of a leaf that lives outside.

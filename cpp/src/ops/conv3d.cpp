@@ -22,6 +22,7 @@ constexpr const char* const axes[] = {"depth", "height", "width"};
 void check_conv(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o,
                 bool transposed) {
   check_floating(op, "w", w);
+  if (!autocast_dtype()) check_like(op, "w", w, x);
   check(w.ndim() == 5, op,
         ": expected w with 5 dimensions (out and in channels, kernel depth, height and width), got w of shape ",
         w.shape(), " (x is ", x.shape(), ")");
@@ -36,9 +37,14 @@ void check_conv(const char* op, const Tensor& x, const Tensor& w, const Tensor& 
         "), got x of shape ", x.shape());
   check((transposed ? C : O) % o.groups == 0, op, ": expected ", transposed ? "in" : "out",
         " channels divisible by groups=", o.groups, ", got w of shape ", w.shape());
-  if (bias.defined())
+  if (bias.defined()) {
+    check_floating(op, "bias", bias);
+    if (!autocast_dtype()) check_like(op, "bias", bias, x);
     check(bias.ndim() == 1 && bias.shape()[0] == O, op, ": expected bias of shape ", Dims{O}, " (w is ", w.shape(),
           "), got ", bias.shape());
+  }
+  check(!transposed || (x.size(-3) >= 1 && x.size(-2) >= 1 && x.size(-1) >= 1), op,
+        ": expected a volume of at least 1x1x1, got x of shape ", x.shape());
   for (int i = 0; i < 3; ++i) {
     const int64_t span = o.dilation[i] * (w.shape()[2 + i] - 1) + 1;
     check(w.shape()[2 + i] >= 1, op, ": expected a kernel of at least 1x1x1, got w of shape ", w.shape());
@@ -51,6 +57,8 @@ void check_conv(const char* op, const Tensor& x, const Tensor& w, const Tensor& 
 
 // "same" and "valid" as numbers.
 void settle_padding(const Tensor& x, const Tensor& w, Conv3dOptions& o) {
+  check_triple("conv3d", "stride", o.stride, 1);
+  check_triple("conv3d", "dilation", o.dilation, 1);
   if (o.padding.empty()) return;
   check(o.padding == "same" || o.padding == "valid", "conv3d: expected padding 'same' or 'valid', got '",
         o.padding, "'");
@@ -71,6 +79,20 @@ Conv2dOptions of_frames(const Conv3dOptions& o) {
   return r;
 }
 
+// What sums over taps would be rounded to one by one: x's dtype or autocast's, if it has 16 bits.
+std::optional<DType> sums_in_16_bits(const Tensor& x) {
+  DType t = x.dtype();
+  if (const auto to = autocast_dtype(); to && t != DType::float64) t = *to;
+  return dtype_size(t) == 2 ? std::optional(t) : std::nullopt;
+}
+
+template <class F>
+Tensor in_float32(const Tensor& x, const Tensor& w, const Tensor& bias, DType result, const F& run) {
+  const Autocast off(std::nullopt);
+  auto wide = [](const Tensor& t) { return t.defined() ? cast(t, DType::float32) : t; };
+  return cast(run(wide(x), wide(w), wide(bias)), result);
+}
+
 // Windows of one pixel: frames are rows of an image whose columns are the pixels.
 Tensor along_depth(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
   Conv2dOptions r;
@@ -85,8 +107,7 @@ Tensor every(const Tensor& frames, int64_t d, int64_t stride, int64_t count) {
   return slice(frames, 1, d, d + (count - 1) * stride + 1, stride);
 }
 
-// ---- frames beside each other, with a gradient of its own: that of slices would write each of them as a volume
-// ----
+// ---- frames beside each other: a gradient of slices would write each of them as a volume ----
 
 struct JoinParams {
   int64_t taps, stride, dilation, before, after;
@@ -163,6 +184,8 @@ Tensor run_conv(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv
     return from_frames(conv2d(images, kernels, b, of_frames(o)), N, oD);
   };
   if (k[2] == 1 || (G > 1 && C / G < kFewestJoined)) {
+    if (const auto narrow_type = k[2] > 1 ? sums_in_16_bits(x) : std::nullopt)
+      return in_float32(x, w, bias, *narrow_type, [&](auto&&... wide) { return run_conv(wide..., o); });
     if (D != x.shape()[2]) frames = pad(frames, {0, 0, 0, 0, 0, 0, o.pad_before[0], o.pad_after[0]});
     Tensor y;
     for (int64_t kd = 0; kd < k[2]; ++kd) {
@@ -187,8 +210,10 @@ Tensor spread(const Tensor& frames, int64_t stride) {
   return narrow(reshape(wide, {s[0], s[1] * stride, s[2], s[3], s[4]}), 1, 0, (s[1] - 1) * stride + 1);
 }
 
-Tensor run_transposed(const Tensor& x, const Tensor& w, const Conv3dOptions& o) {
+Tensor run_transposed(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
   const Dims k = w.shape();
+  if (const auto narrow_type = k[2] > 1 ? sums_in_16_bits(x) : std::nullopt)
+    return in_float32(x, w, bias, *narrow_type, [&](auto&&... wide) { return run_transposed(wide..., o); });
   const int64_t N = x.shape()[0], D = x.shape()[2], G = o.groups, each = k[1], K = k[2];
   // What each frame gives to the K frames that it touches: channels group, frame, channel of the group.
   const Tensor kernels = joined_kernels(w);
@@ -209,7 +234,8 @@ Tensor run_transposed(const Tensor& x, const Tensor& w, const Conv3dOptions& o) 
   }
   const int64_t left = -o.pad_before[0], right = o.output_padding[0] - o.pad_after[0];
   if (left || right) y = pad(y, {0, 0, 0, 0, 0, 0, left, right});
-  return channels_first(y);
+  y = channels_first(y);
+  return bias.defined() ? add(y, cast(reshape(bias, {1, bias.shape()[0], 1, 1, 1}), y.dtype())) : y;
 }
 
 }  // namespace
@@ -222,6 +248,8 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
   check(o.output_padding == std::array<int64_t, 3>{0, 0, 0},
         "conv3d: output_padding is an option of conv_transpose3d");
   if (o.padding_mode != "zeros") {
+    check(o.padding_mode == "reflect" || o.padding_mode == "replicate" || o.padding_mode == "circular",
+          "conv3d: expected padding_mode zeros, reflect, replicate or circular, got '", o.padding_mode, "'");
     v = pad(v, {o.pad_before[2], o.pad_after[2], o.pad_before[1], o.pad_after[1], o.pad_before[0], o.pad_after[0]},
             o.padding_mode);
     o.pad_before = o.pad_after = {};
@@ -232,6 +260,9 @@ Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3d
 Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, const Conv3dOptions& o) {
   const Tensor v = as_volumes("conv_transpose3d", x);
   check_conv("conv_transpose3d", x, w, bias, o, true);
+  check(o.padding.empty() || o.padding == "valid", "conv_transpose3d: expected padding as numbers, got '",
+        o.padding, "'");
+  check(o.padding_mode == "zeros", "conv_transpose3d: expected padding_mode zeros, got '", o.padding_mode, "'");
   for (int i = 0; i < 3; ++i) {
     check(o.output_padding[i] >= 0 && o.output_padding[i] < std::max(o.stride[i], o.dilation[i]),
           "conv_transpose3d: expected output_padding smaller than stride or dilation, got output_padding ",
@@ -241,9 +272,7 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& bias, co
     check(size >= 1, "conv_transpose3d: expected a result of at least 1x1x1, got ", size, " in ", axes[i],
           " (x is ", x.shape(), ", w is ", w.shape(), ")");
   }
-  Tensor y = run_transposed(v, w, o);
-  if (bias.defined()) y = add(y, cast(reshape(bias, {1, bias.shape()[0], 1, 1, 1}), y.dtype()));
-  return as_given(y, x);
+  return as_given(run_transposed(v, w, bias, o), x);
 }
 
 }  // namespace fastcnn

@@ -341,6 +341,8 @@ Tensor rdiv_scalar(double numerator, const Tensor& x) { return unary(Unary::rdiv
 Tensor div_scalar(const Tensor& x, double divisor) {
   // Dividing by a power of two is multiplying exactly; else rounding asks for a division. Traces hold one form: an
   // exported file divides by batch sizes of any kind.
+  if (is_floating(x.dtype()) && dtype_size(x.dtype()) == 2)  // which may not hold the divisor
+    return cast(div(cast(x, DType::float32), full({}, divisor, DType::float32, x.device())), x.dtype());
   int exponent = 0;
   if (!current_trace() && is_floating(x.dtype()) && std::frexp(divisor, &exponent) == 0.5 &&
       std::abs(exponent) < 100)

@@ -162,6 +162,14 @@ Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& 
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
   check<TypeError>(mask.dtype() == DType::bool_, "masked_select: expected a bool mask, got ", mask.dtype());
+  check(!x.is_symbolic() && !mask.is_symbolic(),
+        "masked_select: how many values there are is not known while compile traces the function; where keeps the "
+        "shape");
+  for (int i = 1; i <= std::min(x.ndim(), mask.ndim()); ++i) {
+    const int64_t a = x.size(-i), b = mask.size(-i);
+    check(a == b || a == 1 || b == 1, "masked_select: shapes ", x.shape(), " and ", mask.shape(),
+          " do not broadcast");
+  }
   // Of both shapes broadcast.
   const Tensor all = mul(cast(mask, DType::int64), ones(x.shape(), DType::int64, x.device()));
   const Tensor values = expand(x, all.shape());

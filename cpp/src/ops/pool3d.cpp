@@ -25,7 +25,7 @@ Parts parts_of(const char* op, const Tensor& x, const Pool3dOptions& o) {
   for (int i = 0; i < 3; ++i) {
     span[i] = o.dilation[i] * (o.kernel[i] - 1) + 1;
     padded[i] = x.shape()[2 + i] + 2 * o.padding[i];
-    check(o.padding[i] <= span[i] / 2, op, ": expected padding of at most half the window of ", o.kernel[i],
+    check(o.padding[i] <= span[i] / 2, op, ": expected padding of at most half the window of ", span[i],
           " places, got ", o.padding[i]);
   }
   for (int i = 0; i < 3; ++i)
@@ -100,7 +100,7 @@ Tensor avg_pool3d(const Tensor& x, const Pool3dOptions& o) {
   if (o.divisor_override) {
     check(*o.divisor_override != 0, "avg_pool3d: expected divisor_override other than 0");
     p.frames = p.along = true;
-    p.frame.divisor_override = 1, p.depth.divisor_override = o.divisor_override;
+    p.frame.divisor_override = o.divisor_override, p.depth.divisor_override = 1;
   }
   return as_given(in_two_steps(
                       v, p.frames, p.along, [&](const Tensor& t) { return avg_pool2d(t, p.frame); },

@@ -3,6 +3,7 @@
 #include "ops/random.h"
 
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -56,9 +57,6 @@ void check_floating(const char* op, DType dtype) {
   check<TypeError>(is_floating(dtype), op, ": expected a floating dtype, got ", dtype);
 }
 
-}  // namespace
-
-namespace {
 // The next `count` places of a state: its values as they were before it moved on, in one lock, so that no two
 // threads get one place.
 Tensor take_places(const Tensor& state, int64_t count) {
@@ -151,15 +149,24 @@ Tensor bernoulli(const Tensor& p) {
   check(p.defined(), "bernoulli: expected a tensor as p, got an empty handle");
   check_floating("bernoulli", p.dtype());
   const Tensor from = p.detach();
-  if (!p.is_symbolic() && p.device().type == DeviceType::cpu && p.numel() > 0)
-    check(amin(from).item() >= 0 && amax(from).item() <= 1, "bernoulli: expected probabilities in [0, 1], got ",
-          amin(from).item(), " to ", amax(from).item());
+  if (!current_trace() && p.device().type == DeviceType::cpu && p.numel() > 0) {
+    const double low = amin(from).item(), high = amax(from).item();
+    check(low >= 0 && high <= 1, "bernoulli: expected probabilities in [0, 1], got ", low, " to ", high);
+  }
   const DType wide = p.dtype() == DType::float64 ? p.dtype() : DType::float32;
   return cast(lt(rand(p.shape(), wide, p.device()), cast(from, wide)), p.dtype());
 }
 
 Tensor randperm(int64_t n, DType dtype, Device device) {
   check(n >= 0, "randperm: expected n >= 0, got ", n);
+  check<TypeError>(dtype != DType::bool_, "randperm: expected a dtype of numbers, got ", dtype);
+  const int64_t most = dtype == DType::int8       ? 128
+                       : dtype == DType::uint8    ? 256
+                       : dtype == DType::float16  ? 2049
+                       : dtype == DType::bfloat16 ? 257
+                       : dtype == DType::float32  ? (int64_t{1} << 24) + 1
+                                                  : std::numeric_limits<int32_t>::max();
+  check(n <= most, "randperm: ", dtype, " holds no ", n, " different whole numbers (at most ", most, ")");
   return cast(argsort(rand({n}, DType::float64, device), 0, false), dtype);
 }
 

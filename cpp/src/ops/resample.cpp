@@ -32,6 +32,11 @@ Interp interp_mode(const std::string& mode) {
                    "'");
 }
 
+// Is this a mode of sequences or volumes?
+bool one_of(const std::string& mode, const char* smooth) {
+  return mode == "nearest" || mode == "nearest-exact" || mode == "area" || mode == smooth;
+}
+
 constexpr int64_t kMaxFactor = 1 << 20;  // its square and what follows stay in int64
 
 // (…, C, H, W) as (N, C, H, W).
@@ -89,7 +94,7 @@ Tensor interpolate(const Tensor& x, std::optional<std::pair<int64_t, int64_t>> s
 Tensor interpolate1d(const Tensor& x, std::optional<int64_t> size, std::optional<double> scale,
                      const std::string& mode, bool align_corners) {
   check(x.ndim() == 3, "interpolate: expected x of shape (N, C, L), got ", x.shape());
-  check(mode != "bilinear" && mode != "bicubic",
+  check(one_of(mode, "linear"),
         "interpolate: expected mode nearest, nearest-exact, area or linear "
         "for x of shape ",
         x.shape(), ", got '", mode, "'");
@@ -104,7 +109,7 @@ Tensor interpolate3d(const Tensor& x, std::optional<std::array<int64_t, 3>> size
                      std::optional<std::array<double, 3>> scale, const std::string& mode, bool align_corners) {
   const Tensor v = volume::as_volumes("interpolate", x);
   check(x.ndim() == 5, "interpolate: expected x of shape (N, C, D, H, W), got ", x.shape());
-  check(mode != "bilinear" && mode != "bicubic",
+  check(one_of(mode, "trilinear"),
         "interpolate: expected mode nearest, nearest-exact, area or trilinear "
         "for x of shape ",
         x.shape(), ", got '", mode, "'");

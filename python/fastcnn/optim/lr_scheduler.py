@@ -43,8 +43,7 @@ class LRScheduler:
 
     def _set(self, t):
         groups = self.optimizer.param_groups
-        for group in groups[len(self.base_lrs) :] if self._chains else ():
-            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        self._grow()
         if len(groups) != len(self.base_lrs):
             raise ValueError(
                 f"{self._name}: made for {len(self.base_lrs)} parameter groups, the optimizer has {len(groups)} now"
@@ -53,6 +52,11 @@ class LRScheduler:
         for i, (group, base) in enumerate(zip(groups, self.base_lrs, strict=True)):
             group["lr"] = self.lr_at(base, t, i)
         self._given = self.get_last_lr()
+
+    def _grow(self):
+        """Takes in parameter groups that have come since."""
+        for group in self.optimizer.param_groups[len(self.base_lrs) :] if self._chains else ():
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
 
     def _reset(self):
         """Back to the rates before any schedule, for a place in a sequence."""
@@ -93,6 +97,7 @@ class LRScheduler:
     def state_dict(self):
         """Plain numbers only; functions (LambdaLR) are not in it."""
         self._adopt()
+        self._grow()
         return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
 
     def load_state_dict(self, state):
@@ -373,6 +378,13 @@ class SequentialLR(LRScheduler):
     def _rest(self):
         for s in self.schedulers:
             s._rest()
+
+    def _grow(self):
+        for s in self.schedulers:
+            s._grow()
+        if all(s._chains for s in self.schedulers):
+            groups = self.optimizer.param_groups[len(self.base_lrs) :]
+            self.base_lrs += [group.setdefault("initial_lr", group["lr"]) for group in groups]
 
     def _adopt(self):
         self.schedulers[self._part(self.last_epoch)]._adopt()

@@ -58,7 +58,7 @@ class _Launch:
 
         Another plan may have moved some of them alone; state.clear() takes all away.
         """
-        if self.optimizer.state.get(self.params[0]) is not self.states[0]:
+        if any(self.optimizer.state.get(p) is not s for p, s in zip(self.params, self.states, strict=True)):
             return False
         if self.optimizer._buffers(self.group) != self.buffers:
             return False

@@ -219,7 +219,9 @@ class Fuser {
     std::vector<Value> in{n.in[1], bn.in[1], bn.in[2], bn.in[3], bn.in[4]};
     if (f.has_bias) in.push_back(n.in[2]);
     for (Value& v : in) {
-      v = cast_of(v);
+      // Not through a cast that widens weights: they would be folded in the narrow type.
+      const Value from = cast_of(v);
+      if (&v != in.data() || dtype_size(from.dtype) >= dtype_size(v.dtype)) v = from;
       const bool fits = v.dtype == in[0].dtype || g_.device.type == DeviceType::cpu;
       if (!fits || v.dtype == DType::float64 ||
           !(&v == in.data() ? constant_weights(v) : constant_external(g_, uses_, v.buffer)))

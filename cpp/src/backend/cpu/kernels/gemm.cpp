@@ -204,8 +204,8 @@ void windows(const GemmTask& t, int64_t begin, int64_t end) {
       int64_t a_n, a_h, a_w;
       // Pixels of a 1x1 window are normalised tile by tile, right before the first block reads them.
       // Not where some are padding, which no norm changes.
-      const bool by_tile = t.norm.on && taps == 1 && t.N * t.oH == 1 && t.H == 1 && t.sW == 1 && t.oW == t.W &&
-                           (t.pT | t.pL) == 0;
+      const bool by_tile =
+          t.norm.on && taps == 1 && t.N * t.oH == 1 && t.H == 1 && t.sW == 1 && t.oW == t.W && (t.pT | t.pL) == 0;
       const NormIn norm = norm_from(t.norm, batch * t.x_b + c0);
       if (by_tile) {
         a = scratch;
