@@ -102,6 +102,7 @@ class LRScheduler:
 
     def load_state_dict(self, state):
         """Takes over a state_dict() of the same kind of schedule and sets the rate."""
+        self._grow()
         if len(state["base_lrs"]) != len(self.base_lrs):
             raise ValueError(
                 f"{self._name}: expected a state of {len(self.base_lrs)} parameter groups, "
