@@ -5,9 +5,10 @@ import math
 import fastcnn as fc
 import numpy as np
 import pytest
-from fastcnn import _core, nn, optim
+from fastcnn import _core, nn
 from fastcnn._core import ops
 from fastcnn.nn import init
+from nn_check import losses_in_steps
 
 torch = pytest.importorskip("torch")
 
@@ -223,19 +224,9 @@ def test_a_net_of_sequences_learns_the_same_in_a_plan():
             nn.Conv1d(3, 8, 5, padding=2), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3, groups=2),
             nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 2),
         )  # fmt: skip
-        optimizer = optim.SGD(net.parameters(), 0.1, momentum=0.9)
-
-        def step(x, y):
-            loss = ops.cross_entropy(net(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        step = fc.compile(step) if compiled else step
         x = np.random.default_rng(0).standard_normal((16, 3, 40)).astype(np.float32)
         y = (x[:, 0].mean(1) > 0).astype(np.int64)
-        return [step(_core.tensor(x), _core.tensor(y)).item() for _ in range(30)]
+        return losses_in_steps(net, x, y, compiled)
 
     eager, planned = grown(False), grown(True)
     np.testing.assert_allclose(planned, eager, rtol=1e-3)
